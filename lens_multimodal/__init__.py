@@ -1,0 +1,24 @@
+"""See how a text-only transformer sees: images as tokens of any TransformerLens model."""
+
+from lens_multimodal.attach import attach_vision
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.model.generation import Sampling
+from lens_multimodal.model.hooked import hooked_gpt_j
+from lens_multimodal.model.image_prompt import ImagePrompt
+from lens_multimodal.model.projection import Projection, load_linear, save_linear
+from lens_multimodal.model.vision import Preprocessing, VisionEncoder
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ImagePrompt",
+    "Preprocessing",
+    "Projection",
+    "Sampling",
+    "VisionEncoder",
+    "VisionLens",
+    "attach_vision",
+    "hooked_gpt_j",
+    "load_linear",
+    "save_linear",
+]

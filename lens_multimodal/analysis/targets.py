@@ -1,0 +1,239 @@
+"""What is explained: a scalar read off the logits, most often the logit of one token.
+
+The paper's target is the raw logit of a caption token at the position that predicts it (section 2.1). Raw means
+as the model returns it: a model with a centred unembedding (TransformerLens weight processing) returns logits
+shifted by one number per position, which shifts this target and its gradient. `CentredLogit`, `LogitDifference`
+and `LogProbability` do not change under that shift.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_multimodal.model import host
+
+LogitFunction: TypeAlias = Callable[[Tensor], Tensor]
+"""A function from one row's logits, `[pos, d_vocab]` in float32 or wider, to a scalar tensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logit:
+    """The raw logit of a token: the paper's target."""
+
+    token: int | str
+    pos: int = -1
+    """The position whose logits are read, the one before the token itself. Negative counts from the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionToken:
+    """The raw logit of the token that stands at a position of the prompt, read at the position before it."""
+
+    pos: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitDifference:
+    """How far the logit of one token lies above that of another."""
+
+    token: int | str
+    other: int | str
+    pos: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentredLogit:
+    """A token's logit minus the mean logit of its position: unchanged by any weight processing."""
+
+    token: int | str
+    pos: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogProbability:
+    """The natural logarithm of a token's probability."""
+
+    token: int | str
+    pos: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitScalar:
+    """Any differentiable scalar function of one row's logits, `[pos, d_vocab]` in float32 or wider."""
+
+    function: LogitFunction
+    label: str = "function of the logits"
+
+
+Target: TypeAlias = (
+    int
+    | str
+    | tuple[int, int | str]
+    | Logit
+    | CaptionToken
+    | LogitDifference
+    | CentredLogit
+    | LogProbability
+    | LogitScalar
+    | LogitFunction
+)
+"""A target, or short for one: a token id or a string of one token at the last position; `(pos, token)`; a
+function of the logits."""
+
+Targets: TypeAlias = Target | list[Any]
+"""One target or a list of them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedTarget:
+    """A target checked against a model and a prompt."""
+
+    label: str
+    pos: int | None
+    """The position it reads, from 0; None for a function that may read all of them."""
+    function: LogitFunction
+
+    def value(self, logits: Float[Tensor, "pos d_vocab"]) -> Float[Tensor, ""]:
+        """The target's value, in float32 or wider.
+
+        Raises: TypeError if a function of the logits does not return a scalar tensor.
+        """
+        value: Any = self.function(logits)
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"the target {self.label!r} must return a scalar tensor, it returned {got}")
+        return value
+
+
+def resolve_targets(targets: Targets, model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> tuple[ResolvedTarget, ...]:
+    """Turn targets into functions of the logits, checked before any forward pass.
+
+    Args: tokens: the prompt; its length limits positions, its first row names caption tokens.
+    Raises:
+        TypeError: something that is no target.
+        ValueError: no target; a token outside the vocabulary; a string of several tokens; a position outside.
+    """
+    listed = targets if isinstance(targets, list) else [targets]
+    if not listed:
+        raise ValueError("no target given: expected a token id, a string of one token, or another target")
+    return tuple(_resolve(target, model, tokens) for target in listed)
+
+
+def resolve_positions(positions: Any, n_pos: int) -> Int[Tensor, " pos"]:
+    """Positions counted from 0, in the order given; None means all.
+
+    Raises: ValueError for no position, one outside the prompt, or one given twice; TypeError for non-integers.
+    """
+    if positions is None:
+        return torch.arange(n_pos)
+    values = positions.tolist() if isinstance(positions, Tensor) else positions
+    found = [resolve_position(pos, n_pos) for pos in (values if hasattr(values, "__iter__") else [values])]
+    if not found:
+        raise ValueError("no positions given: expected at least one, or None for all")
+    if len(set(found)) < len(found):
+        twice = sorted({pos for pos in found if found.count(pos) > 1})
+        raise ValueError(f"positions {twice} are given more than once")
+    return torch.tensor(found)
+
+
+def resolve_position(pos: Any, n_pos: int) -> int:
+    """A position counted from 0; negative counts from the end. Raises like `resolve_positions`."""
+    if isinstance(pos, bool) or not hasattr(pos, "__index__"):
+        raise TypeError(f"expected an integer position, got {pos!r} ({type(pos).__name__})")
+    pos = int(pos)
+    if not -n_pos <= pos < n_pos:
+        raise ValueError(f"position {pos} is outside this prompt of {n_pos} positions ({-n_pos} to {n_pos - 1})")
+    return pos % n_pos
+
+
+def resolve_token(token: Any, model: nn.Module) -> int:
+    """A token id of the vocabulary, given as such or as a string that is exactly one token.
+
+    Raises: ValueError naming the pieces of a longer string; TypeError for anything else.
+    """
+    if isinstance(token, str):
+        return _single_token(token, model)
+    if isinstance(token, bool) or not hasattr(token, "__index__"):
+        raise TypeError(f"expected a token id or a string of one token, got {token!r} ({type(token).__name__})")
+    d_vocab = host.w_u(model).shape[1]
+    if not 0 <= int(token) < d_vocab:
+        raise ValueError(
+            f"token {int(token)} is outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}); ids above "
+            f"it stand for image positions, which have no logit"
+        )
+    return int(token)
+
+
+def _single_token(text: str, model: nn.Module) -> int:
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError(f"this model has no tokenizer to look up {text!r}; give the token id instead")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        pieces = ", ".join(repr(tokenizer.decode([i])) for i in ids) or "nothing"
+        raise ValueError(
+            f"{text!r} is {len(ids)} tokens, not one: {pieces}; a word inside a sentence usually starts with a "
+            f"space, and the first piece of a longer word can be a target by itself"
+        )
+    return int(ids[0])
+
+
+def _resolve(target: Any, model: nn.Module, tokens: Tensor) -> ResolvedTarget:
+    if isinstance(target, tuple):
+        if len(target) != 2:
+            raise TypeError(f"expected (position, token), got {target!r}; several targets come as a list")
+        target = Logit(token=target[1], pos=target[0])
+    elif isinstance(target, str) or (hasattr(target, "__index__") and not isinstance(target, bool)):
+        target = Logit(token=target)
+    elif callable(target):
+        target = LogitScalar(function=target, label=getattr(target, "__name__", "function of the logits"))
+    if isinstance(target, CaptionToken):
+        target = _predicted(target, tokens)
+    if isinstance(target, LogitScalar):
+        function = target.function
+        return ResolvedTarget(label=target.label, pos=None, function=lambda logits: function(_wide(logits)))
+    if not isinstance(target, Logit | LogitDifference | CentredLogit | LogProbability):
+        raise TypeError(
+            f"expected a target (a token id, a string of one token, (position, token), Logit, CaptionToken, "
+            f"LogitDifference, CentredLogit, LogProbability or a function of the logits), got "
+            f"{type(target).__name__}"
+        )
+    pos = resolve_position(target.pos, tokens.shape[1])
+    token = resolve_token(target.token, model)
+    name = repr(target.token) if isinstance(target.token, str) else f"token {token}"
+    if isinstance(target, LogitDifference):
+        other = resolve_token(target.other, model)
+        other_name = repr(target.other) if isinstance(target.other, str) else f"token {other}"
+        return ResolvedTarget(
+            label=f"logit of {name} minus {other_name} at {pos}",
+            pos=pos,
+            function=lambda logits: _wide(logits[pos, token]) - _wide(logits[pos, other]),
+        )
+    if isinstance(target, CentredLogit):
+        return ResolvedTarget(
+            label=f"centred logit of {name} at {pos}",
+            pos=pos,
+            function=lambda logits: _wide(logits[pos, token]) - _wide(logits[pos]).mean(),
+        )
+    if isinstance(target, LogProbability):
+        return ResolvedTarget(
+            label=f"log-probability of {name} at {pos}",
+            pos=pos,
+            function=lambda logits: _wide(logits[pos]).log_softmax(-1)[token],
+        )
+    return ResolvedTarget(label=f"logit of {name} at {pos}", pos=pos, function=lambda logits: _wide(logits[pos, token]))
+
+
+def _predicted(target: CaptionToken, tokens: Tensor) -> Logit:
+    pos = resolve_position(target.pos, tokens.shape[1])
+    if pos == 0:
+        raise ValueError("the token at position 0 is not predicted by anything before it")
+    return Logit(token=int(tokens[0, pos]), pos=pos - 1)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

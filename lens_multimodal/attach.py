@@ -1,0 +1,130 @@
+"""`attach_vision`: give a language model eyes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lens_multimodal import presets
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.model import host
+from lens_multimodal.model.projection import Projection, load_linear
+from lens_multimodal.model.self_check import self_check
+from lens_multimodal.model.vision import VisionEncoder
+
+
+def attach_vision(
+    model: str | Path | nn.Module | None = None,
+    *,
+    vision: str | nn.Module | None = None,
+    projection: str | Path | nn.Module | None = None,
+    tokenizer: Any = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> VisionLens:
+    """Make a TransformerLens model accept images wherever it accepts tokens.
+
+    Args:
+        model: nothing for the embedded tiny trio; a preset (`gpt-j-limber-beit`, ...); the name or folder of a
+            Hugging Face causal language model on this machine; such a model itself (it becomes part of a
+            `TransformerBridge`); a `TransformerBridge` or `HookedTransformer`.
+        vision: an encoder preset or timm model name, a timm model, a `VisionEncoder`, or any module that gives
+            `[batch, patch, d_vision]` wrapped with its preprocessing as `VisionEncoder(module, preprocessing=...)`.
+        projection: a `.ckpt` or `.safetensors` file with `weight [d_model, d_vision]` and `bias`, an `nn.Linear`,
+            or any module from `d_vision` to `d_model`.
+        tokenizer: for a model that came without one.
+        device: where everything is moved; None leaves the parts where they are.
+        dtype: the precision everything is brought to; None leaves it.
+
+    Returns:
+        The lens. The model itself is `lens.model`; `lens.detach()` restores it.
+
+    Raises:
+        TypeError: a part of another kind.
+        ValueError: parts whose widths do not fit, both sides named.
+        FileNotFoundError: weights that are not on this machine; says which file, from where, and where to put it.
+        HookDidNotFire, HookHasNoEffect: a hook point of this model cannot be trusted.
+        RuntimeError: the model already has eyes, or this TransformerLens release is not supported.
+    """
+    host.check_version()
+    if model is None and vision is None and projection is None:
+        model = "tiny"
+    preset = presets.get(model)
+    language_model, own_tokenizer = _language_model(model, preset, device=device, dtype=dtype)
+    encoder = _vision(vision, preset)
+    linear = _linear(projection, preset)
+    host_model = (
+        language_model if hasattr(language_model, "hooks") else host.wrap(language_model, tokenizer=own_tokenizer)
+    )
+    host.check_model(host_model)
+    _move(host_model, encoder, linear, device=device, dtype=dtype)
+    lens = VisionLens(
+        host_model,
+        vision=encoder,
+        projection=Projection(linear, d_vision=encoder.d_vision, d_model=host.shape(host_model).d_model),
+        tokenizer=tokenizer if tokenizer is not None else own_tokenizer,
+        name=preset.name if preset else type(language_model).__name__,
+    )
+    try:
+        self_check(host_model)
+    except Exception:
+        lens.detach()
+        raise
+    return lens
+
+
+def _language_model(
+    model: str | Path | nn.Module | None, preset: presets.Preset | None, *, device: Any, dtype: Any
+) -> tuple[nn.Module, Any]:
+    if preset is not None:
+        return preset.language_model(device=device, dtype=dtype)
+    if model is None:
+        raise ValueError("vision and projection were given without a model; give the language model they belong to")
+    if isinstance(model, (str, Path)):
+        return presets.load_language_model(model, device=device, dtype=dtype)
+    if isinstance(model, nn.Module):
+        return model, getattr(model, "tokenizer", None)
+    raise TypeError(
+        f"expected a model, its name or its folder, got {type(model).__name__}; for the embedded trio call "
+        f"attach_vision() without arguments"
+    )
+
+
+def _vision(vision: str | nn.Module | None, preset: presets.Preset | None) -> VisionEncoder:
+    if isinstance(vision, VisionEncoder):
+        return vision
+    if isinstance(vision, nn.Module):
+        return VisionEncoder(vision)
+    if isinstance(vision, str):
+        return presets.load_vision(vision)
+    if vision is not None:
+        raise TypeError(f"expected an image encoder, a preset or a timm name, got {type(vision).__name__}")
+    if preset is None:
+        raise ValueError(
+            "this language model needs an image encoder: pass vision=... (a timm name, a timm model or a VisionEncoder)"
+        )
+    return preset.vision()
+
+
+def _linear(projection: str | Path | nn.Module | None, preset: presets.Preset | None) -> nn.Module:
+    if isinstance(projection, nn.Module):
+        return projection
+    if isinstance(projection, (str, Path)):
+        return load_linear(projection)
+    if projection is not None:
+        raise TypeError(f"expected a projection file, an nn.Linear or a module, got {type(projection).__name__}")
+    if preset is None:
+        raise ValueError(
+            "this language model and encoder need a projection: pass projection=... (a LiMBeR proj.ckpt, a "
+            ".safetensors file or an nn.Linear), or train one with lens_multimodal.train"
+        )
+    return preset.projection()
+
+
+def _move(*parts: nn.Module, device: Any, dtype: Any) -> None:
+    for part in parts:
+        if device is not None:
+            part.to(device)
+        if dtype is not None:
+            part.to(dtype)

@@ -1,0 +1,109 @@
+"""Activation patching: copy an activation from one run into another.
+
+    clean = record(model, clean_tokens, [host.resid_pre(8)])
+    hooks = patch_resid_pre([8], model, run=clean, positions=dog_patches, source_positions=cat_patches)
+    with model.hooks(fwd_hooks=hooks):
+        logits = model(corrupted_tokens)
+
+`run` holds the activations to copy ("clean" when patching clean into corrupted); the prompt run under the hooks is
+the one patched. With `source_positions`, image patches move between pictures: the i-th source position of the run
+goes to the i-th position here. Runs of unequal length are fine as long as positions are given.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from lens_multimodal.hooks.ablate import ablate, ablate_heads, replace_sites
+from lens_multimodal.hooks.neurons import Heads, Neurons, as_layers
+from lens_multimodal.hooks.positions import Positions, as_positions
+from lens_multimodal.hooks.replacement import Activations, Resample
+from lens_multimodal.model import host
+
+
+def patch_resid_pre(
+    layers: int | Sequence[int] | None,
+    model: nn.Module,
+    *,
+    run: Activations,
+    positions: Positions = None,
+    source_positions: Positions = None,
+) -> list[host.NamedHook]:
+    """Copy the residual stream entering some layers.
+
+    Args:
+        layers: None for all.
+        run: activations by hook name, from `record` or a TransformerLens cache.
+        positions: where to write; None everywhere (the runs must have equal length).
+        source_positions: where to read; None for the same positions.
+    Raises: ValueError for layers, positions or hook names that do not exist, a run of another model, or unequally
+        many positions.
+    """
+    return _patch_sites([host.resid_pre(i) for i in as_layers(layers, model)], model, run, positions, source_positions)
+
+
+def patch_mlp_out(
+    layers: int | Sequence[int] | None,
+    model: nn.Module,
+    *,
+    run: Activations,
+    positions: Positions = None,
+    source_positions: Positions = None,
+) -> list[host.NamedHook]:
+    """Copy what the MLPs of some layers write; settings as in `patch_resid_pre`."""
+    return _patch_sites([host.mlp_out(i) for i in as_layers(layers, model)], model, run, positions, source_positions)
+
+
+def patch_attn_out(
+    layers: int | Sequence[int] | None,
+    model: nn.Module,
+    *,
+    run: Activations,
+    positions: Positions = None,
+    source_positions: Positions = None,
+) -> list[host.NamedHook]:
+    """Copy what the attention of some layers writes; settings as in `patch_resid_pre`."""
+    return _patch_sites([host.attn_out(i) for i in as_layers(layers, model)], model, run, positions, source_positions)
+
+
+def patch_neurons(
+    neurons: Neurons,
+    model: nn.Module,
+    *,
+    run: Activations,
+    positions: Positions = None,
+    source_positions: Positions = None,
+) -> list[host.NamedHook]:
+    """Copy the activations of MLP neurons; settings as in `patch_resid_pre`."""
+    return ablate(neurons, model, to=_source(run, positions, source_positions), positions=positions)
+
+
+def patch_heads(
+    heads: Heads,
+    model: nn.Module,
+    *,
+    run: Activations,
+    positions: Positions = None,
+    source_positions: Positions = None,
+) -> list[host.NamedHook]:
+    """Copy the outputs of attention heads; settings as in `patch_resid_pre`."""
+    return ablate_heads(heads, model, to=_source(run, positions, source_positions), positions=positions)
+
+
+def _patch_sites(
+    names: list[str], model: nn.Module, run: Activations, positions: Positions, source_positions: Positions
+) -> list[host.NamedHook]:
+    return replace_sites(names, model, to=_source(run, positions, source_positions), positions=positions)
+
+
+def _source(run: Activations, positions: Positions, source_positions: Positions) -> Resample:
+    if source_positions is None:
+        return Resample(run)
+    to, take = as_positions(positions), as_positions(source_positions)
+    if to.listed is None or take.listed is None:
+        raise ValueError("source_positions need both sides listed: give positions and source_positions with an end")
+    if len(to.listed) != len(take.listed):
+        raise ValueError(
+            f"{len(take.listed)} source positions cannot be copied to {len(to.listed)} positions one by one"
+        )
+    return Resample(run, source_positions=take)

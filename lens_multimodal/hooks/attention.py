@@ -1,0 +1,274 @@
+"""Cut attention between positions, or freeze attention patterns to those of another run.
+
+Cutting is exact: the scores become the smallest number *before* the softmax, so the rest of the row still sums to
+one. It equals setting the pattern to zero and dividing by what is left, without that division's rounding.
+
+A `TransformerBridge` around GPT-J or OPT leaves attention to the Hugging Face module: its hook points for scores
+and patterns show what happened and **drop edits** (4.x warns, 3.x is silent). There the cut goes into the attention
+mask that the module adds to its scores, which is the same formula. Freezing replaces `pattern @ values` at the heads'
+outputs, which works on every host. A cut is verified after each pass: one that had no effect raises.
+"""
+
+from collections.abc import MutableMapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lens_multimodal.hooks.neurons import as_layers
+from lens_multimodal.hooks.positions import Positions, PositionSet, as_positions
+from lens_multimodal.hooks.replacement import Activations
+from lens_multimodal.model import host
+
+
+class CutHadNoEffect(RuntimeError):
+    """Attention that was to be cut was computed all the same."""
+
+
+def cut_attention(
+    model: nn.Module,
+    *,
+    queries: Positions,
+    keys: Positions,
+    layers: int | Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+) -> list[host.NamedHook]:
+    """Keep some positions from looking at others, such as the text at image patches.
+
+    Positions are absolute, in cached generation too: `queries=slice(n_image, None)` is the text, generated tokens
+    included, while a list of prompt positions leaves generated tokens free to look.
+
+    Args:
+        queries: positions that look.
+        keys: positions not to be seen by them.
+        layers: None for all.
+        heads: None for all.
+    Raises:
+        ValueError: layers, heads or positions that do not exist; a cut that leaves a query nothing to look at (found
+            when building if plain causality decides it, else during the pass, before any softmax).
+        CutHadNoEffect: during the pass, if the model attended all the same.
+    """
+    looking, hidden = as_positions(queries), as_positions(keys)
+    _check_something_left(looking, hidden)
+    chosen_heads = _check_heads(heads, model)
+    hooks: list[host.NamedHook] = []
+    for layer in as_layers(layers, model):
+        done: dict[str, Tensor] = {}
+        cut = partial(_cut, queries=looking, keys=hidden, heads=chosen_heads, done=done)
+        if _left_to_hugging_face(model, layer):
+            attention = model.blocks[layer].attn.original_component  # type: ignore[index,union-attr]
+            hooks.append((_attention_input(layer), partial(cut_mask_hook, attention=attention, cut=cut, pending=[])))
+        else:
+            hooks.append((host.attn_scores(layer), partial(cut_scores_hook, cut=cut)))
+        hooks.append((host.attn_pattern(layer), partial(verify_cut_hook, done=done, layer=layer)))
+    return hooks
+
+
+def freeze_attention(
+    model: nn.Module,
+    *,
+    run: Activations,
+    layers: int | Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+) -> list[host.NamedHook]:
+    """Let heads attend as they did in another run, whatever they see now; values are computed as usual.
+
+    Generated tokens in cached generation have no pattern in that run and attend freely.
+
+    Args:
+        run: recorded `hook_pattern` activations, `[batch, head, query_pos, key_pos]` or one prompt for all.
+        layers, heads: None for all.
+    Raises: ValueError for missing patterns, patterns of another model, or rows that do not sum to one.
+    """
+    chosen_heads = _check_heads(heads, model)
+    sizes = host.shape(model)
+    hooks: list[host.NamedHook] = []
+    for layer in as_layers(layers, model):
+        pattern = _checked_pattern(run, host.attn_pattern(layer), sizes.n_heads)
+        values: dict[str, Tensor] = {}
+        hooks.append((_values(layer), partial(keep_values_hook, kept=values)))
+        hooks.append((host.head_z(layer), partial(frozen_z_hook, pattern=pattern, values=values, heads=chosen_heads)))
+    return hooks
+
+
+def cut_scores_hook(scores: Tensor, hook: Any, *, cut: Any) -> Tensor:
+    """Hook function: attention scores `[batch, head, query_pos, key_pos]` with some made smallest."""
+    return cut(scores)
+
+
+def cut_mask_hook(
+    activation: Tensor,  # noqa: ARG001
+    hook: Any,
+    *,
+    attention: nn.Module,
+    cut: Any,
+    pending: list[Any],
+) -> None:
+    """Hook function on an attention's input: edits the mask of the one call of `attention` that follows.
+
+    A call that never comes (another hook failed in between) leaves nothing behind that acts: the edit checks that
+    the hook point still has the hooks it had.
+    """
+    while pending:
+        pending.pop().remove()
+    attached = set(hook._forward_hooks)
+
+    def edit(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        while pending:
+            pending.pop().remove()
+        if not attached <= set(hook._forward_hooks):
+            return None
+        mask = kwargs.get("attention_mask")
+        if not isinstance(mask, Tensor) or mask.ndim != 4:
+            got = "none" if mask is None else f"{getattr(mask, 'ndim', '?')} axes"
+            raise CutHadNoEffect(
+                f"{type(module).__name__} was called without a mask [batch, 1, query_pos, key_pos] ({got}), so its "
+                f"attention cannot be cut; load the model with attn_implementation='eager'"
+            )
+        return args, {**kwargs, "attention_mask": cut(mask)}
+
+    pending.append(attention.register_forward_pre_hook(edit, with_kwargs=True))
+
+
+def verify_cut_hook(pattern: Tensor, hook: Any, *, done: MutableMapping[str, Tensor], layer: int) -> None:
+    """Hook function on the pattern: raises unless what was cut in this pass is exactly zero.
+
+    Raises: CutHadNoEffect.
+    """
+    cut = done.pop("cut", None)
+    if cut is None or bool((pattern.masked_select(cut.expand_as(pattern)) != 0).any()):
+        raise CutHadNoEffect(
+            f"layer {layer} attended to positions that were cut off; its attention takes neither edited scores nor an "
+            f"edited mask"
+        )
+
+
+def keep_values_hook(activation: Tensor, hook: Any, *, kept: MutableMapping[str, Tensor]) -> None:
+    """Hook function on the values: keeps them for `frozen_z_hook` of the same pass."""
+    kept["values"] = activation
+
+
+def frozen_z_hook(
+    activation: Tensor,
+    hook: Any,
+    *,
+    pattern: Float[Tensor, "rows head query_pos key_pos"],
+    values: MutableMapping[str, Tensor],
+    heads: Bool[Tensor, " head"] | None,
+) -> Tensor:
+    """Hook function on head outputs: `pattern @ values` with a given pattern."""
+    value = values.pop("values")
+    n_pos, n_heads = activation.shape[1:3]
+    if n_pos == 1 and pattern.shape[2] != 1:
+        return activation
+    if pattern.shape[2] != n_pos or pattern.shape[0] not in (1, len(activation)):
+        raise ValueError(
+            f"frozen patterns are for a batch of {pattern.shape[0]} and {pattern.shape[2]} positions, this pass has "
+            f"{len(activation)} and {n_pos}"
+        )
+    value = value.repeat_interleave(n_heads // value.shape[2], dim=2)
+    weights = pattern.to(activation).expand(len(activation), -1, -1, -1)
+    frozen = torch.einsum("bhqk,bkhd->bqhd", weights, value)
+    if heads is None:
+        return frozen
+    return torch.where(heads.to(activation.device)[:, None], frozen, activation)
+
+
+def _cut(
+    scores: Tensor,
+    *,
+    queries: PositionSet,
+    keys: PositionSet,
+    heads: Bool[Tensor, " head"] | None,
+    done: MutableMapping[str, Tensor],
+) -> Tensor:
+    """The cut itself, on scores or on a mask added to them: `[batch, head or 1, query_pos, key_pos]`."""
+    n_queries, n_keys = scores.shape[-2:]
+    looking = _among(queries, n_keys, scores)[:, n_keys - n_queries :]
+    cut = looking[:, None, :, None] & _among(keys, n_keys, scores)[:, None, None, :]
+    if heads is not None:
+        cut = cut & heads.to(scores.device)[None, :, None, None]
+    smallest = None if scores.dtype == torch.bool else torch.finfo(scores.dtype).min
+    open_ = scores if smallest is None else scores > smallest / 2
+    had_something = open_.any(-1, keepdim=True)
+    left_empty = had_something & ~(open_ & ~cut).any(-1, keepdim=True)
+    if bool(left_empty.any()):
+        row, _, query, _ = left_empty.nonzero()[0].tolist()
+        raise ValueError(
+            f"the cut leaves position {query + n_keys - n_queries} of row {row} nothing to look at; leave it at least "
+            f"one visible key, such as itself"
+        )
+    done["cut"] = cut & had_something
+    return scores & ~cut if smallest is None else torch.where(cut, scores.clamp(max=smallest), scores)
+
+
+def _among(positions: PositionSet, n_keys: int, like: Tensor) -> Bool[Tensor, "rows key_pos"]:
+    mask = positions.mask(n_keys, device=like.device)
+    if mask.shape[0] not in (1, like.shape[0]):
+        raise ValueError(f"the mask of positions has {mask.shape[0]} rows, this pass has a batch of {like.shape[0]}")
+    return mask
+
+
+def _check_something_left(queries: PositionSet, keys: PositionSet) -> None:
+    """A causal query at q sees 0..q, so it is left with nothing exactly if all of those are cut."""
+    if queries.rows is not None or keys.rows is not None:
+        return
+    if keys.listed is None:
+        reach: float = float("inf") if keys.start == 0 else -1
+    else:
+        hidden = set(keys.listed)
+        reach = next(i for i in range(len(hidden) + 1) if i not in hidden) - 1
+    first = queries.start if queries.listed is None else min(queries.listed)
+    assert first is not None
+    if first <= reach:
+        raise ValueError(
+            f"the cut leaves query position {first} nothing to look at: it sees positions 0 to {first}, and all "
+            f"of them are cut; leave it at least one visible key, such as itself"
+        )
+
+
+def _check_heads(heads: Sequence[int] | None, model: nn.Module) -> Bool[Tensor, " head"] | None:
+    if heads is None:
+        return None
+    n_heads = host.shape(model).n_heads
+    outside = [head for head in heads if not 0 <= head < n_heads]
+    if outside or not heads or len(set(heads)) < len(heads):
+        raise ValueError(f"expected different heads from 0 to {n_heads - 1}, got {list(heads)}")
+    chosen = torch.zeros(n_heads, dtype=torch.bool)
+    chosen[list(heads)] = True
+    return chosen
+
+
+def _checked_pattern(run: Activations, name: str, n_heads: int) -> Tensor:
+    try:
+        pattern = run[name]
+    except KeyError:
+        raise ValueError(f"the run given has no {name!r}; record the attention patterns to freeze") from None
+    if pattern.ndim != 4 or pattern.shape[1] != n_heads:
+        raise ValueError(
+            f"{name}: expected patterns [batch, head={n_heads}, query_pos, key_pos], got {list(pattern.shape)}; were "
+            f"they made with another model?"
+        )
+    sums = pattern.float().sum(-1)
+    if not bool(((sums - 1).abs() < 0.02).all()):
+        raise ValueError(f"{name}: rows of a pattern sum to one, these sum to {sums.min():.3g} to {sums.max():.3g}")
+    return pattern
+
+
+def _left_to_hugging_face(model: nn.Module, layer: int) -> bool:
+    """Whether this attention's hook points for scores and patterns drop edits."""
+    if not host.is_bridge(model):
+        return False
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
+
+    return type(model.blocks[layer].attn).forward is AttentionBridge.forward  # type: ignore[index,union-attr]
+
+
+def _attention_input(layer: int) -> str:
+    return f"blocks.{layer}.attn.hook_in"
+
+
+def _values(layer: int) -> str:
+    return f"blocks.{layer}.attn.hook_v"

@@ -1,0 +1,154 @@
+"""Which neurons and heads: one normaliser for every function that takes some, and random ones to compare with."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lens_multimodal.model import host
+
+Neurons: TypeAlias = pd.DataFrame | Sequence[Any] | Mapping[int, Any]
+"""A table with integer columns `layer` and `neuron`, `(layer, neuron)` pairs, or indices by layer."""
+
+Heads: TypeAlias = pd.DataFrame | Sequence[Any] | Mapping[int, Any]
+"""A table with integer columns `layer` and `head`, `(layer, head)` pairs, or indices by layer."""
+
+
+def as_neurons(neurons: Neurons, model: nn.Module) -> dict[int, Tensor]:
+    """Neuron indices by layer, checked against the model.
+
+    Args:
+        neurons: a DataFrame with columns `layer` and `neuron` (further columns are ignored), a sequence of
+            `(layer, neuron)` pairs, or what this function returned.
+        model: any TransformerLens model; gives the limits.
+    Returns: layer → int64 indices into d_mlp, on the device of that layer's weights; layers ascending, the
+        order within a layer as given.
+    Raises:
+        TypeError: something that is not a collection of pairs of integers.
+        ValueError: no neuron at all, the same neuron twice, a layer or neuron that the model does not have.
+    """
+    return _by_layer(neurons, "neuron", host.shape(model).d_mlp, model)
+
+
+def as_heads(heads: Heads, model: nn.Module) -> dict[int, Tensor]:
+    """Attention heads by layer, checked against the model: `as_neurons` for heads (column `head`)."""
+    return _by_layer(heads, "head", host.shape(model).n_heads, model)
+
+
+def as_layers(layers: int | Sequence[int] | None, model: nn.Module) -> list[int]:
+    """Layer numbers, ascending; None for all of them.
+
+    Raises: ValueError for none at all, repeated ones, or layers that the model does not have.
+    """
+    n_layers = host.shape(model).n_layers
+    if layers is None:
+        return list(range(n_layers))
+    given = [_integer(layer) for layer in ([layers] if isinstance(layers, int) else layers)]
+    if not given:
+        raise ValueError("no layers given")
+    if len(set(given)) < len(given):
+        raise ValueError(f"layers given more than once: {sorted(x for x, n in Counter(given).items() if n > 1)}")
+    _check_inside(given, n_layers, "layer")
+    return sorted(given)
+
+
+def random_neurons_like(neurons: Neurons, model: nn.Module, generator: torch.Generator) -> pd.DataFrame:
+    """As many random neurons in each layer as were given, none of the given: the matched control.
+
+    The paper compares every ablation with random neurons of the same layers (section 3.3).
+
+    Args: generator: a CPU generator; its state decides the draw.
+    Returns: a table with columns `layer` and `neuron`.
+    Raises: ValueError if a layer has too few other neurons to draw from; and as `as_neurons`.
+    """
+    d_mlp = host.shape(model).d_mlp
+    rows: list[tuple[int, int]] = []
+    for layer, given in as_neurons(neurons, model).items():
+        others = torch.ones(d_mlp, dtype=torch.bool)
+        others[given.cpu()] = False
+        candidates = others.nonzero().flatten()
+        if len(candidates) < len(given):
+            raise ValueError(
+                f"layer {layer}: {len(given)} of {d_mlp} neurons are given, which leaves only "
+                f"{len(candidates)} to draw a control from; give at most half of a layer's neurons"
+            )
+        drawn = candidates[torch.randperm(len(candidates), generator=generator)[: len(given)]]
+        rows.extend((layer, int(neuron)) for neuron in drawn)
+    return pd.DataFrame(rows, columns=["layer", "neuron"])
+
+
+def _by_layer(units: Any, kind: str, size: int, model: nn.Module) -> dict[int, Tensor]:
+    pairs = _pairs(units, kind)
+    if not pairs:
+        raise ValueError(f"no {kind}s given: expected at least one (layer, {kind}) pair")
+    _check_unique(pairs, kind)
+    _check_inside([layer for layer, _ in pairs], host.shape(model).n_layers, "layer")
+    _check_inside([unit for _, unit in pairs], size, kind)
+    by_layer: dict[int, list[int]] = {}
+    for layer, unit in pairs:
+        by_layer.setdefault(layer, []).append(unit)
+    return {
+        layer: torch.tensor(by_layer[layer], dtype=torch.long, device=host.w_out(model, layer).device)
+        for layer in sorted(by_layer)
+    }
+
+
+def _pairs(units: Any, kind: str) -> list[tuple[int, int]]:
+    if isinstance(units, pd.DataFrame):
+        missing = [column for column in ("layer", kind) if column not in units.columns]
+        if missing:
+            raise ValueError(
+                f"the table of {kind}s has no column {' and no column '.join(map(repr, missing))}; "
+                f"its columns are {', '.join(map(str, units.columns)) or 'none'}"
+            )
+        return [(_integer(layer), _integer(unit)) for layer, unit in zip(units["layer"], units[kind], strict=True)]
+    if isinstance(units, Mapping):
+        return [
+            (_integer(layer), _integer(unit))
+            for layer, indices in units.items()
+            for unit in (indices.tolist() if isinstance(indices, Tensor) else indices)
+        ]
+    if isinstance(units, str) or not isinstance(units, Iterable):
+        raise TypeError(
+            f"expected {kind}s as a table with columns layer and {kind}, or (layer, {kind}) pairs, "
+            f"got {type(units).__name__}"
+        )
+    return [_pair(item, kind) for item in units]
+
+
+def _pair(item: Any, kind: str) -> tuple[int, int]:
+    try:
+        layer, unit = item
+    except (TypeError, ValueError):
+        raise TypeError(f"expected (layer, {kind}) pairs of integers, got {item!r} among them") from None
+    return _integer(layer), _integer(unit)
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, Tensor):
+        value = value.item()
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"expected integers, got {value!r} ({type(value).__name__})")
+    return int(value)
+
+
+def _check_unique(pairs: list[tuple[int, int]], kind: str) -> None:
+    twice = [pair for pair, times in Counter(pairs).items() if times > 1]
+    if twice:
+        shown = ", ".join(f"layer {layer} {kind} {unit}" for layer, unit in twice[:5])
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        raise ValueError(
+            f"the same {kind} is given more than once: {shown}{more}; "
+            f"a table can be made unique with .drop_duplicates(['layer', '{kind}'])"
+        )
+
+
+def _check_inside(values: list[int], size: int, what: str) -> None:
+    outside = sorted({value for value in values if not 0 <= value < size})
+    if outside:
+        raise ValueError(
+            f"{what} {', '.join(map(str, outside[:5]))} is outside the model's {size} {what}s (0 to {size - 1})"
+        )

@@ -1,0 +1,127 @@
+"""Push activations somewhere: neurons up, down or to a value; a vector into the residual stream.
+
+Steering adds and scaling multiplies, so both keep what the model computed; setting and writing overwrite it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lens_multimodal.hooks.neurons import Neurons, as_layers, as_neurons
+from lens_multimodal.hooks.positions import Positions, PositionSet, as_positions, edit_at
+from lens_multimodal.model import host
+
+
+def steer(neurons: Neurons, model: nn.Module, *, amount: float, positions: Positions = None) -> list[host.NamedHook]:
+    """Add `amount` to the activations of neurons (in units of their activation)."""
+    return _change_neurons(neurons, model, partial(_add, amount=amount), positions)
+
+
+def scale(neurons: Neurons, model: nn.Module, *, factor: float, positions: Positions = None) -> list[host.NamedHook]:
+    """Multiply the activations of neurons; 0 is zero ablation, 1 changes nothing."""
+    return _change_neurons(neurons, model, partial(_multiply, factor=factor), positions)
+
+
+def set_to(neurons: Neurons, model: nn.Module, *, value: float, positions: Positions = None) -> list[host.NamedHook]:
+    """Fix the activations of neurons at `value`."""
+    return _change_neurons(neurons, model, partial(_fill, value=value), positions)
+
+
+def add_vector(
+    vector: Float[Tensor, "*pos d_model"], model: nn.Module, *, layer: int, positions: Positions = None
+) -> list[host.NamedHook]:
+    """Add a vector to the residual stream entering a layer (activation steering).
+
+    Args:
+        vector: `[d_model]` for the same at every position, or `[pos, d_model]`, one for each listed position.
+        layer: 0 is the embedding.
+        positions: where; None everywhere, generated tokens included (only with one vector).
+    Raises: ValueError for a vector of another width, or as many vectors as there are not positions.
+    """
+    return _residual(vector, model, layer, positions, adding=True)
+
+
+def write_vector(
+    vector: Float[Tensor, "*pos d_model"], model: nn.Module, *, layer: int, positions: Positions = None
+) -> list[host.NamedHook]:
+    """Put a vector in place of the residual stream entering a layer: an image patch by a mean, another by a word.
+
+    Args and Raises: as in `add_vector`.
+    """
+    return _residual(vector, model, layer, positions, adding=False)
+
+
+def neuron_hook(
+    activation: Tensor,
+    hook: Any,
+    *,
+    units: Tensor,
+    change: Callable[[Tensor], Tensor],
+    positions: PositionSet,
+) -> Tensor:
+    """Hook function: the activation with `change` applied to some neurons at some positions."""
+    return edit_at(activation, positions=positions, change=change, units=units)
+
+
+def residual_hook(
+    activation: Tensor,
+    hook: Any,
+    *,
+    vector: Tensor,
+    adding: bool,
+    positions: PositionSet,
+) -> Tensor:
+    """Hook function: the residual stream with vectors added or written at some positions."""
+
+    def change(resid: Tensor) -> Tensor:
+        values = vector.to(resid)
+        if values.ndim == 1:
+            return resid + values if adding else values.expand_as(resid)
+        index = positions.index(resid.shape[1], device=resid.device)
+        if adding:
+            return resid.index_add(1, index, values.expand(len(resid), -1, -1))
+        return resid.index_copy(1, index, values.expand(len(resid), -1, -1))
+
+    return edit_at(activation, positions=positions, change=change)
+
+
+def _change_neurons(
+    neurons: Neurons, model: nn.Module, change: Callable[[Tensor], Tensor], positions: Positions
+) -> list[host.NamedHook]:
+    where = as_positions(positions)
+    return [
+        (host.mlp_post(layer), partial(neuron_hook, units=units, change=change, positions=where))
+        for layer, units in as_neurons(neurons, model).items()
+    ]
+
+
+def _residual(
+    vector: Tensor, model: nn.Module, layer: int, positions: Positions, *, adding: bool
+) -> list[host.NamedHook]:
+    where = as_positions(positions)
+    [layer] = as_layers(layer, model)
+    d_model = host.shape(model).d_model
+    if vector.ndim not in (1, 2) or vector.shape[-1] != d_model:
+        raise ValueError(
+            f"expected a vector of shape [{d_model}] or one for each position [pos, {d_model}], "
+            f"got {list(vector.shape)}"
+        )
+    if vector.ndim == 2 and (where.listed is None or len(where.listed) != len(vector)):
+        given = "positions without an end" if where.listed is None else f"{len(where.listed)} positions"
+        raise ValueError(f"{len(vector)} vectors need as many listed positions, got {given}")
+    return [(host.resid_pre(layer), partial(residual_hook, vector=vector, adding=adding, positions=where))]
+
+
+def _add(activation: Tensor, *, amount: float) -> Tensor:
+    return activation + amount
+
+
+def _multiply(activation: Tensor, *, factor: float) -> Tensor:
+    return activation * factor
+
+
+def _fill(activation: Tensor, *, value: float) -> Tensor:
+    return activation.new_full(activation.shape, value)

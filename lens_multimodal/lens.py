@@ -1,0 +1,341 @@
+"""A language model with eyes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Any, overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lens_multimodal.model import generation, host
+from lens_multimodal.model.generation import GeneratedActivations, Sampling
+from lens_multimodal.model.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
+from lens_multimodal.model.images import Picture, as_picture, as_pictures
+from lens_multimodal.model.projection import Projection
+from lens_multimodal.model.virtual_tokens import VirtualTokens
+from lens_multimodal.model.vision import VisionEncoder
+
+PROMPT = "A picture of"
+"""LiMBeR's and the paper's text after the image."""
+
+
+class VisionLens:
+    """A TransformerLens model that takes images wherever it takes tokens; made by `attach_vision`.
+
+    Attributes:
+        model: the TransformerLens model, to be used as always: `run_with_cache`, `hooks`, `generate`, ...
+        vision: the frozen image encoder.
+        projection: the linear map from image features to soft prompts.
+        tokenizer: the language model's tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        vision: VisionEncoder,
+        projection: Projection,
+        tokenizer: Any = None,
+        name: str = "lens",
+    ) -> None:
+        shape = host.shape(model)
+        self.model = model
+        self.vision = vision
+        self.projection = projection
+        self.tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
+        self.name = name
+        self.shape = shape
+        self.virtual_tokens = VirtualTokens(host.embedding_module(model), d_vocab=shape.d_vocab, d_model=shape.d_model)
+
+    # --- prompts -----------------------------------------------------------------------------------------
+
+    def prompt(
+        self,
+        images: Picture | Sequence[Picture],
+        text: str | Sequence[str] = PROMPT,
+        *,
+        prepend_bos: bool | None = None,
+        with_gradient: bool = False,
+    ) -> ImagePrompt:
+        """An image followed by text, as token ids; several images make a batch.
+
+        Args:
+            images: one picture, or one per row.
+            text: the same for every row, or one per row.
+            prepend_bos: None does what the model was trained with (GPT-J: none).
+            with_gradient: make each image's vectors a leaf that requires gradient, reachable as
+                `prompt.spans[row][0].image.soft_prompt.vectors`.
+
+        Raises:
+            ValueError: not as many texts as images, a picture that cannot be read, or a prompt longer than the
+                model's context.
+        """
+        pictures = as_pictures(images)
+        texts = [text] * len(pictures) if isinstance(text, str) else list(text)
+        if len(texts) != len(pictures):
+            raise ValueError(f"got {len(pictures)} images but {len(texts)} texts; give one text, or one for each image")
+        embedded = self.embed(pictures, with_gradient=with_gradient)
+        return self._assemble([[e, t] for e, t in zip(embedded, texts, strict=True)], prepend_bos)
+
+    def interleave(
+        self,
+        rows: Sequence[Sequence[Picture | EmbeddedImage]],
+        *,
+        prepend_bos: bool | None = None,
+        with_gradient: bool = False,
+    ) -> ImagePrompt:
+        """Rows of text and images in any order, each a string, a `Path`, a picture or an embedded image.
+
+        A string is text; give a path to a picture as `pathlib.Path`.
+        """
+        prepared = [
+            [
+                piece
+                if isinstance(piece, (str, EmbeddedImage))
+                else self.embed([as_picture(piece)], with_gradient=with_gradient)[0]
+                for piece in row
+            ]
+            for row in rows
+        ]
+        return self._assemble(prepared, prepend_bos)
+
+    def prompt_from_vectors(
+        self,
+        vectors: Float[Tensor, "batch pos d_model"],
+        text: str = PROMPT,
+        *,
+        grid: tuple[int, int] | None = None,
+        prepend_bos: bool | None = None,
+    ) -> ImagePrompt:
+        """Any soft prompts followed by text: shuffled features, means, other people's vectors.
+
+        Raises: ValueError if the grid does not have as many cells as there are vectors, or the width is wrong.
+        """
+        if vectors.ndim != 3:
+            raise ValueError(f"expected vectors [batch, pos, d_model={self.shape.d_model}], got {list(vectors.shape)}")
+        grid_h, grid_w = grid or self._grid_of(vectors.shape[1])
+        if grid_h * grid_w != vectors.shape[1]:
+            raise ValueError(f"a grid of {grid_h} x {grid_w} image patches does not hold {vectors.shape[1]} vectors")
+        rows: list[list[EmbeddedImage | str]] = [
+            [EmbeddedImage(soft_prompt=self.virtual_tokens.store(v), grid_h=grid_h, grid_w=grid_w), text]
+            for v in vectors
+        ]
+        return self._assemble(rows, prepend_bos)
+
+    def embed(
+        self, pictures: Sequence[Picture], *, with_gradient: bool = False, batch_size: int = 64
+    ) -> list[EmbeddedImage]:
+        """Encode and project pictures once, to be used in as many prompts as wanted."""
+        images = [as_picture(picture) for picture in pictures]
+        embedded = []
+        for start in range(0, len(images), batch_size):
+            chunk = images[start : start + batch_size]
+            with torch.no_grad():
+                vectors = self.projection(self.vision.features(chunk))
+            grid_h, grid_w = self._grid_of(vectors.shape[1])
+            for picture, own in zip(chunk, vectors, strict=True):
+                leaf = own.detach().clone().requires_grad_(with_gradient)
+                embedded.append(
+                    EmbeddedImage(
+                        soft_prompt=self.virtual_tokens.store(leaf),
+                        grid_h=grid_h,
+                        grid_w=grid_w,
+                        picture=picture,
+                    )
+                )
+        return embedded
+
+    def forget(self, *prompts: ImagePrompt) -> None:
+        """Let go of these prompts' images (of all, if none is named); their token ids become unknown."""
+        named = [span.image.soft_prompt for prompt in prompts for spans in prompt.spans for span in spans]
+        if named or not prompts:
+            self.virtual_tokens.forget(*named)
+
+    # --- running -----------------------------------------------------------------------------------------
+
+    def logits(self, prompt: ImagePrompt) -> Float[Tensor, "batch pos d_vocab"]:
+        """One forward pass over a prompt, left padding masked."""
+        return host.logits_of(self.model, prompt.tokens, attention_mask=prompt.attention_mask)
+
+    def generate(self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None) -> list[str]:
+        """The text that follows each row, up to the end token or a new line."""
+        rows = generation.generate(
+            self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.stop_ids, sampling=sampling
+        )
+        return [self._decode(ids) for ids in rows]
+
+    def generate_with_activations(
+        self, prompt: ImagePrompt, names: Sequence[str], *, max_new_tokens: int = 20
+    ) -> GeneratedActivations:
+        """Greedy generation of one row, with what the named hook points held behind every new token."""
+        return generation.generate_with_activations(
+            self.model, prompt, names=names, max_new_tokens=max_new_tokens, stop_ids=self.stop_ids
+        )
+
+    @overload
+    def caption(
+        self,
+        images: list[Picture] | tuple[Picture, ...],
+        text: str = ...,
+        *,
+        max_new_tokens: int = ...,
+        sampling: Sampling | None = ...,
+    ) -> list[str]: ...
+    @overload
+    def caption(
+        self, images: Picture, text: str = ..., *, max_new_tokens: int = ..., sampling: Sampling | None = ...
+    ) -> str: ...
+    def caption(
+        self,
+        images: Picture | list[Picture] | tuple[Picture, ...],
+        text: str = PROMPT,
+        *,
+        max_new_tokens: int = 20,
+        sampling: Sampling | None = None,
+    ) -> str | list[str]:
+        """What the model says follows the image and `text`: a string for one picture, a list for a list.
+
+        Greedy and deterministic by default; stops at the model's end token or a new line, as LiMBeR does.
+        """
+        one = not isinstance(images, (list, tuple)) and getattr(images, "ndim", 0) != 4
+        found = list(
+            self.caption_stream(
+                as_pictures(images), text, max_new_tokens=max_new_tokens, sampling=sampling, batch_size=32
+            )
+        )
+        return found[0] if one else found
+
+    def caption_stream(
+        self,
+        images: Iterable[Picture],
+        text: str = PROMPT,
+        *,
+        max_new_tokens: int = 20,
+        sampling: Sampling | None = None,
+        batch_size: int = 16,
+        progress: bool | None = None,
+    ) -> Iterator[str]:
+        """Captions of any number of pictures, one by one as they come, in flat memory.
+
+        A progress bar is shown from the second batch on, or as `progress` says.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        total = len(images) if isinstance(images, Sequence) else None
+        shown = progress if progress is not None else total is None or total > 4 * batch_size
+        source = iter(images)
+        with tqdm(total=total, desc="captions", unit="picture", disable=not shown) as bar:
+            while batch := list(islice(source, batch_size)):
+                prompt = self.prompt(batch, text)
+                yield from self.generate(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
+                self.forget(prompt)
+                bar.update(len(batch))
+
+    # --- tokens ------------------------------------------------------------------------------------------
+
+    def to_str_tokens(self, prompt: ImagePrompt | Int[Tensor, " pos"]) -> list[str]:
+        """Each position as people read it: words as text, image positions as `<image:row,col>`.
+
+        Takes a prompt of one row, or the ids of one.
+        """
+        if isinstance(prompt, ImagePrompt):
+            if len(prompt) != 1:
+                raise ValueError(f"expected a prompt of one row, got {len(prompt)} (prompt.row(i))")
+            names = {s.start + i: s.image.cell(i) for s in prompt.spans[0] for i in range(s.stop - s.start)}
+            ids = prompt.tokens[0].tolist()
+            return ["<image:{},{}>".format(*names[p]) if p in names else self._word(i) for p, i in enumerate(ids)]
+        return ["<image>" if i >= self.shape.d_vocab else self._word(i) for i in prompt.tolist()]
+
+    def token_id(self, word: str) -> int:
+        """The id of a string that is exactly one token.
+
+        Raises: ValueError naming the pieces otherwise.
+        """
+        ids = self._encode(word)
+        if len(ids) != 1:
+            pieces = [self._word(i) for i in ids]
+            raise ValueError(
+                f"{word!r} is {len(ids)} tokens ({pieces}), expected one; most words are one token with their "
+                f"leading space: {' ' + word.strip()!r}"
+            )
+        return ids[0]
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The end token and new lines."""
+        ends = [self._need_tokenizer().eos_token_id]
+        newlines = [ids[0] for text in ("\n", "\n\n") if len(ids := self._encode(text)) == 1]
+        return [i for i in dict.fromkeys([*ends, *newlines]) if i is not None]
+
+    # --- life --------------------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Take the eyes off again: the model is as it was before, bit for bit."""
+        self.virtual_tokens.remove()
+
+    def __enter__(self) -> "VisionLens":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        s = self.shape
+        return (
+            f"VisionLens({self.name}: {type(self.model).__name__} with {s.n_layers} layers of d_model={s.d_model}, "
+            f"{s.n_neurons:,} neurons; {self.vision.name}, {self.vision.grid_h} x {self.vision.grid_w} image patches "
+            f"of d_vision={self.vision.d_vision}; weight processing: {host.weight_processing(self.model)}; "
+            f"{len(self.virtual_tokens)} images in {self.virtual_tokens.nbytes / 2**20:.1f} MiB)"
+        )
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _assemble(self, rows: Sequence[Sequence[EmbeddedImage | str]], prepend_bos: bool | None) -> ImagePrompt:
+        bos = self._bos(prepend_bos)
+        pieces: list[list[Piece]] = [
+            [bos, *(p if isinstance(p, EmbeddedImage) else self._encode(p) for p in row)] for row in rows
+        ]
+        prompt = assemble(pieces, pad_id=self._pad_id(), device=host.device(self.model))
+        if prompt.tokens.shape[1] > self.shape.n_ctx:
+            raise ValueError(
+                f"the prompt has {prompt.tokens.shape[1]} positions, more than the model's context of "
+                f"{self.shape.n_ctx}: use fewer images or less text"
+            )
+        return prompt
+
+    def _bos(self, prepend_bos: bool | None) -> list[int]:
+        wanted = host.prepends_bos(self.model) if prepend_bos is None else prepend_bos
+        if not wanted:
+            return []
+        bos = self._need_tokenizer().bos_token_id
+        if bos is None:
+            raise ValueError("this tokenizer has no beginning-of-sequence token; use prepend_bos=False")
+        return [bos]
+
+    def _pad_id(self) -> int:
+        candidates = (getattr(self.tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+        return next((i for i in candidates if i is not None), 0)
+
+    def _grid_of(self, n_positions: int) -> tuple[int, int]:
+        return (self.vision.grid_h, self.vision.grid_w) if n_positions == self.vision.n_patches else (1, n_positions)
+
+    def _encode(self, text: str) -> list[int]:
+        if not text:
+            return []
+        return list(self._need_tokenizer()(text, add_special_tokens=False)["input_ids"])
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._need_tokenizer().decode(ids, skip_special_tokens=True).split("\n")[0].strip()
+
+    def _word(self, token_id: int) -> str:
+        return self._need_tokenizer().decode([token_id])
+
+    def _need_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise ValueError("this model came without a tokenizer: pass attach_vision(..., tokenizer=...)")
+        return self.tokenizer

@@ -1,0 +1,136 @@
+"""Pictures in any form a researcher has them, as RGB pixels."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+"""A path, a PIL image, or an array or tensor: `[h, w]`, `[h, w, c]` or `[c, h, w]` with 1, 3 or 4 channels;
+integers from 0 to 255 (16-bit: 65,535), floats from 0 to 1."""
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded."""
+
+
+def as_pictures(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
+    """One picture or a sequence of them, as RGB images.
+
+    Raises: ValueError for an empty sequence; otherwise like `as_picture`.
+    """
+    if isinstance(pictures, (list, tuple)):
+        if not pictures:
+            raise ValueError("got an empty list of pictures; give at least one")
+        return [as_picture(picture) for picture in pictures]
+    if isinstance(pictures, (np.ndarray, Tensor)) and pictures.ndim == 4:
+        if len(pictures) == 0:
+            raise ValueError("got an empty batch of pictures; give at least one")
+        return [as_picture(picture) for picture in pictures]
+    return [as_picture(pictures)]
+
+
+def as_picture(picture: Any) -> Image.Image:
+    """One picture as an RGB image: transparency is laid over white, 16 bits become 8, EXIF turns are applied.
+
+    Raises:
+        FileNotFoundError: no file at the path.
+        ValueError: the file is not a picture, is damaged or larger than `MAX_PIXELS`; an array's shape or range
+            is not that of a picture.
+        TypeError: something else was given.
+    """
+    if isinstance(picture, (str, Path)):
+        return _open(Path(picture))
+    if isinstance(picture, Image.Image):
+        return _as_rgb(picture)
+    if isinstance(picture, Tensor):
+        return _from_array(
+            picture.detach().cpu().float().numpy() if picture.is_floating_point() else picture.detach().cpu().numpy()
+        )
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture)
+    raise TypeError(
+        f"expected a picture (a path, a PIL image, a NumPy array or a tensor), got {type(picture).__name__}"
+    )
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise FileNotFoundError(f"no picture at {str(path)!r}" + (": it is a folder" if path.is_dir() else ""))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                _check_size(image.width, image.height, str(path))
+                image.load()
+                return _as_rgb(image)
+    except UnidentifiedImageError:
+        raise ValueError(f"{str(path)!r} is not a picture that Pillow can read (PNG, JPEG, WebP, ...)") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"{str(path)!r} has more than {MAX_PIXELS:,} pixels; scale it down first") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{str(path)!r} is damaged or cut off: {error}") from error
+
+
+def _check_size(width: int, height: int, what: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{what} is {width} x {height}, more than {MAX_PIXELS:,} pixels; scale it down first")
+    if width == 0 or height == 0:
+        raise ValueError(f"{what} is {width} x {height}: it has no pixels")
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    _check_size(image.width, image.height, "the picture")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return Image.fromarray(_eight_bits(np.asarray(image).astype(np.float64) / 65535.0)).convert("RGB")
+    if image.mode == "F":
+        return _from_array(np.asarray(image))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape = list(array.shape)
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
+        raise ValueError(
+            f"an array of shape {shape} is not a picture: expected [h, w], [h, w, c] or [c, h, w] with 1, 3 or 4 "
+            f"channels"
+        )
+    _check_size(array.shape[1], array.shape[0], "the picture")
+    return _as_rgb(Image.fromarray(_eight_bits(_unit_range(array))))
+
+
+def _unit_range(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.bool_:
+        return array.astype(np.float64)
+    if np.issubdtype(array.dtype, np.integer):
+        top = 65535.0 if array.dtype == np.uint16 else 255.0
+        lowest, highest = int(array.min()), int(array.max())
+        if lowest < 0 or highest > top:
+            raise ValueError(f"integer pixels must lie in 0..{top:.0f}, got {lowest}..{highest}")
+        return array.astype(np.float64) / top
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ValueError("the picture holds NaN or infinite pixels")
+        low, high = float(array.min()), float(array.max())
+        if low < -1e-6 or high > 1 + 1e-6:
+            raise ValueError(
+                f"float pixels must lie in 0..1, got {low:g}..{high:g}: divide by 255, or undo the normalisation"
+            )
+        return array.astype(np.float64)
+    raise ValueError(f"pixels of type {array.dtype} are not numbers")
+
+
+def _eight_bits(unit: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(unit, 0.0, 1.0) * 255.0).astype(np.uint8)

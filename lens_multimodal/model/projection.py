@@ -1,0 +1,119 @@
+"""The only trained part: a linear map from image features to soft prompts, in LiMBeR's file format."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class Projection(nn.Module):
+    """Image features to soft prompts, `[batch, patch, d_vision]` to `[batch, pos, d_model]`.
+
+    A linear map whose output is `s` times as wide as the language model makes `s` positions of each patch, as
+    LiMBeR does for encoders with one pooled vector.
+
+    Raises:
+        ValueError: the map's width fits the encoder or the language model not; both sides are named.
+        TypeError: neither a linear layer nor a module.
+    """
+
+    def __init__(self, linear: nn.Module, *, d_vision: int, d_model: int) -> None:
+        super().__init__()
+        if not isinstance(linear, nn.Module):
+            raise TypeError(f"expected a projection module, got {type(linear).__name__}")
+        self.linear = linear
+        self.d_model = d_model
+        if isinstance(linear, nn.Linear):
+            _check_widths(linear.in_features, linear.out_features, d_vision=d_vision, d_model=d_model)
+            return
+        like = next(linear.parameters(), torch.empty(0))
+        try:
+            with torch.no_grad():
+                width = linear(torch.zeros(1, 1, d_vision, device=like.device, dtype=like.dtype)).shape[-1]
+        except RuntimeError as error:
+            raise ValueError(
+                f"the projection {type(linear).__name__} does not take the encoder's features of width "
+                f"d_vision={d_vision}: {error}"
+            ) from error
+        _check_widths(d_vision, width, d_vision=d_vision, d_model=d_model)
+
+    def forward(self, features: Float[Tensor, "batch patch d_vision"]) -> Float[Tensor, "batch pos d_model"]:
+        like = next(self.linear.parameters(), features)
+        wide = self.linear(features.to(device=like.device, dtype=like.dtype))
+        return rearrange(wide, "batch patch (s d_model) -> batch (patch s) d_model", d_model=self.d_model)
+
+
+def load_linear(path: str | Path) -> nn.Linear:
+    """A linear map from a state dict with `weight` and `bias`: `.ckpt`, `.pt`, `.pth` or `.safetensors`.
+
+    Pickles are read with `weights_only=True`: a file that wants to run code is refused.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, unsafe or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no projection at {str(path)!r}; expected a .ckpt or .safetensors file")
+    state = _read(path)
+    tensors = {k.removeprefix("proj.").removeprefix("module."): v for k, v in state.items()}
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or set(tensors) - {"weight", "bias"}:
+        found = {k: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in state.items()}
+        raise ValueError(
+            f"{str(path)!r} is not a linear projection: expected weight [d_model, d_vision] and bias [d_model], "
+            f"found {dict(list(found.items())[:6])}"
+        )
+    if bias is not None and bias.shape != (weight.shape[0],):
+        raise ValueError(f"{str(path)!r}: bias {list(bias.shape)} does not fit weight {list(weight.shape)}")
+    if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
+        raise ValueError(f"{str(path)!r} holds NaN or infinite weights")
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
+    linear.load_state_dict(tensors)
+    return linear.eval()
+
+
+def save_linear(linear: nn.Linear, path: str | Path) -> None:
+    """Write `weight` and `bias`: safetensors by that ending, otherwise LiMBeR's checkpoint."""
+    path = Path(path)
+    state = {k: v.detach().cpu().contiguous() for k, v in linear.state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{str(path)!r} is not a plain file of weights: it is damaged or wants to run code, so it was not "
+            f"loaded ({str(error).splitlines()[0]})"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{str(path)!r} is damaged or not a file of weights: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{str(path)!r} holds a {type(state).__name__}, expected a state dict with weight and bias")
+    return state
+
+
+def _check_widths(takes: int, gives: int, *, d_vision: int, d_model: int) -> None:
+    if takes != d_vision:
+        raise ValueError(
+            f"the projection takes features of width {takes}, but the image encoder gives d_vision={d_vision}: this "
+            f"projection was trained for another encoder"
+        )
+    if gives % d_model or gives == 0:
+        raise ValueError(
+            f"the projection gives vectors of width {gives}, but the language model has d_model={d_model}: this "
+            f"projection was trained for another language model"
+        )

@@ -1,0 +1,181 @@
+"""Vectors behind token ids: an image prompt is a run of ids at or above `d_vocab`.
+
+Two plain PyTorch hooks on the embedding lookup replace those ids by a harmless one and write the stored
+vectors into what comes out, so everything after the lookup, `hook_embed` included, sees the image. Nothing
+is kept between calls: cached decoding, padding and batches need no special case.
+"""
+
+import threading
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+HARMLESS_ID = 0
+"""Looked up in place of a virtual id; its embedding is overwritten."""
+
+
+class UnknownImageTokens(ValueError):
+    """Token ids that stand neither for a word nor for a stored vector."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SoftPrompt:
+    """A run of stored vectors and the token ids that stand for them.
+
+    The ids work for as long as this object lives, or until `VirtualTokens.forget`.
+    """
+
+    first_id: int
+    vectors: Float[Tensor, "pos d_model"]
+
+    @property
+    def ids(self) -> Int[Tensor, " pos"]:
+        """The token ids, on the CPU."""
+        return torch.arange(self.first_id, self.first_id + len(self.vectors))
+
+
+class VirtualTokens:
+    """The vectors of one model, by token id, and the hooks that put them in place.
+
+    Ids are never used twice, so an old id can only be unknown, never another image. A soft prompt is held
+    weakly: it goes when nobody holds it any more. The latest `keep_latest` are also held here, so that
+    `model(lens.prompt(image).tokens)` works although the prompt itself is already gone.
+    """
+
+    def __init__(self, embedding: nn.Module, *, d_vocab: int, d_model: int, keep_latest: int = 64) -> None:
+        if attached_to(embedding) is not None:
+            raise RuntimeError(
+                "this model already has eyes: another lens is attached to it. Use that lens, or call its detach() first"
+            )
+        self.d_vocab = d_vocab
+        self.d_model = d_model
+        self.keep_latest = keep_latest
+        self._next_id = d_vocab
+        self._by_first_id: weakref.WeakValueDictionary[int, SoftPrompt] = weakref.WeakValueDictionary()
+        self._latest: OrderedDict[int, SoftPrompt] = OrderedDict()
+        self._looked_up = threading.local()
+        self._handles = (
+            embedding.register_forward_pre_hook(self._hide_virtual_ids),
+            embedding.register_forward_hook(self._write_vectors),
+        )
+
+    def store(self, vectors: Float[Tensor, "pos d_model"]) -> SoftPrompt:
+        """Give vectors token ids. Gradients flow to them if they require it.
+
+        Raises:
+            ValueError: wrong width, no vector at all, or values that are not finite.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.d_model or len(vectors) == 0:
+            raise ValueError(
+                f"expected vectors of shape [pos, d_model={self.d_model}] with at least one position, got "
+                f"{list(vectors.shape)}"
+            )
+        if not bool(torch.isfinite(vectors).all()):
+            raise ValueError(
+                "the vectors hold NaN or infinite values: look at the picture, the encoder and the projection's "
+                "precision (fp16 overflows at 65,504)"
+            )
+        prompt = SoftPrompt(first_id=self._next_id, vectors=vectors)
+        self._next_id += len(vectors)
+        self._by_first_id[prompt.first_id] = prompt
+        self._latest[prompt.first_id] = prompt
+        while len(self._latest) > self.keep_latest:
+            self._latest.popitem(last=False)
+        return prompt
+
+    def forget(self, *prompts: SoftPrompt) -> None:
+        """Let go of these soft prompts now (of all, if none is named); their ids become unknown."""
+        for prompt in prompts or list(self._by_first_id.values()):
+            self._latest.pop(prompt.first_id, None)
+            self._by_first_id.pop(prompt.first_id, None)
+
+    def __len__(self) -> int:
+        """How many soft prompts are stored now."""
+        return len(self._by_first_id)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stored vectors."""
+        return sum(p.vectors.nbytes for p in self._by_first_id.values())
+
+    def is_virtual(self, tokens: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Where token ids stand for stored vectors rather than words."""
+        return tokens >= self.d_vocab
+
+    def vectors_of(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
+        """The stored vectors behind virtual ids, differentiable with respect to them.
+
+        Raises:
+            UnknownImageTokens: an id that no living soft prompt owns.
+        """
+        prompts = sorted(self._by_first_id.values(), key=lambda p: p.first_id)
+        firsts = np.array([p.first_id for p in prompts], dtype=np.int64)
+        lengths = np.array([len(p.vectors) for p in prompts], dtype=np.int64)
+        wanted = ids.cpu().numpy().astype(np.int64)
+        owner = np.searchsorted(firsts, wanted, side="right") - 1
+        known = (owner >= 0) & (len(prompts) > 0)
+        if len(prompts):
+            known &= wanted < firsts[owner] + lengths[owner]
+        if not known.all():
+            raise UnknownImageTokens(
+                f"token id {int(wanted[~known][0])} is not a word (the vocabulary ends at {self.d_vocab - 1}) and no "
+                f"image owns it: its prompt was forgotten or no longer exists, or it belongs to another lens. "
+                f"Keep the object that lens.prompt() returned for as long as its tokens are used"
+            )
+        needed, position = np.unique(owner, return_inverse=True)
+        starts = np.concatenate([[0], np.cumsum(lengths[needed])[:-1]])
+        rows = starts[position] + wanted - firsts[owner]
+        target = prompts[needed[0]].vectors.device
+        table = torch.cat([prompts[i].vectors.to(target) for i in needed])
+        return table[torch.from_numpy(rows).to(target)]
+
+    def remove(self) -> None:
+        """Take both hooks off and let go of every vector."""
+        for handle in self._handles:
+            handle.remove()
+        self.forget()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "VirtualTokens":
+        """A copied model refuses virtual ids with a clear error: the images stay with the original."""
+        return _detached_copy(self.d_vocab, self.d_model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _detached_copy, (self.d_vocab, self.d_model)
+
+    def _hide_virtual_ids(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        tokens = args[0] if args else None
+        self._looked_up.tokens = None
+        if not isinstance(tokens, Tensor) or tokens.is_floating_point():
+            return None
+        virtual = self.is_virtual(tokens)
+        if not bool(virtual.any()):
+            return None
+        self._looked_up.tokens = tokens
+        return tokens.masked_fill(virtual, HARMLESS_ID), *args[1:]
+
+    def _write_vectors(self, _module: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor | None:
+        tokens, self._looked_up.tokens = getattr(self._looked_up, "tokens", None), None
+        if tokens is None:
+            return None
+        virtual = self.is_virtual(tokens)
+        vectors = self.vectors_of(tokens[virtual]).to(device=embedded.device, dtype=embedded.dtype)
+        return embedded.index_put(virtual.to(embedded.device).nonzero(as_tuple=True), vectors)
+
+
+def attached_to(embedding: nn.Module) -> VirtualTokens | None:
+    """The virtual tokens that are in place on an embedding module, if any."""
+    for hook in embedding._forward_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, VirtualTokens):
+            return owner
+    return None
+
+
+def _detached_copy(d_vocab: int, d_model: int) -> VirtualTokens:
+    return VirtualTokens(nn.Identity(), d_vocab=d_vocab, d_model=d_model)

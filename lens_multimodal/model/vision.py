@@ -1,0 +1,165 @@
+"""The image encoder: pixels in, one vector per image patch out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a picture becomes the encoder's input, in timm's terms."""
+
+    height: int
+    width: int
+    crop_mode: str = "squash"
+    """squash: both sides to the input size, aspect ratio lost. center: short side to `size / crop_pct`, then the
+    centre. border: long side to the size, the rest padded."""
+    crop_pct: float = 1.0
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"the input size must be positive, got {self.height} x {self.width}")
+        if self.crop_mode not in ("squash", "center", "border"):
+            raise ValueError(f"crop_mode must be squash, center or border, got {self.crop_mode!r}")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct must lie in (0, 1], got {self.crop_pct}")
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch 3 height width"]:
+        """Resize, crop and normalise with timm's own evaluation transform."""
+        from timm.data import create_transform
+
+        transform: Any = create_transform(
+            input_size=(3, self.height, self.width),
+            is_training=False,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+        )
+        return torch.stack([transform(picture) for picture in pictures])
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Preprocessing":
+        lists_as_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return cls(**lists_as_tuples)
+
+    @classmethod
+    def of_timm(cls, module: nn.Module) -> "Preprocessing":
+        """The evaluation preprocessing that a timm model was published with."""
+        from timm.data import resolve_model_data_config
+
+        config = resolve_model_data_config(module)
+        _, height, width = config["input_size"]
+        return cls(
+            height=height,
+            width=width,
+            crop_mode=config["crop_mode"] or "center",
+            crop_pct=config["crop_pct"],
+            interpolation=config["interpolation"],
+            mean=config["mean"],
+            std=config["std"],
+        )
+
+
+class VisionEncoder(nn.Module):
+    """An image encoder with its preprocessing and its patch grid.
+
+    Args:
+        module: a timm model (its `forward_features`, prefix tokens such as the class token dropped), or any
+            module that maps `[batch, 3, height, width]` to `[batch, patch, d_vision]` or
+            `[batch, d_vision, grid_h, grid_w]`.
+        preprocessing: None takes what timm publishes for its model.
+        name: shown to people and written into saved lenses.
+
+    Raises:
+        TypeError: the output is no tensor of that form.
+        ValueError: no preprocessing is known.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, preprocessing: Preprocessing | None = None, name: str | None = None
+    ) -> None:
+        super().__init__()
+        if preprocessing is None:
+            if not hasattr(module, "pretrained_cfg"):
+                raise ValueError(
+                    f"{type(module).__name__} is not a timm model, so its preprocessing is unknown: wrap it as "
+                    f"VisionEncoder(module, preprocessing=Preprocessing(height=..., width=..., mean=..., std=...))"
+                )
+            preprocessing = Preprocessing.of_timm(module)
+        self.module = module.eval()
+        self.preprocessing = preprocessing
+        self.name = name or type(module).__name__
+        features = self._features_of_blank()
+        self.d_vision = features.shape[-1]
+        self.grid_h, self.grid_w = self._grid(features)
+
+    @property
+    def n_patches(self) -> int:
+        return self.grid_h * self.grid_w
+
+    def with_preprocessing(self, **changes: Any) -> "VisionEncoder":
+        """The same weights with another preprocessing."""
+        return VisionEncoder(self.module, preprocessing=replace(self.preprocessing, **changes), name=self.name)
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patch d_vision"]:
+        """Features of each image patch, row by row from the top left."""
+        raw = self._raw(pixels)
+        if raw.ndim == 4:
+            return rearrange(raw, "batch d_vision row col -> batch (row col) d_vision")
+        return raw[:, self._n_prefix_tokens :]
+
+    def features(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch patch d_vision"]:
+        """Preprocess and encode, in the encoder's own precision and on its own device."""
+        like = next(self.module.parameters(), torch.empty(0))
+        return self(self.preprocessing(pictures).to(device=like.device, dtype=like.dtype))
+
+    @property
+    def _n_prefix_tokens(self) -> int:
+        return int(getattr(self.module, "num_prefix_tokens", 0)) if self._is_timm else 0
+
+    @property
+    def _is_timm(self) -> bool:
+        return hasattr(self.module, "forward_features")
+
+    def _raw(self, pixels: Tensor) -> Tensor:
+        raw: Any = self.module.forward_features(pixels) if self._is_timm else self.module(pixels)  # type: ignore[operator]
+        if not isinstance(raw, Tensor) or raw.ndim not in (3, 4):
+            got = f"shape {list(raw.shape)}" if isinstance(raw, Tensor) else type(raw).__name__
+            raise TypeError(
+                f"the image encoder {self.name} must give [batch, patch, d_vision] or [batch, d_vision, grid_h, "
+                f"grid_w], got {got}"
+            )
+        return raw
+
+    @torch.no_grad()
+    def _features_of_blank(self) -> Tensor:
+        like = next(self.module.parameters(), torch.empty(0))
+        shape = (1, 3, self.preprocessing.height, self.preprocessing.width)
+        return self(torch.zeros(shape, device=like.device, dtype=like.dtype))
+
+    @torch.no_grad()
+    def _grid(self, features: Tensor) -> tuple[int, int]:
+        n_patches = features.shape[1]
+        patch_embed = getattr(self.module, "patch_embed", None)
+        grid = getattr(patch_embed, "grid_size", None)
+        if grid is not None and grid[0] * grid[1] == n_patches:
+            return int(grid[0]), int(grid[1])
+        rows = round(math.sqrt(n_patches * self.preprocessing.height / self.preprocessing.width))
+        if rows > 0 and n_patches % rows == 0:
+            return rows, n_patches // rows
+        return 1, n_patches

@@ -1,0 +1,203 @@
+"""Known trios: the embedded tiny one, and LiMBeR's four on GPT-J-6B (Merullo et al. 2023).
+
+Nothing is downloaded. Language models and encoders are found in a local folder or in the Hugging Face cache of
+this machine; LiMBeR's projections under `~/.cache/lens_multimodal/limber_weights`, or at the path given.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lens_multimodal import tiny
+from lens_multimodal.model.beit import beit_from_huggingface
+from lens_multimodal.model.projection import load_linear
+from lens_multimodal.model.vision import Preprocessing, VisionEncoder
+
+LIMBER_WEIGHTS = Path.home() / ".cache" / "lens_multimodal" / "limber_weights"
+"""Where the folders of LiMBeR's `limber_weights` belong: `beit_linear/proj.ckpt`, ..."""
+
+GPT_J = "EleutherAI/gpt-j-6b"
+
+_BEIT = Preprocessing(height=224, width=224)
+"""LiMBeR's feature extractor: both sides to 224 without keeping the aspect ratio, mean and deviation 0.5."""
+
+_CLIP = Preprocessing(
+    height=384,
+    width=384,
+    crop_mode="center",
+    interpolation="bicubic",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+
+_NF_RESNET = Preprocessing(height=384, width=384, crop_mode="center", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""LiMBeR feeds this encoder unnormalised pixels of a random crop; here the centre, so that a picture always
+gives the same caption."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A trio by name: each part is made when it is asked for."""
+
+    name: str
+    language_model: Callable[..., tuple[nn.Module, Any]]
+    vision: Callable[[], VisionEncoder]
+    projection: Callable[[], nn.Module]
+
+
+class PooledGrid(nn.Module):
+    """A convolutional encoder's mean over the grid as one image patch, as LiMBeR's NF-ResNet50."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        grid: torch.Tensor = self.module.forward_features(pixels)  # type: ignore[operator]
+        return grid.mean(dim=(2, 3))[:, None]
+
+
+def get(model: Any) -> Preset | None:
+    """The preset of this name, or None for anything that is not the name of one."""
+    return _PRESETS.get(model) if isinstance(model, str) else None
+
+
+def names() -> list[str]:
+    """All presets, the embedded one first."""
+    return list(_PRESETS)
+
+
+def load_language_model(
+    name: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, Any]:
+    """A Hugging Face causal language model and its tokenizer from a folder or from this machine's cache.
+
+    Raises: FileNotFoundError saying where it was looked for.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"device_map": device} if device is not None else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, local_files_only=True, dtype=dtype or "auto", attn_implementation="eager", **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except OSError as error:
+        raise _absent("language model", str(name), "config.json, *.safetensors and the tokenizer") from error
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def load_vision(name: str) -> VisionEncoder:
+    """An encoder by the name of a preset, of a local Hugging Face BEiT folder, or of a pretrained timm model.
+
+    Raises:
+        FileNotFoundError: its weights are not on this machine.
+        ValueError: no encoder of this name.
+    """
+    import timm
+
+    if name in _VISIONS:
+        return _VISIONS[name]()
+    if Path(name).is_dir():
+        return _huggingface_beit(name)
+    if not timm.is_model(name.split(".")[0]):
+        close = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5]
+        raise ValueError(
+            f"no image encoder {name!r}: expected one of {', '.join(_VISIONS)}, a folder with a Hugging Face "
+            f"BEiT, or a timm model" + (f" such as {', '.join(close)}" if close else "")
+        )
+    return VisionEncoder(_timm(name), name=name)
+
+
+def _limber_projection(folder: str) -> nn.Linear:
+    path = LIMBER_WEIGHTS / folder / "proj.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no projection at {path}: it is limber_weights/{folder}/proj.ckpt of the repository jmerullo/limber on "
+            f"GitHub. Put it there, or pass projection='path/to/proj.ckpt'"
+        )
+    return load_linear(path)
+
+
+def _huggingface_beit(name: str) -> VisionEncoder:
+    from transformers import BeitModel
+
+    try:
+        model = BeitModel.from_pretrained(name, local_files_only=True, add_pooling_layer=False)
+    except OSError as error:
+        raise _absent("image encoder", name, "config.json and the weights of a BeitModel") from error
+    side: Any = model.config.image_size
+    preprocessing = Preprocessing(height=side, width=side)
+    return VisionEncoder(
+        beit_from_huggingface(model).requires_grad_(False), preprocessing=preprocessing, name=Path(name).name
+    )
+
+
+def _timm(name: str, **options: Any) -> nn.Module:
+    import timm
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        return timm.create_model(name, pretrained=True, **options).eval().requires_grad_(False)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
+        raise _absent("image encoder", f"timm/{name}", "model.safetensors") from error
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
+
+
+def _absent(what: str, name: str, files: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"no {what} {name!r} on this machine: neither a folder of that name with {files}, nor in the Hugging Face "
+        f"cache. Fetch it once with `hf download {name}` on a machine with access, or pass the folder it lies in"
+    )
+
+
+def _gpt_j(*, device: Any = None, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
+    return load_language_model(GPT_J, device=device, dtype=dtype)
+
+
+def _tiny_language_model(**_placement: Any) -> tuple[nn.Module, Any]:
+    return tiny.load_language_model()
+
+
+_VISIONS: dict[str, Callable[[], VisionEncoder]] = {
+    "tiny": tiny.load_vision,
+    "beit-large": lambda: _huggingface_beit("microsoft/beit-large-patch16-224-pt22k"),
+    "beit-large-ft": lambda: _huggingface_beit("microsoft/beit-large-patch16-224-pt22k-ft22k"),
+    "clip-rn50x16": lambda: VisionEncoder(_timm("resnet50x16_clip.openai"), preprocessing=_CLIP, name="CLIP RN50x16"),
+    "nf-resnet50": lambda: VisionEncoder(
+        PooledGrid(_timm("nf_resnet50.ra2_in1k")), preprocessing=_NF_RESNET, name="NF-ResNet50"
+    ),
+}
+
+
+def _limber(name: str, vision: str, folder: str) -> Preset:
+    return Preset(
+        name=name,
+        language_model=_gpt_j,
+        vision=lambda: load_vision(vision),
+        projection=lambda: _limber_projection(folder),
+    )
+
+
+_PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="tiny",
+            language_model=_tiny_language_model,
+            vision=tiny.load_vision,
+            projection=tiny.load_projection,
+        ),
+        _limber("gpt-j-limber-beit", "beit-large", "beit_linear"),
+        _limber("gpt-j-limber-beit-ft", "beit-large-ft", "beit_ft_linear"),
+        _limber("gpt-j-limber-clip", "clip-rn50x16", "clip_linear"),
+        _limber("gpt-j-limber-nf-resnet50", "nf-resnet50", "nfrn50_4096_linear"),
+    )
+}

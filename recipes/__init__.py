@@ -1,0 +1,1 @@
+"""Recipes: how the artefacts inside the package are made from scratch."""

@@ -1,0 +1,1 @@
+"""The tiny trio from scratch: pictures and text, three trainings, evaluation, packing."""

@@ -1,0 +1,102 @@
+"""What the encoder learns from: patches of one cut-out agree across scenes; hidden patches are foretold."""
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+
+def patch_contrast(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
+    """InfoNCE between single patches of the same cut-out in two scenes, both ways.
+
+    `first[t, p]` and `second[t, p]` lie on cut-out t in either scene. Their positive is each other; their
+    negatives are all patches of all other cut-outs in the other scene's view. The other patches of the same
+    cut-out count neither way.
+
+    Args:
+        first, second: unit vectors; shape (cut-out, patch, width).
+    """
+    cutouts, patches, width = first.shape
+    scores = first.reshape(-1, width) @ second.reshape(-1, width).T / temperature
+    owner = torch.arange(cutouts, device=first.device).repeat_interleave(patches)
+    same = owner[:, None] == owner[None, :]
+    same.fill_diagonal_(False)
+    scores = scores.masked_fill(same, -torch.inf)
+    target = torch.arange(len(scores), device=first.device)
+    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+
+
+def covered_patches(
+    label: Tensor, present: Tensor, *, patch_size: int, count: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Random patches that show each present object.
+
+    Args:
+        label: label map (scene, size, size), k + 1 where object k is seen.
+        present: bool (scene, 3).
+    Returns:
+        Patch numbers (object, count), drawn with replacement by covered pixels among the patches covered at
+        least half, or among all if no patch is; and whether the object is seen at all (object,).
+    """
+    share = patch_shares(label, slots=present.shape[1], patch_size=patch_size)[present]
+    half = share >= 0.5
+    weight = torch.where(half.any(dim=1, keepdim=True), share * half, share)
+    seen = weight.sum(dim=1) > 0
+    weight = torch.where(seen[:, None], weight, 1.0)
+    return torch.multinomial(weight, count, replacement=True, generator=generator), seen
+
+
+def patch_shares(label: Tensor, *, slots: int, patch_size: int) -> Tensor:
+    """Share of each patch's pixels that each object owns; shape (scene, slot, patch)."""
+    one_hot = (label[:, None] == torch.arange(1, slots + 1, device=label.device)[:, None, None]).float()
+    return F.avg_pool2d(one_hot, patch_size).flatten(2)
+
+
+def block_mask(count: int, *, side: int, share: float, generator: Generator) -> Tensor:
+    """Blockwise masks as in BEiT, section 2.3: bool (count, side * side), at least `share` of each hidden.
+
+    Rectangles of random area and shape are laid on until the share is reached; the last one is thinned at
+    random so that every mask hides the same number of patches.
+    """
+    device = generator.device
+    wanted = round(share * side * side)
+    axis = torch.arange(side, device=device)
+    hidden = torch.zeros(count, side, side, dtype=torch.bool, device=device)
+    order = torch.full((count, side, side), torch.inf, device=device)
+    for step in range(16):
+        draw = torch.rand(count, 4, generator=generator, device=device)
+        area = 3 + draw[:, 0] * (0.4 * side * side - 3)
+        shape = torch.exp((draw[:, 1] - 0.5) * 2.4)
+        height = (area * shape).sqrt().round().clamp(1, side)[:, None]
+        width = (area / shape).sqrt().round().clamp(1, side)[:, None]
+        top = (draw[:, 2:3] * (side - height + 1)).floor()
+        left = (draw[:, 3:4] * (side - width + 1)).floor()
+        rows = (axis >= top) & (axis < top + height)
+        columns = (axis >= left) & (axis < left + width)
+        fresh = rows[:, :, None] & columns[:, None, :] & ~hidden
+        tie = torch.rand(count, side, side, generator=generator, device=device)
+        order = torch.where(fresh, step + tie, order)
+        hidden |= fresh
+    tie = torch.rand(count, side, side, generator=generator, device=device)
+    order = torch.where(order.isinf(), 16 + tie, order).flatten(1)
+    rank = order.argsort(dim=1).argsort(dim=1)
+    return rank < wanted
+
+
+def visual_tokens(image: Tensor, codebook: Tensor, *, patch_size: int) -> Tensor:
+    """The nearest code of each patch; int64 (scene, patch)."""
+    patches = F.unfold(image, patch_size, stride=patch_size).transpose(1, 2)
+    nearness = patches @ codebook.T - codebook.square().sum(dim=1) / 2
+    return nearness.argmax(dim=-1)
+
+
+def learn_codebook(image: Tensor, *, codes: int, patch_size: int, generator: Generator, rounds: int = 12) -> Tensor:
+    """k-means over the patches of these scenes; shape (code, 3 * patch_size**2)."""
+    patches = F.unfold(image, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
+    start = torch.randperm(len(patches), generator=generator, device=patches.device)[:codes]
+    codebook = patches[start].clone()
+    for _ in range(rounds):
+        nearest = (patches @ codebook.T - codebook.square().sum(dim=1) / 2).argmax(dim=1)
+        sums = torch.zeros_like(codebook).index_add_(0, nearest, patches)
+        counts = torch.bincount(nearest, minlength=codes)
+        codebook = torch.where((counts > 0)[:, None], sums / counts.clamp(min=1)[:, None], codebook)
+    return codebook

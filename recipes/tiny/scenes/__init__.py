@@ -1,0 +1,23 @@
+"""Scenes with exact masks, composed on the fly from cut-outs."""
+
+from recipes.tiny.scenes.captions import PROMPT, continuation, relation, with_article
+from recipes.tiny.scenes.compose import NATURAL, SLOTS, STRONG, Look, Scenes, choose, compose
+from recipes.tiny.scenes.cutouts import SPLITS, CutOuts, load, of_pixels
+
+__all__ = [
+    "NATURAL",
+    "PROMPT",
+    "SLOTS",
+    "SPLITS",
+    "STRONG",
+    "CutOuts",
+    "Look",
+    "Scenes",
+    "choose",
+    "compose",
+    "continuation",
+    "load",
+    "of_pixels",
+    "relation",
+    "with_article",
+]

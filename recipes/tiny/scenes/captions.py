@@ -1,0 +1,55 @@
+"""Captions of composed scenes, from nouns and centres alone."""
+
+from collections.abc import Sequence
+from random import Random
+
+PROMPT = "A picture of"
+CLEAR = 0.18
+"""Two objects stand in a nameable relation when their centres differ by this share of the side."""
+_VOWEL_SOUND = frozenset({"hour", "hourglass", "heir", "honour", "honor"})
+_CONSONANT_SOUND = ("uni", "use", "eu", "ewe", "one-", "once", "uku")
+_UNLIKE_UNI = ("unin", "unim")
+
+
+def continuation(nouns: Sequence[str], centres: Sequence[tuple[float, float]], *, random: Random) -> str:
+    """What follows `PROMPT`: " a dog.", " a dog and a car.", " a dog above a car.", " a dog, a car and an apple."
+
+    Two objects are listed half of the time, and else put in relation where their places allow it: above and
+    below by the larger vertical distance, next to by the larger horizontal one. The order is random.
+
+    Args:
+        nouns: one for each visible object.
+        centres: (x, y) of each, as shares of the side, y downwards.
+    Raises: ValueError if there is no noun, or not one centre for each.
+    """
+    if not nouns or len(nouns) != len(centres):
+        raise ValueError(f"{len(nouns)} nouns and {len(centres)} centres: expected as many, and at least one")
+    order = random.sample(range(len(nouns)), len(nouns))
+    phrases = [with_article(nouns[index]) for index in order]
+    if len(phrases) == 2 and random.random() < 0.5:
+        between = relation(centres[order[0]], centres[order[1]])
+        if between is not None:
+            return f" {phrases[0]} {between} {phrases[1]}."
+    if len(phrases) == 1:
+        return f" {phrases[0]}."
+    return f" {', '.join(phrases[:-1])} and {phrases[-1]}."
+
+
+def relation(first: tuple[float, float], second: tuple[float, float]) -> str | None:
+    """How the first stands to the second: "above", "below", "next to", or None if they are too close."""
+    across, down = second[0] - first[0], second[1] - first[1]
+    if max(abs(across), abs(down)) < CLEAR:
+        return None
+    if abs(across) >= abs(down):
+        return "next to"
+    return "above" if down > 0 else "below"
+
+
+def with_article(noun: str) -> str:
+    """The noun with "a" or "an", by its first sound."""
+    if not noun:
+        raise ValueError("the noun is empty")
+    word = noun.split()[0].lower()
+    glide = word.startswith(_CONSONANT_SOUND) and not word.startswith(_UNLIKE_UNI)
+    vowel = (word[0] in "aeiou" and not glide) or word in _VOWEL_SOUND
+    return f"{'an' if vowel else 'a'} {noun}"

@@ -1,0 +1,195 @@
+import copy
+
+import pytest
+import torch
+
+from lens_multimodal.hooks import (
+    Mean,
+    Resample,
+    Zero,
+    ablate,
+    ablate_attention,
+    ablate_heads,
+    ablate_mlp,
+    ablate_positions,
+    mean_activations,
+    record,
+    shuffled,
+)
+from lens_multimodal.model import host
+from tests.hooks import reference
+from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, output_edited, put, wrapped
+
+NEURONS = [(0, 3), (2, 11), (2, 30), (1, 0)]
+BY_LAYER = {0: [3], 1: [0], 2: [11, 30]}
+cases = pytest.mark.parametrize(("layout", "kind"), CASES)
+
+
+def run(layout, kind, prompt, hooks):
+    model = wrapped(layout, kind)
+    with torch.no_grad(), host.fired_hooks(model, hooks):
+        return host.logits_of(model, prompt)
+
+
+def without_rows(layout):
+    """A copy of the Hugging Face model whose chosen neurons write nothing."""
+    model = copy.deepcopy(reference.hugging_face(layout))
+    for layer, neurons in BY_LAYER.items():
+        down = model.get_submodule(f"{reference.BLOCKS[layout]}.{layer}.{reference.MLP_OUT[layout]}")
+        with torch.no_grad():
+            rows = down.weight if layout == "gpt-2" else down.weight.T
+            rows[neurons] = 0
+    return model
+
+
+@cases
+def test_zero_everywhere_equals_weights_without_those_rows(layout, kind):
+    prompt = reference.tokens()
+    result = run(layout, kind, prompt, ablate(NEURONS, wrapped(layout, kind)))
+    assert_close(result, without_rows(layout)(prompt).logits)
+    assert_different(result, reference.logits(layout, prompt))
+
+
+@cases
+def test_zero_at_positions_equals_pytorch_hooks(layout, kind):
+    prompt, positions = reference.tokens(), [1, 4, 5]
+    result = run(layout, kind, prompt, ablate(NEURONS, wrapped(layout, kind), positions=positions))
+    edits = [
+        input_edited(reference.mlp_down(layout, layer), put((..., torch.tensor(positions)[:, None], neurons), 0.0))
+        for layer, neurons in BY_LAYER.items()
+    ]
+    expected = reference.logits(layout, prompt, *edits)
+    assert_close(result, expected)
+    plain = reference.logits(layout, prompt)
+    assert_different(result, plain)
+    torch.testing.assert_close(result[:, 0], plain[:, 0], rtol=0, atol=2e-5)
+
+
+@cases
+def test_mean_and_resample_equal_pytorch_hooks(layout, kind):
+    model, prompt, others = wrapped(layout, kind), reference.tokens(), reference.tokens(seed=1, batch=3)
+    names = [host.mlp_post(layer) for layer in BY_LAYER]
+    modules = [reference.mlp_down(layout, layer) for layer in BY_LAYER]
+    inputs = reference.inputs_of(layout, others, modules)
+
+    means = mean_activations(model, [others[:1], others[1:]], names)
+    result = run(layout, kind, prompt, ablate(NEURONS, model, to=Mean(means)))
+    edits = [
+        input_edited(module, put((..., neurons), value.mean((0, 1))[neurons]))
+        for module, neurons, value in zip(modules, BY_LAYER.values(), inputs, strict=True)
+    ]
+    assert_close(result, reference.logits(layout, prompt, *edits))
+
+    result = run(layout, kind, prompt, ablate(NEURONS, model, to=Resample(record(model, others[1:], names))))
+    edits = [
+        input_edited(module, put((..., neurons), value[1:, :, neurons]))
+        for module, neurons, value in zip(modules, BY_LAYER.values(), inputs, strict=True)
+    ]
+    assert_close(result, reference.logits(layout, prompt, *edits))
+
+
+@cases
+def test_heads(layout, kind):
+    prompt, sizes = reference.tokens(), host.shape(wrapped(layout, kind))
+    result = run(layout, kind, prompt, ablate_heads([(1, 1)], wrapped(layout, kind), positions=slice(2, None)))
+    edit = put((slice(None), slice(2, None), slice(sizes.d_head, 2 * sizes.d_head)), 0.0)
+    expected = reference.logits(layout, prompt, input_edited(reference.attention_out(layout, 1), edit))
+    assert_close(result, expected)
+    assert_different(result, reference.logits(layout, prompt))
+
+
+@cases
+@pytest.mark.parametrize("part", ["mlp", "attention"])
+def test_whole_sublayers(layout, kind, part):
+    prompt, model = reference.tokens(), wrapped(layout, kind)
+    hooks = (ablate_mlp if part == "mlp" else ablate_attention)([0, 2], model, positions=range(1, 5))
+    outputs = reference.mlp_down if part == "mlp" else reference.attention_out
+    edits = [output_edited(outputs(layout, layer), put((slice(None), slice(1, 5)), 0.0)) for layer in (0, 2)]
+    result = run(layout, kind, prompt, hooks)
+    assert_close(result, reference.logits(layout, prompt, *edits))
+    assert_different(result, reference.logits(layout, prompt))
+
+
+@cases
+@pytest.mark.parametrize("layer", [0, 2])
+def test_positions_replaced_by_a_mean_vector(layout, kind, layer):
+    prompt, model = reference.tokens(), wrapped(layout, kind)
+    mean = mean_activations(model, [prompt], [host.resid_pre(layer)], positions=[0, 1, 2])
+    result = run(layout, kind, prompt, ablate_positions([0, 2], model, to=Mean(mean), layer=layer))
+    [inputs] = reference.inputs_of(layout, prompt, [reference.block(layout, layer)])
+    edit = put((slice(None), [0, 2]), inputs[:, :3].mean((0, 1)))
+    assert_close(result, reference.logits(layout, prompt, input_edited(reference.block(layout, layer), edit)))
+    assert_different(result, reference.logits(layout, prompt))
+
+
+@cases
+def test_generation_with_cache_equals_rerunning_the_whole_row(layout, kind):
+    model, prompt, positions = wrapped(layout, kind), reference.tokens(seed=3), [0, 2, 3, 4, 5, 6]
+    chosen = [(layer, neuron) for layer in range(3) for neuron in range(0, 40, 2)]
+
+    def generate(hooks):
+        with host.fired_hooks(model, hooks):
+            return model.generate(
+                prompt, max_new_tokens=6, do_sample=False, stop_at_eos=False, return_type="tokens", verbose=False
+            )
+
+    def edits(where):
+        return lambda: [
+            input_edited(reference.mlp_down(layout, layer), put((slice(None), where, slice(0, 40, 2)), 0.0))
+            for layer in range(3)
+        ]
+
+    plain = reference.greedy(layout, prompt, 6, list)
+    at_prompt = reference.greedy(layout, prompt, 6, edits(positions))
+    everywhere = reference.greedy(layout, prompt, 6, edits(slice(None)))
+    from_text_on = reference.greedy(layout, prompt, 6, edits(slice(7, None)))
+    assert torch.equal(generate(ablate(chosen, model, positions=positions)), at_prompt)
+    assert torch.equal(generate(ablate(chosen, model)), everywhere)
+    assert torch.equal(generate(ablate(chosen, model, positions=slice(7, None))), from_text_on)
+    assert len({tuple(x.flatten().tolist()) for x in (plain, at_prompt, everywhere, from_text_on)}) == 4
+
+
+def test_shuffled_moves_every_prompt_and_all_hook_points_together():
+    run = {"a": torch.arange(5.0)[:, None], "b": torch.arange(5.0)[:, None] + 10}
+    moved = shuffled(run, ["a", "b"], torch.Generator().manual_seed(0))
+    assert torch.equal(moved["b"] - 10, moved["a"])
+    assert sorted(moved["a"].flatten().tolist()) == [0, 1, 2, 3, 4]
+    assert not (moved["a"] == run["a"]).any()
+    with pytest.raises(ValueError, match="two or more prompts"):
+        shuffled({"a": torch.zeros(1, 2)}, ["a"], torch.Generator())
+
+
+def test_builders_refuse_what_does_not_fit():
+    model = wrapped("gpt-j", "bridge")
+    name = host.mlp_post(0)
+    with pytest.raises(ValueError, match=r"the means given has no 'blocks.0.mlp.hook_post'; it has x; record"):
+        ablate([(0, 1)], model, to=Mean({"x": torch.zeros(40)}))
+    with pytest.raises(ValueError, match=r"shape \[41\], this model needs \[40\]; was it made with another model"):
+        ablate([(0, 1)], model, to=Mean({name: torch.zeros(41)}))
+    with pytest.raises(ValueError, match=r"this model needs \[batch, pos, 40\]"):
+        ablate([(0, 1)], model, to=Resample({name: torch.zeros(9, 40)}))
+    with pytest.raises(ValueError, match="layer 7 is outside the model's 3 layers"):
+        ablate_mlp([7], model)
+    with pytest.raises(ValueError, match="no layers given"):
+        ablate_mlp([], model)
+    with pytest.raises(ValueError, match="layers given more than once"):
+        ablate_attention([1, 1], model)
+
+
+def test_runs_that_do_not_fit_the_pass():
+    model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
+    name = host.mlp_post(0)
+    with pytest.raises(ValueError, match="a batch of 3, this pass one of 2"):
+        run("gpt-j", "bridge", prompt, ablate([(0, 1)], model, to=Resample({name: torch.zeros(3, 9, 40)})))
+    with pytest.raises(ValueError, match="has 4 positions, this pass 9"):
+        run("gpt-j", "bridge", prompt, ablate([(0, 1)], model, to=Resample({name: torch.zeros(1, 4, 40)})))
+    with pytest.raises(ValueError, match="position 9 is outside this pass"):
+        run("gpt-j", "bridge", prompt, ablate([(0, 1)], model, positions=[9]))
+    everywhere = ablate([(0, 1)], model, to=Resample({name: torch.zeros(1, 9, 40)}))
+    with pytest.raises(ValueError, match="has no generated tokens; limit"), model.hooks(fwd_hooks=everywhere):
+        model.generate(prompt, max_new_tokens=3, do_sample=False, stop_at_eos=False, verbose=False)
+
+
+def test_zero_prints_what_it_is():
+    assert repr(Zero()) == "Zero()"
+    assert repr(Mean({})) == "Mean()"
