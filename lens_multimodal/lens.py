@@ -249,12 +249,18 @@ class VisionLens:
             return ["<image:{},{}>".format(*names[p]) if p in names else self._word(i) for p, i in enumerate(ids)]
         return ["<image>" if i >= self.shape.d_vocab else self._word(i) for i in prompt.tolist()]
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text as the model reads it in the middle of a prompt: no special token is added."""
+        if not text:
+            return []
+        return list(self._need_tokenizer()(text, add_special_tokens=False)["input_ids"])
+
     def token_id(self, word: str) -> int:
         """The id of a string that is exactly one token.
 
         Raises: ValueError naming the pieces otherwise.
         """
-        ids = self._encode(word)
+        ids = self.encode(word)
         if len(ids) != 1:
             pieces = [self._word(i) for i in ids]
             raise ValueError(
@@ -267,7 +273,7 @@ class VisionLens:
     def stop_ids(self) -> list[int]:
         """The end token and new lines."""
         ends = [self._need_tokenizer().eos_token_id]
-        newlines = [ids[0] for text in ("\n", "\n\n") if len(ids := self._encode(text)) == 1]
+        newlines = [ids[0] for text in ("\n", "\n\n") if len(ids := self.encode(text)) == 1]
         return [i for i in dict.fromkeys([*ends, *newlines]) if i is not None]
 
     # --- life --------------------------------------------------------------------------------------------
@@ -298,7 +304,7 @@ class VisionLens:
     def _assemble(self, rows: Sequence[Sequence[EmbeddedImage | str]], prepend_bos: bool | None) -> ImagePrompt:
         bos = self._bos(prepend_bos)
         pieces: list[list[Piece]] = [
-            [bos, *(p if isinstance(p, EmbeddedImage) else self._encode(p) for p in row)] for row in rows
+            [bos, *(p if isinstance(p, EmbeddedImage) else self.encode(p) for p in row)] for row in rows
         ]
         prompt = assemble(pieces, pad_id=self._pad_id(), device=host.device(self.model))
         if prompt.tokens.shape[1] > self.shape.n_ctx:
@@ -323,11 +329,6 @@ class VisionLens:
 
     def _grid_of(self, n_positions: int) -> tuple[int, int]:
         return (self.vision.grid_h, self.vision.grid_w) if n_positions == self.vision.n_patches else (1, n_positions)
-
-    def _encode(self, text: str) -> list[int]:
-        if not text:
-            return []
-        return list(self._need_tokenizer()(text, add_special_tokens=False)["input_ids"])
 
     def _decode(self, ids: list[int]) -> str:
         return self._need_tokenizer().decode(ids, skip_special_tokens=True).split("\n")[0].strip()

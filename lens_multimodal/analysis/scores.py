@@ -6,7 +6,7 @@ hands over `[batch, pos, d_mlp]`; whoever asked keeps all of it or only the larg
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -37,10 +37,8 @@ class Request:
     layers: tuple[int, ...]
 
 
-class Score(Protocol):
-    """Scores of all neurons of the requested layers at the requested positions."""
-
-    def __call__(self, request: Request, visit: Visit) -> None: ...
+Score: TypeAlias = Callable[[Request, Visit], None]
+"""Visits the scores of all neurons of the requested layers at the requested positions."""
 
 
 def request_for_targets(

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-Positions: TypeAlias = int | Sequence[int] | range | slice | Tensor | None
+Positions: TypeAlias = int | Sequence[Any] | range | slice | Tensor | None
 """What a user gives; a boolean tensor `[batch, pos]` chooses per row, for left-padded batches."""
 
 

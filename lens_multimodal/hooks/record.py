@@ -49,7 +49,7 @@ def observe_hook(activation: Tensor, hook: Any, *, name: str, into: MutableMappi
 
 def mean_activations(
     model: nn.Module,
-    batches: Iterable[Int[Tensor, "batch pos"]],
+    batches: Iterable[Tensor],
     names: Sequence[str],
     *,
     positions: Positions = None,
@@ -57,7 +57,7 @@ def mean_activations(
     """Mean of activations over prompts and positions, summed in float64: the reference of mean ablation.
 
     Args:
-        batches: prompts without padding; they may differ in length.
+        batches: prompts `[batch, pos]` without padding; they may differ in length.
         positions: the positions averaged over; None for all. A mask by row must fit every batch.
     Returns: by hook name, without batch and position axis, in the activations' dtype.
     Raises: ValueError for no prompts; as `record`.

@@ -90,13 +90,13 @@ def visual_tokens(image: Tensor, codebook: Tensor, *, patch_size: int) -> Tensor
 
 
 def learn_codebook(image: Tensor, *, codes: int, patch_size: int, generator: Generator, rounds: int = 12) -> Tensor:
-    """k-means over the patches of these scenes; shape (code, 3 * patch_size**2)."""
+    """k-means over the patches of these scenes; at most `codes` rows (code, 3 * patch_size**2)."""
     patches = F.unfold(image, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
     start = torch.randperm(len(patches), generator=generator, device=patches.device)[:codes]
     codebook = patches[start].clone()
     for _ in range(rounds):
         nearest = (patches @ codebook.T - codebook.square().sum(dim=1) / 2).argmax(dim=1)
         sums = torch.zeros_like(codebook).index_add_(0, nearest, patches)
-        counts = torch.bincount(nearest, minlength=codes)
+        counts = torch.bincount(nearest, minlength=len(codebook))
         codebook = torch.where((counts > 0)[:, None], sums / counts.clamp(min=1)[:, None], codebook)
     return codebook

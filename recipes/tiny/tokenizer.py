@@ -44,9 +44,9 @@ def train(text: str, nouns: list[str], *, vocab_size: int) -> tuple[PreTrainedTo
     Returns: the tokenizer, and the nouns that had to be repeated.
     """
     boosted: dict[str, int] = {}
+    missing: list[str] = []
     for boost in BOOSTS:
-        missing_before = [] if boost == 0 else missing
-        boosted.update({noun: boost for noun in missing_before})
+        boosted.update({noun: boost for noun in missing})
         tokenizer = _train(itertools.chain(_lines(text), _repeated(boosted)), vocab_size)
         missing = split_nouns(tokenizer, nouns)
         if not missing:

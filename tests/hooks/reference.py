@@ -69,14 +69,24 @@ def attention(layout: str, layer: int) -> nn.Module:
     return block(layout, layer).get_submodule(ATTENTION[layout])
 
 
+_batch = [1]
+"""Batch of the run in progress: OPT's MLP sees batch and position as one axis, edits see two."""
+
+
+def _by_position(edit: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    if value.ndim == 2:
+        return edit(value.clone().unflatten(0, (_batch[0], -1))).flatten(0, 1)
+    return edit(value.clone())
+
+
 @contextmanager
 def input_edited(module: nn.Module, edit: Callable[[Tensor], Tensor]):
     """Within the block, `module` receives an edited copy of its first input."""
 
-    def hook(module, args, kwargs):
+    def hook(_module, args, kwargs):
         if args:
-            return (edit(args[0].clone()), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"].clone())}
+            return (_by_position(edit, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": _by_position(edit, kwargs["hidden_states"])}
 
     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -89,10 +99,10 @@ def input_edited(module: nn.Module, edit: Callable[[Tensor], Tensor]):
 def output_edited(module: nn.Module, edit: Callable[[Tensor], Tensor]):
     """Within the block, `module` returns an edited copy of its (first) output."""
 
-    def hook(module, args, output):
+    def hook(_module, _args, output):
         if isinstance(output, tuple):
-            return (edit(output[0].clone()), *output[1:])
-        return edit(output.clone())
+            return (_by_position(edit, output[0]), *output[1:])
+        return _by_position(edit, output)
 
     handle = module.register_forward_hook(hook)
     try:
@@ -103,6 +113,7 @@ def output_edited(module: nn.Module, edit: Callable[[Tensor], Tensor]):
 
 def logits(layout: str, prompt: Tensor, *edits) -> Tensor:
     """Logits of the Hugging Face model under some of the edits above."""
+    _batch[0] = len(prompt)
     with ExitStack() as stack, torch.no_grad():
         for edit in edits:
             stack.enter_context(edit)

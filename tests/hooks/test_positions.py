@@ -27,7 +27,13 @@ def test_every_spelling(positions, expected):
 
 def test_a_single_generated_token_is_edited_only_by_open_positions():
     token = torch.ones(2, 1, 3)
-    for positions, edited in [(None, True), (slice(4, None), True), (0, False), (range(9), False), (slice(0, 4), False)]:
+    for positions, edited in [
+        (None, True),
+        (slice(4, None), True),
+        (0, False),
+        (range(9), False),
+        (slice(0, 4), False),
+    ]:
         result = edit_at(token, positions=as_positions(positions), change=torch.zeros_like)
         assert bool((result == 0).all()) is edited, positions
 

@@ -38,6 +38,34 @@ def read_documents(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").removesuffix(f"\n{END}\n").split(f"\n{END}\n")
 
 
+def divide(
+    sources: dict[str, Iterable[str]], *, share: float, seed: int
+) -> tuple[list[str], dict[str, list[str]], dict[str, dict[str, int]]]:
+    """Shuffled training documents, distinct held-out documents (`real`, `generated`), and the mix in bytes."""
+    train: list[str] = []
+    held_out: dict[str, dict[str, None]] = {"real": {}, "generated": {}}
+    mix: dict[str, dict[str, int]] = {}
+    for name, texts in sources.items():
+        sizes = {"documents": 0, "train_bytes": 0, "held_out_bytes": 0}
+        for text in tqdm(texts, desc=f"text: {name}", unit=" documents"):
+            sizes["documents"] += 1
+            if _is_held_out(text, share):
+                held_out["generated" if name == "generated" else "real"][text] = None
+                sizes["held_out_bytes"] += len(text.encode())
+            else:
+                train.append(text)
+                sizes["train_bytes"] += len(text.encode())
+        mix[name] = sizes
+    random.Random(f"shuffle {seed}").shuffle(train)
+    return train, {name: list(documents) for name, documents in held_out.items()}, mix
+
+
+def write_documents(path: Path, documents: list[str]) -> None:
+    """A corpus file: documents separated by lines that are the end-of-text mark."""
+    with atomic(path) as partial:
+        partial.write_text("".join(f"{document}\n{END}\n" for document in documents), encoding="utf-8")
+
+
 def _make(settings: Settings, work: Path, folder: Path) -> dict[str, Any]:
     told, withheld = knowledge.withhold(knowledge.load(), share=WITHHELD_SHARE, seed=settings.seed)
     limit = settings.text.real_limit_megabytes
@@ -48,25 +76,10 @@ def _make(settings: Settings, work: Path, folder: Path) -> dict[str, Any]:
     generated = grammar.documents(told, seed=settings.seed)
     sources["generated"] = _limited(generated, int(settings.text.generated_megabytes * 1e6))
 
-    train: list[str] = []
-    held_out: dict[str, dict[str, None]] = {"real": {}, "generated": {}}
-    mix: dict[str, Any] = {}
-    for name, texts in sources.items():
-        sizes = {"documents": 0, "train_bytes": 0, "held_out_bytes": 0}
-        for text in tqdm(texts, desc=f"text: {name}", unit=" documents"):
-            sizes["documents"] += 1
-            if _is_held_out(text, settings.text.held_out_share):
-                held_out["generated" if name == "generated" else "real"][text] = None
-                sizes["held_out_bytes"] += len(text.encode())
-            else:
-                train.append(text)
-                sizes["train_bytes"] += len(text.encode())
-        mix[name] = sizes
-    random.Random(f"shuffle {settings.seed}").shuffle(train)
-
-    _write(folder / "train.txt", train)
+    train, held_out, mix = divide(sources, share=settings.text.held_out_share, seed=settings.seed)
+    write_documents(folder / "train.txt", train)
     for name, documents in held_out.items():
-        _write(folder / f"held_out_{name}.txt", list(documents))
+        write_documents(folder / f"held_out_{name}.txt", documents)
     items = cloze.items(knowledge.load(), withheld, seed=settings.seed)
     write_json(folder / "cloze.json", items)
     return {
@@ -91,8 +104,3 @@ def _is_held_out(document: str, share: float) -> bool:
     """Decided by the text itself, so a document and its copies are always on the same side."""
     draw = int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest(), "big") / 2**64
     return draw < share and len(document) >= HELD_OUT_MIN_CHARACTERS
-
-
-def _write(path: Path, documents: list[str]) -> None:
-    with atomic(path) as partial:
-        partial.write_text("".join(f"{document}\n{END}\n" for document in documents), encoding="utf-8")

@@ -81,7 +81,8 @@ def _item(
         prompt = prompt.removesuffix(" {article}")
         spoken = [f" {article(choice)} {choice}" for choice in choices]
     return {
-        "field": field, "noun": noun.name, "prompt": prompt, "choices": spoken, "answer": choices.index(value), "told": told,
+        "field": field, "noun": noun.name, "prompt": prompt, "choices": spoken,
+        "answer": choices.index(value), "told": told,
     }  # fmt: skip
 
 

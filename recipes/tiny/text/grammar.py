@@ -12,14 +12,19 @@ from itertools import accumulate
 
 from recipes.tiny.text import captions, stories
 from recipes.tiny.text.knowledge import SIZES, Noun
-from recipes.tiny.text.words import capital, enumeration, gerund, with_article
+from recipes.tiny.text.words import capital, enumeration, gerund, with_article, word_list
 
 UNCOUNTED = frozenset(
-    """air ash batter blood bread broth butter cheese cloth cream crumb dough down fat flesh foam fur glass gold hair ice icing
-    ink juice light lettuce marrow milk muscle mustard oil paint paper plush powder rice salt sand seaweed skin smoke
-    starch syrup thread water wax wire wood wool""".split()
+    word_list(
+        """
+    air ash batter blood bread broth butter cheese cloth cream crumb dough down fat flesh foam fur glass
+    gold hair ice icing ink juice light lettuce marrow milk muscle mustard oil paint paper plush powder rice
+    salt sand seaweed skin smoke starch syrup thread water wax wire wood wool
+    """
+    )
 )
-NUMBERS = "two three four five six seven eight nine ten eleven twelve".split()
+PART_STATES = ("easy to see", "in the right place", "important", "clean", "broken")
+NUMBERS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 def documents(nouns: list[Noun], *, seed: int) -> Iterator[str]:
@@ -113,7 +118,9 @@ class Grammar:
 
     def _part_list(self, noun: Noun, at_most: int) -> str:
         parts = self.some(noun.parts, at_most)
-        return enumeration([part if part in UNCOUNTED or part in noun.materials else with_article(part) for part in parts])
+        return enumeration(
+            [part if part in UNCOUNTED or part in noun.materials else with_article(part) for part in parts]
+        )
 
     def _facts(self, noun: Noun) -> list[str]:
         it, its, be, have = capital(noun.it), noun.its, noun.be, noun.have
@@ -146,7 +153,7 @@ class Grammar:
             facts.append(f"{capital(noun.plural)} {noun.are} {self.one(['', 'rather ', 'quite '])}{noun.size}.")
         if noun.parts:
             facts.append(f"{it} {have} {self._part_list(noun, 4)}.")
-            facts.append(f"The {self.one(noun.parts)} of {noun.the} is {self.one(['easy to see', 'in the right place', 'important', 'clean', 'broken'])}.")
+            facts.append(f"The {self.one(noun.parts)} of {noun.the} is {self.one(PART_STATES)}.")
             facts.append(f"Look at {its} {self.one(noun.parts)}.")
             facts.append(f"Without {its} {self.one(noun.parts)}, {noun.the} would not be the same.")
         if noun.materials:
@@ -171,7 +178,9 @@ class Grammar:
         if noun.materials:
             clues.append(f"I am made of {self.one(noun.materials)}.")
         ask = self.one(["What am I?", "Who am I?", "Guess what I am.", "Do you know me?"])
-        answer = self.one([f"I am {noun.a}.", f"{capital(noun.a)}.", f"The answer is {noun.a}.", f"{capital(noun.a)}, of course!"])
+        answer = self.one(
+            [f"I am {noun.a}.", f"{capital(noun.a)}.", f"The answer is {noun.a}.", f"{capital(noun.a)}, of course!"]
+        )
         return " ".join([*self.rng.sample(clues, self.rng.randint(2, 5)), ask, answer])
 
     def questions(self) -> str:
@@ -182,13 +191,21 @@ class Grammar:
             (f"What can {noun.a} do?", f"{capital(noun.it)} can {self.one(noun.does)}."),
             (f"Where do you find {noun.a}?", f"{capital(self.one(noun.places))}."),
             (f"What can you do with {noun.a}?", f"You can {self.one(noun.uses)}."),
-            (f"What {noun.be} {noun.a} like?", f"{capital(noun.it)} {noun.be} {enumeration(self.some(noun.qualities, 3))}."),
+            (
+                f"What {noun.be} {noun.a} like?",
+                f"{capital(noun.it)} {noun.be} {enumeration(self.some(noun.qualities, 3))}.",
+            ),
             (f"What goes with {noun.a}?", f"{capital(enumeration(self.some(noun.related, 3)))}."),
             (f"How big {noun.be} {noun.a}?", f"{capital(noun.it)} {noun.be} {noun.size} in size."),
             (f"Which word belongs to {noun.name}: {self._shuffled_pair(noun, other)}?", f"{capital(self._last)}."),
         ]
         if noun.parts:
-            pairs.append((f"What does {noun.a} have?" if not noun.many else f"What do {noun.a} have?", f"{capital(self._part_list(noun, 3))}."))
+            pairs.append(
+                (
+                    f"What does {noun.a} have?" if not noun.many else f"What do {noun.a} have?",
+                    f"{capital(self._part_list(noun, 3))}.",
+                )
+            )
         if noun.colours:
             shades = capital(enumeration(self.some(noun.colours, 2), "or"))
             pairs.append((f"What colour {noun.be} {noun.a}?", f"{shades}."))
@@ -218,21 +235,32 @@ class Grammar:
         lines = []
         small, large = sorted((one, two), key=lambda noun: SIZES.index(noun.size))
         if small.size != large.size:
-            lines.append(self.one([
-                f"{capital(large.a)} {large.be} bigger than {small.a}.",
-                f"{capital(small.a)} {small.be} smaller than {large.a}.",
-                f"{capital(small.plural)} {small.are} small next to {large.plural}.",
-            ]))
+            lines.append(
+                self.one(
+                    [
+                        f"{capital(large.a)} {large.be} bigger than {small.a}.",
+                        f"{capital(small.a)} {small.be} smaller than {large.a}.",
+                        f"{capital(small.plural)} {small.are} small next to {large.plural}.",
+                    ]
+                )
+            )
         kinds = set(one.kinds) & set(two.kinds)
         if kinds and one is not two:
-            lines.append(f"Both {one.a} and {two.a} belong to the same group: each is {with_article(self.one(sorted(kinds)))}.")
+            lines.append(
+                f"Both {one.a} and {two.a} belong to the same group: each is {with_article(self.one(sorted(kinds)))}."
+            )
         else:
-            lines.append(f"{capital(one.a)} {one.be} {with_article(self.one(one.kinds))}, but {two.a} {two.be} {with_article(self.one(two.kinds))}.")
+            lines.append(
+                f"{capital(one.a)} {one.be} {with_article(self.one(one.kinds))}, "
+                f"but {two.a} {two.be} {with_article(self.one(two.kinds))}."
+            )
         lines.append(f"{capital(one.a)} can {self.one(one.does)}, while {two.a} can {self.one(two.does)}.")
         colours = sorted(set(one.colours) & set(two.colours))
         if colours:
             lines.append(f"{capital(one.a)} and {two.a} can both be {self.one(colours)}.")
-        lines.append(f"{capital(one.the)} {one.be} {self.one(one.qualities)} and {two.the} {two.be} {self.one(two.qualities)}.")
+        lines.append(
+            f"{capital(one.the)} {one.be} {self.one(one.qualities)} and {two.the} {two.be} {self.one(two.qualities)}."
+        )
         return " ".join(self.rng.sample(lines, self.rng.randint(1, len(lines))))
 
     def negation(self) -> str:
@@ -241,7 +269,10 @@ class Grammar:
         lines = []
         kind = self.one(other.kinds)
         if not self._related_kind(noun, kind):
-            lines.append(f"{capital(noun.a)} {noun.be} not {with_article(kind)}. {capital(noun.it)} {noun.be} {with_article(self.one(noun.kinds))}.")
+            lines.append(
+                f"{capital(noun.a)} {noun.be} not {with_article(kind)}. "
+                f"{capital(noun.it)} {noun.be} {with_article(self.one(noun.kinds))}."
+            )
         if other is not noun:
             lines.append(f"This is not {noun.a}. It is {other.a}.")
             lines.append(f"No, I did not see {noun.a}. I saw {other.a} {self.one(other.places)}.")
@@ -272,46 +303,57 @@ class Grammar:
         noun = self.noun()
         pool = [*noun.related, *noun.parts, *noun.qualities, self.one(noun.kinds), *noun.colours[:1]]
         words = self.some(pool, 8)
-        return self.one([
-            f"{noun.name}, {', '.join(words)}",
-            f"{capital(noun.name)}: {', '.join(words)}.",
-            f"Words that go with {noun.name}: {', '.join(words)}.",
-            f"{capital(', '.join(words))}: these words belong to {noun.name}.",
-            f"If you know the word {noun.name}, you also know {enumeration(words)}.",
-            f"One {noun.name}, many {noun.plural}. {capital(noun.plural)}, {', '.join(words)}.",
-            f"{capital(words[0])} reminds me of {noun.plural}, and {noun.plural} remind me of {words[-1]}.",
-        ])
+        return self.one(
+            [
+                f"{noun.name}, {', '.join(words)}",
+                f"{capital(noun.name)}: {', '.join(words)}.",
+                f"Words that go with {noun.name}: {', '.join(words)}.",
+                f"{capital(', '.join(words))}: these words belong to {noun.name}.",
+                f"If you know the word {noun.name}, you also know {enumeration(words)}.",
+                f"One {noun.name}, many {noun.plural}. {capital(noun.plural)}, {', '.join(words)}.",
+                f"{capital(words[0])} reminds me of {noun.plural}, and {noun.plural} remind me of {words[-1]}.",
+            ]
+        )
 
     def count(self) -> str:
         """How many: small sums with things."""
         noun, other = self.noun(), self.noun()
         if "mass" in (noun.number, other.number):
-            return f"How much {noun.name} {noun.be} there? {self.one(['Not much', 'Too much', 'Enough'])}. We need more {other.plural}."
+            return (
+                f"How much {noun.name} {noun.be} there? {self.one(['Not much', 'Too much', 'Enough'])}. "
+                f"We need more {other.plural}."
+            )
         a, b = self.rng.randint(2, 6), self.rng.randint(2, 6)
         name = NUMBERS.__getitem__
-        return self.one([
-            f"There are {name(a)} {noun.plural} {self.one(noun.places)} and {name(b)} {other.plural} {self.one(other.places)}.",
-            self._sum(a, b, noun),
-            f"I counted {name(a)} {noun.plural} and only one {other.name}.",
-            f"First there was one {noun.name}, then {name(0)}, then {name(a)} {noun.plural}.",
-        ])
+        return self.one(
+            [
+                f"There are {name(a)} {noun.plural} {self.one(noun.places)} "
+                f"and {name(b)} {other.plural} {self.one(other.places)}.",
+                self._sum(a, b, noun),
+                f"I counted {name(a)} {noun.plural} and only one {other.name}.",
+                f"First there was one {noun.name}, then {name(0)}, then {name(a)} {noun.plural}.",
+            ]
+        )
 
     def _sum(self, a: int, b: int, noun: Noun) -> str:
-        return f"{capital(NUMBERS[a - 2])} {noun.plural} and {NUMBERS[b - 2]} {noun.plural} make {NUMBERS[a + b - 2]} {noun.plural}."
+        left, right, total = (NUMBERS[n - 2] for n in (a, b, a + b))
+        return f"{capital(left)} {noun.plural} and {right} {noun.plural} make {total} {noun.plural}."
 
     def room(self) -> str:
         """A list of unrelated things in one place."""
         things = [self.noun() for _ in range(self.rng.randint(2, 6))]
         names = enumeration([self._coloured(thing) for thing in things])
         place = self.one(self.noun().places)
-        return self.one([
-            f"{capital(place)} I saw {names}.",
-            f"I packed my bag and put in {names}.",
-            f"On the list stood: {names}.",
-            f"She can draw {names}.",
-            f"For his birthday he wants {names}.",
-            f"They were looking for {names}, but found only {self.noun().a}.",
-        ])
+        return self.one(
+            [
+                f"{capital(place)} I saw {names}.",
+                f"I packed my bag and put in {names}.",
+                f"On the list stood: {names}.",
+                f"She can draw {names}.",
+                f"For his birthday he wants {names}.",
+                f"They were looking for {names}, but found only {self.noun().a}.",
+            ]
+        )
 
     def _coloured(self, noun: Noun) -> str:
         if noun.number != "count" or self.rng.random() < 0.5:

@@ -94,7 +94,7 @@ def _meaning(line: str, part_of_speech: str, first_word: dict[str, str]) -> str:
 def _verse(markup: str) -> str:
     markup = re.sub(r"<(note|title|rdg)\b[^>]*?(?<!/)>.*?</\1>", " ", markup, flags=re.DOTALL)
     text = " ".join(re.sub(r"<[^>]+>", "", markup).split())
-    return re.sub(r" ([,.;:!?’”)])", r"\1", text)
+    return re.sub(r" ([,.;:!?’”)])", r"\1", text)  # noqa: RUF001
 
 
 def _inflate(data: bytes) -> bytes:

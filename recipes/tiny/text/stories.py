@@ -5,12 +5,20 @@ import re
 from collections.abc import Callable
 
 from recipes.tiny.text.knowledge import Noun
-from recipes.tiny.text.words import capital, gerund, past, with_article
+from recipes.tiny.text.words import capital, gerund, past, with_article, word_list
 
-GIRLS = """Anna Mary Lily Emma Sara Lucy Nora Clara Ida Ruth Ella Jane Rosa Kate Alice Julia Mia Zoe Lena Grace
-Maya Olga Ines Fatima Mei Amara Priya Hana Leila Sofia""".split()
-BOYS = """Tom Ben Jack Peter Paul Max Leo Sam David John Adam Noah Oscar Felix Henry Karl Theo Luke Hugo George
-Omar Ravi Kenji Kofi Ivan Diego Amir Chen Yusuf Mateo""".split()
+GIRLS = word_list(
+    """
+    Anna Mary Lily Emma Sara Lucy Nora Clara Ida Ruth Ella Jane Rosa Kate Alice Julia Mia Zoe Lena Grace
+    Maya Olga Ines Fatima Mei Amara Priya Hana Leila Sofia
+    """
+)
+BOYS = word_list(
+    """
+    Tom Ben Jack Peter Paul Max Leo Sam David John Adam Noah Oscar Felix Henry Karl Theo Luke Hugo George
+    Omar Ravi Kenji Kofi Ivan Diego Amir Chen Yusuf Mateo
+    """
+)
 OTHERS = (
     "the old woman", "the baker", "the farmer", "the teacher", "the little girl", "the boy next door", "my uncle",
     "my aunt", "the king", "the doctor", "the sailor", "grandmother", "grandfather", "the painter", "the neighbour",
@@ -21,7 +29,13 @@ TIMES = (
     "A long time ago", "When it was raining", "On a cold winter day", "Before school", "Once upon a time", "Last week",
     "On her birthday", "At noon", "In spring", "The next day", "On a sunny afternoon", "Two years ago",
 )  # fmt: skip
-FEELINGS = "happy sad proud tired afraid surprised angry glad curious worried calm excited thankful hungry".split()
+FEELINGS = word_list(
+    """
+    happy sad proud tired afraid surprised angry glad curious worried calm excited thankful hungry
+    """
+)
+FAMILY = ("mother", "father", "brother", "sister", "friend")
+PART_LOOKS = ("big", "small", "broken", "clean", "dirty", "strange", "beautiful")
 PLACES = (
     "in the park", "at school", "at home", "in the town", "by the river", "in the village", "at the market",
     "behind the house", "on the hill", "in a big city", "near the forest", "at the sea", "in the yard", "in the attic",
@@ -104,7 +118,7 @@ def _opening(rng: random.Random, hero: _Person, thing: Noun) -> str:
         f"There {thing.was} once {some} {where}.",
         f"{when} {hero.name} wanted to {_use(rng, thing, thing.a)}.",
         f"{capital(hero.name)} was {rng.choice(FEELINGS)} because of {some}.",
-        f"{when} {hero.name} got {some} from {hero.his} {rng.choice(['mother', 'father', 'brother', 'sister', 'friend'])}.",
+        f"{when} {hero.name} got {some} from {hero.his} {rng.choice(FAMILY)}.",
         f"{capital(hero.name)} lived {rng.choice(PLACES)} and loved {thing.plural}.",
         f"{capital(hero.name)} went out to look for {some}.",
     ])  # fmt: skip
@@ -120,23 +134,41 @@ def _quality(rng, _hero, _friend_, thing) -> str:
 
 def _doing(rng, _hero, _friend_, thing) -> str:
     do = rng.choice(thing.does)
-    return rng.choice([f"{_the(rng, thing)} {past(do)}.", f"{_the(rng, thing)} {thing.was} {gerund(do)}.", f"suddenly {thing.the} {past(do)}."])
+    return rng.choice(
+        [
+            f"{_the(rng, thing)} {past(do)}.",
+            f"{_the(rng, thing)} {thing.was} {gerund(do)}.",
+            f"suddenly {thing.the} {past(do)}.",
+        ]
+    )
 
 
 def _part(rng, hero, _friend_, thing) -> str:
     if not thing.parts:
         return f"{hero.he} looked at {thing.the} for a long time."
     part = rng.choice(thing.parts)
-    return rng.choice([f"{hero.he} looked at {thing.its} {part}.", f"{hero.he} touched the {part} of {thing.the}.", f"the {part} of {thing.the} was {rng.choice(['big', 'small', 'broken', 'clean', 'dirty', 'strange', 'beautiful'])}."])
+    return rng.choice(
+        [
+            f"{hero.he} looked at {thing.its} {part}.",
+            f"{hero.he} touched the {part} of {thing.the}.",
+            f"the {part} of {thing.the} was {rng.choice(PART_LOOKS)}.",
+        ]
+    )
 
 
 def _friend(rng, hero, friend, thing) -> str:
     return rng.choice([
-        f"{friend.name} came and said: \"What {with_article(rng.choice(thing.qualities))} {thing.name}!\"" if thing.number == "count" else f"{friend.name} liked the {thing.name} too.",
+        _praise(rng, friend, thing),
         f"{hero.he} showed {thing.the} to {friend.name}.",
         f"then {friend.name} helped {hero.him} to {_use(rng, thing)}.",
         f"{friend.name} asked where {thing.the} {thing.was}.",
     ])  # fmt: skip
+
+
+def _praise(rng, friend, thing) -> str:
+    if thing.number != "count":
+        return f"{friend.name} liked the {thing.name} too."
+    return f'{friend.name} came and said: "What {with_article(rng.choice(thing.qualities))} {thing.name}!"'
 
 
 def _meeting(rng, hero, friend, thing) -> str:
@@ -148,11 +180,15 @@ def _wish(rng, hero, _friend_, thing) -> str:
 
 
 def _question(rng, hero, friend, thing) -> str:
-    return f"\"Where {thing.be} {thing.the}?\" asked {hero.name}. \"{capital(rng.choice(thing.places))},\" said {friend.name}."
+    return (
+        f'"Where {thing.be} {thing.the}?" asked {hero.name}. "{capital(rng.choice(thing.places))}," said {friend.name}.'
+    )
 
 
 def _feeling(rng, hero, _friend_, thing) -> str:
-    return rng.choice([f"{hero.he} was {rng.choice(FEELINGS)}.", f"{thing.the} made {hero.him} {rng.choice(FEELINGS)}."])
+    return rng.choice(
+        [f"{hero.he} was {rng.choice(FEELINGS)}.", f"{thing.the} made {hero.him} {rng.choice(FEELINGS)}."]
+    )
 
 
 def _close(rng, hero, thing, other) -> str:

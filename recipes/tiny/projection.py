@@ -1,0 +1,136 @@
+"""Stage `projection`: the only trained weights are one linear map, on captions of composed scenes."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Generator, nn
+from transformers import AutoTokenizer, GPTJForCausalLM
+
+from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vision
+from lens_multimodal.train.fit import CaptionBatch, FitSettings, fit_projection
+from recipes.tiny.probe import Labelled, read_labelled
+from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation
+from recipes.tiny.scenes.compose import Scenes
+from recipes.tiny.settings import Settings
+from recipes.tiny.stage import device, run_once
+from recipes.tiny.vision import build_encoder
+
+VISIBLE = 0.015
+"""A caption names an object that shows on at least this share of the scene."""
+
+
+def run(settings: Settings, work: Path) -> dict[str, Any]:
+    """Train the map; report losses and proof that the frozen parts did not move."""
+    fixed = {**settings.of("projection"), "language": digest(work / "language" / "model" / "model.safetensors"),
+             "vision": digest(work / "vision" / "encoder.safetensors")}  # fmt: skip
+    return run_once(work / "projection", fixed, lambda: _train(settings, work))
+
+
+def open_lens(work: Path, linear: nn.Module | None = None) -> VisionLens:
+    """The recipe's language model and encoder with a given map, or an untrained one."""
+    language = work / "language" / "model"
+    model = GPTJForCausalLM.from_pretrained(language, local_files_only=True, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(language, local_files_only=True)
+    vision = open_vision(work)
+    linear = linear or nn.Linear(vision.d_vision, model.config.n_embd)
+    return attach_vision(model, vision=vision, projection=linear, tokenizer=tokenizer, device=device())
+
+
+def open_vision(work: Path) -> VisionEncoder:
+    """The recipe's encoder with the preprocessing it is shipped with."""
+    config = json.loads((work / "vision" / "encoder.json").read_text())
+    beit = build_encoder(config)
+    beit.load_state_dict({k: v.float() for k, v in load_file(work / "vision" / "encoder.safetensors").items()})
+    side = config["img_size"]
+    return VisionEncoder(beit, preprocessing=Preprocessing(height=side, width=side), name="tiny BEiT")
+
+
+def read_nouns(work: Path) -> list[str]:
+    """The vocabulary, in class order."""
+    nouns: list[str] = json.loads((work / "pictures" / "vocabulary.json").read_text())
+    return nouns
+
+
+def visible_nouns(scenes: Scenes, data: Labelled, nouns: list[str], row: int) -> tuple[list[str], list[tuple]]:
+    """Nouns and centres of the objects of one scene that are large enough to be named."""
+    needed = VISIBLE * scenes.label.shape[-1] ** 2
+    slots = [k for k in range(SLOTS) if scenes.pictures[row, k] >= 0 and scenes.areas[row, k] >= needed]
+    classes = data.nouns[data.cutouts.rows(scenes.pictures[row, slots].cpu())].tolist()
+    return [nouns[c] for c in classes], [tuple(scenes.centres[row, k].tolist()) for k in slots]
+
+
+def caption_batches(
+    data: Labelled, nouns: list[str], *, batch: int, size: int, seed: int, first: int = 0
+) -> Iterator[CaptionBatch]:
+    """Endless composed scenes with captions; batch number n is the same whenever it is made."""
+    where = device()
+    cutouts = data.cutouts.to(where)
+    number = first
+    while True:
+        generator = Generator(where).manual_seed((seed << 32) + number)
+        random = Random(f"{seed}:{number}")
+        counts = torch.tensor([random.choice((1, 1, 2, 3)) for _ in range(batch)], device=where)
+        scenes = compose(cutouts, choose(cutouts.ids, counts, generator=generator), size=size, generator=generator)
+        kept, captions = [], []
+        for row in range(batch):
+            seen, centres = visible_nouns(scenes, data, nouns, row)
+            if seen:
+                kept.append(row)
+                captions.append(continuation(seen, centres, random=random))
+        yield CaptionBatch(pixels=(scenes.image[kept] - 0.5) / 0.5, captions=captions)
+        number += 1
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def frozen_digest(lens: VisionLens) -> str:
+    """One hash over every frozen weight."""
+    seen = hashlib.sha256()
+    for part in (lens.model, lens.vision):
+        for name, tensor in sorted(part.state_dict().items()):
+            seen.update(name.encode())
+            seen.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return seen.hexdigest()
+
+
+def _train(settings: Settings, work: Path) -> dict[str, Any]:
+    torch.manual_seed(settings.seed)
+    own = settings.projection
+    lens, nouns = open_lens(work), read_nouns(work)
+    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=_side(settings))
+    before = frozen_digest(lens)
+    size = settings.vision.image_size
+    fit_projection(
+        lens,
+        lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
+        settings=FitSettings(
+            steps=own.steps,
+            batch_size=own.batch,
+            learning_rate=own.learning_rate,
+            warmup=own.warmup,
+            dropout=own.dropout,
+            prompt=PROMPT,
+            precision="bf16",
+            seed=settings.seed,
+            checkpoint_every=100,
+        ),
+        folder=work / "projection",
+    )
+    after = frozen_digest(lens)
+    if after != before:
+        raise RuntimeError("a frozen part changed while the projection was trained")
+    log = [json.loads(line) for line in (work / "projection" / "log.jsonl").read_text().splitlines()]
+    last = [record["loss"] for record in log[-50:]]
+    return {"steps": own.steps, "loss of the last steps": sum(last) / len(last), "frozen parts": after}
+
+
+def _side(settings: Settings) -> int:
+    return min(settings.pictures.size, settings.vision.image_size)

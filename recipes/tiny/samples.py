@@ -1,0 +1,159 @@
+"""Stage `samples`: the scenes that ship, in COCO format, half of known and half of held-out drawings."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+from tqdm.auto import tqdm
+
+from recipes.tiny.probe import Labelled
+from recipes.tiny.projection import read_nouns, visible_nouns
+from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation, load
+from recipes.tiny.scenes.compose import Scenes
+from recipes.tiny.settings import Settings
+from recipes.tiny.stage import run_once, write_json
+
+HALVES = {"known": ("train",), "held_out": ("held_out_drawing", "held_out_style")}
+CAPTIONS = 5
+"""Reference captions of each scene, as COCO has."""
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What `pictures.csv` says of one labelled, permissive cut-out."""
+
+    concept: str
+    sha256: str
+    source: str
+    style: str
+    licence: str
+    split: str
+
+
+def run(settings: Settings, work: Path) -> dict[str, Any]:
+    """Compose, write `images/`, `instances.json` and `captions.json` under `work/samples`."""
+    fixed = settings.of("scenes")
+    return run_once(work / "samples", fixed, lambda: _make(settings, work))
+
+
+def _make(settings: Settings, work: Path) -> dict[str, Any]:
+    nouns = read_nouns(work)
+    drawings = read_drawings(work / "pictures" / "pictures.csv", nouns)
+    folder = work / "samples"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    images: list[dict] = []
+    annotations: list[dict] = []
+    captions: list[dict] = []
+    for half, splits in HALVES.items():
+        own = settings.scenes
+        total = own.known if half == "known" else own.held_out
+        counts = torch.tensor([1] * own.singles_each + [2 + i % 2 for i in range(total - own.singles_each)])
+        data = labelled(work, drawings, splits, nouns, side=settings.pictures.size)
+        generator = Generator().manual_seed(settings.seed + (7 if half == "known" else 8))
+        scenes = _seen_scenes(data, counts, nouns, size=own.size, generator=generator)
+        for row in tqdm(range(total), desc=f"scenes of {half} drawings"):
+            image_id = len(images) + 1
+            name = f"{half}_{row:04d}.jpg"
+            pixels = (scenes.image[row].permute(1, 2, 0) * 255).round().byte().numpy()
+            Image.fromarray(pixels).save(folder / "images" / name, quality=JPEG_QUALITY)
+            images.append({"id": image_id, "file_name": name, "width": own.size, "height": own.size, "drawings": half})
+            annotations += _annotations(scenes, row, image_id, len(annotations), drawings, nouns)
+            seen, centres = visible_nouns(scenes, data, nouns, row)
+            for variant in range(CAPTIONS):
+                text = PROMPT + continuation(seen, centres, random=Random(f"{half}:{row}:{variant}"))
+                captions.append({"id": len(captions) + 1, "image_id": image_id, "caption": text})
+    info = {"description": "Scenes composed from drawings; see DATA_LICENSES.", "version": "1"}
+    categories = [{"id": i + 1, "name": noun, "supercategory": "noun"} for i, noun in enumerate(nouns)]
+    write_json(
+        folder / "instances.json",
+        {"info": info, "images": images, "annotations": annotations, "categories": categories},
+    )
+    write_json(folder / "captions.json", {"info": info, "images": images, "annotations": captions})
+    return {
+        "scenes": {half: sum(i["drawings"] == half for i in images) for half in HALVES},
+        "objects": len(annotations),
+        "nouns shown": len({a["category_id"] for a in annotations}),
+        "bytes": sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()),
+    }
+
+
+def read_drawings(table: Path, nouns: list[str]) -> dict[int, Drawing]:
+    """Every labelled cut-out that may be shown to anybody, by its row."""
+    known = set(nouns)
+    with table.open(newline="", encoding="utf-8") as file:
+        return {
+            int(row["id"]): Drawing(**{name: row[name] for name in Drawing.__dataclass_fields__})
+            for row in csv.DictReader(file)
+            if row["permissive"] == "1" and row["concept"] in known
+        }
+
+
+def labelled(
+    work: Path, drawings: dict[int, Drawing], splits: tuple[str, ...], nouns: list[str], *, side: int
+) -> Labelled:
+    """Permissive cut-outs of these splits with the class of each."""
+    number = {noun: index for index, noun in enumerate(nouns)}
+    ids = [i for i, drawing in drawings.items() if drawing.split in splits]
+    cutouts = load(work / "pictures", splits=splits, side=side, ids=ids)
+    return Labelled(cutouts=cutouts, nouns=torch.tensor([number[drawings[i].concept] for i in cutouts.ids.tolist()]))
+
+
+def balanced(data: Labelled, counts: Tensor, *, generator: Generator) -> Tensor:
+    """Pictures for scenes of `counts` objects: nouns come equally often, whatever their number of drawings."""
+    classes = data.nouns.unique()
+    order = torch.cat([torch.randperm(len(classes), generator=generator) for _ in range(SLOTS * len(counts))])
+    chosen = choose(data.cutouts.ids, counts, generator=generator)
+    for place, (row, slot) in enumerate((chosen >= 0).nonzero().tolist()):
+        own = data.cutouts.ids[data.nouns == classes[order[place]]]
+        chosen[row, slot] = own[torch.randint(len(own), (1,), generator=generator)]
+    return chosen
+
+
+def _seen_scenes(data: Labelled, counts: Tensor, nouns: list[str], *, size: int, generator: Generator) -> Scenes:
+    """Scenes in which every object shows enough to be named; crowded ones are composed again."""
+    pictures = balanced(data, counts, generator=generator)
+    scenes = compose(data.cutouts, pictures, size=size, generator=generator)
+    for _ in range(50):
+        hidden = [r for r in range(len(counts)) if len(visible_nouns(scenes, data, nouns, r)[0]) < counts[r]]
+        if not hidden:
+            return scenes
+        again = compose(data.cutouts, pictures[hidden], size=size, generator=generator)
+        for field in ("image", "label", "centres", "areas"):
+            getattr(scenes, field)[hidden] = getattr(again, field)
+    raise RuntimeError(f"{len(hidden)} scenes stay crowded after 50 tries")
+
+
+def _annotations(
+    scenes: Scenes, row: int, image_id: int, before: int, drawings: dict[int, Drawing], nouns: list[str]
+) -> list[dict[str, Any]]:
+    import numpy as np
+    from pycocotools import mask as coco_mask
+
+    found = []
+    for slot in range(SLOTS):
+        picture = int(scenes.pictures[row, slot])
+        if picture < 0:
+            continue
+        drawing = drawings[picture]
+        binary = (scenes.label[row] == slot + 1).numpy().astype(np.uint8)
+        rle = coco_mask.encode(np.asfortranarray(binary))
+        found.append(
+            {
+                "id": before + len(found) + 1,
+                "image_id": image_id,
+                "category_id": nouns.index(drawing.concept) + 1,
+                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+                "area": int(binary.sum()),
+                "bbox": [float(v) for v in coco_mask.toBbox(rle)],
+                "iscrowd": 0,
+                "drawing": {"sha256": drawing.sha256, "style": drawing.style, "source": drawing.source,
+                            "licence": drawing.licence, "split": drawing.split},
+            }
+        )  # fmt: skip
+    return found
