@@ -5,11 +5,14 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, overload
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lens_multimodal.analysis.attribution import top_neurons
+from lens_multimodal.analysis.decoding import decode_neurons
 from lens_multimodal.model import generation, host
 from lens_multimodal.model.generation import GeneratedActivations, Sampling
 from lens_multimodal.model.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
@@ -234,6 +237,65 @@ class VisionLens:
                 self.forget(prompt)
                 bar.update(len(batch))
 
+    # --- neurons -----------------------------------------------------------------------------------------
+
+    def prompt_before(self, image: Picture, word: str, text: str = PROMPT, *, max_new_tokens: int = 20) -> ImagePrompt:
+        """The image, `text` and the model's own caption up to, not including, `word`: where `word` is predicted.
+
+        Raises: ValueError if the caption does not say `word`, or `word` is not one token.
+        """
+        target = self.token_id(word)
+        prompt = self.prompt(image, text)
+        (ids,) = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.stop_ids)
+        if target not in ids:
+            raise ValueError(
+                f"the caption {self._decode(ids)!r} does not say {word!r}; give the words before it yourself: "
+                f"lens.prompt(image, 'A picture of a')"
+            )
+        return self._assemble([[prompt.spans[0][0].image, text, ids[: ids.index(target)]]], None)
+
+    def neurons(
+        self,
+        image: Picture | ImagePrompt,
+        target: str | int,
+        *,
+        top_k: int = 100,
+        score: str = "activation_x_gradient",
+        reduce: str = "max",
+    ) -> pd.DataFrame:
+        """The MLP neurons that turn the image into a word: the paper's ranking (sections 2.1 and 2.2).
+
+        Args:
+            image: a picture, whose caption must say the target; or a prompt of one row that ends where the target
+                is predicted (`lens.prompt(image, "A picture of a")`).
+            target: a token id, or a string that is one token, its leading space included.
+            score: a name of `analysis.attribution.SCORES`.
+            reduce: over image positions: max (paper), sum or mean.
+
+        Returns:
+            One row per neuron, best first: layer, neuron, attribution (logits), image_pos (position in the prompt
+            where the attribution is largest), row, col (its image patch), tokens (decoded, best first),
+            interpretable (at least 7 of 10 are English words).
+
+        Raises: ValueError, TypeError as the parts; for a prompt without image positions.
+        """
+        if not isinstance(image, ImagePrompt):
+            word = target if isinstance(target, str) else self._word(target)
+            image = self.prompt_before(image, word)
+        if not len(image.row(0).spans[0]):
+            raise ValueError("this prompt holds no image, so no neuron can be attributed to one")
+        token = self.token_id(target) if isinstance(target, str) else target
+        found = top_neurons(
+            self.model, image.tokens, token, image.image_pos[0], top_k=top_k, score=score, reduce=reduce
+        ).rename(columns={"pos": "image_pos"})
+        cells = {s.start + i: s.image.cell(i) for s in image.spans[0] for i in range(s.stop - s.start)}
+        found["row"] = [cells[p][0] for p in found["image_pos"]]
+        found["col"] = [cells[p][1] for p in found["image_pos"]]
+        decoded = decode_neurons(self.model, found)[["layer", "neuron", "tokens", "interpretable"]]
+        table = found.merge(decoded, on=["layer", "neuron"], how="left", validate="one_to_one")
+        table.attrs.update(found.attrs)
+        return table.drop(columns=["target", "rank"])
+
     # --- tokens ------------------------------------------------------------------------------------------
 
     def to_str_tokens(self, prompt: ImagePrompt | Int[Tensor, " pos"]) -> list[str]:
@@ -254,6 +316,11 @@ class VisionLens:
         if not text:
             return []
         return list(self._need_tokenizer()(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        text: str = self._need_tokenizer().decode(list(ids), skip_special_tokens=True)
+        return text
 
     def token_id(self, word: str) -> int:
         """The id of a string that is exactly one token.
@@ -301,10 +368,10 @@ class VisionLens:
 
     # --- inside ------------------------------------------------------------------------------------------
 
-    def _assemble(self, rows: Sequence[Sequence[EmbeddedImage | str]], prepend_bos: bool | None) -> ImagePrompt:
+    def _assemble(self, rows: Sequence[Sequence[Piece | str]], prepend_bos: bool | None) -> ImagePrompt:
         bos = self._bos(prepend_bos)
         pieces: list[list[Piece]] = [
-            [bos, *(p if isinstance(p, EmbeddedImage) else self.encode(p) for p in row)] for row in rows
+            [bos, *(self.encode(piece) if isinstance(piece, str) else piece for piece in row)] for row in rows
         ]
         prompt = assemble(pieces, pad_id=self._pad_id(), device=host.device(self.model))
         if prompt.tokens.shape[1] > self.shape.n_ctx:
@@ -331,7 +398,7 @@ class VisionLens:
         return (self.vision.grid_h, self.vision.grid_w) if n_positions == self.vision.n_patches else (1, n_positions)
 
     def _decode(self, ids: list[int]) -> str:
-        return self._need_tokenizer().decode(ids, skip_special_tokens=True).split("\n")[0].strip()
+        return self.decode(ids).split("\n")[0].strip()
 
     def _word(self, token_id: int) -> str:
         return self._need_tokenizer().decode([token_id])

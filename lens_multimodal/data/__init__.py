@@ -1,0 +1,18 @@
+"""Captioned pictures and annotated scenes from disk: COCO's format, plain folders, WebDataset shards."""
+
+from lens_multimodal.data.captioned import CaptionedPicture, Damage
+from lens_multimodal.data.coco import CocoScenes, Scene, SceneObject, read_coco
+from lens_multimodal.data.folders import read_folder
+from lens_multimodal.data.webdataset import Shards, read_shards
+
+__all__ = [
+    "CaptionedPicture",
+    "CocoScenes",
+    "Damage",
+    "Scene",
+    "SceneObject",
+    "Shards",
+    "read_coco",
+    "read_folder",
+    "read_shards",
+]

@@ -6,6 +6,7 @@ The folder holds `language/` (a Hugging Face folder), `vision.json` and `vision.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -49,13 +50,19 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
     config_file, weights_file = folder / "vision.json", folder / "vision.safetensors"
     _need(config_file, weights_file)
     try:
-        config = json.loads(config_file.read_text())
+        config = read_vision_config(folder)
         module = Beit(**config["beit"])
         module.load_state_dict({k: v.float() for k, v in load_file(weights_file).items()})
         preprocessing = Preprocessing.from_json(config["preprocessing"])
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise _damaged(weights_file, error) from error
     return VisionEncoder(module.requires_grad_(False), preprocessing=preprocessing, name="tiny BEiT")
+
+
+def read_vision_config(folder: Path = FOLDER) -> dict[str, Any]:
+    """Keyword arguments of timm's `Beit`, under `beit`, and the preprocessing."""
+    config: dict[str, Any] = json.loads((folder / "vision.json").read_text())
+    return config
 
 
 def load_projection(folder: Path = FOLDER) -> nn.Linear:

@@ -34,12 +34,17 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
 
 def open_lens(work: Path, linear: nn.Module | None = None) -> VisionLens:
     """The recipe's language model and encoder with a given map, or an untrained one."""
-    language = work / "language" / "model"
-    model = GPTJForCausalLM.from_pretrained(language, local_files_only=True, attn_implementation="eager").eval()
-    tokenizer = AutoTokenizer.from_pretrained(language, local_files_only=True)
+    model, tokenizer = load_language_model(work)
     vision = open_vision(work)
     linear = linear or nn.Linear(vision.d_vision, model.config.n_embd)
     return attach_vision(model, vision=vision, projection=linear, tokenizer=tokenizer, device=device())
+
+
+def load_language_model(work: Path) -> tuple[Any, Any]:
+    """The recipe's GPT-J and its tokenizer."""
+    folder = work / "language" / "model"
+    model = GPTJForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def open_vision(work: Path) -> VisionEncoder:
@@ -105,7 +110,7 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
     torch.manual_seed(settings.seed)
     own = settings.projection
     lens, nouns = open_lens(work), read_nouns(work)
-    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=_side(settings))
+    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=cut_out_side(settings))
     before = frozen_digest(lens)
     size = settings.vision.image_size
     fit_projection(
@@ -132,5 +137,6 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
     return {"steps": own.steps, "loss of the last steps": sum(last) / len(last), "frozen parts": after}
 
 
-def _side(settings: Settings) -> int:
+def cut_out_side(settings: Settings) -> int:
+    """Cut-outs are kept at the encoder's own resolution, or at the pictures' if that is lower."""
     return min(settings.pictures.size, settings.vision.image_size)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
+from recipes.tiny.sample_scene import Scene
 from recipes.tiny.probe import Labelled
 from recipes.tiny.projection import read_nouns, visible_nouns
 from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation, load
@@ -56,12 +57,11 @@ def _make(settings: Settings, work: Path) -> dict[str, Any]:
         counts = torch.tensor([1] * own.singles_each + [2 + i % 2 for i in range(total - own.singles_each)])
         data = labelled(work, drawings, splits, nouns, side=settings.pictures.size)
         generator = Generator().manual_seed(settings.seed + (7 if half == "known" else 8))
-        scenes = _seen_scenes(data, counts, nouns, size=own.size, generator=generator)
+        scenes = seen_scenes(data, counts, nouns, size=own.size, generator=generator)
         for row in tqdm(range(total), desc=f"scenes of {half} drawings"):
             image_id = len(images) + 1
             name = f"{half}_{row:04d}.jpg"
-            pixels = (scenes.image[row].permute(1, 2, 0) * 255).round().byte().numpy()
-            Image.fromarray(pixels).save(folder / "images" / name, quality=JPEG_QUALITY)
+            _as_picture(scenes.image[row]).save(folder / "images" / name, quality=JPEG_QUALITY)
             images.append({"id": image_id, "file_name": name, "width": own.size, "height": own.size, "drawings": half})
             annotations += _annotations(scenes, row, image_id, len(annotations), drawings, nouns)
             seen, centres = visible_nouns(scenes, data, nouns, row)
@@ -115,7 +115,7 @@ def balanced(data: Labelled, counts: Tensor, *, generator: Generator) -> Tensor:
     return chosen
 
 
-def _seen_scenes(data: Labelled, counts: Tensor, nouns: list[str], *, size: int, generator: Generator) -> Scenes:
+def seen_scenes(data: Labelled, counts: Tensor, nouns: list[str], *, size: int, generator: Generator) -> Scenes:
     """Scenes in which every object shows enough to be named; crowded ones are composed again."""
     pictures = balanced(data, counts, generator=generator)
     scenes = compose(data.cutouts, pictures, size=size, generator=generator)
@@ -127,6 +127,23 @@ def _seen_scenes(data: Labelled, counts: Tensor, nouns: list[str], *, size: int,
         for field in ("image", "label", "centres", "areas"):
             getattr(scenes, field)[hidden] = getattr(again, field)
     raise RuntimeError(f"{len(hidden)} scenes stay crowded after 50 tries")
+
+
+def as_scene(scenes: Scenes, row: int, drawings: dict[int, Drawing]) -> Scene:
+    """One composed scene as evaluation takes it, without captions."""
+    slots = [k for k in range(SLOTS) if scenes.pictures[row, k] >= 0]
+    shown = [drawings[int(scenes.pictures[row, k])] for k in slots]
+    return Scene(
+        picture=_as_picture(scenes.image[row]),
+        nouns=tuple(drawing.concept for drawing in shown),
+        masks=tuple((scenes.label[row] == k + 1).numpy() for k in slots),
+        splits=tuple(drawing.split for drawing in shown),
+        captions=(),
+    )
+
+
+def _as_picture(pixels: Tensor) -> Image.Image:
+    return Image.fromarray((pixels.permute(1, 2, 0) * 255).round().byte().numpy())
 
 
 def _annotations(

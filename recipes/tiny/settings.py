@@ -93,6 +93,19 @@ class Scenes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """How many scenes each figure is measured on."""
+
+    scenes: int = 600
+    """New single-object scenes of each kind of drawing."""
+    translated: int = 150
+    """Of them, how many are looked into neuron by neuron."""
+    probe_scenes: int = 8000
+    control_steps: int = 300
+    """Training steps of the projection for the random encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     seed: int = 0
     pictures: Pictures = field(default_factory=Pictures)
@@ -102,6 +115,7 @@ class Settings:
     language: Language = field(default_factory=Language)
     vision: Vision = field(default_factory=Vision)
     projection: Projection = field(default_factory=Projection)
+    evaluate: Evaluate = field(default_factory=Evaluate)
 
     def of(self, stage: str) -> dict[str, Any]:
         """The settings of one stage as plain JSON."""
@@ -116,9 +130,8 @@ def toy() -> Settings:
         scenes=replace(full.scenes, size=64, known=6, held_out=6, singles_each=3),
         text=replace(full.text, generated_megabytes=0.2, real_limit_megabytes=0.1),
         tokenizer=replace(full.tokenizer, vocab_size=1024),
-        language=replace(
-            full.language, n_layers=2, d_model=32, n_heads=2, rotary_dim=8, batch=4, steps=4, warmup=1
-        ),
+        language=replace(full.language, n_layers=2, d_model=32, n_heads=2, rotary_dim=8, batch=4, steps=4, warmup=1),
         vision=replace(full.vision, d_vision=32, n_layers=2, n_heads=2, batch=8, steps=4, warmup=1),
         projection=replace(full.projection, batch=4, steps=4, warmup=1),
+        evaluate=replace(full.evaluate, scenes=8, translated=4, probe_scenes=64, control_steps=2),
     )

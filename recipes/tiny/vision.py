@@ -8,12 +8,10 @@ The rate is constant after a warm-up and falls to zero over the last tenth. The 
 `checkpoint.pt`, so that a later sitting can go on from it with more steps.
 """
 
-import argparse
 import copy
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from timm.models.beit import Beit
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from recipes.tiny import settings as settings_module
 from recipes.tiny.objectives import (
     block_mask,
     covered_patches,

@@ -38,15 +38,15 @@ MLP_OUT = {
 
 
 @cache
-def hugging_face(layout: str) -> PreTrainedModel:
-    """The language model in float64, never wrapped, so never changed."""
-    return random_language_model(layout, dtype=torch.float64)
+def hugging_face(layout: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """The language model, never wrapped, so never changed."""
+    return random_language_model(layout, dtype=dtype)
 
 
 @cache
-def wrapped(layout: str, kind: str) -> nn.Module:
+def wrapped(layout: str, kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     """The same weights under a TransformerLens model class."""
-    return host_model(kind, hugging_face(layout))
+    return host_model(kind, hugging_face(layout, dtype))
 
 
 def tokens(*, seed: int = 0, batch: int = 2, pos: int = 9) -> Tensor:

@@ -1,0 +1,207 @@
+"""Caption batches for `fit_projection`: shuffled by seed, preprocessed in threads, shared among processes.
+
+Two sources. A list of captioned pictures (`read_coco(...).captioned()`, `read_folder`, `list(read_shards(...))`)
+can be indexed: batch number n holds the same pictures whenever and wherever it is made, and however many processes
+share it. Shards too many to list are streamed through a shuffle buffer: batch n of a process is the same whenever
+it is made, with the same shards, settings and number of processes; with another number it is another sample of
+the same data.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import count, islice
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lens_multimodal.data.captioned import CaptionedPicture, Damage
+from lens_multimodal.data.webdataset import Shards
+from lens_multimodal.model.vision import Preprocessing
+from lens_multimodal.train.fit import BatchesFrom, CaptionBatch
+
+EditCaption = Callable[[str], str]
+"""Turns a caption as stored into the text to learn, such as one without the prompt's words."""
+
+
+def batches_of(
+    pictures: Sequence[CaptionedPicture],
+    *,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    edit_caption: EditCaption | None = None,
+    workers: int = 4,
+    rank: int | None = None,
+    world_size: int | None = None,
+    damage: Damage | None = None,
+) -> BatchesFrom:
+    """Endless batches of a list of pictures: every epoch in a new order, one caption at random of each.
+
+    Args:
+        pictures: the data.
+        preprocessing: the encoder's, `lens.vision.preprocessing`.
+        batch_size: pictures of one batch of one process: with `FitSettings`, `batch_size / gradient_accumulation /
+            number of processes`.
+        seed: of the order and of the choice among captions.
+        shuffle: False goes through the list in its own order.
+        edit_caption: applied to each caption.
+        workers: threads that open and preprocess pictures.
+        rank: which process this is; None asks torch.distributed when the batches are made.
+        world_size: how many processes share each global batch.
+        damage: counts pictures that cannot be read, which are left out of their batch.
+
+    Raises:
+        ValueError: no picture, or numbers outside their range; later, a batch without one readable picture.
+    """
+    if not len(pictures):
+        raise ValueError("got no captioned picture; look at the folder, or at the filter that was applied")
+    _check(batch_size=batch_size, workers=workers)
+    found = Damage() if damage is None else damage
+
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(len(pictures))
+
+    def picture(number: int) -> CaptionedPicture:
+        epoch, place = divmod(number, len(pictures))
+        return pictures[int(order(epoch)[place]) if shuffle else place]
+
+    def batches_from(first: int) -> Iterator[CaptionBatch]:
+        own, shared = _place(rank, world_size)
+
+        def numbered() -> Iterator[list[tuple[str, CaptionedPicture]]]:
+            for batch in count(first):
+                start = (batch * shared + own) * batch_size
+                yield [(f"{seed}:{n}", picture(n)) for n in range(start, start + batch_size)]
+
+        return _prepared(numbered(), preprocessing, edit_caption or str, workers, found)
+
+    return batches_from
+
+
+def batches_of_stream(
+    shards: Shards,
+    *,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    seed: int = 0,
+    buffer: int = 10_000,
+    edit_caption: EditCaption | None = None,
+    workers: int = 4,
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> BatchesFrom:
+    """Endless batches of tar shards that are never listed as a whole.
+
+    Each process has its own shards, in a new order every epoch, and draws from a buffer of `buffer` pictures
+    (their places in the files, not their pixels). To resume at batch n the headers before it are read again,
+    without opening pictures.
+
+    Args:
+        shards: the data; `shards.damage` counts what is left out.
+        buffer: pictures to draw from; 1 keeps the order of the files.
+
+    The others are those of `batches_of`.
+
+    Raises:
+        ValueError: fewer shards than processes, or numbers outside their range; later, an epoch without one usable
+            picture, or a batch without one readable picture.
+    """
+    _check(batch_size=batch_size, workers=workers, buffer=buffer)
+
+    def batches_from(first: int) -> Iterator[CaptionBatch]:
+        own, shared = _place(rank, world_size)
+        drawn = _drawn(shards.of_rank(own, shared), Random(f"{seed}:{own}"), buffer)
+        numbered = ((f"{seed}:{own}:{n}", picture) for n, picture in enumerate(drawn))
+        rest = islice(numbered, first * batch_size, None)
+        grouped = iter(lambda: list(islice(rest, batch_size)), [])
+        return _prepared(grouped, preprocessing, edit_caption or str, workers, shards.damage)
+
+    return batches_from
+
+
+def _drawn(shards: Shards, random: Random, buffer: int) -> Iterator[CaptionedPicture]:
+    """Pictures of epoch after epoch, each drawn at random from the buffer; epochs do not mix."""
+    while True:
+        paths = list(shards.paths)
+        if buffer > 1:
+            random.shuffle(paths)
+        waiting: list[CaptionedPicture] = []
+        empty = True
+        for picture in Shards(paths=tuple(paths), damage=shards.damage):
+            empty = False
+            waiting.append(picture)
+            if len(waiting) >= buffer:
+                yield _pop(waiting, random)
+        if empty:
+            raise ValueError(f"the {len(paths)} shards hold no usable picture ({shards.damage})")
+        while waiting:
+            yield _pop(waiting, random)
+
+
+def _pop(waiting: list[CaptionedPicture], random: Random) -> CaptionedPicture:
+    chosen = random.randrange(len(waiting))
+    waiting[chosen], waiting[-1] = waiting[-1], waiting[chosen]
+    return waiting.pop()
+
+
+def _prepared(
+    groups: Iterator[list[tuple[str, CaptionedPicture]]],
+    preprocessing: Preprocessing,
+    edit_caption: EditCaption,
+    workers: int,
+    damage: Damage,
+) -> Iterator[CaptionBatch]:
+    """Open and preprocess in threads, two batches ahead, in order."""
+    def pixels_of(picture: CaptionedPicture) -> Tensor | None:
+        try:
+            return preprocessing([picture.open()])[0]
+        except (ValueError, FileNotFoundError):
+            damage.add(picture.key, "unreadable pictures")
+            return None
+
+    waiting: deque[list[tuple[str, CaptionedPicture, Future[Tensor | None]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
+    try:
+        for group in groups:
+            waiting.append([(draw, picture, pool.submit(pixels_of, picture)) for draw, picture in group])
+            if len(waiting) > 2:
+                yield _collected(waiting.popleft(), edit_caption)
+        while waiting:
+            yield _collected(waiting.popleft(), edit_caption)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _collected(
+    group: list[tuple[str, CaptionedPicture, "Future[Tensor | None]"]], edit_caption: EditCaption
+) -> CaptionBatch:
+    ready = [(draw, picture, pixels) for draw, picture, future in group if (pixels := future.result()) is not None]
+    if not ready:
+        raise ValueError(
+            f"none of the {len(group)} pictures of a batch can be read ({', '.join(p.key for _, p, _ in group[:5])})"
+        )
+    captions = [edit_caption(Random(draw).choice(picture.captions)) for draw, picture, _ in ready]
+    return CaptionBatch(pixels=torch.stack([pixels for _, _, pixels in ready]), captions=captions)
+
+
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"give rank and world_size together, got rank={rank} and world_size={world_size}")
+    if rank is None or world_size is None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+    return rank, world_size
+
+
+def _check(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,0 +1,126 @@
+"""Does the caption name what is in the picture? With the controls that say where an accuracy is lost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.models.beit import Beit
+from torch import Tensor, nn
+
+from lens_multimodal import VisionEncoder, VisionLens
+from lens_multimodal.analysis.decoding import nearest_embeddings
+from lens_multimodal.model.generation import generate
+from recipes.tiny.sample_scene import Scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """A scene and what was said of it."""
+
+    scene: Scene
+    caption: str
+
+
+Vectors = Callable[[Sequence[Image.Image]], Tensor]
+"""Soft prompts of pictures, `[batch, pos, d_model]`."""
+
+
+def caption_all(lens: VisionLens, scenes: Sequence[Scene], vectors: Vectors, batch: int = 64) -> list[Captioned]:
+    """Greedy captions of soft prompts made any way."""
+    found = []
+    for start in range(0, len(scenes), batch):
+        chunk = scenes[start : start + batch]
+        prompt = lens.prompt_from_vectors(vectors([scene.picture for scene in chunk]))
+        ids = generate(lens.model, prompt, max_new_tokens=16, stop_ids=lens.stop_ids)
+        found += [Captioned(scene=s, caption=lens.decode(i).strip()) for s, i in zip(chunk, ids, strict=True)]
+        lens.forget(prompt)
+    return found
+
+
+def seen(lens: VisionLens) -> Vectors:
+    """The real thing."""
+    return torch.no_grad()(lambda pictures: lens.projection(lens.vision.features(pictures)))
+
+
+def blank(lens: VisionLens) -> Vectors:
+    """Control: a grey picture instead of every picture."""
+    return lambda pictures: seen(lens)([Image.new("RGB", p.size, (128, 128, 128)) for p in pictures])
+
+
+def shuffled(lens: VisionLens) -> Vectors:
+    """Control: the soft prompt of another picture of the same batch."""
+    return lambda pictures: seen(lens)(pictures).roll(1, dims=0)
+
+
+def random_encoder(projection: nn.Module, encoder: VisionEncoder) -> Vectors:
+    """Control: a BEiT that never learned, with a projection trained for it."""
+    return torch.no_grad()(lambda pictures: projection(encoder.features(pictures)))
+
+
+def untrained_beit(like: VisionEncoder, config: dict[str, Any], *, seed: int) -> VisionEncoder:
+    """An encoder of the same layout with the random weights it would start training from."""
+    torch.manual_seed(seed)
+    return VisionEncoder(Beit(**config), preprocessing=like.preprocessing, name="untrained BEiT")
+
+
+def nouns_in(caption: str, vocabulary: Sequence[str]) -> set[str]:
+    """The nouns of the vocabulary that a caption says."""
+    words = set(caption.lower().replace(",", " ").replace(".", " ").split())
+    return words & set(vocabulary)
+
+
+def naming(captioned: Sequence[Captioned], vocabulary: Sequence[str]) -> dict[str, float]:
+    """Share of single-object scenes whose caption says the noun, with its standard error."""
+    singles = [c for c in captioned if len(c.scene.nouns) == 1]
+    right = [c.scene.nouns[0] in nouns_in(c.caption, vocabulary) for c in singles]
+    share = sum(right) / len(right)
+    return {"share": share, "standard error": (share * (1 - share) / len(right)) ** 0.5, "scenes": len(right)}
+
+
+def precision_recall(captioned: Sequence[Captioned], vocabulary: Sequence[str]) -> dict[str, float]:
+    """Of scenes with several objects: share of said nouns that are there, and of nouns there that are said."""
+    several = [c for c in captioned if len(c.scene.nouns) > 1]
+    said = [nouns_in(c.caption, vocabulary) for c in several]
+    there = [set(c.scene.nouns) for c in several]
+    hits = sum(len(s & t) for s, t in zip(said, there, strict=True))
+    return {
+        "precision": hits / max(1, sum(map(len, said))),
+        "recall": hits / max(1, sum(map(len, there))),
+        "scenes": len(several),
+    }
+
+
+def cider(captioned: Sequence[Captioned]) -> float:
+    """CIDEr against the scenes' reference captions, tokenised by words (the PTB tokenizer needs Java)."""
+    from pycocoevalcap.cider.cider import Cider
+
+    def words(text: str) -> str:
+        return " ".join(text.lower().replace(".", " ").replace(",", " ").split())
+
+    references = {i: [words(r) for r in c.scene.captions] for i, c in enumerate(captioned)}
+    candidates = {i: [words(f"a picture of {c.caption}")] for i, c in enumerate(captioned)}
+    return float(Cider().compute_score(references, candidates)[0])
+
+
+def direct_decoding(lens: VisionLens, scenes: Sequence[Scene]) -> dict[str, float]:
+    """The paper's opening question: do projected patches already read as the noun?
+
+    Over the patches that the object of a single-object scene covers at least by half: share whose nearest token by
+    cosine to the input embeddings is the noun, and share of scenes with at least one such patch, among the 1 and 10
+    nearest.
+    """
+    singles = [s for s in scenes if len(s.nouns) == 1]
+    hits: dict[str, list[float]] = {"patches, nearest": [], "scenes, any patch nearest": [], "scenes, any of 10": []}
+    for scene in singles:
+        vectors = seen(lens)([scene.picture])[0]
+        covered = scene.covered(lens.vision.grid_h, lens.vision.grid_w)
+        if not covered.any():
+            continue
+        tokens = nearest_embeddings(lens.model, vectors[covered.flatten()], top_k=10).tokens
+        right = tokens == lens.token_id(f" {scene.nouns[0]}")
+        hits["patches, nearest"].append(float(right[:, 0].float().mean()))
+        hits["scenes, any patch nearest"].append(float(right[:, 0].any()))
+        hits["scenes, any of 10"].append(float(right.any()))
+    return {name: sum(values) / len(values) for name, values in hits.items()}

@@ -1,0 +1,123 @@
+"""The oracle ceiling: the same projection training on features that carry the noun perfectly.
+
+Each noun has one fixed random vector at the image patches its object covers, each scene's background another, and
+noise is added. What captions reach here is what language model and linear map allow; the rest is the encoder's.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from lens_multimodal import VisionLens, attach_vision
+from lens_multimodal.model.generation import generate
+from lens_multimodal.model.vision import Preprocessing, VisionEncoder
+from lens_multimodal.train.fit import CaptionBatch, FitSettings, fit_projection
+from recipes.tiny.evaluate.captions import nouns_in
+from recipes.tiny.objectives import patch_shares
+from recipes.tiny.probe import Labelled, read_labelled
+from recipes.tiny.projection import cut_out_side, load_language_model, read_nouns, visible_nouns
+from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation
+from recipes.tiny.settings import Settings
+from recipes.tiny.stage import run_once
+
+BACKGROUNDS = 16
+NOISE = 1.0
+"""Standard deviation of the noise; the vectors have entries of standard deviation 1."""
+STEPS = 400
+TESTED = 300
+
+
+class GivenFeatures(VisionEncoder):
+    """Stands where the encoder stands, and passes given features through."""
+
+    def __init__(self, *, d_vision: int, side: int) -> None:
+        nn.Module.__init__(self)
+        self.d_vision, self.grid_h, self.grid_w = d_vision, side, side
+        self.preprocessing = Preprocessing(height=side, width=side)
+        self.module = nn.Linear(1, 1)
+        self.name = "oracle features"
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+
+def run(settings: Settings, work: Path) -> dict[str, Any]:
+    """Train a projection on oracle features; report how often captions of new scenes name the noun."""
+    fixed = {**settings.of("projection"), "noise": NOISE, "oracle steps": STEPS}
+    return run_once(work / "oracle", fixed, lambda: _measure(settings, work))
+
+
+def _measure(settings: Settings, work: Path) -> dict[str, Any]:
+    own, vision = settings.projection, settings.vision
+    model, tokenizer = load_language_model(work)
+    side = vision.image_size // vision.patch_size
+    torch.manual_seed(settings.seed)
+    linear = nn.Linear(vision.d_vision, model.config.n_embd)
+    encoder = GivenFeatures(d_vision=vision.d_vision, side=side)
+    lens = attach_vision(model, vision=encoder, projection=linear, tokenizer=tokenizer)
+    nouns = read_nouns(work)
+    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=cut_out_side(settings))
+    steps = min(own.steps, STEPS)
+    fit_projection(
+        lens,
+        lambda first: oracle_batches(data, nouns, settings, batch=own.batch, first=first),
+        settings=FitSettings(
+            steps=steps, batch_size=own.batch, learning_rate=own.learning_rate, warmup=own.warmup,
+            dropout=own.dropout, prompt=PROMPT, precision="bf16", seed=settings.seed, checkpoint_every=100,
+        ),
+        folder=work / "oracle",
+    )  # fmt: skip
+    tested = min(TESTED, 50 * own.batch)
+    right = _naming(lens, next(oracle_batches(data, nouns, settings, batch=tested, first=10**6, singles=True)), nouns)
+    return {"noise": NOISE, "steps": steps, "single-object scenes": tested, "share that names the noun": right}
+
+
+def oracle_batches(
+    data: Labelled, nouns: list[str], settings: Settings, *, batch: int, first: int = 0, singles: bool = False
+) -> Iterator[CaptionBatch]:
+    """Endless batches whose "pixels" are oracle features, `[batch, patch, d_vision]`."""
+    vision = settings.vision
+    fixed = Generator().manual_seed(settings.seed)
+    of_noun = torch.randn(len(nouns), vision.d_vision, generator=fixed)
+    of_background = torch.randn(BACKGROUNDS, vision.d_vision, generator=fixed)
+    number = first
+    while True:
+        generator, random = Generator().manual_seed((settings.seed << 32) + number), Random(f"oracle:{number}")
+        counts = torch.tensor([1 if singles else random.choice((1, 1, 2, 3)) for _ in range(batch)])
+        scenes = compose(
+            data.cutouts, choose(data.cutouts.ids, counts, generator=generator), size=vision.image_size,
+            generator=generator,
+        )  # fmt: skip
+        shares = patch_shares(scenes.label, slots=SLOTS, patch_size=vision.patch_size)
+        features = of_background[torch.randint(BACKGROUNDS, (batch, 1), generator=generator)].repeat(
+            1, shares.shape[-1], 1
+        )
+        for slot in range(SLOTS):
+            row, patch = ((shares[:, slot] >= 0.5) & (scenes.pictures[:, slot : slot + 1] >= 0)).nonzero(as_tuple=True)
+            classes = data.nouns[data.cutouts.rows(scenes.pictures[row, slot])]
+            features[row, patch] = of_noun[classes]
+        features = features + NOISE * torch.randn(features.shape, generator=generator)
+        kept, captions = [], []
+        for row in range(batch):
+            seen, centres = visible_nouns(scenes, data, nouns, row)
+            if seen:
+                kept.append(row)
+                captions.append(continuation(seen, centres, random=random))
+        yield CaptionBatch(pixels=features[kept], captions=captions)
+        number += 1
+
+
+def _naming(lens: VisionLens, batch: CaptionBatch, nouns: list[str]) -> float:
+    right = 0
+    for start in range(0, len(batch.captions), 64):
+        with torch.no_grad():
+            prompt = lens.prompt_from_vectors(lens.projection(batch.pixels[start : start + 64]))
+        said = generate(lens.model, prompt, max_new_tokens=12, stop_ids=lens.stop_ids)
+        for ids, truth in zip(said, batch.captions[start : start + 64], strict=True):
+            right += nouns_in(truth, nouns) <= nouns_in(lens.decode(ids), nouns)
+        lens.forget(prompt)
+    return right / len(batch.captions)
