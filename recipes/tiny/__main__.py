@@ -28,8 +28,8 @@ STAGES = (
 
 Choice = Enum("Choice", {name: name for name in (*STAGES, "ship", "all")}, type=str)
 
-HERE = Path(__file__).parent
-PACKAGE = HERE.parents[1] / "lens_multimodal" / "tiny"
+WORK = Path(__file__).parent / "work"
+PACKAGE = Path(__file__).parents[2] / "lens_multimodal" / "tiny"
 
 
 def run(stage: str, settings: Settings, work: Path) -> None:

@@ -42,12 +42,12 @@ class Language:
     """A GPT-J: parallel attention and MLP, rotary positions, untied head with bias."""
 
     n_layers: int = 8
-    d_model: int = 256
-    n_heads: int = 8
+    d_model: int = 192
+    n_heads: int = 6
     rotary_dim: int = 16
     n_ctx: int = 256
-    batch: int = 32
-    steps: int = 1500
+    batch: int = 8
+    steps: int = 2400
     learning_rate: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.1
@@ -75,7 +75,7 @@ class Projection:
     """One linear map; LiMBeR's dropout."""
 
     batch: int = 64
-    steps: int = 2000
+    steps: int = 1000
     learning_rate: float = 2e-3
     warmup: int = 100
     dropout: float = 0.1

@@ -50,9 +50,21 @@ def wheel(files: dict[str, str]) -> bytes:
 def shelf(tmp_path: Path) -> Path:
     """A folder of archives, one for each registry, and a lock that names them."""
     archives = {
-        "scope-icons-1.0.0.tgz": ("@scope/icons", "npm", tar({"package/icons.json": "{}", "package/LICENSE": "be kind"})),
-        "words_1%3a2_all.deb": ("words", "debian", deb({"./usr/share/doc/words/copyright": "public", "./usr/w": "a b"})),
-        "thing-1-py3-none-any.whl": ("thing", "pypi", wheel({"thing/data.txt": "x", "package.json": '{"license": "MIT"}'})),
+        "scope-icons-1.0.0.tgz": (
+            "@scope/icons",
+            "npm",
+            tar({"package/icons.json": "{}", "package/LICENSE": "be kind"}),
+        ),
+        "words_1%3a2_all.deb": (
+            "words",
+            "debian",
+            deb({"./usr/share/doc/words/copyright": "public", "./usr/w": "a b"}),
+        ),
+        "thing-1-py3-none-any.whl": (
+            "thing",
+            "pypi",
+            wheel({"thing/data.txt": "x", "package.json": '{"license": "MIT"}'}),
+        ),
     }
     folder = tmp_path / "shelf"
     folder.mkdir()
@@ -152,7 +164,11 @@ def test_a_missing_client_says_what_to_do(shelf: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
-    [('registry = "npm"', 'registry = "shop"', "shop"), ('author = "A"\n', "", "author"), ("[[package]]", "[[parcel]]", "package")],
+    [
+        ('registry = "npm"', 'registry = "shop"', "shop"),
+        ('author = "A"\n', "", "author"),
+        ("[[package]]", "[[parcel]]", "package"),
+    ],
 )
 def test_a_faulty_lock_is_refused(shelf: Path, old: str, new: str, message: str) -> None:
     lock = shelf / "lock.toml"

@@ -1,8 +1,11 @@
 """The stage `pictures` on small packages made here: rendering, labels, splits, resuming."""
 
 import csv
+import hashlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,7 +78,9 @@ def write_furniture(downloads: Path, tables: int) -> None:
         for n in range(1, tables + 1):
             picture = Image.new("RGBA", (40, 40))
             pen = ImageDraw.Draw(picture)
-            pen.polygon([tuple(p) for p in np.random.default_rng(n).integers(0, 40, (6, 2))], fill=(200, 30 * n, 40, 255))
+            pen.polygon(
+                [tuple(p) for p in np.random.default_rng(n).integers(0, 40, (6, 2))], fill=(200, 30 * n, 40, 255)
+            )
             pen.ellipse((5, 5, 15 + n, 15 + n), fill=(20, 90, 200, 255))
             archive.writestr(f"m/{n}.png", png(picture))
             archive.writestr(f"m/{n}/cube.obj", CUBE)
@@ -83,8 +88,6 @@ def write_furniture(downloads: Path, tables: int) -> None:
 
 
 def png(picture: Image.Image) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
@@ -111,8 +114,6 @@ def make(work: Path, **changes: object) -> tuple[dict, list[dict[str, str]], np.
 
 
 def test_table_pixels_and_vocabulary_agree(work: Path) -> None:
-    import hashlib
-
     report, rows, pixels = make(work)
     assert pixels.shape == (len(rows), 64, 64, 4)
     assert pixels.dtype == np.uint8
@@ -205,7 +206,14 @@ def icon(seed: int, style: str = "noto", size: int = 64) -> np.ndarray:
 
 def drawing(content: str, style: str = "noto", label: str = "", kind: str = "svg") -> Drawing:
     return Drawing(
-        source="test", style=style, name="x", label=label, licence="MIT", permissive=True, kind=kind, content=content  # type: ignore[arg-type]
+        source="test",
+        style=style,
+        name="x",
+        label=label,
+        licence="MIT",
+        permissive=True,
+        kind=kind,
+        content=content,  # type: ignore[arg-type]
     )
 
 
@@ -278,7 +286,10 @@ def test_a_model_is_seen_with_its_colour_and_proportions(work: Path) -> None:
     shop = work / "downloads" / "sweethome3d-furniture" / "Shop.sh3f"
     front = np.asarray(view(f"{shop}::m/1/cube.obj", side=0.0, size=64))
     side = np.asarray(view(f"{shop}::m/1/cube.obj", side=90.0, size=64))
-    wide = [np.ptp(np.flatnonzero((v[..., 3] > 0).any(0))) / np.ptp(np.flatnonzero((v[..., 3] > 0).any(1))) for v in (front, side)]
+    wide = [
+        np.ptp(np.flatnonzero((v[..., 3] > 0).any(0))) / np.ptp(np.flatnonzero((v[..., 3] > 0).any(1)))
+        for v in (front, side)
+    ]
     up = np.cos(np.radians(18)), np.sin(np.radians(18))
     assert wide[0] == pytest.approx(2 / (up[0] + up[1]), rel=0.05)
     assert wide[1] == pytest.approx(1 / (up[0] + 2 * up[1]), rel=0.05)
@@ -330,7 +341,7 @@ def test_nothing_fetched_is_an_error(tmp_path: Path) -> None:
         make(tmp_path)
 
 
-def test_a_killed_run_resumes_to_the_same_result(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes_to_the_same_result(work: Path) -> None:
     """Kill a run between two packages; the next keeps the finished parts and ends as an undisturbed run would."""
     program = (
         "import sys, time; from pathlib import Path\n"
@@ -357,8 +368,6 @@ def test_a_killed_run_resumes_to_the_same_result(work: Path, monkeypatch: pytest
     assert all(p.stat().st_mtime_ns == written for p, written in parts.items())
     resumed = (work / "pictures" / "pictures.csv").read_text()
     for folder in ("cutouts", "pictures"):
-        import shutil
-
         shutil.rmtree(work / folder)
     run(settings, work, concepts=work / "concepts.csv", review=work / "review.csv")
     assert (work / "pictures" / "pictures.csv").read_text() == resumed

@@ -11,7 +11,6 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from recipes.tiny.pictures.drawing import Drawing, Unusable
-from recipes.tiny.pictures.models import view
 
 LARGEST = 40_000_000
 """Pixels of the largest raster worth decoding; the few above it are posters."""
@@ -66,6 +65,8 @@ def _open(drawing: Drawing, size: int) -> Image.Image:
     if drawing.kind == "svg":
         return _vector(drawing.content, size)
     if drawing.kind == "model":
+        from recipes.tiny.pictures.models import view  # its libraries are slow to load
+
         return view(drawing.content, side=drawing.side, size=size)
     raw = read(drawing.content)
     try:
