@@ -41,8 +41,7 @@ def run(stage: str, settings: Settings, work: Path) -> None:
 
 def main(
     stage: Annotated[Choice, typer.Argument(help="A stage, `all`, or `ship`.")],
-    work: Annotated[Path, typer.Option(help="Where everything is made; interrupted runs continue there.")] = HERE
-    / "work",
+    work: Annotated[Path, typer.Option(help="Where everything is made; a killed run continues there.")] = WORK,
     small: Annotated[bool, typer.Option("--toy", help="The whole recipe at toy size, in minutes.")] = False,
 ) -> None:
     """Make the tiny trio from scratch."""

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from recipes.tiny.sample_scene import Scene
 from recipes.tiny.probe import Labelled
 from recipes.tiny.projection import read_nouns, visible_nouns
+from recipes.tiny.sample_scene import Scene
 from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation, load
 from recipes.tiny.scenes.compose import Scenes
 from recipes.tiny.settings import Settings

@@ -11,11 +11,11 @@ from lens_multimodal.train.fit import FitSettings, fit_projection
 from recipes.tiny import evaluate_text, samples
 from recipes.tiny.evaluate import captions
 from recipes.tiny.evaluate.probes import probes
-from recipes.tiny.sample_scene import Scene, of_split, read_scenes
 from recipes.tiny.evaluate.translation import translation
 from recipes.tiny.pack import packed_digest
 from recipes.tiny.probe import read_labelled
 from recipes.tiny.projection import caption_batches, cut_out_side, read_nouns
+from recipes.tiny.sample_scene import Scene, of_split, read_scenes
 from recipes.tiny.scenes import PROMPT
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
