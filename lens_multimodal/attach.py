@@ -8,16 +8,18 @@ from torch import nn
 
 from lens_multimodal import presets
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model import host
+from lens_multimodal.model import host, saved
 from lens_multimodal.model.projection import Projection, load_linear
 from lens_multimodal.model.self_check import self_check
+from lens_multimodal.model.virtual_tokens import check_free
 from lens_multimodal.model.vision import VisionEncoder
 
 
+@torch.inference_mode(False)
 def attach_vision(
     model: str | Path | nn.Module | None = None,
     *,
-    vision: str | nn.Module | None = None,
+    vision: str | Path | nn.Module | None = None,
     projection: str | Path | nn.Module | None = None,
     tokenizer: Any = None,
     device: str | torch.device | None = None,
@@ -26,11 +28,13 @@ def attach_vision(
     """Make a TransformerLens model accept images wherever it accepts tokens.
 
     Args:
-        model: nothing for the embedded tiny trio; a preset (`gpt-j-limber-beit`, ...); the name or folder of a
+        model: nothing for the embedded tiny trio; a preset (`gpt-j-limber-beit`, ...); a folder written by
+            `lens.save_pretrained`; the name or folder of a
             Hugging Face causal language model on this machine; such a model itself (it becomes part of a
             `TransformerBridge`); a `TransformerBridge` or `HookedTransformer`.
-        vision: an encoder preset or timm model name, a timm model, a `VisionEncoder`, or any module that gives
-            `[batch, patch, d_vision]` wrapped with its preprocessing as `VisionEncoder(module, preprocessing=...)`.
+        vision: an encoder preset or timm model name, the folder of a Hugging Face BEiT, a timm model, a
+            `VisionEncoder`, or any module that gives `[batch, patch, d_vision]` wrapped with its preprocessing as
+            `VisionEncoder(module, preprocessing=...)`.
         projection: a `.ckpt` or `.safetensors` file with `weight [d_model, d_vision]` and `bias`, an `nn.Linear`,
             or any module from `d_vision` to `d_model`.
         tokenizer: for a model that came without one.
@@ -50,20 +54,22 @@ def attach_vision(
     host.check_version()
     if model is None and vision is None and projection is None:
         model = "tiny"
-    preset = presets.get(model)
+    preset = _preset(model)
     language_model, own_tokenizer = _language_model(model, preset, device=device, dtype=dtype)
     encoder = _vision(vision, preset)
     linear = _linear(projection, preset)
-    host_model = (
-        language_model if hasattr(language_model, "hooks") else host.wrap(language_model, tokenizer=own_tokenizer)
-    )
+    tokenizer = own_tokenizer if tokenizer is None else tokenizer
+    host_model = language_model if hasattr(language_model, "hooks") else host.wrap(language_model, tokenizer=tokenizer)
     host.check_model(host_model)
-    _move(host_model, encoder, linear, device=device, dtype=dtype)
+    check_free(host.embedding_module(host_model))
+    host.move(host_model, device=device, dtype=dtype)
+    _move(encoder, linear, device=device, dtype=dtype)
+    d_model = host.shape(host_model).d_model
     lens = VisionLens(
         host_model,
         vision=encoder,
-        projection=Projection(linear, d_vision=encoder.d_vision, d_model=host.shape(host_model).d_model),
-        tokenizer=tokenizer if tokenizer is not None else own_tokenizer,
+        projection=Projection(linear, d_vision=encoder.d_vision, d_model=d_model, n_patches=encoder.n_patches),
+        tokenizer=tokenizer,
         name=preset.name if preset else type(language_model).__name__,
     )
     try:
@@ -74,8 +80,12 @@ def attach_vision(
     return lens
 
 
+def _preset(model: Any) -> presets.Preset | saved.SavedLens | None:
+    return saved.open_saved(model) if saved.is_saved_lens(model) else presets.get(model)
+
+
 def _language_model(
-    model: str | Path | nn.Module | None, preset: presets.Preset | None, *, device: Any, dtype: Any
+    model: str | Path | nn.Module | None, preset: presets.Preset | saved.SavedLens | None, *, device: Any, dtype: Any
 ) -> tuple[nn.Module, Any]:
     if preset is not None:
         return preset.language_model(device=device, dtype=dtype)
@@ -91,13 +101,13 @@ def _language_model(
     )
 
 
-def _vision(vision: str | nn.Module | None, preset: presets.Preset | None) -> VisionEncoder:
+def _vision(vision: str | Path | nn.Module | None, preset: presets.Preset | saved.SavedLens | None) -> VisionEncoder:
     if isinstance(vision, VisionEncoder):
         return vision
     if isinstance(vision, nn.Module):
         return VisionEncoder(vision)
-    if isinstance(vision, str):
-        return presets.load_vision(vision)
+    if isinstance(vision, (str, Path)):
+        return presets.load_vision(str(vision))
     if vision is not None:
         raise TypeError(f"expected an image encoder, a preset or a timm name, got {type(vision).__name__}")
     if preset is None:
@@ -107,7 +117,7 @@ def _vision(vision: str | nn.Module | None, preset: presets.Preset | None) -> Vi
     return preset.vision()
 
 
-def _linear(projection: str | Path | nn.Module | None, preset: presets.Preset | None) -> nn.Module:
+def _linear(projection: str | Path | nn.Module | None, preset: presets.Preset | saved.SavedLens | None) -> nn.Module:
     if isinstance(projection, nn.Module):
         return projection
     if isinstance(projection, (str, Path)):

@@ -1,19 +1,21 @@
 """A language model with eyes."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lens_multimodal.analysis.attribution import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons
-from lens_multimodal.model import generation, host
+from lens_multimodal.model import generation, host, saved
 from lens_multimodal.model.generation import GeneratedActivations, Sampling
 from lens_multimodal.model.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
 from lens_multimodal.model.images import Picture, as_picture, as_pictures
@@ -136,19 +138,17 @@ class VisionLens:
         embedded = []
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]
-            with torch.no_grad():
+            # Made under inference_mode, an image could never be used with autograd later.
+            with torch.inference_mode(False), torch.no_grad():
                 vectors = self.projection(self.vision.features(chunk))
+                leaves = [own.clone().requires_grad_(with_gradient) for own in vectors]
             grid_h, grid_w = self._grid_of(vectors.shape[1])
-            for picture, own in zip(chunk, vectors, strict=True):
-                leaf = own.detach().clone().requires_grad_(with_gradient)
-                embedded.append(
-                    EmbeddedImage(
-                        soft_prompt=self.virtual_tokens.store(leaf),
-                        grid_h=grid_h,
-                        grid_w=grid_w,
-                        picture=picture,
-                    )
+            embedded += [
+                EmbeddedImage(
+                    soft_prompt=self.virtual_tokens.store(leaf), grid_h=grid_h, grid_w=grid_w, picture=picture
                 )
+                for picture, leaf in zip(chunk, leaves, strict=True)
+            ]
         return embedded
 
     def forget(self, *prompts: ImagePrompt) -> None:
@@ -213,7 +213,7 @@ class VisionLens:
 
     def caption_stream(
         self,
-        images: Iterable[Picture],
+        images: Picture | Iterable[Picture],
         text: str = PROMPT,
         *,
         max_new_tokens: int = 20,
@@ -223,14 +223,16 @@ class VisionLens:
     ) -> Iterator[str]:
         """Captions of any number of pictures, one by one as they come, in flat memory.
 
-        A progress bar is shown from the second batch on, or as `progress` says.
+        A progress bar is shown when it takes more than two seconds, or as `progress` says.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        total = len(images) if isinstance(images, Sequence) else None
-        shown = progress if progress is not None else total is None or total > 4 * batch_size
+        if isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", 4) < 4:
+            images = [cast(Picture, images)]
+        total = len(images) if isinstance(images, Sized) else None
         source = iter(images)
-        with tqdm(total=total, desc="captions", unit="picture", disable=not shown) as bar:
+        delay = 2.0 if progress is None else 0.0
+        with tqdm(total=total, desc="captions", unit="picture", disable=progress is False, delay=delay) as bar:
             while batch := list(islice(source, batch_size)):
                 prompt = self.prompt(batch, text)
                 yield from self.generate(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
@@ -339,15 +341,42 @@ class VisionLens:
     @property
     def stop_ids(self) -> list[int]:
         """The end token and new lines."""
-        ends = [self._need_tokenizer().eos_token_id]
+        tokenizer = self._need_tokenizer()
         newlines = [ids[0] for text in ("\n", "\n\n") if len(ids := self.encode(text)) == 1]
-        return [i for i in dict.fromkeys([*ends, *newlines]) if i is not None]
+        known = [i for i in newlines if i != tokenizer.unk_token_id]
+        return [i for i in dict.fromkeys([tokenizer.eos_token_id, *known]) if i is not None]
 
     # --- life --------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Take the eyes off again: the model is as it was before, bit for bit."""
         self.virtual_tokens.remove()
+
+    def save_pretrained(
+        self, folder: str | Path, *, without: Collection[str] = (), overwrite: bool = False
+    ) -> None:
+        """Write one folder that `attach_vision(folder)` loads: language model, tokenizer, encoder, projection, card.
+
+        Args:
+            folder: made anew; it appears whole or not at all.
+            without: of "vision" and "projection", what to leave out and to give to `attach_vision` on loading.
+            overwrite: replace a lens saved there before.
+
+        Raises:
+            FileExistsError: the folder holds something else, or a lens and `overwrite` is False.
+            ValueError: processed weights, an encoder that timm did not build, or a projection that is no
+                `nn.Linear`; says what to do.
+        """
+        saved.save(
+            Path(folder),
+            name=self.name,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            vision=self.vision,
+            projection=self.projection,
+            without=without,
+            overwrite=overwrite,
+        )
 
     def __enter__(self) -> "VisionLens":
         return self

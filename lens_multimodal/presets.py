@@ -5,7 +5,7 @@ this machine; LiMBeR's projections under `~/.cache/lens_multimodal/limber_weight
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +130,12 @@ def _huggingface_beit(name: str) -> VisionEncoder:
         model = BeitModel.from_pretrained(name, local_files_only=True, add_pooling_layer=False)
     except OSError as error:
         raise _absent("image encoder", name, "config.json and the weights of a BeitModel") from error
-    side: Any = model.config.image_size
-    preprocessing = Preprocessing(height=side, width=side)
+    size: Any = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
     return VisionEncoder(
-        beit_from_huggingface(model).requires_grad_(False), preprocessing=preprocessing, name=Path(name).name
+        beit_from_huggingface(model).requires_grad_(False),
+        preprocessing=replace(_BEIT, height=height, width=width),
+        name=Path(name).name,
     )
 
 

@@ -69,7 +69,7 @@ class Ablation:
 
 def ablation_effects(
     model: nn.Module,
-    tokens: Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, "1 prompt_pos"],
     target: Targets,
     neurons: Neurons,
     positions: Any = None,
@@ -114,7 +114,7 @@ def ablation_effects(
 
 def ablated_effects(
     model: nn.Module,
-    tokens: Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, "1 prompt_pos"],
     targets: Sequence[ResolvedTarget],
     ablations: Sequence[Ablated],
     *,
@@ -137,7 +137,7 @@ def ablated_effects(
 
 def ablated_values(
     model: nn.Module,
-    tokens: Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, "1 prompt_pos"],
     targets: Sequence[ResolvedTarget],
     ablations: Sequence[Ablated],
     *,

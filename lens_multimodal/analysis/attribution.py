@@ -20,7 +20,13 @@ from lens_multimodal.analysis.ablation_effect import Ablation
 from lens_multimodal.analysis.gradients import ActivationXGradient
 from lens_multimodal.analysis.integrated_gradients import IntegratedGradients
 from lens_multimodal.analysis.read_out_scores import ActivationXDecoded, DirectEffect, LocalDirectEffect
-from lens_multimodal.analysis.scores import Request, Score, request_by_row, request_for_targets
+from lens_multimodal.analysis.scores import (
+    Request,
+    Score,
+    request_by_row,
+    request_for_targets,
+    run_score,
+)
 from lens_multimodal.analysis.targets import Targets
 from lens_multimodal.model import host
 
@@ -40,7 +46,7 @@ REDUCTIONS = ("max", "sum", "mean")
 
 def neuron_attribution(
     model: nn.Module,
-    tokens: Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, "1 prompt_pos"],
     target: Targets,
     positions: Any = None,
     *,
@@ -72,7 +78,7 @@ def neuron_attribution(
 
 def neuron_attribution_by_row(
     model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch prompt_pos"],
     targets: list[Any],
     positions: Any = None,
     *,
@@ -90,7 +96,7 @@ def neuron_attribution_by_row(
 
 def top_neurons(
     model: nn.Module,
-    tokens: Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, "1 prompt_pos"],
     target: Targets,
     positions: Any = None,
     *,
@@ -114,7 +120,7 @@ def top_neurons(
 
 def top_neurons_by_row(
     model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch prompt_pos"],
     targets: list[Any],
     positions: Any = None,
     *,
@@ -166,7 +172,7 @@ def _collect(request: Request, score: str | Score) -> Float[Tensor, "pass batch 
             result.append(torch.empty(*sizes, scores.shape[-1], dtype=scores.dtype, device=device))
         result[0][index, :, place[layer]] = scores.to(result[0].device)
 
-    resolve_score(score)(request, keep)
+    run_score(resolve_score(score), request, keep)
     return result[0]
 
 
@@ -183,7 +189,7 @@ def _rank(request: Request, score: str | Score, reduce: str, top_k: int) -> pd.D
         where = scores.argmax(dim=1).gather(-1, neurons)
         found[index].append((layer, values, neurons, where))
 
-    resolve_score(score)(request, keep)
+    run_score(resolve_score(score), request, keep)
     rows = [
         _table(found[index], row, target.label, positions, top_k)
         for index, targets in enumerate(request.passes)

@@ -18,7 +18,7 @@ from lens_multimodal.model import host
 
 def head_attribution(
     model: nn.Module,
-    tokens: Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, "1 prompt_pos"],
     target: Targets,
     positions: Any = None,
     *,
@@ -34,7 +34,7 @@ def head_attribution(
 
 def position_attribution(
     model: nn.Module,
-    tokens: Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, "1 prompt_pos"],
     target: Targets,
     positions: Any = None,
     *,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lens_multimodal.analysis.ablation_effect import Ablated, ablated_effects, ablated_values
 from lens_multimodal.analysis.attribution import reduce_positions, resolve_score
-from lens_multimodal.analysis.scores import Request, Score, request_for_targets
+from lens_multimodal.analysis.scores import Request, Score, request_for_targets, run_score
 from lens_multimodal.analysis.targets import Target
 from lens_multimodal.hooks.neurons import Neurons, as_neurons
 from lens_multimodal.model import host
@@ -49,7 +49,7 @@ class Faithfulness:
 
 def faithfulness(
     model: nn.Module,
-    tokens: Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, "1 prompt_pos"],
     target: Target,
     positions: Any = None,
     *,
@@ -188,7 +188,7 @@ def _reduced(request: Request, score: Score, reduce: str) -> Float[Tensor, "laye
     def keep(index: int, layer: int, scores: Tensor) -> None:  # noqa: ARG001
         kept[layer] = reduce_positions(scores[0], reduce).cpu()
 
-    score(request, keep)
+    run_score(score, request, keep)
     return torch.stack([kept[layer] for layer in request.layers])
 
 

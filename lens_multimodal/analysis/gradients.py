@@ -52,7 +52,7 @@ class ActivationXGradient:
 
 def visit_gradients(
     model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch prompt_pos"],
     passes: Sequence[Sequence[ResolvedTarget]],
     names: Mapping[int, str],
     visit: GradientVisit,

@@ -22,10 +22,10 @@ from lens_multimodal.model.vision import Preprocessing
 class Box:
     """A rectangle in pixels of the original picture; `right` and `bottom` are where it ends."""
 
-    left: float
-    top: float
-    right: float
-    bottom: float
+    left: float | int
+    top: float | int
+    right: float | int
+    bottom: float | int
 
     @property
     def area(self) -> float:
@@ -103,7 +103,7 @@ class ImageGeometry:
         """The part of the original picture that reaches the encoder; less than all of it if it was cropped."""
         return Box(left=self._x(0), top=self._y(0), right=self._x(self.input_width), bottom=self._y(self.input_height))
 
-    def patch_at(self, x: float, y: float) -> tuple[int, int] | None:
+    def patch_at(self, x: float | int, y: float | int) -> tuple[int, int] | None:
         """Row and column of the image patch that shows a point of the original picture, None if it is cropped off.
 
         Raises: ValueError for a point outside the picture.
@@ -138,16 +138,16 @@ class ImageGeometry:
         y = torch.tensor([0 <= self._input_y(i + 0.5) < self.input_height for i in range(self.height)])
         return y[:, None] & x
 
-    def _input_x(self, x: float) -> float:
+    def _input_x(self, x: float | int) -> float:
         return x * self.resized_width / self.width + self.left
 
-    def _input_y(self, y: float) -> float:
+    def _input_y(self, y: float | int) -> float:
         return y * self.resized_height / self.height + self.top
 
-    def _x(self, input_x: float) -> float:
+    def _x(self, input_x: float | int) -> float:
         return min(max((input_x - self.left) * self.width / self.resized_width, 0.0), float(self.width))
 
-    def _y(self, input_y: float) -> float:
+    def _y(self, input_y: float | int) -> float:
         return min(max((input_y - self.top) * self.height / self.resized_height, 0.0), float(self.height))
 
 

@@ -45,7 +45,7 @@ class LogitLens:
 
 def logit_lens(
     model: nn.Module,
-    tokens: Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, "1 prompt_pos"],
     token: int | str | Sequence[int | str],
     positions: Any = None,
     *,

@@ -64,7 +64,7 @@ class DirectEffect:
 
 def _forward(
     request: Request,
-) -> tuple[dict[int, Tensor], list[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos 1"]]:
+) -> tuple[dict[int, Tensor], list[Float[Tensor, "batch prompt_pos d_model"]], Float[Tensor, "batch pos 1"]]:
     """Activations and final norm scale at the requested positions; per pass, the target's direction everywhere."""
     at = request.positions
     names = [*(host.mlp_post(layer) for layer in request.layers), host.FINAL_NORM_SCALE]
@@ -80,7 +80,7 @@ def _forward(
 
 def _direction(
     request: Request, index: int, logits: Tensor, kept: dict[str, Tensor]
-) -> Float[Tensor, "batch pos d_model"]:
+) -> Float[Tensor, "batch prompt_pos d_model"]:
     """The target's gradient with respect to the final norm's output: `W_U` weighed by its gradient by logits."""
     with gradients_on():
         leaf = logits.detach().clone().requires_grad_()
@@ -108,7 +108,7 @@ def _visit_products(
     request: Request,
     index: int,
     activations: dict[int, Tensor],
-    direction: Float[Tensor, "batch pos d_model"],
+    direction: Float[Tensor, "batch pos_or_1 d_model"],
     visit: Visit,
     *,
     factor: Float[Tensor, "batch pos 1"] | None = None,

@@ -33,7 +33,7 @@ class ReceptiveField:
 
 
 def receptive_field(
-    activations: Float[Tensor, "grid_h grid_w"], geometry: ImageGeometry, *, quantile: float = PAPER_QUANTILE
+    activations: Float[Tensor, "grid_h grid_w"], geometry: ImageGeometry, *, quantile: float | int = PAPER_QUANTILE
 ) -> ReceptiveField:
     """Upsample activations of the image patches to the picture and keep the most active pixels.
 
@@ -70,7 +70,7 @@ def intersection_over_union(mask: Bool[Tensor, "height width"], seg_mask: Bool[T
 
 def neuron_activations(
     model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch prompt_pos"],
     neurons: Neurons,
     positions: Any = None,
     *,

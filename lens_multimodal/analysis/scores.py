@@ -29,7 +29,7 @@ class Request:
     """Prompts, targets and neurons of one attribution, checked."""
 
     model: nn.Module
-    tokens: Int[Tensor, "batch pos"]
+    tokens: Int[Tensor, "batch prompt_pos"]
     attention_mask: Tensor | None
     passes: tuple[tuple[ResolvedTarget, ...], ...]
     """Each pass has one target per row of `tokens`."""
@@ -43,7 +43,7 @@ Score: TypeAlias = Callable[[Request, Visit], None]
 
 def request_for_targets(
     model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch prompt_pos"],
     targets: Targets,
     positions: Any,
     *,
@@ -71,7 +71,7 @@ def request_for_targets(
 
 def request_by_row(
     model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch prompt_pos"],
     targets: list[Any],
     positions: Any,
     *,
@@ -114,6 +114,12 @@ def resolve_layers(layers: Any, model: nn.Module) -> tuple[int, ...]:
     if len(set(found)) < len(found):
         raise ValueError(f"layers {found} are not all different")
     return tuple(found)
+
+
+def run_score(score: Score, request: Request, visit: Visit) -> None:
+    """Run a score on normal tensors, also when called under `torch.inference_mode`."""
+    with torch.inference_mode(False):
+        score(request, visit)
 
 
 def wide(values: Tensor) -> Tensor:

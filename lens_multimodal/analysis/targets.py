@@ -109,7 +109,9 @@ class ResolvedTarget:
         return value
 
 
-def resolve_targets(targets: Targets, model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> tuple[ResolvedTarget, ...]:
+def resolve_targets(
+    targets: Any, model: nn.Module, tokens: Int[Tensor, "batch prompt_pos"]
+) -> tuple[ResolvedTarget, ...]:
     """Turn targets into functions of the logits, checked before any forward pass.
 
     Args: tokens: the prompt; its length limits positions, its first row names caption tokens.
@@ -186,7 +188,8 @@ def _resolve(target: Any, model: nn.Module, tokens: Tensor) -> ResolvedTarget:
     if isinstance(target, tuple):
         if len(target) != 2:
             raise TypeError(f"expected (position, token), got {target!r}; several targets come as a list")
-        target = Logit(token=target[1], pos=target[0])
+        resolve_token(target[1], model)
+        target = Logit(token=target[1], pos=resolve_position(target[0], tokens.shape[1]))
     elif isinstance(target, str) or (hasattr(target, "__index__") and not isinstance(target, bool)):
         target = Logit(token=target)
     elif callable(target):

@@ -86,4 +86,6 @@ class Damage:
     def __str__(self) -> str:
         if not self.count:
             return "nothing was left out"
-        return f"{self.count:,} left out so far: " + ", ".join(f"{n:,} {why}" for why, n in self.by_reason.most_common())
+        return f"{self.count:,} left out so far: " + ", ".join(
+            f"{n:,} {why}" for why, n in self.by_reason.most_common()
+        )

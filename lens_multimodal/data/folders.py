@@ -34,12 +34,14 @@ def read_folder(folder: str | Path) -> list[CaptionedPicture]:
         raise FileNotFoundError(f"no folder at {str(folder)!r}")
     lists = [folder / name for name in LISTS if (folder / name).is_file()]
     if len(lists) > 1:
-        raise ValueError(f"{str(folder)!r} has several lists of captions ({', '.join(p.name for p in lists)}); keep one")
+        raise ValueError(
+            f"{str(folder)!r} has several lists of captions ({', '.join(p.name for p in lists)}); keep one"
+        )
     captions = _listed(folder, lists[0]) if lists else _beside(folder)
     if not captions:
         raise ValueError(
-            f"no captioned picture in {str(folder)!r}: expected {' or '.join(LISTS[:2])}, or pictures with a .txt beside "
-            f"each"
+            f"no captioned picture in {str(folder)!r}: expected {' or '.join(LISTS[:2])}, or "
+            f"pictures with a .txt beside each"
         )
     return [
         CaptionedPicture(key=name, picture=folder / name, captions=tuple(texts)) for name, texts in captions.items()
@@ -57,7 +59,7 @@ def _listed(folder: Path, path: Path) -> dict[str, list[str]]:
                 f"{path.name}, line {number}: expected file_name and caption (or captions, text), got "
                 f"{sorted(k for k in row if isinstance(k, str))}"
             )
-        captions.setdefault(name, []).extend(t.strip() for t in texts)
+        captions.setdefault(name, []).extend(str(t).strip() for t in texts)
     missing = [name for name in captions if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -94,7 +96,8 @@ def _beside(folder: Path) -> dict[str, list[str]]:
         )
     if bare:
         raise FileNotFoundError(
-            f"{len(bare):,} of {len(pictures):,} pictures in {str(folder)!r} have no .txt beside them: " + ", ".join(bare)
+            f"{len(bare):,} of {len(pictures):,} pictures in {str(folder)!r} have no .txt beside them: "
+            + ", ".join(bare)
         )
     captions = {}
     for picture in pictures:

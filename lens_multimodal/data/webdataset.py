@@ -125,9 +125,7 @@ def read_shard(path: Path, *, damage: Damage) -> Iterator[CaptionedPicture]:
     yield from _sample(path, current, found, damage)
 
 
-def _sample(
-    path: Path, key: str, found: dict[str, StoredPicture | str], damage: Damage
-) -> Iterator[CaptionedPicture]:
+def _sample(path: Path, key: str, found: dict[str, StoredPicture | str], damage: Damage) -> Iterator[CaptionedPicture]:
     if not found:
         return
     where = f"{path.name}/{key}"

@@ -22,7 +22,7 @@ from lens_multimodal.model import host
 
 @contextmanager
 def edit_knowledge(
-    neurons: Neurons, model: nn.Module, *, source: int, target: int, strength: float = 1.0
+    neurons: Neurons, model: nn.Module, *, source: int, target: int, strength: float | int = 1.0
 ) -> Iterator[None]:
     """Within the block, neurons write towards `target` and away from `source`; afterwards the weights are back.
 

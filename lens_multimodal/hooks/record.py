@@ -22,7 +22,7 @@ def record(
     *,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
 ) -> dict[str, Tensor]:
-    """Activations of one forward pass by hook name, without gradient.
+    """Activations of one forward pass by hook name, in the order asked for, without gradient.
 
     Raises: ValueError for unknown hook names; HookDidNotFire for hook points that the model does not run.
     """
@@ -30,7 +30,7 @@ def record(
         raise ValueError("no hook names given to record")
     with torch.no_grad(), host.capture(model, list(dict.fromkeys(names))) as kept:
         host.logits_of(model, tokens, attention_mask=attention_mask)
-    return {name: value.detach() for name, value in kept.items()}
+    return {name: kept[name].detach() for name in names}
 
 
 def observe(names: Sequence[str], *, into: MutableMapping[str, list[Tensor]]) -> list[host.NamedHook]:

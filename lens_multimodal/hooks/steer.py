@@ -15,17 +15,17 @@ from lens_multimodal.hooks.positions import Positions, PositionSet, as_positions
 from lens_multimodal.model import host
 
 
-def steer(neurons: Neurons, model: nn.Module, *, amount: float, positions: Positions = None) -> list[host.NamedHook]:
+def steer(neurons: Neurons, model: nn.Module, *, amount: float | int, positions: Positions = None) -> list[host.NamedHook]:
     """Add `amount` to the activations of neurons (in units of their activation)."""
     return _change_neurons(neurons, model, partial(_add, amount=amount), positions)
 
 
-def scale(neurons: Neurons, model: nn.Module, *, factor: float, positions: Positions = None) -> list[host.NamedHook]:
+def scale(neurons: Neurons, model: nn.Module, *, factor: float | int, positions: Positions = None) -> list[host.NamedHook]:
     """Multiply the activations of neurons; 0 is zero ablation, 1 changes nothing."""
     return _change_neurons(neurons, model, partial(_multiply, factor=factor), positions)
 
 
-def set_to(neurons: Neurons, model: nn.Module, *, value: float, positions: Positions = None) -> list[host.NamedHook]:
+def set_to(neurons: Neurons, model: nn.Module, *, value: float | int, positions: Positions = None) -> list[host.NamedHook]:
     """Fix the activations of neurons at `value`."""
     return _change_neurons(neurons, model, partial(_fill, value=value), positions)
 
@@ -115,13 +115,13 @@ def _residual(
     return [(host.resid_pre(layer), partial(residual_hook, vector=vector, adding=adding, positions=where))]
 
 
-def _add(activation: Tensor, *, amount: float) -> Tensor:
+def _add(activation: Tensor, *, amount: float | int) -> Tensor:
     return activation + amount
 
 
-def _multiply(activation: Tensor, *, factor: float) -> Tensor:
+def _multiply(activation: Tensor, *, factor: float | int) -> Tensor:
     return activation * factor
 
 
-def _fill(activation: Tensor, *, value: float) -> Tensor:
+def _fill(activation: Tensor, *, value: float | int) -> Tensor:
     return activation.new_full(activation.shape, value)

@@ -29,9 +29,14 @@ _IGNORED = re.compile(r"embeddings\.mask_token|.*relative_position_index")
 
 
 def timm_beit(config: Any) -> nn.Module:
-    """An untrained timm `Beit` with the layout of a Hugging Face `BeitConfig`."""
+    """An untrained timm `Beit` with the layout of a Hugging Face `BeitConfig`.
+
+    Raises: ValueError for a non-linearity that timm's BEiT does not have.
+    """
     from timm.models.beit import Beit
 
+    if config.hidden_act != "gelu":
+        raise ValueError(f"timm's BEiT computes gelu, this one was trained with {config.hidden_act!r}")
     norm_layer: Any = partial(nn.LayerNorm, eps=config.layer_norm_eps)
     return Beit(
         img_size=config.image_size,
@@ -41,7 +46,7 @@ def timm_beit(config: Any) -> nn.Module:
         embed_dim=config.hidden_size,
         depth=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
-        mlp_ratio=config.intermediate_size / config.hidden_size,
+        mlp_ratio=(config.intermediate_size + 0.5) / config.hidden_size,  # timm cuts off the fraction
         norm_layer=norm_layer,
         init_values=config.layer_scale_init_value or None,
         use_abs_pos_emb=config.use_absolute_position_embeddings,

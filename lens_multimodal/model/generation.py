@@ -17,7 +17,8 @@ from lens_multimodal.model.image_prompt import ImagePrompt
 class Sampling:
     """How the next token is chosen; the default is greedy.
 
-    Raises: ValueError for numbers outside their range, and for top_k, top_p or a temperature without sampling.
+    Raises: ValueError for numbers outside their range, for top_k, top_p or a temperature without sampling, and for
+        beams with it.
     """
 
     do_sample: bool = False
@@ -35,6 +36,8 @@ class Sampling:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.do_sample and self.num_beams > 1:
+            raise ValueError(f"beams look for the likeliest text and do not sample: do_sample with {self.num_beams} beams")
         if self.num_beams < 1:
             raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
 
@@ -124,19 +127,30 @@ def generate_with_activations(
 ) -> GeneratedActivations:
     """Greedy generation of one row with the activations behind every generated token.
 
-    Raises: ValueError for a prompt of more than one row.
+    Raises: ValueError for a prompt of more than one row, and for a hook point without a position axis such as an
+        attention pattern.
     """
     if len(prompt) != 1:
         raise ValueError(f"activations are recorded one row at a time; this prompt has {len(prompt)} (prompt.row(i))")
     with recording(model, names) as passes:
         (ids,) = generate(model, prompt, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
-    ids = ids or []
+    for name, kept in passes.items():
+        _check_positions(name, kept, n_prompt=prompt.tokens.shape[1])
     steps = {name: torch.cat([passed[0, -1:] for passed in kept[: max(len(ids), 1)]]) for name, kept in passes.items()}
     return GeneratedActivations(
         token_ids=ids,
         activations={name: values[: len(ids)] for name, values in steps.items()},
         prompt_activations={name: kept[0][0] for name, kept in passes.items()},
     )
+
+
+def _check_positions(name: str, kept: list[Tensor], *, n_prompt: int) -> None:
+    for index, passed in enumerate(kept):
+        if passed.ndim < 3 or passed.shape[1] != (1 if index else n_prompt):
+            raise ValueError(
+                f"{name} holds {list(passed.shape)} for {1 if index else n_prompt} positions: expected "
+                f"[batch, pos, ...], so this hook point cannot be recorded token by token"
+            )
 
 
 def _until(ids: list[int], stops: set[int]) -> list[int]:

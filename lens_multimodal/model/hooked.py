@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from transformers import GPTJForCausalLM
 
+from lens_multimodal.model import host
+
 
 def is_available() -> bool:
     """Whether the installed TransformerLens still has `HookedTransformer` (3.x has, 4.x has not)."""
@@ -24,7 +26,7 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
 
     Args:
         language_model: the weights; left as it is.
-        tokenizer: a tokenizer loaded from a folder, or None.
+        tokenizer: its tokenizer, or None.
         process_weights: fold the norms and centre the writing and unembedding weights, as TransformerLens does
             by default. It changes what a decoded neuron means; the paper uses unprocessed weights.
 
@@ -64,7 +66,7 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
         dtype=language_model.dtype,
         device=str(language_model.device),
     )
-    model = HookedTransformer(cfg, tokenizer=tokenizer, move_to_device=False)
+    model = HookedTransformer(cfg, tokenizer=host.as_loaded(tokenizer), move_to_device=False)
     model.load_and_process_state_dict(
         convert_gptj_weights(language_model, cfg),
         fold_ln=process_weights,

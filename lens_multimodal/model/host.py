@@ -9,7 +9,9 @@ TransformerLens accepts many hooks that never run (unknown names in the 3.x brid
 in both). So everything here that reads or edits activations checks that the name exists *and* that it fired.
 """
 
+import copy
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,6 +159,11 @@ def check_model(model: Any) -> None:
         )
     sizes = _config(model)
     out = w_out(model, 0)
+    if w_e(model).shape[1] != sizes.d_model:
+        raise ValueError(
+            f"the token embeddings are {w_e(model).shape[1]} wide and the residual stream d_model={sizes.d_model}: this "
+            f"model projects its embeddings, so image vectors of d_model cannot stand among them"
+        )
     if out.ndim != 2 or out.shape[1] != sizes.d_model:
         raise ValueError(
             f"blocks[0].mlp.W_out has shape {tuple(out.shape)}, expected [d_mlp, d_model={sizes.d_model}]: this "
@@ -170,7 +177,7 @@ def check_version() -> None:
     Raises: RuntimeError naming the installed and the supported versions.
     """
     installed = version("transformer-lens")
-    if not OLDEST <= tuple(int(part) for part in installed.split(".")[:2]) < TOO_NEW:
+    if not OLDEST <= tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < TOO_NEW:
         raise RuntimeError(
             f"transformer-lens {installed} is installed; lens_multimodal needs at least "
             f"{OLDEST[0]}.{OLDEST[1]} and less than {TOO_NEW[0]}.{TOO_NEW[1]} (pip install 'transformer-lens>="
@@ -183,19 +190,45 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
 
     The given model becomes part of the bridge: its modules are replaced in place.
 
-    Raises: TypeError for a model that is no causal language model of Hugging Face.
+    Raises:
+        TypeError: the model is no causal language model of Hugging Face.
+        ValueError: it is already part of a bridge.
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    config = getattr(language_model, "config", None)
-    if config is None or not hasattr(language_model, "get_input_embeddings"):
+    config: Any = getattr(language_model, "config", None)
+    if config is None or not getattr(language_model, "can_generate", lambda: False)():
         raise TypeError(
             f"expected a Hugging Face causal language model, a TransformerLens model, a name or a folder, got "
             f"{type(language_model).__name__}"
         )
+    if hasattr(language_model.get_input_embeddings(), "original_component"):  # type: ignore[operator]
+        raise ValueError(
+            f"this {type(language_model).__name__} is already part of a TransformerBridge, which replaced its modules; "
+            f"give that bridge, or load the model again"
+        )
     return build_bridge_from_module(
-        language_model, type(language_model).__name__, hf_config=config, tokenizer=tokenizer
+        language_model, type(language_model).__name__, hf_config=config, tokenizer=as_loaded(tokenizer)
     ).eval()
+
+
+def as_loaded(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that TransformerLens takes as it is.
+
+    Otherwise it loads the tokenizer a second time from its path or the hub, and fails for one made in memory.
+    """
+    if tokenizer is None:
+        return None
+    own = copy.deepcopy(tokenizer)
+    own.init_kwargs = {"name_or_path": "", **own.init_kwargs, "add_bos_token": True}
+    return own
+
+
+def move(model: nn.Module, *, device: Any = None, dtype: torch.dtype | None = None) -> None:
+    """Move or cast a TransformerLens model without its printing."""
+    for target in (device, dtype):
+        if target is not None:
+            model.to(target, print_details=False)  # type: ignore[call-overload]
 
 
 def prepends_bos(model: nn.Module) -> bool:
@@ -300,8 +333,13 @@ def logits_of(
     *,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "batch pos d_vocab"]:
-    """One forward pass; the attention mask marks left padding with zeros."""
-    if attention_mask is None or bool(attention_mask.all()):
+    """One forward pass; the attention mask marks left padding with zeros.
+
+    `HookedTransformer` always gets a mask: left to itself it takes leading end tokens for padding.
+    """
+    if attention_mask is None:
+        attention_mask = torch.ones_like(tokens)
+    if is_bridge(model) and bool(attention_mask.all()):
         return model(tokens, return_type="logits")
     return model(tokens, return_type="logits", attention_mask=attention_mask.to(tokens.device))
 
@@ -338,6 +376,7 @@ def generate(
         prepend_bos=False,
         return_type="tokens",
         verbose=False,
+        **({} if is_bridge(model) else {"padding_side": "right"}),
     )
 
 

@@ -146,11 +146,12 @@ def assemble(rows: Sequence[Sequence[Piece]], *, pad_id: int, device: torch.devi
                 found.append(ImageSpan(image=piece, start=start, stop=stop))
             start = stop
         spans.append(tuple(found))
-    return ImagePrompt(
-        tokens=torch.tensor([[pad_id] * (length - len(r)) + r for r in ids], device=device),
-        attention_mask=torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in ids], device=device),
-        spans=tuple(spans),
-    )
+    with torch.inference_mode(False):
+        return ImagePrompt(
+            tokens=torch.tensor([[pad_id] * (length - len(r)) + r for r in ids], device=device),
+            attention_mask=torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in ids], device=device),
+            spans=tuple(spans),
+        )
 
 
 def _ids(piece: Piece) -> list[int]:

@@ -45,7 +45,10 @@ def as_picture(picture: Any) -> Image.Image:
     if isinstance(picture, (str, Path)):
         return _open(Path(picture))
     if isinstance(picture, Image.Image):
-        return _as_rgb(picture)
+        try:
+            return _as_rgb(picture)
+        except OSError as error:
+            raise ValueError(f"the picture is damaged or cut off: {error}") from error
     if isinstance(picture, Tensor):
         return _from_array(
             picture.detach().cpu().float().numpy() if picture.is_floating_point() else picture.detach().cpu().numpy()
@@ -62,14 +65,14 @@ def _open(path: Path) -> Image.Image:
         raise FileNotFoundError(f"no picture at {str(path)!r}" + (": it is a folder" if path.is_dir() else ""))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 _check_size(image.width, image.height, str(path))
                 image.load()
                 return _as_rgb(image)
     except UnidentifiedImageError:
         raise ValueError(f"{str(path)!r} is not a picture that Pillow can read (PNG, JPEG, WebP, ...)") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
         raise ValueError(f"{str(path)!r} has more than {MAX_PIXELS:,} pixels; scale it down first") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{str(path)!r} is damaged or cut off: {error}") from error
@@ -89,7 +92,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_eight_bits(np.asarray(image).astype(np.float64) / 65535.0)).convert("RGB")
     if image.mode == "F":
         return _from_array(np.asarray(image))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

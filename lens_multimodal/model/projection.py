@@ -18,30 +18,50 @@ class Projection(nn.Module):
     A linear map whose output is `s` times as wide as the language model makes `s` positions of each patch, as
     LiMBeR does for encoders with one pooled vector.
 
+    Args:
+        linear: an `nn.Linear` or any module from `[batch, patch, d_vision]` to `[batch, pos, s * d_model]`.
+        n_patches: of the encoder; with more than one, `s` must be 1, since a width that happens to be a multiple is
+            far more likely the projection of a larger language model. None accepts any `s`.
+
     Raises:
         ValueError: the map's width fits the encoder or the language model not; both sides are named.
-        TypeError: neither a linear layer nor a module.
+        TypeError: not a module, or one whose output is no `[batch, pos, width]`.
     """
 
-    def __init__(self, linear: nn.Module, *, d_vision: int, d_model: int) -> None:
+    def __init__(self, linear: nn.Module, *, d_vision: int, d_model: int, n_patches: int | None = None) -> None:
         super().__init__()
         if not isinstance(linear, nn.Module):
             raise TypeError(f"expected a projection module, got {type(linear).__name__}")
         self.linear = linear
         self.d_model = d_model
-        if isinstance(linear, nn.Linear):
-            _check_widths(linear.in_features, linear.out_features, d_vision=d_vision, d_model=d_model)
-            return
+        takes = linear.in_features if isinstance(linear, nn.Linear) else d_vision
+        if takes != d_vision:
+            raise ValueError(
+                f"the projection takes features of width {takes}, but the image encoder gives d_vision={d_vision}: "
+                f"this projection was trained for another encoder"
+            )
         like = next(linear.parameters(), torch.empty(0))
+        blank = torch.zeros(1, n_patches or 1, d_vision, device=like.device, dtype=like.dtype)
         try:
             with torch.no_grad():
-                width = linear(torch.zeros(1, 1, d_vision, device=like.device, dtype=like.dtype)).shape[-1]
+                out = linear(blank)
         except RuntimeError as error:
             raise ValueError(
                 f"the projection {type(linear).__name__} does not take the encoder's features of width "
                 f"d_vision={d_vision}: {error}"
             ) from error
-        _check_widths(d_vision, width, d_vision=d_vision, d_model=d_model)
+        if not isinstance(out, Tensor) or out.ndim != 3:
+            got = f"shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+            raise TypeError(
+                f"the projection {type(linear).__name__} must give [batch, pos, d_model={d_model}] of features "
+                f"{list(blank.shape)}, got {got}"
+            )
+        width = out.shape[-1]
+        if width == 0 or width % d_model or (width > d_model and (n_patches or 1) > 1):
+            raise ValueError(
+                f"the projection gives vectors of width {width}, but the language model has d_model={d_model}: this "
+                f"projection was trained for another language model"
+            )
 
     def forward(self, features: Float[Tensor, "batch patch d_vision"]) -> Float[Tensor, "batch pos d_model"]:
         like = next(self.linear.parameters(), features)
@@ -62,9 +82,10 @@ def load_linear(path: str | Path) -> nn.Linear:
     if not path.is_file():
         raise FileNotFoundError(f"no projection at {str(path)!r}; expected a .ckpt or .safetensors file")
     state = _read(path)
-    tensors = {k.removeprefix("proj.").removeprefix("module."): v for k, v in state.items()}
+    tensors = {str(k).removeprefix("proj.").removeprefix("module."): v for k, v in state.items()}
     weight, bias = tensors.get("weight"), tensors.get("bias")
-    if not isinstance(weight, Tensor) or weight.ndim != 2 or set(tensors) - {"weight", "bias"}:
+    is_matrix = isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point()
+    if not is_matrix or not isinstance(bias, Tensor | None) or set(tensors) - {"weight", "bias"}:
         found = {k: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in state.items()}
         raise ValueError(
             f"{str(path)!r} is not a linear projection: expected weight [d_model, d_vision] and bias [d_model], "
@@ -104,16 +125,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{str(path)!r} holds a {type(state).__name__}, expected a state dict with weight and bias")
     return state
-
-
-def _check_widths(takes: int, gives: int, *, d_vision: int, d_model: int) -> None:
-    if takes != d_vision:
-        raise ValueError(
-            f"the projection takes features of width {takes}, but the image encoder gives d_vision={d_vision}: this "
-            f"projection was trained for another encoder"
-        )
-    if gives % d_model or gives == 0:
-        raise ValueError(
-            f"the projection gives vectors of width {gives}, but the language model has d_model={d_model}: this "
-            f"projection was trained for another language model"
-        )

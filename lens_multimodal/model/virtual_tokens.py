@@ -15,9 +15,15 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 HARMLESS_ID = 0
 """Looked up in place of a virtual id; its embedding is overwritten."""
+
+_lock = threading.Lock()
+_next_id = 2**24
+"""Above every vocabulary, and shared by all models of this process: an image of one model is never a word or an
+image of another."""
 
 
 class UnknownImageTokens(ValueError):
@@ -43,24 +49,23 @@ class SoftPrompt:
 class VirtualTokens:
     """The vectors of one model, by token id, and the hooks that put them in place.
 
-    Ids are never used twice, so an old id can only be unknown, never another image. A soft prompt is held
-    weakly: it goes when nobody holds it any more. The latest `keep_latest` are also held here, so that
+    Ids are never used twice in a process, so an old id can only be unknown, never another image. A soft prompt is
+    held weakly: it goes when nobody holds it any more. The latest `keep_latest` are also held here, so that
     `model(lens.prompt(image).tokens)` works although the prompt itself is already gone.
+
+    Raises: RuntimeError if another lens is attached to this embedding.
     """
 
     def __init__(self, embedding: nn.Module, *, d_vocab: int, d_model: int, keep_latest: int = 64) -> None:
-        if attached_to(embedding) is not None:
-            raise RuntimeError(
-                "this model already has eyes: another lens is attached to it. Use that lens, or call its detach() first"
-            )
+        check_free(embedding)
         self.d_vocab = d_vocab
         self.d_model = d_model
         self.keep_latest = keep_latest
-        self._next_id = d_vocab
         self._by_first_id: weakref.WeakValueDictionary[int, SoftPrompt] = weakref.WeakValueDictionary()
         self._latest: OrderedDict[int, SoftPrompt] = OrderedDict()
-        self._looked_up = threading.local()
-        self._handles = (
+        self._found = threading.local()
+        _take_off_copies(embedding)
+        self._handles: tuple[RemovableHandle, ...] = (
             embedding.register_forward_pre_hook(self._hide_virtual_ids),
             embedding.register_forward_hook(self._write_vectors),
         )
@@ -70,7 +75,12 @@ class VirtualTokens:
 
         Raises:
             ValueError: wrong width, no vector at all, or values that are not finite.
+            RuntimeError: the lens was detached.
         """
+        if not self._handles:
+            raise RuntimeError(
+                "this lens is detached, or was copied together with its model: attach_vision(...) again to use images"
+            )
         if vectors.ndim != 2 or vectors.shape[1] != self.d_model or len(vectors) == 0:
             raise ValueError(
                 f"expected vectors of shape [pos, d_model={self.d_model}] with at least one position, got "
@@ -81,19 +91,23 @@ class VirtualTokens:
                 "the vectors hold NaN or infinite values: look at the picture, the encoder and the projection's "
                 "precision (fp16 overflows at 65,504)"
             )
-        prompt = SoftPrompt(first_id=self._next_id, vectors=vectors)
-        self._next_id += len(vectors)
-        self._by_first_id[prompt.first_id] = prompt
-        self._latest[prompt.first_id] = prompt
-        while len(self._latest) > self.keep_latest:
-            self._latest.popitem(last=False)
+        if vectors.is_inference():
+            with torch.inference_mode(False):
+                vectors = vectors.clone()
+        with _lock:
+            prompt = SoftPrompt(first_id=_fresh_ids(len(vectors), d_vocab=self.d_vocab), vectors=vectors)
+            self._by_first_id[prompt.first_id] = prompt
+            self._latest[prompt.first_id] = prompt
+            while len(self._latest) > self.keep_latest:
+                self._latest.popitem(last=False)
         return prompt
 
     def forget(self, *prompts: SoftPrompt) -> None:
         """Let go of these soft prompts now (of all, if none is named); their ids become unknown."""
-        for prompt in prompts or list(self._by_first_id.values()):
-            self._latest.pop(prompt.first_id, None)
-            self._by_first_id.pop(prompt.first_id, None)
+        with _lock:
+            for prompt in prompts or list(self._by_first_id.values()):
+                self._latest.pop(prompt.first_id, None)
+                self._by_first_id.pop(prompt.first_id, None)
 
     def __len__(self) -> int:
         """How many soft prompts are stored now."""
@@ -102,7 +116,7 @@ class VirtualTokens:
     @property
     def nbytes(self) -> int:
         """Bytes of all stored vectors."""
-        return sum(p.vectors.nbytes for p in self._by_first_id.values())
+        return sum(p.vectors.nbytes for p in self._living())
 
     def is_virtual(self, tokens: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
         """Where token ids stand for stored vectors rather than words."""
@@ -114,7 +128,7 @@ class VirtualTokens:
         Raises:
             UnknownImageTokens: an id that no living soft prompt owns.
         """
-        prompts = sorted(self._by_first_id.values(), key=lambda p: p.first_id)
+        prompts = sorted(self._living(), key=lambda p: p.first_id)
         firsts = np.array([p.first_id for p in prompts], dtype=np.int64)
         lengths = np.array([len(p.vectors) for p in prompts], dtype=np.int64)
         wanted = ids.cpu().numpy().astype(np.int64)
@@ -139,6 +153,7 @@ class VirtualTokens:
         """Take both hooks off and let go of every vector."""
         for handle in self._handles:
             handle.remove()
+        self._handles = ()
         self.forget()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "VirtualTokens":
@@ -148,34 +163,63 @@ class VirtualTokens:
     def __reduce__(self) -> tuple[Any, ...]:
         return _detached_copy, (self.d_vocab, self.d_model)
 
+    def _living(self) -> list[SoftPrompt]:
+        with _lock:
+            return list(self._by_first_id.values())
+
     def _hide_virtual_ids(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        self._found.vectors = None
         tokens = args[0] if args else None
-        self._looked_up.tokens = None
         if not isinstance(tokens, Tensor) or tokens.is_floating_point():
             return None
-        virtual = self.is_virtual(tokens)
-        if not bool(virtual.any()):
+        no_word = self.is_virtual(tokens) | (tokens < 0)
+        if not bool(no_word.any()):
             return None
-        self._looked_up.tokens = tokens
-        return tokens.masked_fill(virtual, HARMLESS_ID), *args[1:]
+        self._found.vectors = no_word, self.vectors_of(tokens[no_word])
+        return tokens.masked_fill(no_word, HARMLESS_ID), *args[1:]
 
     def _write_vectors(self, _module: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor | None:
-        tokens, self._looked_up.tokens = getattr(self._looked_up, "tokens", None), None
-        if tokens is None:
+        found, self._found.vectors = getattr(self._found, "vectors", None), None
+        if found is None:
             return None
-        virtual = self.is_virtual(tokens)
-        vectors = self.vectors_of(tokens[virtual]).to(device=embedded.device, dtype=embedded.dtype)
-        return embedded.index_put(virtual.to(embedded.device).nonzero(as_tuple=True), vectors)
+        places, vectors = found
+        vectors = vectors.to(device=embedded.device, dtype=embedded.dtype)
+        return embedded.index_put(places.to(embedded.device).nonzero(as_tuple=True), vectors)
 
 
 def attached_to(embedding: nn.Module) -> VirtualTokens | None:
-    """The virtual tokens that are in place on an embedding module, if any."""
-    for hook in embedding._forward_pre_hooks.values():
-        owner = getattr(hook, "__self__", None)
-        if isinstance(owner, VirtualTokens):
-            return owner
-    return None
+    """The virtual tokens that are in place on an embedding module, if any; those of a copied model do not count."""
+    return next((owner for owner in _owners(embedding) if owner._handles), None)
+
+
+def check_free(embedding: nn.Module) -> None:
+    """Raise RuntimeError if another lens is attached."""
+    if attached_to(embedding) is not None:
+        raise RuntimeError(
+            "this model already has eyes: another lens is attached to it. Use that lens, or call its detach() first"
+        )
+
+
+def _fresh_ids(n: int, *, d_vocab: int) -> int:
+    global _next_id
+    first = max(_next_id, d_vocab)
+    _next_id = first + n
+    return first
+
+
+def _owners(embedding: nn.Module) -> list[VirtualTokens]:
+    owners = (getattr(hook, "__self__", None) for hook in embedding._forward_pre_hooks.values())
+    return [owner for owner in owners if isinstance(owner, VirtualTokens)]
+
+
+def _take_off_copies(embedding: nn.Module) -> None:
+    copies = _owners(embedding)
+    for hooks in (embedding._forward_pre_hooks, embedding._forward_hooks):
+        for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) in copies]:
+            del hooks[key]
 
 
 def _detached_copy(d_vocab: int, d_model: int) -> VirtualTokens:
-    return VirtualTokens(nn.Identity(), d_vocab=d_vocab, d_model=d_model)
+    copy = VirtualTokens(nn.Identity(), d_vocab=d_vocab, d_model=d_model)
+    copy.remove()
+    return copy

@@ -63,7 +63,8 @@ class Preprocessing:
         from timm.data import resolve_model_data_config
 
         config = resolve_model_data_config(module)
-        _, height, width = config["input_size"]
+        built_for = getattr(getattr(module, "patch_embed", None), "img_size", None)
+        height, width = built_for or config["input_size"][1:]
         return cls(
             height=height,
             width=width,
@@ -104,9 +105,9 @@ class VisionEncoder(nn.Module):
         self.module = module.eval()
         self.preprocessing = preprocessing
         self.name = name or type(module).__name__
-        features = self._features_of_blank()
-        self.d_vision = features.shape[-1]
-        self.grid_h, self.grid_w = self._grid(features)
+        raw = self._raw_of_blank()
+        self.d_vision = self._patches(raw).shape[-1]
+        self.grid_h, self.grid_w = self._grid(raw)
 
     @property
     def n_patches(self) -> int:
@@ -118,19 +119,12 @@ class VisionEncoder(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patch d_vision"]:
         """Features of each image patch, row by row from the top left."""
-        raw = self._raw(pixels)
-        if raw.ndim == 4:
-            return rearrange(raw, "batch d_vision row col -> batch (row col) d_vision")
-        return raw[:, self._n_prefix_tokens :]
+        return self._patches(self._raw(pixels))
 
     def features(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch patch d_vision"]:
         """Preprocess and encode, in the encoder's own precision and on its own device."""
         like = next(self.module.parameters(), torch.empty(0))
         return self(self.preprocessing(pictures).to(device=like.device, dtype=like.dtype))
-
-    @property
-    def _n_prefix_tokens(self) -> int:
-        return int(getattr(self.module, "num_prefix_tokens", 0)) if self._is_timm else 0
 
     @property
     def _is_timm(self) -> bool:
@@ -146,19 +140,37 @@ class VisionEncoder(nn.Module):
             )
         return raw
 
-    @torch.no_grad()
-    def _features_of_blank(self) -> Tensor:
-        like = next(self.module.parameters(), torch.empty(0))
-        shape = (1, 3, self.preprocessing.height, self.preprocessing.width)
-        return self(torch.zeros(shape, device=like.device, dtype=like.dtype))
+    def _patches(self, raw: Tensor) -> Tensor:
+        if raw.ndim == 4:
+            axes = "row col d_vision" if self._channels_last else "d_vision row col"
+            return rearrange(raw, f"batch {axes} -> batch (row col) d_vision")
+        return raw[:, self._n_prefix_tokens(raw) :]
+
+    @property
+    def _channels_last(self) -> bool:
+        return self._is_timm and getattr(self.module, "output_fmt", None) == "NHWC"
+
+    def _n_prefix_tokens(self, raw: Tensor) -> int:
+        if not self._is_timm:
+            return 0
+        unnamed = int(hasattr(self.module, "cls_token") and raw.shape[1] > 1)
+        return int(getattr(self.module, "num_prefix_tokens", unnamed))
 
     @torch.no_grad()
-    def _grid(self, features: Tensor) -> tuple[int, int]:
-        n_patches = features.shape[1]
+    def _raw_of_blank(self) -> Tensor:
+        like = next(self.module.parameters(), torch.empty(0))
+        shape = (1, 3, self.preprocessing.height, self.preprocessing.width)
+        return self._raw(torch.zeros(shape, device=like.device, dtype=like.dtype))
+
+    def _grid(self, raw: Tensor) -> tuple[int, int]:
+        if raw.ndim == 4:
+            _, *grid = raw.shape[:-1] if self._channels_last else (0, *raw.shape[2:])
+            return grid[0], grid[1]
+        n_patches = self._patches(raw).shape[1]
         patch_embed = getattr(self.module, "patch_embed", None)
-        grid = getattr(patch_embed, "grid_size", None)
-        if grid is not None and grid[0] * grid[1] == n_patches:
-            return int(grid[0]), int(grid[1])
+        of_encoder = getattr(patch_embed, "grid_size", None)
+        if of_encoder is not None and of_encoder[0] * of_encoder[1] == n_patches:
+            return int(of_encoder[0]), int(of_encoder[1])
         rows = round(math.sqrt(n_patches * self.preprocessing.height / self.preprocessing.width))
         if rows > 0 and n_patches % rows == 0:
             return rows, n_patches // rows

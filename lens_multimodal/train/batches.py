@@ -21,7 +21,8 @@ from torch import Tensor
 from lens_multimodal.data.captioned import CaptionedPicture, Damage
 from lens_multimodal.data.webdataset import Shards
 from lens_multimodal.model.vision import Preprocessing
-from lens_multimodal.train.fit import BatchesFrom, CaptionBatch
+from lens_multimodal.train.fit import BatchesFrom
+from lens_multimodal.train.loss import CaptionBatch
 
 EditCaption = Callable[[str], str]
 """Turns a caption as stored into the text to learn, such as one without the prompt's words."""
@@ -158,6 +159,7 @@ def _prepared(
     damage: Damage,
 ) -> Iterator[CaptionBatch]:
     """Open and preprocess in threads, two batches ahead, in order."""
+
     def pixels_of(picture: CaptionedPicture) -> Tensor | None:
         try:
             return preprocessing([picture.open()])[0]

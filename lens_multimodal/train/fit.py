@@ -1,21 +1,25 @@
 """Fitting a projection: the one linear map is trained on captions, everything else stays frozen (LiMBeR)."""
 
 import json
-import os
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.model import host
 from lens_multimodal.model.projection import save_linear
+from lens_multimodal.train import checkpoint
+from lens_multimodal.train.loss import CaptionBatch, dropout_by_place, token_losses
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +31,9 @@ class FitSettings:
 
     steps: int = 15_000
     batch_size: int = 256
+    """Pictures of one step, over all its batches and all processes."""
     gradient_accumulation: int = 1
-    """Batches per step; LiMBeR reaches 256 pictures in eight."""
+    """Batches of one step in each process; LiMBeR reaches 256 pictures in eight."""
     learning_rate: float = 8e-4
     warmup: int = 0
     """Steps of linear warm-up; afterwards a cosine to zero at `steps`."""
@@ -39,7 +44,7 @@ class FitSettings:
     prompt: str = ""
     """Text between the image and its caption; LiMBeR trains without."""
     precision: str = "no"
-    """`no`, `bf16` or `fp16`: accelerate's mixed precision. The projection and its optimizer stay float32."""
+    """`no`, `bf16` or `fp16`: mixed precision. The projection's weights and its optimizer stay float32."""
     seed: int = 0
     checkpoint_every: int = 500
     evaluate_every: int = 500
@@ -52,16 +57,25 @@ class FitSettings:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"precision must be no, bf16 or fp16, got {self.precision!r}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "gradient_clipping"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.warmup < 0 or self.weight_decay < 0:
+            raise ValueError(f"warmup and weight_decay must not be negative, got {self.warmup}, {self.weight_decay}")
+        self.batch_of_one_process(1)
 
+    def batch_of_one_process(self, n_processes: int) -> int:
+        """Pictures of one batch.
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CaptionBatch:
-    """Preprocessed pictures and their captions."""
-
-    pixels: Float[Tensor, "batch 3 height width"]
-    captions: Sequence[str]
+        Raises: ValueError if `batch_size` does not divide evenly.
+        """
+        n_batches = self.gradient_accumulation * n_processes
+        if self.batch_size % n_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide into {self.gradient_accumulation} batches in each of "
+                f"{n_processes} processes; choose a multiple of {n_batches}"
+            )
+        return self.batch_size // n_batches
 
 
 BatchesFrom = Callable[[int], Iterator[CaptionBatch]]
@@ -79,146 +93,161 @@ def fit_projection(
 ) -> nn.Linear:
     """Train `lens.projection.linear` in place on next-token loss of the captions.
 
+    The loss of a step is the mean over all caption tokens of its `batch_size` pictures, so splitting a step into
+    batches or over processes (`accelerate launch`) changes it by rounding only. Dropout depends on the seed, the
+    step and the picture's place in the step. All parts but the projection are frozen and put into evaluation mode.
+
     Args:
         lens: language model, encoder and an `nn.Linear` to train.
-        batches_from: gives the batches from a batch number on.
+        batches_from: gives this process's batches from a batch number on, each of at most
+            `settings.batch_of_one_process(n_processes)` pictures.
         folder: gets `checkpoint.pt` (resume), `log.jsonl`, and at the end `proj.ckpt` (LiMBeR's format) and
             `projection.safetensors`.
-        evaluate: called every `evaluate_every` steps with the step and the lens; what it returns is logged.
+        evaluate: called every `evaluate_every` steps with the step and the lens, in the main process; what it
+            returns is logged.
 
     Returns:
         The trained map, which is also the lens's.
 
     Raises:
         TypeError: the lens's projection is no `nn.Linear`.
-        ValueError: a caption batch of the wrong size, or data that end before `steps`.
-        FloatingPointError: the loss is not finite.
+        ValueError: a batch larger than the settings allow, data that end before `steps`, a caption that does not
+            fit into the context, or a checkpoint that is damaged or of other settings.
+        FloatingPointError: the loss is not finite; the weights are left as they were.
+        ImportError: accelerate is not installed.
     """
-    from accelerate import Accelerator
-
     settings = settings or FitSettings()
     linear = lens.projection.linear
     if not isinstance(linear, nn.Linear):
         raise TypeError(f"only an nn.Linear can be fitted here, the lens has a {type(linear).__name__}")
+    processes = _processes(lens)
+    share = settings.batch_of_one_process(processes.num_processes)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(
-        mixed_precision=settings.precision,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        cpu=host.device(lens.model).type == "cpu",
-    )
     for part in (lens.model, lens.vision):
-        part.requires_grad_(False)
+        part.eval().requires_grad_(False)
     linear.requires_grad_(True).float()
-    trained, optimizer = accelerator.prepare(
-        linear,
-        torch.optim.AdamW(linear.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
-    )
-    step = _resume(folder, linear, optimizer, settings)
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    scaler = torch.amp.GradScaler(linear.weight.device.type, enabled=settings.precision == "fp16")
+    step = checkpoint.resume(folder, linear, optimizer, scaler, settings)
+    _same_everywhere(linear)
+    if processes.is_main_process:
+        checkpoint.cut_log(folder / "log.jsonl", step)
     batches = batches_from(step * settings.gradient_accumulation)
-    with tqdm(total=settings.steps, initial=step, desc="projection", unit="step", disable=not progress) as bar:
+    with tqdm(
+        total=settings.steps,
+        initial=step,
+        desc="projection",
+        unit="step",
+        disable=not progress or not processes.is_main_process,
+    ) as bar:
         while step < settings.steps:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _rate(step, settings)
-            torch.manual_seed(settings.seed * 1_000_003 + step)
-            loss = 0.0
-            for batch in _next(batches, settings.gradient_accumulation, step):
-                with accelerator.accumulate(trained), accelerator.autocast():
-                    one = caption_loss(lens, trained, batch, settings)
-                    accelerator.backward(one)
-                    loss += float(one.detach()) / settings.gradient_accumulation
-                    if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(linear.parameters(), settings.gradient_clipping)
-                        optimizer.step()
-                        optimizer.zero_grad()
-            if loss != loss:
-                raise FloatingPointError(f"the loss is not a number at step {step}: lower the learning rate")
+            own = _next(batches, settings.gradient_accumulation, step, share)
+            places = [(i * processes.num_processes + processes.process_index) * share for i in range(len(own))]
+            loss = _loss_and_gradient(lens, linear, own, places, settings=settings, step=step, scaler=scaler)
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss} at step {step}: lower the learning rate")
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(linear.parameters(), settings.gradient_clipping)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
             step += 1
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
-            if accelerator.is_main_process:
+            if processes.is_main_process:
                 record: dict[str, Any] = {"step": step, "loss": loss}
                 if evaluate is not None and (step % settings.evaluate_every == 0 or step == settings.steps):
                     record |= evaluate(step, lens)
                 with (folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps(record) + "\n")
                 if step % settings.checkpoint_every == 0 or step == settings.steps:
-                    _checkpoint(folder, step, linear, optimizer, settings)
+                    checkpoint.save(folder, step, linear, optimizer, scaler, settings)
     linear.requires_grad_(False)
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         save_linear(linear, folder / "proj.ckpt")
         save_linear(linear, folder / "projection.safetensors")
+    processes.wait_for_everyone()
     return linear
 
 
-def caption_loss(lens: VisionLens, linear: nn.Module, batch: CaptionBatch, settings: FitSettings) -> Float[Tensor, ""]:
-    """Mean next-token loss over the captions' tokens and their end token, the image and the prompt unscored."""
-    if len(batch.pixels) != len(batch.captions) or not len(batch.captions):
-        raise ValueError(f"got {len(batch.pixels)} pictures and {len(batch.captions)} captions; they go in pairs")
-    like = next(lens.vision.parameters())
+def _loss_and_gradient(
+    lens: VisionLens,
+    linear: nn.Linear,
+    batches: Sequence[CaptionBatch],
+    places: Sequence[int],
+    *,
+    settings: FitSettings,
+    step: int,
+    scaler: torch.amp.GradScaler,
+) -> float:
+    """The mean loss over all tokens of this step, in all processes; its (scaled) gradient goes to `linear`."""
+    from accelerate.utils import reduce
+
+    loss, n_tokens = 0.0, 0
+    drop = partial(dropout_by_place, share=settings.dropout, seed=settings.seed, step=step)
+    kind, dtype = linear.weight.device.type, _AUTOCAST.get(settings.precision)
+    for batch, place in zip(batches, places, strict=True):
+        with torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+            losses = token_losses(
+                lens,
+                linear,
+                batch,
+                prompt=settings.prompt,
+                edit_vectors=partial(drop, first_place=place) if settings.dropout else None,
+            )
+        summed = losses.sum()
+        scaler.scale(summed / settings.batch_size).backward()
+        loss += float(summed.detach())
+        n_tokens += len(losses)
+    totals: Any = reduce(torch.tensor([loss, n_tokens], dtype=torch.float32, device=linear.weight.device), "sum")
+    loss, all_tokens = totals.tolist()
+    for parameter in linear.parameters():
+        gradient: Any = reduce(parameter.grad, "sum")
+        parameter.grad = gradient * (settings.batch_size / all_tokens)
+    return loss / all_tokens
+
+
+def _processes(lens: VisionLens) -> Any:
+    """accelerate's view of the processes, each with its own copy of the frozen parts on its own device."""
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise ImportError("fitting needs accelerate: pip install 'lens-multimodal[train]'") from error
+    where = host.device(lens.model)
+    processes = PartialState(cpu=where.type == "cpu")
+    if processes.num_processes > 1 and where != processes.device:
+        raise ValueError(
+            f"process {processes.process_index} of {processes.num_processes} has its language model on {where}, "
+            f"expected {processes.device}: attach_vision(..., device=accelerate.PartialState().device)"
+        )
+    return processes
+
+
+def _same_everywhere(linear: nn.Linear) -> None:
+    from accelerate.utils import broadcast
+
     with torch.no_grad():
-        features = lens.vision(batch.pixels.to(device=like.device, dtype=like.dtype))
-    vectors = linear(features.to(next(linear.parameters()).device).float())
-    vectors = nn.functional.dropout(vectors, settings.dropout, training=True)
-    vectors = vectors.reshape(len(vectors), -1, lens.shape.d_model)
-    stored = [lens.virtual_tokens.store(own) for own in vectors]
-    prompt = lens.encode(settings.prompt)
-    captions = [[*lens.encode(caption), lens.stop_ids[0]] for caption in batch.captions]
-    longest = max(map(len, captions))
-    start = vectors.shape[1] + len(prompt)
-    padding = lens.stop_ids[0]
-    tokens = torch.tensor(
-        [
-            [*s.ids.tolist(), *prompt, *caption, *[padding] * (longest - len(caption))]
-            for s, caption in zip(stored, captions, strict=True)
-        ],
-        device=host.device(lens.model),
-    )
-    scored = torch.arange(longest)[None] < torch.tensor([[len(c)] for c in captions])
-    logits = host.logits_of(lens.model, tokens)[:, start - 1 : start - 1 + longest]
-    targets = tokens[:, start:].masked_fill(~scored.to(tokens.device), -100)
-    lens.virtual_tokens.forget(*stored)
-    return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
+        for parameter in linear.parameters():
+            parameter.copy_(broadcast(parameter.detach().clone(), from_process=0))
 
 
 def _rate(step: int, settings: FitSettings) -> float:
     if step < settings.warmup:
         return (step + 1) / settings.warmup
     done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return float(0.5 * (1 + torch.cos(torch.tensor(done * torch.pi))))
+    return 0.5 * (1 + math.cos(done * math.pi))
 
 
-def _next(batches: Iterator[CaptionBatch], n: int, step: int) -> list[CaptionBatch]:
+def _next(batches: Iterator[CaptionBatch], n: int, step: int, share: int) -> list[CaptionBatch]:
     group = list(islice(batches, n))
     if len(group) < n:
         raise ValueError(f"the data ended at step {step}, before the {n} batches that this step needs")
-    return group
-
-
-def _resume(folder: Path, linear: nn.Linear, optimizer: Any, settings: FitSettings) -> int:
-    path = folder / "checkpoint.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    before, now = state["settings"], asdict(settings)
-    changed = {k: (before.get(k), now[k]) for k in now if before.get(k) != now[k]}
-    if changed:
+    largest = max(len(batch.captions) for batch in group)
+    if largest > share:
         raise ValueError(
-            f"{path} was made with other settings: "
-            + ", ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
-            + "; use another folder, or delete this checkpoint"
+            f"got a batch of {largest} pictures; batch_size / gradient_accumulation / processes is {share}: make the "
+            f"batches with batch_size={share}, or change the settings"
         )
-    linear.load_state_dict(state["linear"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
-
-
-def _checkpoint(folder: Path, step: int, linear: nn.Linear, optimizer: Any, settings: FitSettings) -> None:
-    partial = folder / ".checkpoint.pt.partial"
-    state = {
-        "step": step,
-        "linear": linear.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "settings": asdict(settings),
-    }
-    torch.save(state, partial)
-    os.replace(partial, folder / "checkpoint.pt")
+    return group

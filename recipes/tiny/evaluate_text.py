@@ -25,7 +25,10 @@ from recipes.tiny.text import read_documents
 ORDERS = {"unigram": 1, "5-gram": 5}
 NEUTRAL = "thing"
 """Stands for the noun where a choice's probability without knowledge of the noun is wanted."""
-LogProbabilities = Callable[[list[int], list[int]], float]
+Sequences = list[tuple[list[int], list[int]]]
+"""Pairs of a context and an ending, as token ids."""
+Scorer = Callable[[Sequences], np.ndarray]
+"""The log-probability in nats of each ending after its context."""
 
 
 def run(settings: Settings, work: Path) -> dict[str, Any]:
@@ -57,12 +60,13 @@ def evaluate(work: Path) -> dict[str, Any]:
             **{who: {"per_token": math.exp(n / scored), "per_byte": math.exp(n / size)} for who, n in nats.items()},
         }  # fmt: skip
     items = json.loads((work / "text" / "cloze.json").read_text())
-    scorers: dict[str, LogProbabilities] = {
-        "model": lambda context, ending: float(
-            model_log_probabilities(model, np.array(context + ending))[-len(ending) :].sum()
-        ),
-        "5-gram": lambda context, ending: float(
-            np.log(baselines["5-gram"].probabilities(np.array([0] * 4 + context + ending))[-len(ending) :]).sum()
+    scorers: dict[str, Scorer] = {
+        "model": lambda sequences: endings(model, sequences),
+        "5-gram": lambda sequences: np.array(
+            [
+                np.log(baselines["5-gram"].probabilities(np.array([0] * 4 + context + ending))[-len(ending) :]).sum()
+                for context, ending in sequences
+            ]
         ),
     }
     for name, score in scorers.items():
@@ -87,8 +91,22 @@ def model_log_probabilities(model: GPTJForCausalLM, tokens: np.ndarray) -> np.nd
     return np.concatenate(found)[: len(tokens) - 1].astype(np.float64)
 
 
+@torch.no_grad()
+def endings(model: GPTJForCausalLM, sequences: Sequences) -> np.ndarray:
+    """The log-probability in nats of each ending after its context, all in one batch padded on the right."""
+    width = max(len(context) + len(ending) for context, ending in sequences)
+    tokens = torch.tensor([[*c, *e, *[0] * (width - len(c) - len(e))] for c, e in sequences], device=model.device)
+    scores = model(tokens[:, :-1]).logits.float().log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].cpu()
+    return np.array(
+        [
+            row[len(context) - 1 : len(context) + len(ending) - 1].sum().item()
+            for row, (context, ending) in zip(scores, sequences, strict=True)
+        ]
+    )
+
+
 def cloze(
-    items: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerFast, score: LogProbabilities
+    items: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerFast, score: Scorer
 ) -> dict[str, dict[str, float]]:
     """Accuracy by field, for facts that training text tells in other words (`told`) and facts withheld from it.
 
@@ -97,19 +115,23 @@ def cloze(
     """
     hits: dict[str, list[tuple[bool, bool, float]]] = {}
     for item in tqdm(items, desc="evaluate_text: cloze", unit=" items"):
-        neutral = re.sub(rf"\b(an? )?{item['noun']}\b", lambda m: f"a {NEUTRAL}" if m[1] else NEUTRAL, item["prompt"])
-        likely, lifted = [], []
-        for choice in item["choices"]:
-            ending = tokenizer.encode(choice, add_special_tokens=False)
-            likely.append(score([0, *tokenizer.encode(item["prompt"], add_special_tokens=False)], ending))
-            lifted.append(likely[-1] - score([0, *tokenizer.encode(neutral, add_special_tokens=False)], ending))
-        answer = item["answer"]
+        choices = [tokenizer.encode(choice, add_special_tokens=False) for choice in item["choices"]]
+        sentences = (item["prompt"], _without_noun(item))
+        contexts = [[0, *tokenizer.encode(sentence, add_special_tokens=False)] for sentence in sentences]
+        scores = score([(context, choice) for context in contexts for choice in choices]).reshape(2, -1)
+        answer, likely, lifted = item["answer"], scores[0], scores[0] - scores[1]
         group = f"{item['field']} {'told' if item['told'] else 'withheld'}"
         hits.setdefault(group, []).append(
-            (int(np.argmax(likely)) == answer, int(np.argmax(lifted)) == answer, 1 / len(item["choices"]))
+            (int(likely.argmax()) == answer, int(lifted.argmax()) == answer, 1 / len(choices))
         )
     return {
         group: dict(zip(("plain", "calibrated", "chance"), np.mean(rows, axis=0).tolist(), strict=True))
         | {"items": len(rows)}
         for group, rows in sorted(hits.items())
     }
+
+
+def _without_noun(item: dict[str, Any]) -> str:
+    """The same sentence about a `thing`."""
+    pattern = rf"\b(an? )?{item['noun']}\b"
+    return re.sub(pattern, lambda found: f"a {NEUTRAL}" if found[1] else NEUTRAL, item["prompt"])

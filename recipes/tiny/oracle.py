@@ -19,10 +19,11 @@ from lens_multimodal.train.fit import CaptionBatch, FitSettings, fit_projection
 from recipes.tiny.evaluate.captions import nouns_in
 from recipes.tiny.objectives import patch_shares
 from recipes.tiny.probe import Labelled, read_labelled
-from recipes.tiny.projection import cut_out_side, load_language_model, read_nouns, visible_nouns
+from recipes.tiny.projection import load_language_model, read_nouns, visible_nouns
 from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once
+from recipes.tiny.vision import source_side
 
 BACKGROUNDS = 16
 NOISE = 1.0
@@ -60,7 +61,7 @@ def _measure(settings: Settings, work: Path) -> dict[str, Any]:
     encoder = GivenFeatures(d_vision=vision.d_vision, side=side)
     lens = attach_vision(model, vision=encoder, projection=linear, tokenizer=tokenizer)
     nouns = read_nouns(work)
-    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=cut_out_side(settings))
+    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
     steps = min(own.steps, STEPS)
     fit_projection(
         lens,

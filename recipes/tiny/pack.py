@@ -1,5 +1,6 @@
 """Stage `pack`: the files that ship, rounded to fp16, put together in one folder."""
 
+import csv
 import hashlib
 import json
 import shutil
@@ -13,6 +14,9 @@ from lens_multimodal.model.vision import Preprocessing
 from recipes.tiny.projection import digest, load_language_model
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
+
+FILES = ("vision.json", "vision.safetensors", "projection.safetensors", "DATA_LICENSES", "training_pictures.txt")
+FOLDERS = ("language", "scenes")
 
 LIMIT = 40 * 2**20
 """The shipped folder stays below this many bytes."""
@@ -32,10 +36,16 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
 
 def ship(work: Path, package: Path) -> None:
     """Replace the trio inside the package by the packed one; the loader stays."""
-    for name in ("language", "scenes"):
+    for name in FOLDERS:
         shutil.rmtree(package / name, ignore_errors=True)
         shutil.copytree(work / "packed" / name, package / name)
-    for name in ("vision.json", "vision.safetensors", "projection.safetensors", "DATA_LICENSES"):
+    for name in (
+        "vision.json",
+        "vision.safetensors",
+        "projection.safetensors",
+        "DATA_LICENSES",
+        "training_pictures.txt",
+    ):
         shutil.copyfile(work / "packed" / name, package / name)
 
 
@@ -51,7 +61,7 @@ def _pack(settings: Settings, work: Path) -> dict[str, Any]:
     shutil.rmtree(packed / "language", ignore_errors=True)
     model.half().save_pretrained(packed / "language")
     tokenizer.save_pretrained(packed / "language")
-    beit = json.loads((work / "vision" / "encoder.json").read_text())
+    beit = json.loads((work / "vision" / "encoder.json").read_text())["config"]
     side = settings.vision.image_size
     write_json(
         packed / "vision.json",
@@ -66,10 +76,17 @@ def _pack(settings: Settings, work: Path) -> dict[str, Any]:
     for name in ("instances.json", "captions.json"):
         _compact(work / "samples" / name, packed / "scenes" / name)
     (packed / "DATA_LICENSES").write_text(data_licences(work))
+    (packed / "training_pictures.txt").write_text("\n".join(training_pictures(work)) + "\n")
     size = sum(f.stat().st_size for f in packed.rglob("*") if f.is_file())
     if size > LIMIT:
         raise RuntimeError(f"the packed trio has {size / 2**20:.1f} MiB, more than {LIMIT / 2**20:.0f}")
     return {"bytes": size}
+
+
+def training_pictures(work: Path) -> list[str]:
+    """The first 16 hex digits of the hash of every picture that training saw."""
+    with (work / "pictures" / "pictures.csv").open(newline="", encoding="utf-8") as file:
+        return sorted({row["sha256"][:16] for row in csv.DictReader(file) if row["split"] == "train"})
 
 
 def data_licences(work: Path) -> str:

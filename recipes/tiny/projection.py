@@ -19,7 +19,7 @@ from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation
 from recipes.tiny.scenes.compose import Scenes
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import device, run_once
-from recipes.tiny.vision import build_encoder
+from recipes.tiny.vision import build_encoder, source_side
 
 VISIBLE = 0.015
 """A caption names an object that shows on at least this share of the scene."""
@@ -49,7 +49,7 @@ def load_language_model(work: Path) -> tuple[Any, Any]:
 
 def open_vision(work: Path) -> VisionEncoder:
     """The recipe's encoder with the preprocessing it is shipped with."""
-    config = json.loads((work / "vision" / "encoder.json").read_text())
+    config = json.loads((work / "vision" / "encoder.json").read_text())["config"]
     beit = build_encoder(config)
     beit.load_state_dict({k: v.float() for k, v in load_file(work / "vision" / "encoder.safetensors").items()})
     side = config["img_size"]
@@ -110,7 +110,7 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
     torch.manual_seed(settings.seed)
     own = settings.projection
     lens, nouns = open_lens(work), read_nouns(work)
-    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=cut_out_side(settings))
+    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
     before = frozen_digest(lens)
     size = settings.vision.image_size
     fit_projection(

@@ -65,7 +65,7 @@ class Vision:
     batch: int = 256
     steps: int = 20_000
     learning_rate: float = 1.5e-3
-    warmup: int = 200
+    warmup: int = 60
     weight_decay: float = 0.05
     temperature: float = 0.1
 

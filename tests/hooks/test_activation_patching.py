@@ -126,7 +126,7 @@ def test_a_transformer_lens_cache_serves_as_run(kind):
 def test_what_does_not_fit_is_named():
     model, other = wrapped("gpt-j", "bridge"), reference.tokens(seed=1)
     clean = record(model, other, [host.resid_pre(1)])
-    with pytest.raises(ValueError, match="the run given has no 'blocks.2.hook_resid_pre'; it has blocks.1.hook_resid"):
+    with pytest.raises(ValueError, match=r"run given has no 'blocks.2.hook_resid_pre'; it has blocks.1"):
         patch_resid_pre([2], model, run=clean)
     with pytest.raises(ValueError, match="3 source positions cannot be copied to 2 positions one by one"):
         patch_resid_pre([1], model, run=clean, positions=[0, 1], source_positions=[0, 1, 2])

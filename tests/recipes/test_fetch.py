@@ -53,14 +53,14 @@ def shelf(tmp_path: Path) -> Path:
         "scope-icons-1.0.0.tgz": (
             "@scope/icons",
             "npm",
-            tar({"package/icons.json": "{}", "package/LICENSE": "be kind"}),
+            tar({"package/icons.json": "{}", "package/LICENSE": "kind"}),
         ),
         "words_1%3a2_all.deb": (
             "words",
             "debian",
-            deb({"./usr/share/doc/words/copyright": "public", "./usr/w": "a b"}),
+            deb({"./usr/share/doc/words/copyright": "free", "./usr/w": "a b"}),
         ),
-        "thing-1-py3-none-any.whl": (
+        "thing-1-py3.whl": (
             "thing",
             "pypi",
             wheel({"thing/data.txt": "x", "package.json": '{"license": "MIT"}'}),
@@ -91,8 +91,8 @@ def test_every_kind_of_archive_is_unpacked_and_its_licence_collected(shelf: Path
     assert (downloads / "words" / "usr" / "w").read_text() == "a b"
     assert (downloads / "thing" / "thing" / "data.txt").read_text() == "x"
     licences = {entry["name"]: entry for entry in json.loads((tmp_path / "fetch" / "licences.json").read_text())}
-    assert licences["@scope/icons"]["terms"] == "be kind"
-    assert licences["words"]["terms"] == "public"
+    assert licences["@scope/icons"]["terms"] == "kind"
+    assert licences["words"]["terms"] == "free"
     assert json.loads(licences["thing"]["terms"]) == {"license": "MIT"}
     assert set(report["packages"]) == {"@scope/icons", "words", "thing"}
 

@@ -112,6 +112,16 @@ def test_schedule_does_not_depend_on_the_length_before_the_descent():
     assert language.rate(99, short) == pytest.approx(1 / 40)
 
 
+def test_a_long_run_rests_and_warms_up_again(monkeypatch):
+    monkeypatch.setattr(language, "RESTS", (100,))
+    short = replace(toy().language, steps=100, warmup=10)
+    long = replace(short, steps=300)
+    assert [language.rate(s, short) for s in range(100)] == [language.rate(s, long) for s in range(100)]
+    assert language.rate(100, long) == pytest.approx(0.1)
+    assert language.rate(150, long) == 1
+    assert language.rate(299, long) == pytest.approx(1 / 80)
+
+
 def test_faster_kernels_compute_the_same():
     config = replace(toy().language, n_ctx=24)
     plain = language.build(config, 50, seed=3).double()
@@ -210,3 +220,20 @@ def test_windows_score_every_token_with_the_context_it_has(trained):
         context = torch.from_numpy(tokens[start:end])[None]
         direct = model(context).logits[0, -1].log_softmax(-1)[tokens[end]].item()
         assert scores[end - 1] == pytest.approx(direct, abs=1e-4)
+
+
+def test_endings_in_a_padded_batch_equal_single_passes(trained):
+    work, _ = trained
+    model = GPTJForCausalLM.from_pretrained(work / "language" / "model", dtype=torch.float32).eval()
+    sequences = [([0, 5, 9], [7]), ([0, 8], [3, 4, 11, 2])]
+    batch = evaluate_text.endings(model, sequences)
+    for score, (context, ending) in zip(batch, sequences, strict=True):
+        alone = evaluate_text.model_log_probabilities(model, np.array(context + ending))[-len(ending) :].sum()
+        assert score == pytest.approx(alone, abs=1e-4)
+
+
+def test_the_neutral_sentence_keeps_every_other_word():
+    item = {"noun": "hat", "prompt": "agreed that a hat must be called"}
+    assert evaluate_text._without_noun(item) == "agreed that a thing must be called"
+    item = {"noun": "ant", "prompt": "I want an ant, the ant"}
+    assert evaluate_text._without_noun(item) == "I want a thing, the thing"

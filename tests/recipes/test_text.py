@@ -157,8 +157,8 @@ def test_documents_survive_the_file(tmp_path, generated):
 
 def test_wordnet_line_becomes_prose():
     line = (
-        "02084071 05 n 03 dog 0 domestic_dog 0 Canis_familiaris 0 002 @ 02083346 n 0000 ~ 01322604 n 0000 | a member of "
-        'the genus Canis; occurs in many breeds; "the dog barked all night"  '
+        "02084071 05 n 03 dog 0 domestic_dog 0 Canis_familiaris 0 002 @ 02083346 n 0000 ~ 01322604 n 0000 | a member "
+        'of the genus Canis; occurs in many breeds; "the dog barked all night"  '
     )
     made = real._meaning(line, "noun", {"02083346": "canine"})
     assert made == (
@@ -168,7 +168,9 @@ def test_wordnet_line_becomes_prose():
 
 
 def test_bible_footnotes_leave_and_words_stay_apart():
-    verse = '<w lemma="x">God</w><note placement="foot"><reference>1:1 </reference>Note.</note><w>created</w> <w>it</w>.'
+    verse = (
+        '<w lemma="x">God</w><note placement="foot"><reference>1:1 </reference>Note.</note><w>created</w> <w>it</w>.'
+    )
     assert real._verse(verse) == "God created it."
 
 

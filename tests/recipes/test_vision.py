@@ -118,9 +118,7 @@ def test_encode_is_the_encoder_itself_and_hidden_patches_are_not_seen() -> None:
     token = torch.randn(24)
     changed = image.clone()
     changed[:, :, :8, :8] = 0.5
-    torch.testing.assert_close(
-        vision.encode(beit, image, hidden, token), vision.encode(beit, changed, hidden, token)
-    )
+    torch.testing.assert_close(vision.encode(beit, image, hidden, token), vision.encode(beit, changed, hidden, token))
     assert not torch.allclose(vision.encode(beit, image), vision.encode(beit, changed))
 
 
@@ -219,7 +217,7 @@ def test_only_training_pictures_are_drawn_and_only_pixels_and_split_are_read(
     drawn: set[int] = set()
     compose = vision.compose
 
-    def spy(cutouts, pictures, **settings):  # noqa: ANN001, ANN003, ANN202
+    def spy(cutouts, pictures, **settings):
         drawn.update(pictures[pictures >= 0].tolist())
         return compose(cutouts, pictures, **settings)
 

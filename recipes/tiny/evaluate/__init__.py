@@ -14,11 +14,12 @@ from recipes.tiny.evaluate.probes import probes
 from recipes.tiny.evaluate.translation import translation
 from recipes.tiny.pack import packed_digest
 from recipes.tiny.probe import read_labelled
-from recipes.tiny.projection import caption_batches, cut_out_side, read_nouns
+from recipes.tiny.projection import caption_batches, read_nouns
 from recipes.tiny.sample_scene import Scene, of_split, read_scenes
 from recipes.tiny.scenes import PROMPT
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
+from recipes.tiny.vision import source_side
 
 KINDS = {
     "known": ("train",),
@@ -98,7 +99,7 @@ def _random_encoder_control(settings: Settings, work: Path, lens: VisionLens) ->
     model, tokenizer = tiny.load_language_model(work / "packed")
     blind = attach_vision(model, vision=encoder, projection=linear, tokenizer=tokenizer)
     nouns, own = read_nouns(work), settings.projection
-    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=cut_out_side(settings))
+    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
     size = settings.vision.image_size
     fit_projection(
         blind,

@@ -8,14 +8,15 @@ from timm.models.beit import Beit
 
 from lens_multimodal import VisionLens, tiny
 from recipes.tiny.probe import KINDS, probe, read_labelled
-from recipes.tiny.projection import cut_out_side, read_nouns
+from recipes.tiny.projection import read_nouns
 from recipes.tiny.settings import Settings
+from recipes.tiny.vision import source_side
 
 
 def probes(settings: Settings, work: Path, lens: VisionLens) -> dict[str, Any]:
     """Linear-probe accuracy on new scenes of known, held-out and unseen-style drawings; chance is 1 / nouns."""
     nouns = read_nouns(work)
-    side = cut_out_side(settings)
+    side = source_side(settings)
     data = {
         kind: read_labelled(work / "pictures", split=split, vocabulary=nouns, side=side)
         for kind, split in KINDS.items()

@@ -35,7 +35,7 @@ def render(drawings: list[Drawing], folder: Path, *, size: int, workers: int, ti
     task = partial(_render_part, size=size)
     if missing:
         with tqdm(total=len(missing) * PART, desc=title, unit="pictures") as bar:
-            if workers <= 1:
+            if workers <= 1 or len(missing) == 1:
                 for job in missing:
                     task(job)
                     bar.update(PART)

@@ -41,8 +41,8 @@ class Look:
 NATURAL = Look()
 """For shipped scenes, probes and the projection."""
 STRONG = Look(
-    rotate=25, shear=0.25, perspective=0.2, stretch=0.25, warp=0.12, hue=0.12, saturation=0.6, brightness=0.2,
-    contrast=0.4, grey=0.1, blur=0.8, noise=0.04,
+    rotate=20, shear=0.15, perspective=0.15, stretch=0.15, warp=0.08, hue=0.06, saturation=0.4, brightness=0.15,
+    contrast=0.3, grey=0.05, blur=0.6, noise=0.03,
 )  # fmt: skip
 """For training the encoder."""
 
@@ -88,9 +88,7 @@ def compose(cutouts: CutOuts, pictures: Tensor, *, size: int, generator: Generat
     )
     image, label = stack(backgrounds(len(pictures), size=size, generator=generator), layers, present)
     areas, centres = measure(label)
-    return Scenes(
-        image=_lens(image, generator, look), label=label, pictures=pictures, centres=centres, areas=areas
-    )
+    return Scenes(image=_lens(image, generator, look), label=label, pictures=pictures, centres=centres, areas=areas)
 
 
 def choose(pool: Tensor, counts: Tensor, *, generator: Generator) -> Tensor:
@@ -134,9 +132,9 @@ def draw_objects(
             source = pictures[rows[here]].to(grid.dtype).mul_(1 / 255)
             layers[here] = F.grid_sample(source, grid[here], align_corners=False)
     alpha = layers[:, 3]
-    rgb = torch.baddbmm(
-        offset[:, :, None] * alpha.flatten(1)[:, None], matrix, layers[:, :3].flatten(2)
-    ).view(len(ids), 3, size, size)
+    rgb = torch.baddbmm(offset[:, :, None] * alpha.flatten(1)[:, None], matrix, layers[:, :3].flatten(2)).view(
+        len(ids), 3, size, size
+    )
     layers[:, :3] = rgb.clamp_(min=0).minimum(alpha[:, None])
     return layers
 

@@ -50,7 +50,7 @@ def load(pictures: Path, *, splits: Collection[str], side: int, ids: Sequence[in
 
     Args:
         pictures: folder with `pixels.npy` and `pictures.csv`.
-        side: side of the largest level in pixels; the stored side divided by a power of two.
+        side: side of the largest level in pixels, at most the stored side.
         ids: keep only these rows.
     Raises: ValueError if a split is unknown, if nothing is left, if pixels do not match their hash, or if
         a picture's pixels also occur in a split that was not asked for.
@@ -95,8 +95,8 @@ def _read(pixels: np.ndarray, chosen: list[tuple[int, str]], side: int) -> Tenso
 def _crop(rgba: Tensor, side: int) -> Tensor:
     """Premultiplied RGBA (n, 4, side, side): the square around each picture's opaque part fills the frame."""
     size = rgba.shape[1]
-    if size % side:
-        raise ValueError(f"side {side} does not divide the pictures' side {size}")
+    if not 0 < side <= size:
+        raise ValueError(f"side {side} is not between 1 and the pictures' own side {size}")
     straight = rgba.permute(0, 3, 1, 2).float()
     premultiplied = torch.cat([straight[:, :3] * (straight[:, 3:] / 255), straight[:, 3:]], dim=1)
     opaque = straight[:, 3] > 127
@@ -107,7 +107,7 @@ def _crop(rgba: Tensor, side: int) -> Tensor:
     theta = torch.stack([torch.stack([half, zero, centre_x], -1), torch.stack([zero, half, centre_y], -1)], 1)
     grid = F.affine_grid(theta, [len(rgba), 4, size, size], align_corners=False)
     cropped = F.grid_sample(premultiplied, grid, align_corners=False)
-    return F.avg_pool2d(cropped, size // side).round().to(torch.uint8)
+    return F.interpolate(cropped, size=(side, side), mode="area").round().to(torch.uint8)
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,13 +7,15 @@ knowledge itself (a puppy next to a dog).
 
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
+from typing import TypeVar
 
 from recipes.tiny.text import captions, stories
 from recipes.tiny.text.knowledge import SIZES, Noun
 from recipes.tiny.text.words import capital, enumeration, gerund, with_article, word_list
 
+T = TypeVar("T")
 UNCOUNTED = frozenset(
     word_list(
         """
@@ -79,7 +81,7 @@ class Grammar:
     def some(self, values: tuple[str, ...] | list[str], at_most: int) -> list[str]:
         return self.rng.sample(values, min(len(values), self.rng.randint(1, at_most)))
 
-    def one(self, values):
+    def one(self, values: Sequence[T]) -> T:
         return self.rng.choice(values)
 
     def definition(self) -> str:

@@ -8,6 +8,7 @@ import csv
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from recipes.tiny.text import words
 
@@ -119,7 +120,8 @@ def withhold(nouns: list[Noun], *, share: float, seed: int) -> tuple[list[Noun],
             if len(values) > 2 and rng.random() < share:
                 gone = rng.choice(values)
                 withheld.append(Fact(noun.name, field, gone))
-                noun = replace(noun, **{field: tuple(v for v in values if v != gone)})
+                fewer: dict[str, Any] = {field: tuple(v for v in values if v != gone)}
+                noun = replace(noun, **fewer)
         told.append(noun)
     return told, withheld
 

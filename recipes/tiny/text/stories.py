@@ -124,15 +124,15 @@ def _opening(rng: random.Random, hero: _Person, thing: Noun) -> str:
     ])  # fmt: skip
 
 
-def _alone(rng, hero, _friend_, thing) -> str:
+def _alone(rng: random.Random, hero: _Person, _friend_: _Person, thing: Noun) -> str:
     return f"{hero.he} {past(_use(rng, thing))}."
 
 
-def _quality(rng, _hero, _friend_, thing) -> str:
+def _quality(rng: random.Random, _hero: _Person, _friend_: _Person, thing: Noun) -> str:
     return f"{_the(rng, thing)} {thing.was} {rng.choice(['very ', 'so ', '', 'really '])}{rng.choice(thing.qualities)}."
 
 
-def _doing(rng, _hero, _friend_, thing) -> str:
+def _doing(rng: random.Random, _hero: _Person, _friend_: _Person, thing: Noun) -> str:
     do = rng.choice(thing.does)
     return rng.choice(
         [
@@ -143,7 +143,7 @@ def _doing(rng, _hero, _friend_, thing) -> str:
     )
 
 
-def _part(rng, hero, _friend_, thing) -> str:
+def _part(rng: random.Random, hero: _Person, _friend_: _Person, thing: Noun) -> str:
     if not thing.parts:
         return f"{hero.he} looked at {thing.the} for a long time."
     part = rng.choice(thing.parts)
@@ -156,7 +156,7 @@ def _part(rng, hero, _friend_, thing) -> str:
     )
 
 
-def _friend(rng, hero, friend, thing) -> str:
+def _friend(rng: random.Random, hero: _Person, friend: _Person, thing: Noun) -> str:
     return rng.choice([
         _praise(rng, friend, thing),
         f"{hero.he} showed {thing.the} to {friend.name}.",
@@ -165,33 +165,33 @@ def _friend(rng, hero, friend, thing) -> str:
     ])  # fmt: skip
 
 
-def _praise(rng, friend, thing) -> str:
+def _praise(rng: random.Random, friend: _Person, thing: Noun) -> str:
     if thing.number != "count":
         return f"{friend.name} liked the {thing.name} too."
     return f'{friend.name} came and said: "What {with_article(rng.choice(thing.qualities))} {thing.name}!"'
 
 
-def _meeting(rng, hero, friend, thing) -> str:
+def _meeting(rng: random.Random, hero: _Person, friend: _Person, thing: Noun) -> str:
     return f"on the way {hero.he} met {friend.name}, who had {_some(rng, thing)}."
 
 
-def _wish(rng, hero, _friend_, thing) -> str:
+def _wish(rng: random.Random, hero: _Person, _friend_: _Person, thing: Noun) -> str:
     return f"{hero.he} wished for {rng.choice(thing.related)} and {_some(rng, thing)}."
 
 
-def _question(rng, hero, friend, thing) -> str:
+def _question(rng: random.Random, hero: _Person, friend: _Person, thing: Noun) -> str:
     return (
         f'"Where {thing.be} {thing.the}?" asked {hero.name}. "{capital(rng.choice(thing.places))}," said {friend.name}.'
     )
 
 
-def _feeling(rng, hero, _friend_, thing) -> str:
+def _feeling(rng: random.Random, hero: _Person, _friend_: _Person, thing: Noun) -> str:
     return rng.choice(
         [f"{hero.he} was {rng.choice(FEELINGS)}.", f"{thing.the} made {hero.him} {rng.choice(FEELINGS)}."]
     )
 
 
-def _close(rng, hero, thing, other) -> str:
+def _close(rng: random.Random, hero: _Person, thing: Noun, other: Noun) -> str:
     return rng.choice([
         rng.choice(ENDINGS),
         f"{hero.name} put {thing.the} {rng.choice(thing.places)} and went home.",

@@ -1,5 +1,7 @@
 """English inflection by short rules, with the exceptions our knowledge table needs."""
 
+from collections.abc import Callable
+
 
 def word_list(text: str) -> list[str]:
     return text.split()
@@ -86,7 +88,7 @@ def enumeration(items: list[str], last: str = "and") -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + f" {last} " + items[-1]
 
 
-def _inflect(phrase, exceptions, rule) -> str:
+def _inflect(phrase: str, exceptions: dict[str, str], rule: Callable[[str], str]) -> str:
     verb, _, rest = phrase.partition(" ")
     return f"{exceptions.get(verb) or rule(verb)} {rest}".rstrip()
 

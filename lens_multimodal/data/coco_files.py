@@ -1,0 +1,101 @@
+"""Where COCO's annotation files lie, and their tables checked on reading."""
+
+import json
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+
+def locate(folder: Path, split: str | None) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder at {str(folder)!r}")
+    annotations = folder / "annotations"
+    if split is None and not annotations.is_dir():
+        return {kind: folder / f"{kind}.json" for kind in ("instances", "captions")} | {"images": folder / "images"}
+    if split is None:
+        found = {
+            p.stem.split("_", 1)[1] for kind in ("instances", "captions") for p in annotations.glob(f"{kind}_*.json")
+        }
+        present = sorted(name for name in found if (folder / name).is_dir()) or sorted(found)
+        if len(present) != 1:
+            raise ValueError(
+                f"{str(folder)!r} has {len(present)} splits ({', '.join(present) or 'no instances_*.json'}); "
+                f"name one: read_coco(folder, split='val2017')"
+            )
+        split = present[0]
+    return {kind: annotations / f"{kind}_{split}.json" for kind in ("instances", "captions")} | {
+        "images": folder / split
+    }
+
+
+def need(folder: Path, files: list[Path], images: Path) -> None:
+    missing = [str(f.relative_to(folder)) for f in files if not f.is_file()]
+    missing += [] if images.is_dir() else [f"{images.relative_to(folder)}/"]
+    if missing:
+        raise FileNotFoundError(
+            f"{str(folder)!r} lacks {', '.join(missing)}; expected instances.json, captions.json and images/, or "
+            f"COCO 2017's annotations/instances_<split>.json, annotations/captions_<split>.json and <split>/"
+        )
+
+
+def need_pictures(images: Path, names: list[str]) -> None:
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ValueError(f"the annotations name a picture outside of {str(images)!r}: {name!r}")
+    present = {p.relative_to(images).as_posix() for p in images.rglob("*") if p.is_file()}
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing):,} of {len(names):,} pictures are missing in {str(images)!r}: " + ", ".join(missing)
+        )
+
+
+def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged or not JSON: {error}") from error
+    lacking = [k for k in keys if not isinstance(value, dict) or not isinstance(value.get(k), list)]
+    if lacking:
+        raise ValueError(f"{str(path)!r} is not a COCO annotation file: it has no list {', '.join(lacking)}")
+    return value
+
+
+def pictures(sources: list[tuple[dict[str, Any] | None, Path]]) -> dict[int, dict[str, Any]]:
+    """The pictures of both files by id."""
+    entries: dict[int, dict[str, Any]] = {}
+    for value, path in sources:
+        if value is None:
+            continue
+        repeated = [number for number, n in Counter(e.get("id") for e in value["images"]).items() if n > 1]
+        if repeated:
+            raise ValueError(f"{str(path)!r} lists several pictures under one id: {repeated[:5]}")
+        for entry in value["images"]:
+            lacking = {"id", "file_name", "height", "width"} - set(entry)
+            if lacking:
+                raise ValueError(f"{str(path)!r}: picture {entry.get('id')} lacks {', '.join(sorted(lacking))}")
+            known = entries.setdefault(entry["id"], entry)
+            if any(known[k] != entry[k] for k in ("file_name", "height", "width")):
+                raise ValueError(
+                    f"picture {entry['id']} is {known['file_name']} in one annotation file and {entry['file_name']} "
+                    f"in {str(path)!r}: the two files are not of one split"
+                )
+    return entries
+
+
+def categories(instances: dict[str, Any], path: Path) -> dict[int, tuple[str, str]]:
+    try:
+        return {c["id"]: (c["name"], c.get("supercategory", "")) for c in instances["categories"]}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r}: every category needs id and name") from error
+
+
+def captions_by_picture(
+    captions: dict[str, Any], entries: dict[int, dict[str, Any]], path: Path
+) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for a in captions["annotations"]:
+        if a.get("image_id") not in entries or not isinstance(a.get("caption"), str):
+            raise ValueError(f"{str(path)!r}: annotation {a.get('id')} has no caption, or names a picture not listed")
+        found.setdefault(a["image_id"], []).append(a["caption"].strip())
+    return found

@@ -1,0 +1,67 @@
+"""The state of a fit on disk: whole at every moment, and resumed only under the settings it was made with."""
+
+import json
+import os
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def resume(folder: Path, linear: nn.Linear, optimizer: Any, scaler: Any, settings: Any) -> int:
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        before, now = state["settings"], asdict(settings)
+        changed = {k: (before.get(k), now[k]) for k in now if before.get(k) != now[k]}
+        if not changed:
+            linear.load_state_dict(state["linear"])
+            optimizer.load_state_dict(state["optimizer"])
+            scaler.load_state_dict(state.get("scaler", {}))
+    except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} is damaged or belongs to another projection ({str(error).splitlines()[0]}); delete it to start "
+            f"anew, or use another folder"
+        ) from error
+    if changed:
+        raise ValueError(
+            f"{path} was made with other settings: "
+            + ", ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
+            + "; use another folder, or delete this checkpoint"
+        )
+    return int(state["step"])
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run makes again, and a line cut off while it was written."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    partial_file = path.with_name(f".{path.name}.partial")
+    partial_file.write_text("".join(kept))
+    os.replace(partial_file, path)
+
+
+def save(folder: Path, step: int, linear: nn.Linear, optimizer: Any, scaler: Any, settings: Any) -> None:
+    partial_file = folder / ".checkpoint.pt.partial"
+    state = {
+        "step": step,
+        "linear": linear.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "settings": asdict(settings),
+    }
+    torch.save(state, partial_file)
+    os.replace(partial_file, folder / "checkpoint.pt")

@@ -1,0 +1,33 @@
+"""What to look at while a projection is trained: captions of a few pictures that stay the same."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lens_multimodal.lens import PROMPT, VisionLens
+from lens_multimodal.model.images import Picture, as_picture
+
+
+def captions_of(
+    pictures: Mapping[str, Picture], *, text: str = PROMPT, max_new_tokens: int = 20
+) -> Callable[[int, VisionLens], dict[str, Any]]:
+    """An `evaluate` for `fit_projection`: greedy captions of these pictures under the current projection.
+
+    Args:
+        pictures: by the names that the log should have, opened once.
+        text: between the image and the caption; what the projection is trained with (`FitSettings.prompt`).
+        max_new_tokens: of each caption.
+
+    Returns:
+        A function of the step and the lens that gives `{"captions": {name: caption}}`.
+
+    Raises: ValueError without a picture, or for one that cannot be read.
+    """
+    if not pictures:
+        raise ValueError("got no picture to caption while training")
+    opened = {name: as_picture(picture) for name, picture in pictures.items()}
+
+    def evaluate(_step: int, lens: VisionLens) -> dict[str, Any]:
+        found = lens.caption(list(opened.values()), text, max_new_tokens=max_new_tokens)
+        return {"captions": dict(zip(opened, found, strict=True))}
+
+    return evaluate

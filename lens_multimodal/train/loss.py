@@ -1,0 +1,91 @@
+"""What a projection is trained on: the loss of the caption's tokens after the image."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.model import host
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CaptionBatch:
+    """Preprocessed pictures and their captions."""
+
+    pixels: Float[Tensor, "batch 3 height width"]
+    captions: Sequence[str]
+
+
+def token_losses(
+    lens: VisionLens,
+    linear: nn.Module,
+    batch: CaptionBatch,
+    *,
+    prompt: str = "",
+    edit_vectors: Callable[[Tensor], Tensor] | None = None,
+) -> Float[Tensor, " token"]:
+    """Next-token loss (nats) of every caption token and end token, caption after caption; differentiable in `linear`.
+
+    Args:
+        lens: gives language model, encoder and tokenizer.
+        linear: the map from features to vectors.
+        batch: pictures and captions.
+        prompt: text between the image and its caption; like the image, it is not scored.
+        edit_vectors: changes the projected vectors `[batch, pos, d_model]`, as dropout does.
+
+    Raises: ValueError for pictures and captions that do not pair up, or a caption too long for the context.
+    """
+    if len(batch.pixels) != len(batch.captions) or not len(batch.captions):
+        raise ValueError(f"got {len(batch.pixels)} pictures and {len(batch.captions)} captions; they go in pairs")
+    like = next(lens.vision.parameters(), torch.empty(0))
+    with torch.no_grad():
+        features = lens.vision(batch.pixels.to(device=like.device, dtype=like.dtype))
+    vectors = linear(features.to(next(linear.parameters()).device).float())
+    vectors = vectors.reshape(len(vectors), -1, lens.shape.d_model)
+    if edit_vectors is not None:
+        vectors = edit_vectors(vectors)
+    tokens, start, lengths = _layout(lens, batch.captions, prompt, n_image=vectors.shape[1])
+    stored = [lens.virtual_tokens.store(own) for own in vectors]
+    try:
+        for row, own in zip(tokens, stored, strict=True):
+            row[row < 0] = own.ids
+        tokens = tokens.to(host.device(lens.model))
+        logits = host.logits_of(lens.model, tokens)[:, start - 1 : -1]
+    finally:
+        lens.virtual_tokens.forget(*stored)
+    scored = torch.arange(logits.shape[1])[None] < torch.tensor(lengths)[:, None]
+    scored = scored.to(logits.device)
+    targets = tokens[:, start:].to(logits.device)
+    return nn.functional.cross_entropy(logits[scored].float(), targets[scored], reduction="none")
+
+
+def dropout_by_place(
+    vectors: Float[Tensor, "batch pos d_model"], *, share: float, seed: int, step: int, first_place: int
+) -> Float[Tensor, "batch pos d_model"]:
+    """Dropout whose mask depends on the seed, the step and each picture's place in the step, not on the batching."""
+    masks = []
+    for place in range(first_place, first_place + len(vectors)):
+        generator = torch.Generator(vectors.device).manual_seed(((((seed << 24) + step) << 20) + place) % 2**63)
+        masks.append(torch.rand(vectors.shape[1:], generator=generator, device=vectors.device) >= share)
+    return vectors * torch.stack(masks) / (1 - share)
+
+
+def _layout(lens: VisionLens, captions: Sequence[str], prompt: str, *, n_image: int) -> tuple[Tensor, int, list[int]]:
+    """Token ids with -1 at image positions, padded on the right; where captions start; how long they are."""
+    if not lens.stop_ids:
+        raise ValueError("the tokenizer has no end token to close the captions with")
+    end = lens.stop_ids[0]
+    begin = [*lens._bos(None), *[-1] * n_image, *lens.encode(prompt)]
+    rows = [[*lens.encode(caption), end] for caption in captions]
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    if len(begin) + longest > lens.shape.n_ctx:
+        raise ValueError(
+            f"{len(begin)} positions of image and prompt and a caption of {longest} tokens do not fit into the "
+            f"model's context of {lens.shape.n_ctx}: shorten {captions[lengths.index(longest)][:60]!r}..."
+        )
+    padded = [[*begin, *row, *[end] * (longest - len(row))] for row in rows]
+    return torch.tensor(padded), len(begin), lengths

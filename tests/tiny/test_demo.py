@@ -1,0 +1,22 @@
+"""`make demo` in short: the page holds the pictures, the captions and the neurons, and fetches nothing."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lens_multimodal import demo
+
+
+@pytest.mark.slow
+def test_the_page_is_complete_and_self_contained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo.html"
+    demo.main(["--out", str(out), "--pictures", "6"])
+    said = capsys.readouterr().out
+    page = out.read_text()
+    assert said.count("->") == 12
+    assert page.count("data:image/png;base64,") >= 12
+    assert not re.findall(r'(?:src|href)="https?://', page)
+    for line in said.splitlines():
+        if "->" in line:
+            assert f"A picture of {line.split('-> ')[1]}" in page.replace("&#39;", "'")
