@@ -7,6 +7,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
+from lens_multimodal import VisionLens
+from tests.lenses import make_lens
 from tests.tokenizers import make_tokenizer
 
 torch.set_num_threads(1)
@@ -23,3 +25,23 @@ def tokenizers(tmp_path_factory):
         return made[layout]
 
     return of_layout
+
+
+@pytest.fixture(scope="session")
+def lens_of(tokenizers):
+    """One lens per layout, model class and precision, for tests that leave it as it is."""
+    made: dict[tuple, VisionLens] = {}
+
+    def of_case(layout: str = "gpt-j", kind: str = "bridge", dtype: torch.dtype = torch.float32) -> VisionLens:
+        case = (layout, kind, dtype)
+        if case not in made:
+            made[case] = make_lens(layout, kind, dtype=dtype, tokenizer=tokenizers(layout))
+        return made[case]
+
+    return of_case
+
+
+@pytest.fixture(scope="session")
+def lens(lens_of) -> VisionLens:
+    """The lens on GPT-J in a bridge."""
+    return lens_of()

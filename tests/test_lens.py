@@ -26,23 +26,6 @@ from tests.lenses import (
 from tests.models import D_VOCAB
 
 
-@pytest.fixture(scope="module")
-def lens_of(tokenizers):
-    made = {}
-
-    def of_case(layout, kind, dtype=torch.float32):
-        if (layout, kind, dtype) not in made:
-            made[layout, kind, dtype] = make_lens(layout, kind, dtype=dtype, tokenizer=tokenizers(layout))
-        return made[layout, kind, dtype]
-
-    return of_case
-
-
-@pytest.fixture(scope="module")
-def lens(lens_of):
-    return lens_of("gpt-j", "bridge")
-
-
 # --- logits ------------------------------------------------------------------------------------------------
 
 
@@ -66,8 +49,8 @@ def test_in_double_precision_nothing_but_rounding_is_left(lens_of, layout, kind)
     lens = lens_of(layout, kind, torch.float64)
     prompt = random_prompt(lens, [6, -4, 2])
     (plain,) = plain_logits(hugging_face(layout, torch.float64), prompt)
-    # Hugging Face computes parts of Pythia's and Llama's attention in float32, whatever the model's precision.
-    tolerance = 2e-5 if layout in ("pythia", "llama") else 1e-9
+    # Where Hugging Face and TransformerLens round differently, because some step is float32 in any precision.
+    tolerance = 2e-5 if layout in ("pythia", "llama") else 2e-6 if kind == "hooked" else 1e-9
     torch.testing.assert_close(lens.logits(prompt)[0].detach(), plain, rtol=0, atol=tolerance)
 
 

@@ -107,7 +107,8 @@ def visit_gradients(
             last = current == len(values) - 1
             torch.autograd.grad(value.sum(), inputs, retain_graph=not last)
             assert len(finite) == len(names)
-            _check_finite_gradients(finite, names)
+            padded = attention_mask is not None and not bool(attention_mask.all())
+            _check_finite_gradients(finite, names, padded=padded)
 
 
 @contextmanager
@@ -148,12 +149,16 @@ def check_finite_targets(values: Sequence[Float[Tensor, " row"]], activations: M
     )
 
 
-def _check_finite_gradients(finite: Sequence[Tensor], names: Mapping[int, str]) -> None:
+def _check_finite_gradients(finite: Sequence[Tensor], names: Mapping[int, str], *, padded: bool) -> None:
     flags = torch.stack([flag.to(finite[0].device) for flag in finite])
     if not bool(flags.all()):
-        layers = sorted(names, reverse=True)
-        first = layers[int((~flags).nonzero()[0])]
+        first = sorted(names, reverse=True)[int((~flags).nonzero()[0])]
+        advice = (
+            "this model class may not be differentiable where whole rows of attention are masked: give the "
+            "prompts one by one, without padding"
+            if padded
+            else "run the model in bfloat16 or float32 (float16 overflows early)"
+        )
         raise FloatingPointError(
-            f"the gradient of the target is infinite or not a number from layer {first} downwards; run the "
-            f"model in bfloat16 or float32 (float16 overflows early)"
+            f"the gradient of the target is infinite or not a number from layer {first} downwards; {advice}"
         )

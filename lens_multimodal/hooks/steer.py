@@ -15,17 +15,23 @@ from lens_multimodal.hooks.positions import Positions, PositionSet, as_positions
 from lens_multimodal.model import host
 
 
-def steer(neurons: Neurons, model: nn.Module, *, amount: float | int, positions: Positions = None) -> list[host.NamedHook]:
+def steer(
+    neurons: Neurons, model: nn.Module, *, amount: float | int, positions: Positions = None
+) -> list[host.NamedHook]:
     """Add `amount` to the activations of neurons (in units of their activation)."""
     return _change_neurons(neurons, model, partial(_add, amount=amount), positions)
 
 
-def scale(neurons: Neurons, model: nn.Module, *, factor: float | int, positions: Positions = None) -> list[host.NamedHook]:
+def scale(
+    neurons: Neurons, model: nn.Module, *, factor: float | int, positions: Positions = None
+) -> list[host.NamedHook]:
     """Multiply the activations of neurons; 0 is zero ablation, 1 changes nothing."""
     return _change_neurons(neurons, model, partial(_multiply, factor=factor), positions)
 
 
-def set_to(neurons: Neurons, model: nn.Module, *, value: float | int, positions: Positions = None) -> list[host.NamedHook]:
+def set_to(
+    neurons: Neurons, model: nn.Module, *, value: float | int, positions: Positions = None
+) -> list[host.NamedHook]:
     """Fix the activations of neurons at `value`."""
     return _change_neurons(neurons, model, partial(_fill, value=value), positions)
 

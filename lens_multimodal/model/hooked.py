@@ -74,5 +74,5 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
         center_unembed=process_weights,
         fold_value_biases=process_weights,
     )
-    model.to(language_model.device)
+    host.move(model, device=language_model.device)
     return model.eval()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 """A path, a PIL image, or an array or tensor: `[h, w]`, `[h, w, c]` or `[c, h, w]` with 1, 3 or 4 channels;
-integers from 0 to 255 (16-bit: 65,535), floats from 0 to 1."""
+integers from 0 to 255 (16-bit: 65,535), floats from 0 to 1. Where both readings fit, an array is `[h, w, c]` and a
+tensor `[c, h, w]`."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded."""
@@ -50,9 +51,8 @@ def as_picture(picture: Any) -> Image.Image:
         except OSError as error:
             raise ValueError(f"the picture is damaged or cut off: {error}") from error
     if isinstance(picture, Tensor):
-        return _from_array(
-            picture.detach().cpu().float().numpy() if picture.is_floating_point() else picture.detach().cpu().numpy()
-        )
+        own = picture.detach().cpu()
+        return _from_array((own.float() if own.is_floating_point() else own).numpy(), channels_first=True)
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
     raise TypeError(
@@ -99,9 +99,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
-    shape = list(array.shape)
-    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+def _from_array(array: np.ndarray, *, channels_first: bool = False) -> Image.Image:
+    shape, channels = list(array.shape), (1, 3, 4)
+    if array.ndim == 3 and array.shape[0] in channels and (channels_first or array.shape[-1] not in channels):
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -120,7 +119,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is not a plain file of weights: it is damaged or wants to run code, so it was not "
             f"loaded ({str(error).splitlines()[0]})"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a file of another kind fails in the unpickler in any way
         raise ValueError(f"{str(path)!r} is damaged or not a file of weights: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{str(path)!r} holds a {type(state).__name__}, expected a state dict with weight and bias")

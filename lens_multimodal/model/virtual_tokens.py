@@ -184,7 +184,7 @@ class VirtualTokens:
             return None
         places, vectors = found
         vectors = vectors.to(device=embedded.device, dtype=embedded.dtype)
-        return embedded.index_put(places.to(embedded.device).nonzero(as_tuple=True), vectors)
+        return embedded.index_put((places.to(embedded.device),), vectors)
 
 
 def attached_to(embedding: nn.Module) -> VirtualTokens | None:

@@ -1,5 +1,6 @@
 """What a projection is trained on: the loss of the caption's tokens after the image."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,8 @@ def dropout_by_place(
     """Dropout whose mask depends on the seed, the step and each picture's place in the step, not on the batching."""
     masks = []
     for place in range(first_place, first_place + len(vectors)):
-        generator = torch.Generator(vectors.device).manual_seed(((((seed << 24) + step) << 20) + place) % 2**63)
+        digest = hashlib.blake2b(f"{seed}:{step}:{place}".encode(), digest_size=7).digest()
+        generator = torch.Generator(vectors.device).manual_seed(int.from_bytes(digest, "little"))
         masks.append(torch.rand(vectors.shape[1:], generator=generator, device=vectors.device) >= share)
     return vectors * torch.stack(masks) / (1 - share)
 

@@ -164,6 +164,8 @@ def _encoder(figures: dict[str, Any]) -> str:
 
 def _translation(figures: dict[str, Any]) -> str:
     found = figures["translation"]
+    if not found["scenes"]:
+        return "## Where the noun comes about\n\nNo caption named its object, so there was nothing to look into."
     left = found["probability left after ablation"]
     counts = sorted({int(name.split()[1]) for name in left})
     lines = [

@@ -93,7 +93,12 @@ def model_log_probabilities(model: GPTJForCausalLM, tokens: np.ndarray) -> np.nd
 
 @torch.no_grad()
 def endings(model: GPTJForCausalLM, sequences: Sequences) -> np.ndarray:
-    """The log-probability in nats of each ending after its context, all in one batch padded on the right."""
+    """The log-probability in nats of each ending after its context, all in one batch padded on the right.
+
+    A context too long for the model loses its beginning.
+    """
+    room = model.config.n_positions + 1
+    sequences = [(context[-(room - len(ending)) :], ending) for context, ending in sequences]
     width = max(len(context) + len(ending) for context, ending in sequences)
     tokens = torch.tensor([[*c, *e, *[0] * (width - len(c) - len(e))] for c, e in sequences], device=model.device)
     scores = model(tokens[:, :-1]).logits.float().log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0].cpu()

@@ -5,11 +5,13 @@ noise is added. What captions reach here is what language model and linear map a
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from lens_multimodal import VisionLens, attach_vision
@@ -30,6 +32,13 @@ NOISE = 1.0
 """Standard deviation of the noise; the vectors have entries of standard deviation 1."""
 STEPS = 400
 TESTED = 300
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OracleBatch(CaptionBatch):
+    """A batch whose "pixels" are features already, `[batch, patch, d_vision]`."""
+
+    pixels: Float[Tensor, "batch patch d_vision"]
 
 
 class GivenFeatures(VisionEncoder):
@@ -79,8 +88,8 @@ def _measure(settings: Settings, work: Path) -> dict[str, Any]:
 
 def oracle_batches(
     data: Labelled, nouns: list[str], settings: Settings, *, batch: int, first: int = 0, singles: bool = False
-) -> Iterator[CaptionBatch]:
-    """Endless batches whose "pixels" are oracle features, `[batch, patch, d_vision]`."""
+) -> Iterator[OracleBatch]:
+    """Endless batches of oracle features."""
     vision = settings.vision
     fixed = Generator().manual_seed(settings.seed)
     of_noun = torch.randn(len(nouns), vision.d_vision, generator=fixed)
@@ -108,11 +117,11 @@ def oracle_batches(
             if seen:
                 kept.append(row)
                 captions.append(continuation(seen, centres, random=random))
-        yield CaptionBatch(pixels=features[kept], captions=captions)
+        yield OracleBatch(pixels=features[kept], captions=captions)
         number += 1
 
 
-def _naming(lens: VisionLens, batch: CaptionBatch, nouns: list[str]) -> float:
+def _naming(lens: VisionLens, batch: OracleBatch, nouns: list[str]) -> float:
     right = 0
     for start in range(0, len(batch.captions), 64):
         with torch.no_grad():

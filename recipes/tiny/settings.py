@@ -57,11 +57,11 @@ class Language:
 class Vision:
     """A timm BEiT trained on pixels alone."""
 
-    image_size: int = 64
+    image_size: int = 48
     patch_size: int = 8
-    d_vision: int = 192
-    n_layers: int = 5
-    n_heads: int = 6
+    d_vision: int = 128
+    n_layers: int = 4
+    n_heads: int = 2
     batch: int = 256
     steps: int = 20_000
     learning_rate: float = 1.5e-3

@@ -16,7 +16,7 @@ from lens_multimodal.analysis import (
     top_neurons,
     top_neurons_by_row,
 )
-from lens_multimodal.model import host
+from lens_multimodal.model import hooked, host
 from tests.analysis.reference import (
     PROMPT,
     each_case,
@@ -166,6 +166,11 @@ def test_left_padding_changes_nothing(layout, kind):
     model = host_model(kind, random_language_model(layout))
     padded = torch.cat([torch.zeros(1, 2, dtype=torch.long), PROMPT], dim=1)
     mask = (torch.arange(9) >= 2).long()[None]
+    if (layout, kind) == ("llama", "compat") and hooked.is_available():
+        # TransformerLens 3.9 in compatibility mode gives NaN gradients for rows that attend to nothing.
+        with pytest.raises(FloatingPointError, match="one by one, without padding"):
+            neuron_attribution(model, padded, 8, range(2, 9), attention_mask=mask)
+        return
     found = neuron_attribution(model, padded, 8, range(2, 9), attention_mask=mask)
     torch.testing.assert_close(found, neuron_attribution(model, PROMPT, 8), rtol=1e-3, atol=1e-5)
 

@@ -160,5 +160,5 @@ def test_bad_input_is_named():
     for values, message in (([], "no values"), ([1.0, float("nan")], "1 of 2 values are not finite")):
         with pytest.raises(ValueError, match=message):
             bootstrap_interval(values)
-    with pytest.raises(ValueError, match="level is 95.0"):
+    with pytest.raises(ValueError, match=r"level is 95\.0"):
         bootstrap_interval([1.0, 2.0], level=95.0)

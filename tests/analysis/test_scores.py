@@ -82,7 +82,7 @@ def test_last_layer_direct_effect_is_the_gradient_with_a_fixed_scale(layout, kin
         weight, bias = norm.weight.detach(), getattr(norm, "bias", None)
         normed = resid / scale * weight + (bias.detach() if bias is not None else 0)
         ablated = normed @ host.w_u(model)[:, 8] + host.b_u(model)[8]
-        torch.testing.assert_close(found[neuron], clean - ablated, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found[neuron], clean - ablated, rtol=1e-3, atol=1e-6)
 
 
 def test_local_direct_effect_is_the_direct_effect_on_the_own_position():

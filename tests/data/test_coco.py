@@ -11,6 +11,8 @@ from pycocotools import mask as rle
 
 from lens_multimodal.data import CocoScenes, Scene, read_coco
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pycocotools")
+
 HEIGHT, WIDTH = 30, 40
 TRIANGLE = [5.0, 5.0, 25.0, 5.0, 15.0, 20.0]
 

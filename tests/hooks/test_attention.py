@@ -1,11 +1,13 @@
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lens_multimodal.hooks import CutHadNoEffect, cut_attention, freeze_attention, record
 from lens_multimodal.hooks.attention import cut_scores_hook, verify_cut_hook
 from lens_multimodal.model import host
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, wrapped
+from tests.models import LAYOUTS, host_model
 
 cases = pytest.mark.parametrize(("layout", "kind"), CASES)
 IMAGE = range(1, 5)
@@ -149,6 +151,26 @@ def test_own_patterns_change_nothing_and_generated_tokens_attend_freely(layout, 
     plain = model.generate(prompt, **settings)
     with host.fired_hooks(model, hooks):
         assert torch.equal(model.generate(prompt, **settings), plain)
+
+
+def test_heads_that_share_values():
+    config = LlamaConfig.from_dict(LAYOUTS["llama"].to_dict() | {"num_attention_heads": 4, "num_key_value_heads": 2})
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    plain = LlamaForCausalLM(config).double().eval()
+    model, prompt = host_model("bridge", plain), reference.tokens()
+    frozen = patterns_of(model, reference.tokens(seed=1))
+    assert_close(run(model, prompt, freeze_attention(model, run=patterns_of(model, prompt))), plain(prompt).logits)
+    seen = patterns_of(model, prompt, freeze_attention(model, run=frozen, layers=0))
+    assert not torch.equal(seen[host.attn_pattern(1)], patterns_of(model, prompt)[host.attn_pattern(1)])
+
+    pattern = frozen[host.attn_pattern(2)]
+    values = pattern_and_values(model, prompt, 2)[1]
+    assert values.shape[2] == 2
+    z = torch.cat([pattern[:, head] @ values[:, :, head // 2] for head in range(4)], dim=-1)
+    with torch.no_grad(), input_edited(plain.model.layers[2].self_attn.o_proj, lambda _: z):
+        expected = plain(prompt).logits
+    assert_close(run(model, prompt, freeze_attention(model, run=frozen, layers=2)), expected)
 
 
 @cases

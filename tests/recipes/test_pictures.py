@@ -82,7 +82,7 @@ def write_furniture(downloads: Path, tables: int) -> None:
             pen.polygon(corners, fill=(200, 30 * n, 40, 255))
             pen.ellipse((5, 5, 15 + n, 15 + n), fill=(20, 90, 200, 255))
             archive.writestr(f"m/{n}.png", png(picture))
-            archive.writestr(f"m/{n}/cube.obj", CUBE)
+            archive.writestr(f"m/{n}/cube.obj", CUBE.replace("v 2", f"v {1 + n}"))
             archive.writestr(f"m/{n}/cube.mtl", "newmtl red\nKd 0.9 0.1 0.1\n")
 
 

@@ -123,4 +123,4 @@ def direct_decoding(lens: VisionLens, scenes: Sequence[Scene]) -> dict[str, floa
         hits["patches, nearest"].append(float(right[:, 0].float().mean()))
         hits["scenes, any patch nearest"].append(float(right[:, 0].any()))
         hits["scenes, any of 10"].append(float(right.any()))
-    return {name: sum(values) / len(values) for name, values in hits.items()}
+    return {name: sum(values) / max(1, len(values)) for name, values in hits.items()}

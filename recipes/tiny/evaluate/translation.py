@@ -35,7 +35,7 @@ def right_singles(lens: VisionLens, scenes: Sequence[Scene]) -> list[tuple[Scene
 
 
 def translation(lens: VisionLens, scenes: Sequence[Scene], *, seed: int = 0) -> dict[str, Any]:
-    """All figures on where and how the noun comes about, over correctly captioned single-object scenes."""
+    """All figures on where and how the noun comes about, over correctly captioned single-object scenes (if any)."""
     generator = torch.Generator().manual_seed(seed)
     pairs = right_singles(lens, scenes)
     kept: dict[str, list[float]] = {f"{who} {n}": [] for n in COUNTS for who in ("top", "random")}
@@ -66,6 +66,8 @@ def translation(lens: VisionLens, scenes: Sequence[Scene], *, seed: int = 0) -> 
         if covered.any():
             view = logit_lens(lens.model, prompt.tokens, token, positions[covered])
             depths.append((view.rank[0] < 1).float().mean(dim=1))
+    if not pairs:
+        return {"scenes": 0}
     total = sum(layers.values())
     return {
         "scenes": len(pairs),
@@ -84,4 +86,4 @@ def _probability(lens: VisionLens, prompt: ImagePrompt, token: int, hooks: Seque
 
 
 def _mean(values: Sequence[float | bool]) -> float:
-    return sum(map(float, values)) / len(values) if values else float("nan")
+    return sum(map(float, values)) / len(values)

@@ -1,0 +1,157 @@
+"""The one module that knows TransformerLens: what it reads off a model is what the weights say."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel, OPTConfig, OPTForCausalLM
+
+from lens_multimodal.model import host
+from tests.lenses import CASES, IDS, hugging_face
+from tests.models import D_VOCAB, HOSTS, host_model
+
+MLP = {
+    "gpt-j": ("transformer.h.{}.mlp.fc_in", "transformer.h.{}.mlp.fc_out"),
+    "gpt-2": ("transformer.h.{}.mlp.c_fc", "transformer.h.{}.mlp.c_proj"),
+    "pythia": ("gpt_neox.layers.{}.mlp.dense_h_to_4h", "gpt_neox.layers.{}.mlp.dense_4h_to_h"),
+    "llama": ("model.layers.{}.mlp.up_proj", "model.layers.{}.mlp.down_proj"),
+    "opt": ("model.decoder.layers.{}.fc1", "model.decoder.layers.{}.fc2"),
+}
+
+
+@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+def test_sizes_and_weights_are_those_of_the_language_model(lens_of, layout, kind):
+    model, plain = lens_of(layout, kind).model, hugging_face(layout)
+    assert host.shape(model) == host.HostShape(
+        n_layers=3, d_model=24, d_mlp=40, d_vocab=D_VOCAB, n_heads=2, d_head=12, n_ctx=64
+    )
+    assert host.shape(model).n_neurons == 120
+    assert host.is_bridge(model) == (kind != "hooked")
+    for layer in range(3):
+        for name, found in zip(MLP[layout], (host.w_in(model, layer), host.w_out(model, layer)), strict=True):
+            weight = plain.get_submodule(name.format(layer)).weight
+            own = weight if layout == "gpt-2" else weight.T
+            if layout == "llama" and name.endswith("up_proj"):
+                assert found.shape == own.shape
+                continue
+            assert torch.equal(found, own)
+    assert torch.equal(host.w_e(model), plain.get_input_embeddings().weight)
+    assert torch.equal(host.w_u(model), plain.get_output_embeddings().weight.T)
+    bias = getattr(plain.get_output_embeddings(), "bias", None)
+    assert torch.equal(host.b_u(model), torch.zeros(D_VOCAB) if bias is None else bias)
+    assert host.device(model) == torch.device("cpu")
+    assert host.weight_processing(model) == "none"
+    assert host.final_norm_centres(model) == (layout != "llama")
+    assert host.final_norm_weight(model).shape == (24,)
+    host.check_model(model)
+    for layer in (-1, 3):
+        with pytest.raises(ValueError, match=f"layer {layer} is outside the model's 3 layers"):
+            host.w_out(model, layer)
+
+
+@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@torch.no_grad()
+def test_reading_out_the_last_residual_stream_gives_the_logits(lens_of, layout, kind):
+    model = lens_of(layout, kind).model
+    with host.capture(model, [host.resid_post(2)]) as kept:
+        logits = host.logits_of(model, torch.arange(3, 12)[None])
+    torch.testing.assert_close(host.read_out(model, kept[host.resid_post(2)]), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_processed_weights_are_reported():
+    for no_processing, expected in ((True, "none"), (False, "processed")):
+        model = host_model("bridge", hugging_face("gpt-j"))
+        model.enable_compatibility_mode(no_processing=no_processing)
+        assert host.weight_processing(model) == expected
+
+
+def test_names_that_a_model_does_not_have(lens_of):
+    for kind in HOSTS:
+        model = lens_of("gpt-j", kind).model
+        host.check_hook_names(model, [host.EMBED, host.FINAL_NORM_SCALE, host.mlp_pre(2), host.attn_scores(0)])
+        for name in ("blocks.3.mlp.hook_post", "blocks.0.mlp.hook_pots", "nonsense", ""):
+            with pytest.raises(ValueError, match=rf"has no hook point '{name}'.*blocks 0 to 2"):
+                host.check_hook_names(model, [name])
+        with pytest.raises(ValueError, match=r"closest: .*blocks\.0\.mlp\.hook_post"):
+            host.check_hook_names(model, ["blocks.0.mlp.hook_pots"])
+
+
+def test_hooks_that_never_run_are_an_error(lens_of):
+    for kind in HOSTS:
+        model = lens_of("gpt-j", kind).model
+        silent = "blocks.1.attn.hook_result" if kind == "hooked" else "blocks.1.attn.hook_rot_q"
+        if silent not in model.hook_dict:
+            silent = host.mlp_post(1)
+        with pytest.raises(host.HookDidNotFire, match=f"{silent} of .* never ran it"), host.capture(model, [silent]):
+            if silent != host.mlp_post(1):
+                model(torch.arange(3, 6)[None])
+
+
+def test_an_error_within_the_block_is_not_covered_up(lens_of):
+    model = lens_of("gpt-j", "bridge").model
+
+    def failing(activation, hook):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"), host.fired_hooks(model, [(host.mlp_post(0), failing)]):
+        model(torch.arange(3, 6)[None])
+    seen = []
+    with host.fired_hooks(model, [(host.mlp_post(0), lambda activation, hook: seen.append(activation.shape))]):
+        model(torch.arange(3, 6)[None])
+    model(torch.arange(3, 6)[None])
+    assert seen == [(1, 3, 40)]
+
+
+@pytest.mark.parametrize(
+    ("installed", "works"),
+    [
+        ("2.18.0", False), ("3.6.0", False), ("3.7.0", True), ("3.9.0", True), ("3.10.1", True), ("4.3.0", True),
+        ("4.0.0rc1", True), ("4.12.0.dev3", True), ("5.0.0", False), ("5.0rc1", False), ("6.1", False),
+    ],
+)  # fmt: skip
+def test_releases(monkeypatch, installed, works):
+    monkeypatch.setattr(host, "version", lambda _name: installed)
+    if works:
+        host.check_version()
+        return
+    message = rf"transformer-lens {installed} is installed; .* at least 3\.7 and less than 5\.0 \(pip install"
+    with pytest.raises(RuntimeError, match=message):
+        host.check_version()
+
+
+def test_what_is_no_language_model():
+    for thing in (nn.Linear(2, 2), BertModel(BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1))):
+        with pytest.raises(TypeError, match=rf"expected a Hugging Face causal language model.*got {type(thing).__name__}"):
+            host.wrap(thing)
+        with pytest.raises(TypeError, match=rf"TransformerLens model.*got {type(thing).__name__} without .*run_with_cache"):
+            host.check_model(thing)
+
+
+def test_embeddings_that_are_projected_are_refused():
+    """OPT-350m looks tokens up in another width than its residual stream."""
+    config = OPTConfig(
+        vocab_size=50, hidden_size=24, word_embed_proj_dim=12, num_hidden_layers=1, num_attention_heads=2, ffn_dim=40,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    model = host.wrap(OPTForCausalLM(config).eval())
+    with pytest.raises(ValueError, match="token embeddings are 12 wide and the residual stream d_model=24"):
+        host.check_model(model)
+
+
+def test_moving_prints_nothing(capfd):
+    for kind in HOSTS:
+        model = host_model(kind, hugging_face("gpt-j"))
+        capfd.readouterr()
+        host.move(model, device="cpu", dtype=torch.float64)
+        assert capfd.readouterr().out == ""
+        assert model.cfg.dtype == torch.float64
+        assert host.w_e(model).dtype == torch.float64
+
+
+def test_a_tokenizer_made_in_memory_is_left_as_it_is(tokenizers):
+    original = tokenizers("gpt-j")
+    before = dict(original.init_kwargs)
+    copy = host.as_loaded(original)
+    assert copy.init_kwargs["add_bos_token"]
+    assert original.init_kwargs == before
+    assert copy(" a dog")["input_ids"] == original(" a dog")["input_ids"]
+    assert host.as_loaded(None) is None

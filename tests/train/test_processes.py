@@ -1,0 +1,77 @@
+"""Two processes, as torchrun and `accelerate launch` start them, equal one process with the same global batch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lens_multimodal import VisionLens
+from lens_multimodal.data import CaptionedPicture
+from lens_multimodal.train import FitSettings, batches_of, fit_projection
+from tests.trio import random_lens, random_linear, random_picture
+
+CAPTIONS = [" dog", " big cat", " red boat sea", " sun", " key hat", " oak tree", " fish", " big red cup", "", " sea"]
+
+
+def settings(accumulation: int) -> FitSettings:
+    return FitSettings(
+        steps=4, batch_size=8, gradient_accumulation=accumulation, learning_rate=0.05, checkpoint_every=2, warmup=1
+    )
+
+
+def pictures(folder: Path) -> list[CaptionedPicture]:
+    return [
+        CaptionedPicture(key=str(i), picture=folder / f"{i}.png", captions=(caption, caption + " sun"))
+        for i, caption in enumerate(CAPTIONS)
+    ]
+
+
+def fit(home: Path, folder: Path, *, batch_size: int, accumulation: int) -> VisionLens:
+    lens = random_lens(folder)
+    data = batches_of(pictures(home), preprocessing=lens.vision.preprocessing, batch_size=batch_size)
+    fit_projection(lens, data, settings=settings(accumulation), folder=folder / "fit", progress=False)
+    return lens
+
+
+def main() -> None:
+    """One of the two processes; the other starts from another random map, which must not matter."""
+    from accelerate import PartialState
+
+    home, accumulation = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    rank = PartialState(cpu=True).process_index
+    own = home / f"words_{rank}"
+    lens = random_lens(own)
+    lens.projection.linear.load_state_dict(random_linear(seed=1 + rank).state_dict())
+    data = batches_of(pictures(home), preprocessing=lens.vision.preprocessing, batch_size=4 // accumulation)
+    fit_projection(lens, data, settings=settings(accumulation), folder=home / "two", progress=False)
+    torch.save(lens.projection.linear.state_dict(), home / f"rank_{rank}.pt")
+
+
+@pytest.mark.parametrize("accumulation", [2])
+def test_two_processes_equal_one(accumulation: int, tmp_path: Path) -> None:
+    for number in range(len(CAPTIONS)):
+        random_picture(number).save(tmp_path / f"{number}.png")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launch, "-m", "tests.train.test_processes", str(tmp_path), str(accumulation)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = fit(tmp_path, tmp_path / "one", batch_size=8, accumulation=1).projection.linear
+    ranks = [torch.load(tmp_path / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
+    assert torch.equal(ranks[0]["weight"], ranks[1]["weight"]) and torch.equal(ranks[0]["bias"], ranks[1]["bias"])
+    assert torch.equal(load_file(tmp_path / "two" / "projection.safetensors")["weight"], ranks[0]["weight"])
+    torch.testing.assert_close(ranks[0]["weight"], one.weight.detach(), rtol=1e-4, atol=1e-5)
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("two", "one/fit")
+    ]
+    assert [r["step"] for r in logs[0]] == [1, 2, 3, 4]
+    assert [r["loss"] for r in logs[0]] == pytest.approx([r["loss"] for r in logs[1]], rel=1e-5)
+
+
+if __name__ == "__main__":
+    main()
