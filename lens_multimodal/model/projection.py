@@ -109,7 +109,7 @@ def save_linear(linear: nn.Linear, path: str | Path) -> None:
         torch.save(state, path)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[Any, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -217,10 +217,12 @@ def _processes(lens: VisionLens) -> Any:
         raise ImportError("fitting needs accelerate: pip install 'lens-multimodal[train]'") from error
     where = host.device(lens.model)
     processes = PartialState(cpu=where.type == "cpu")
-    if processes.num_processes > 1 and where != processes.device:
+    expected = processes.device
+    elsewhere = where.type != expected.type or (where.type != "cpu" and where.index != expected.index)
+    if processes.num_processes > 1 and elsewhere:
         raise ValueError(
             f"process {processes.process_index} of {processes.num_processes} has its language model on {where}, "
-            f"expected {processes.device}: attach_vision(..., device=accelerate.PartialState().device)"
+            f"expected {expected}: attach_vision(..., device=accelerate.PartialState().device)"
         )
     return processes
 

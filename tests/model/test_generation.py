@@ -130,16 +130,17 @@ def test_no_new_tokens(lens):
 # --- activations during generation -------------------------------------------------------------------------
 
 
-def recordable(model) -> list[str]:
+def recordable(kind: str) -> list[str]:
     per_layer = (host.resid_pre, host.resid_post, host.mlp_post, host.mlp_out, host.attn_out, host.head_z)
-    return [host.EMBED, *(name(layer) for layer in (0, 2) for name in per_layer), "blocks.1.attn.hook_q"]
+    everywhere = [*(name(layer) for layer in (0, 2) for name in per_layer), "blocks.1.attn.hook_q"]
+    return everywhere if kind == "hooked" else [host.EMBED, *everywhere]
 
 
 @pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
 def test_activations_equal_those_of_the_whole_sequence(lens_of, layout, kind):
     lens = lens_of(layout, kind, torch.float64)
     prompt = random_prompt(lens, [-2, 6, -3], seed=7)
-    names = recordable(lens.model)
+    names = recordable(kind)
     (expected_ids,) = generation.generate(lens.model, prompt, max_new_tokens=6, stop_ids=[])
     found = generation.generate_with_activations(lens.model, prompt, names=names, max_new_tokens=6, stop_ids=[])
     assert found.token_ids == expected_ids
@@ -154,6 +155,13 @@ def test_activations_equal_those_of_the_whole_sequence(lens_of, layout, kind):
         torch.testing.assert_close(found.activations[name], at_once[n - 1 : -1], rtol=1e-5, atol=5e-5)
         assert len(found.activations[name]) == 6
     assert not any(tensor.requires_grad for tensor in found.activations.values())
+
+
+@pytest.mark.skipif("hooked" not in HOSTS, reason="TransformerLens 4 has no HookedTransformer")
+def test_hook_embed_never_runs_in_the_generation_of_a_hooked_transformer(lens_of):
+    lens = lens_of("gpt-j", "hooked")
+    with pytest.raises(host.HookDidNotFire, match="hook_embed of HookedTransformer"):
+        lens.generate_with_activations(random_prompt(lens, [6, -3]), [host.EMBED])
 
 
 def test_activations_of_a_caption_that_stops(lens_of):

@@ -105,7 +105,7 @@ def work(tmp_path: Path) -> Path:
 
 
 def make(work: Path, **changes: object) -> tuple[dict, list[dict[str, str]], np.ndarray]:
-    settings = replace(toy(), pictures=replace(toy().pictures, views_per_model=2, **changes))  # type: ignore[arg-type]
+    settings = replace(toy(), pictures=replace(toy().pictures, views_per_model=3, **changes))  # type: ignore[arg-type]
     report = run(settings, work, concepts=work / "concepts.csv", review=work / "review.csv")
     with open(work / "pictures" / "pictures.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -150,7 +150,7 @@ def test_views_of_a_model_stay_in_one_split(work: Path) -> None:
             of_model.setdefault(row["model"], set()).add(row["split"])
     assert len(of_model) == 4
     assert all(len(splits) == 1 for splits in of_model.values())
-    assert sum(row["style"] == "sh3f-view" for row in rows) >= 4
+    assert sum(row["style"] == "sh3f-view" for row in rows) == 8
     assert {row["concept"] for row in rows if row["style"] == "sh3f-view"} == {"table"}
 
 

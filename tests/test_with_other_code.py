@@ -1,0 +1,224 @@
+"""Code that has never heard of images runs unchanged on an image prompt: TransformerLens, circuitsvis, SAELens."""
+
+import pytest
+import torch
+from transformer_lens import patching
+
+from lens_multimodal import attach_vision, hooked_gpt_j
+from lens_multimodal.model import host
+from tests.lenses import (
+    CASES,
+    D_MODEL,
+    GRID,
+    IDS,
+    N_PATCHES,
+    assert_different,
+    encoder,
+    hugging_face,
+    linear,
+    picture,
+    plain_logits,
+)
+from tests.models import HOSTS
+
+
+@pytest.fixture(scope="module")
+def two_images():
+    torch.manual_seed(3)
+    return torch.randn(2, N_PATCHES, D_MODEL)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+# --- TransformerLens ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+def test_run_with_cache_of_a_batch(lens_of, layout, kind):
+    lens = lens_of(layout, kind)
+    prompt = lens.prompt([picture(0), picture(1)], " a dog")
+    logits, cache = lens.model.run_with_cache(prompt.tokens)
+    assert cache[host.resid_post(1)].shape == (2, prompt.tokens.shape[1], D_MODEL)
+    only, some = lens.model.run_with_cache(prompt.tokens, names_filter=lambda name: name == host.mlp_post(1))
+    assert torch.equal(only, logits)
+    assert torch.equal(some[host.mlp_post(1)], cache[host.mlp_post(1)])
+    for row, plain in enumerate(plain_logits(hugging_face(layout), prompt)):
+        torch.testing.assert_close(logits[row], plain, rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+def test_run_with_hooks_at_image_positions(lens_of, layout, kind):
+    lens = lens_of(layout, kind)
+    prompt = lens.prompt(picture(0), " a dog")
+    plain = lens.model(prompt.tokens)
+    positions = prompt.image_pos[0]
+
+    def darken(activation, hook):
+        edited = activation.clone()
+        edited[:, positions] = 0
+        return edited
+
+    edited = lens.model.run_with_hooks(prompt.tokens, fwd_hooks=[("hook_embed", darken)])
+    black = lens.prompt_from_vectors(torch.zeros(1, N_PATCHES, D_MODEL), " a dog")
+    torch.testing.assert_close(edited, lens.model(black.tokens), rtol=1e-5, atol=5e-5)
+    assert_different(edited, plain)
+    seen = []
+    with lens.model.hooks(fwd_hooks=[(host.resid_post(2), lambda value, hook: seen.append(value))]):
+        lens.model(prompt.tokens)
+    assert torch.equal(seen[0], lens.model.run_with_cache(prompt.tokens)[1][host.resid_post(2)])
+    assert torch.equal(lens.model(prompt.tokens), plain)
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+def test_activation_patching_of_one_image_into_another(lens_of, kind, two_images):
+    lens = lens_of("gpt-j", kind)
+    clean, corrupted = (lens.prompt_from_vectors(image[None], " a dog", grid=GRID) for image in two_images)
+    answer = 40
+
+    def metric(logits):
+        return logits[0, -1, answer]
+
+    _, cache = lens.model.run_with_cache(clean.tokens)
+    start, end = metric(lens.model(corrupted.tokens)), metric(lens.model(clean.tokens))
+    found = patching.get_act_patch_resid_pre(lens.model, corrupted.tokens, cache, metric)
+    assert found.shape == (3, N_PATCHES + 2)
+    for cell in (0, 4):
+        mixed = two_images[1].clone()
+        mixed[cell] = two_images[0][cell]
+        direct = metric(lens.model(lens.prompt_from_vectors(mixed[None], " a dog").tokens))
+        torch.testing.assert_close(torch.as_tensor(found[0, cell]), direct, rtol=1e-5, atol=5e-5)
+    # Words are the same in both prompts; only the last position feeds the answer after the last block's attention.
+    torch.testing.assert_close(torch.as_tensor(found[0, N_PATCHES:]), start.expand(2), rtol=1e-5, atol=5e-5)
+    assert (torch.as_tensor(found[1:, 1:4]) - start).abs().max() > 1e-2
+    for sweep in (
+        patching.get_act_patch_mlp_out,
+        patching.get_act_patch_attn_out,
+        patching.get_act_patch_attn_head_out_by_pos,
+        patching.get_act_patch_attn_head_out_all_pos,
+    ):
+        cells = torch.as_tensor(sweep(lens.model, corrupted.tokens, cache, metric))
+        assert torch.isfinite(cells).all()
+        assert (cells - start).abs().max() > 1e-2
+    itself = lens.model.run_with_cache(corrupted.tokens)[1]
+    unmoved = patching.get_act_patch_mlp_out(lens.model, corrupted.tokens, itself, metric)
+    torch.testing.assert_close(torch.as_tensor(unmoved), start.expand(3, N_PATCHES + 2), rtol=1e-5, atol=5e-5)
+    assert (start - end).abs() > 1e-2
+
+
+@pytest.mark.parametrize("layout", ["gpt-j", "gpt-2"])
+@pytest.mark.parametrize("kind", HOSTS)
+def test_methods_of_the_activation_cache(lens_of, layout, kind):
+    if (layout, kind) not in CASES:
+        pytest.skip("HookedTransformer is built for GPT-J only")
+    lens = lens_of(layout, kind)
+    prompt = lens.prompt(picture(0), " a dog")
+    logits, cache = lens.model.run_with_cache(prompt.tokens)
+    n = prompt.tokens.shape[1]
+
+    accumulated, labels = cache.accumulated_resid(return_labels=True)
+    assert accumulated.shape == (4, 1, n, D_MODEL)
+    assert len(labels) == 4
+    torch.testing.assert_close(host.read_out(lens.model, accumulated[-1]), logits, rtol=1e-5, atol=5e-5)
+
+    parts, names = cache.decompose_resid(return_labels=True)
+    assert names[0] == "embed"
+    assert torch.equal(parts[0], cache["hook_embed"])
+    torch.testing.assert_close(parts.sum(0), cache[host.resid_post(2)], rtol=1e-5, atol=5e-5)
+
+    neurons = cache.stack_neuron_results(layer=3)
+    assert neurons.shape[:3] == (3 * 40 + 1, 1, n)
+    layer, neuron = 1, 7
+    own = cache[host.mlp_post(layer)][..., neuron, None] * host.w_out(lens.model, layer)[neuron]
+    torch.testing.assert_close(neurons[layer * 40 + neuron], own, rtol=1e-5, atol=1e-5)
+
+    attributed = cache.logit_attrs(parts, tokens=40, pos_slice=-1, has_batch_dim=True)
+    assert torch.isfinite(attributed).all()
+
+    if hasattr(cache, "logit_lens"):
+        by_layer = cache.logit_lens()
+        assert by_layer is not None
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+def test_loss_of_a_caption_behind_an_image(lens_of, kind):
+    """TransformerLens' loss helpers take the logits and the tokens of the text."""
+    from transformer_lens.utils import lm_accuracy, lm_cross_entropy_loss
+
+    lens = lens_of("gpt-j", kind)
+    prompt = lens.prompt(picture(0), " a dog and a cat")
+    logits, words = lens.logits(prompt)[:, N_PATCHES - 1 :], prompt.tokens[:, N_PATCHES:]
+    with_gap = torch.cat([torch.zeros(1, 1, dtype=torch.long), words], dim=1)
+    expected = -logits.log_softmax(-1)[0, :-1].gather(1, words[0, :, None]).mean()
+    torch.testing.assert_close(lm_cross_entropy_loss(logits, with_gap), expected)
+    assert 0 <= lm_accuracy(logits, with_gap) <= 1
+
+
+# --- circuitsvis -------------------------------------------------------------------------------------------
+
+
+def test_circuitsvis_shows_image_positions(lens):
+    circuitsvis = pytest.importorskip("circuitsvis")
+    from circuitsvis.attention import attention_patterns
+    from circuitsvis.tokens import colored_tokens
+
+    prompt = lens.prompt(picture(0), " a dog")
+    _, cache = lens.model.run_with_cache(prompt.tokens)
+    names = lens.to_str_tokens(prompt)
+    heads = str(attention_patterns(names, cache[host.attn_pattern(1)][0]))
+    colours = str(colored_tokens(names, cache[host.mlp_post(1)][0, :, 3]))
+    for page in (heads, colours):
+        assert all(f"image:{row},{col}" in page for row in range(GRID[0]) for col in range(GRID[1]))
+    assert circuitsvis.__version__
+
+
+# --- SAELens -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["HookedSAETransformer", "SAETransformerBridge"])
+def sae_lens_model(request, tokenizers, tmp_path):
+    """SAELens' own subclasses of both model classes."""
+    sae_lens = pytest.importorskip("sae_lens", reason="SAELens needs TransformerLens 3")
+    plain = hugging_face("gpt-j")
+    if request.param == "HookedSAETransformer":
+        weights = hooked_gpt_j(plain)
+        model = sae_lens.HookedSAETransformer(weights.cfg, tokenizer=host.as_loaded(tokenizers("gpt-j")))
+        model.load_state_dict(weights.state_dict())
+        return model.eval()
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    plain.save_pretrained(tmp_path)
+    tokenizers("gpt-j").save_pretrained(tmp_path)
+    return SAETransformerBridge.boot_transformers(str(tmp_path), device="cpu").eval()
+
+
+def test_sparse_autoencoders_of_sae_lens(sae_lens_model, tokenizers):
+    from sae_lens import SAE, StandardSAE, StandardSAEConfig
+    from sae_lens.saes.sae import SAEMetadata
+
+    model = sae_lens_model
+    lens = attach_vision(model, vision=encoder(), projection=linear(), tokenizer=tokenizers("gpt-j"))
+    prompt = lens.prompt(picture(0), " a dog")
+    plain, cache = model.run_with_cache(prompt.tokens)
+    (expected,) = plain_logits(hugging_face("gpt-j"), prompt)
+    torch.testing.assert_close(plain[0], expected, rtol=1e-5, atol=5e-5)
+
+    name = host.resid_pre(1)
+    torch.manual_seed(0)
+    sae: SAE = StandardSAE(StandardSAEConfig(d_in=D_MODEL, d_sae=50, metadata=SAEMetadata(hook_name=name)))
+    for parameter in sae.parameters():
+        parameter.copy_(0.3 * torch.randn_like(parameter))
+    replaced = model.run_with_saes(prompt.tokens, saes=[sae])
+    assert_different(replaced, plain)
+    by_hand = model.run_with_hooks(prompt.tokens, fwd_hooks=[(name, lambda value, hook: sae(value))])
+    torch.testing.assert_close(replaced, by_hand, rtol=1e-5, atol=5e-5)
+    with_error = model.run_with_saes(prompt.tokens, saes=[sae], use_error_term=True)
+    torch.testing.assert_close(with_error, plain, rtol=1e-4, atol=1e-3)
+    _, features = model.run_with_cache_with_saes(prompt.tokens, saes=[sae])
+    (key,) = (key for key in features if key.endswith("hook_sae_acts_post"))
+    assert features[key].shape == (1, prompt.tokens.shape[1], 50)
+    torch.testing.assert_close(features[key], sae.encode(cache[name]), rtol=1e-5, atol=1e-5)
+    assert torch.equal(model(prompt.tokens), plain)
