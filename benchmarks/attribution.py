@@ -10,18 +10,17 @@ the minimum is reported, since other work on the machine only ever adds.
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import GPTJConfig, GPTJForCausalLM
 
 from lens_multimodal.analysis import estimate_attribution, neuron_attribution, top_neurons
-from lens_multimodal.model import host
 
 TARGET = 8
 
@@ -74,7 +73,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pos", type=int, default=202)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--peak", choices=["plain", "ours", "none"], help=argparse.SUPPRESS)
+    parser.add_argument("--peak", choices=["plain", "ours"], help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -86,6 +85,8 @@ def _language_model(options: argparse.Namespace) -> GPTJForCausalLM:
         n_layer=options.layers,
         n_head=8,
         rotary_dim=options.d_model // 16,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     model = GPTJForCausalLM(config).eval().requires_grad_(False)
     return model.to(options.device)
@@ -174,7 +175,7 @@ def _memory(options: argparse.Namespace, model: nn.Module) -> dict[str, object]:
         f"--{name.replace('_', '-')}={getattr(options, name)}" for name in ("layers", "d_model", "pos", "device")
     ]
     peaks = {}
-    for way in ("none", "plain", "ours"):
+    for way in ("plain", "ours"):
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.attribution", *arguments, f"--peak={way}"],
             check=True,
@@ -182,7 +183,7 @@ def _memory(options: argparse.Namespace, model: nn.Module) -> dict[str, object]:
             text=True,
         )
         peaks[way] = int(done.stdout.strip().splitlines()[-1])
-    plain, ours = peaks["plain"] - peaks["none"], peaks["ours"] - peaks["none"]
+    plain, ours = peaks["plain"], peaks["ours"]
     return {
         "peak MB beyond the model: hand-written": round(plain / 2**20, 1),
         "peak MB beyond the model: attribution": round(ours / 2**20, 1),
@@ -192,27 +193,39 @@ def _memory(options: argparse.Namespace, model: nn.Module) -> dict[str, object]:
 
 
 def _peak_of(options: argparse.Namespace) -> int:
-    """Bytes at the peak of one way in this process; `none` runs a forward pass of two tokens only."""
+    """Bytes at the peak of one way in this process, beyond what was there before it."""
     torch.set_num_threads(1)
     language_model = _language_model(options)
-    model: nn.Module = language_model
-    if options.peak != "plain":
+    tokens = torch.randint(0, 1000, (1, options.pos), device=options.device)
+    if options.peak == "plain":
+        before = _reset_peak(options.device)
+        _plain(language_model, tokens)
+    else:
         from transformer_lens.model_bridge.sources import build_bridge_from_module
 
         model = build_bridge_from_module(language_model, "GPTJForCausalLM", hf_config=language_model.config)
-    tokens = torch.randint(0, 1000, (1, options.pos), device=options.device)
-    if options.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-    if options.peak == "plain":
-        _plain(language_model, tokens)
-    elif options.peak == "ours":
+        before = _reset_peak(options.device)
         neuron_attribution(model, tokens, TARGET)
-    else:
-        with torch.no_grad():
-            host.logits_of(model, tokens[:, :2])
-    if options.device != "cpu":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _peak(options.device) - before
+
+
+def _reset_peak(device: str) -> int:
+    """Forget the peak so far and return what is in use."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _process_memory("VmRSS")
+
+
+def _peak(device: str) -> int:
+    return torch.cuda.max_memory_allocated() if device != "cpu" else _process_memory("VmHWM")
+
+
+def _process_memory(field: str) -> int:
+    """Bytes, from Linux's account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ Nothing is downloaded. Language models and encoders are found in a local folder 
 this machine; LiMBeR's projections under `~/.cache/lens_multimodal/limber_weights`, or at the path given.
 """
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from lens_multimodal import tiny
@@ -76,9 +78,13 @@ def load_language_model(
 ) -> tuple[nn.Module, Any]:
     """A Hugging Face causal language model and its tokenizer from a folder or from this machine's cache.
 
-    Raises: FileNotFoundError saying where it was looked for.
+    Raises:
+        FileNotFoundError: the model or its tokenizer is not there; says where it was looked for.
+        ValueError: the weights are damaged.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    needed = "config.json, *.safetensors and the tokenizer"
 
     options: dict[str, Any] = {"device_map": device} if device is not None else {}
     try:
@@ -86,8 +92,12 @@ def load_language_model(
             name, local_files_only=True, dtype=dtype or "auto", attn_implementation="eager", **options
         )
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except OSError as error:
-        raise _absent("language model", str(name), "config.json, *.safetensors and the tokenizer") from error
+    except (OSError, ValueError) as error:
+        raise _absent("language model", str(name), needed) from error
+    except SafetensorError as error:
+        raise ValueError(f"the weights of the language model {str(name)!r} are damaged: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one of nothing when its files lack
+        raise _absent("tokenizer of", str(name), needed)
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -105,7 +115,7 @@ def load_vision(name: str) -> VisionEncoder:
     if Path(name).is_dir():
         return _huggingface_beit(name)
     if not timm.is_model(name.split(".")[0]):
-        close = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5]
+        close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=5)
         raise ValueError(
             f"no image encoder {name!r}: expected one of {', '.join(_VISIONS)}, a folder with a Hugging Face "
             f"BEiT, or a timm model" + (f" such as {', '.join(close)}" if close else "")

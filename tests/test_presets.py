@@ -74,7 +74,6 @@ def test_loading_keeps_or_takes_the_precision(tmp_path):
     [
         ("beit-large", "microsoft/beit-large-patch16-224-pt22k"),
         ("beit-large-ft", "microsoft/beit-large-patch16-224-pt22k-ft22k"),
-        ("clip-rn50x16", "timm/resnet50x16_clip.openai"),
         ("nf-resnet50", "timm/nf_resnet50.ra2_in1k"),
         ("vit_tiny_patch16_224.augreg_in21k", "timm/vit_tiny_patch16_224.augreg_in21k"),
         ("vit_tiny_patch16_224", "timm/vit_tiny_patch16_224"),
@@ -86,7 +85,7 @@ def test_an_encoder_that_is_not_here(name, file):
 
 
 def test_an_encoder_that_does_not_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"no image encoder 'vit_tinny': expected one of tiny, beit-large.* such as vit_"):
+    with pytest.raises(ValueError, match=r"no image encoder 'vit_tinny': expected one of tiny, beit-large.* such as .*vit_tiny"):
         presets.load_vision("vit_tinny")
     with pytest.raises(ValueError, match="no image encoder 'something/else'"):
         presets.load_vision("something/else")

@@ -130,7 +130,7 @@ def test_methods_of_the_activation_cache(lens_of, layout, kind):
     torch.testing.assert_close(parts.sum(0), cache[host.resid_post(2)], rtol=1e-5, atol=5e-5)
 
     neurons = cache.stack_neuron_results(layer=3)
-    assert neurons.shape[:3] == (3 * 40 + 1, 1, n)
+    assert neurons.shape[:3] == (3 * 40, 1, n)
     layer, neuron = 1, 7
     own = cache[host.mlp_post(layer)][..., neuron, None] * host.w_out(lens.model, layer)[neuron]
     torch.testing.assert_close(neurons[layer * 40 + neuron], own, rtol=1e-5, atol=1e-5)

@@ -385,17 +385,15 @@ def check_hook_names(model: nn.Module, names: Iterable[str]) -> None:
 
     Raises: ValueError.
     """
-    known = model.hook_dict
-    assert isinstance(known, dict)
-    aliases = getattr(model, "_hook_alias_registry", None) or {}
+    known = _hook_names(model)
     for name in dict.fromkeys(names):
-        if name in known or name in aliases:
+        if name in known:
             continue
-        close = difflib.get_close_matches(name, [*known, *aliases], n=3)
+        close = difflib.get_close_matches(name, known, n=3)
         raise ValueError(
             f"{type(model).__name__} has no hook point {name!r}"
             + (f"; closest: {', '.join(close)}" if close else "")
-            + f" ({len(known)} hook points, blocks 0 to {_config(model).n_layers - 1})"
+            + f" ({len(known)} names, blocks 0 to {_config(model).n_layers - 1})"
         )
 
 
@@ -447,6 +445,12 @@ def capture(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
 
 def _config(model: Any) -> Any:
     return model.cfg
+
+
+def _hook_names(model: Any) -> set[str]:
+    # SAELens' bridge leaves the aliases out of its dictionary and takes them all the same.
+    collect = getattr(model, "_collect_hook_aliases_from_registry", dict)
+    return {*model.hook_dict, *(getattr(model, "_hook_alias_registry", None) or {}), *collect()}
 
 
 def _block(model: Any, layer: int) -> Any:

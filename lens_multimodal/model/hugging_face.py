@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from lens_multimodal.model import host
@@ -33,7 +33,7 @@ def to_hugging_face(model: nn.Module) -> Any:
 def _from_bridge(bridge: Any) -> Any:
     inner = bridge.original_model
     weights = {name.replace(WRAPPED, ""): tensor for name, tensor in inner.state_dict().items()}
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=False):
         plain = type(inner)(inner.config)
     plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
     plain.tie_weights()
@@ -64,7 +64,7 @@ def _gpt_j_from_hooked(model: Any) -> Any:
         tie_word_embeddings=False,
     )
     config._attn_implementation = "eager"
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=False):
         plain = GPTJForCausalLM(config)
     plain.load_state_dict(_gpt_j_weights(model), assign=True)
     return plain.eval().requires_grad_(False)

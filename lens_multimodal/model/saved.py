@@ -1,11 +1,11 @@
 """A whole lens in one folder, and back.
 
-    lens.json                the parts, their checksums, weight processing, format version
-    language/                the language model as Hugging Face saves it, with its tokenizer
-    vision.json              the encoder's architecture and preprocessing
-    vision.safetensors       its weights
-    projection.safetensors   the map's weight and bias; proj.ckpt is the same in LiMBeR's format
-    README.md                a short card
+lens.json                the parts, their checksums, weight processing, format version
+language/                the language model as Hugging Face saves it, with its tokenizer
+vision.json              the encoder's architecture and preprocessing
+vision.safetensors       its weights
+projection.safetensors   the map's weight and bias; proj.ckpt is the same in LiMBeR's format
+README.md                a short card
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lens_multimodal.model import host, hooked, vision_config
+from lens_multimodal.model import hooked, host, vision_config
 from lens_multimodal.model.hugging_face import to_hugging_face
 from lens_multimodal.model.projection import Projection, load_linear, save_linear
 from lens_multimodal.model.vision import Preprocessing, VisionEncoder
@@ -168,7 +168,9 @@ class SavedLens:
             state = load_file(self.folder / "vision.safetensors")
             module.to(dtype=next(iter(state.values())).dtype).load_state_dict(state)
         except (SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{str(self.folder / 'vision.safetensors')!r} does not fit vision.json: {error}") from error
+            raise ValueError(
+                f"{str(self.folder / 'vision.safetensors')!r} does not fit vision.json: {error}"
+            ) from error
         return VisionEncoder(
             module.requires_grad_(False),
             preprocessing=Preprocessing.from_json(described["preprocessing"]),

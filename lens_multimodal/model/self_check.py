@@ -34,6 +34,8 @@ def read_only(model: nn.Module) -> list[str]:
     return [host.attn_pattern(layer) for layer in range(host.shape(model).n_layers)]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def self_check(model: nn.Module, names: Sequence[str] | None = None) -> None:
     """Raise unless every hook point that is edited fires and an edit made there changes the logits.
 
@@ -60,11 +62,10 @@ def self_check(model: nn.Module, names: Sequence[str] | None = None) -> None:
 
         return add_gated_direction
 
-    with torch.inference_mode(False), torch.enable_grad():
-        with host.capture(model, observed), host.fired_hooks(model, [(name, gated(name)) for name in names]):
-            logits = host.logits_of(model, tokens)
-        weights = torch.randn(logits.shape, generator=generator).to(logits.device)
-        felt = torch.autograd.grad((logits.float() * weights).sum(), list(gates.values()), allow_unused=True)
+    with host.capture(model, observed), host.fired_hooks(model, [(name, gated(name)) for name in names]):
+        logits = host.logits_of(model, tokens)
+    weights = torch.randn(logits.shape, generator=generator).to(logits.device)
+    felt = torch.autograd.grad((logits.float() * weights).sum(), list(gates.values()), allow_unused=True)
     deaf = [name for name, grad in zip(gates, felt, strict=True) if grad is None or grad == 0 or not grad.isfinite()]
     if deaf:
         raise HookHasNoEffect(

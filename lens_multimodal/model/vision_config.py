@@ -52,9 +52,7 @@ def build(description: Description) -> nn.Module:
             options = dict(description["beit"])
             norm_layer: Any = partial(nn.LayerNorm, eps=options.pop("norm_eps"))
             return Beit(**options, norm_layer=norm_layer).eval()
-        return timm.create_model(
-            description["timm"]["name"], pretrained=False, **description["timm"]["options"]
-        ).eval()
+        return timm.create_model(description["timm"]["name"], pretrained=False, **description["timm"]["options"]).eval()
     except (KeyError, TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(
             f"timm {timm.__version__} cannot build the image encoder {json.dumps(description)[:300]}: {error}"

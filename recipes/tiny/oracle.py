@@ -21,8 +21,8 @@ from lens_multimodal.train.fit import CaptionBatch, FitSettings, fit_projection
 from recipes.tiny.evaluate.captions import nouns_in
 from recipes.tiny.objectives import patch_shares
 from recipes.tiny.probe import Labelled, read_labelled
-from recipes.tiny.projection import load_language_model, read_nouns, visible_nouns
-from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation
+from recipes.tiny.projection import choose_by_noun, load_language_model, read_nouns, visible_nouns
+from recipes.tiny.scenes import PROMPT, SLOTS, compose, continuation
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once
 from recipes.tiny.vision import source_side
@@ -99,7 +99,7 @@ def oracle_batches(
         generator, random = Generator().manual_seed((settings.seed << 32) + number), Random(f"oracle:{number}")
         counts = torch.tensor([1 if singles else random.choice((1, 1, 2, 3)) for _ in range(batch)])
         scenes = compose(
-            data.cutouts, choose(data.cutouts.ids, counts, generator=generator), size=vision.image_size,
+            data.cutouts, choose_by_noun(data, counts, generator=generator), size=vision.image_size,
             generator=generator,
         )  # fmt: skip
         shares = patch_shares(scenes.label, slots=SLOTS, patch_size=vision.patch_size)

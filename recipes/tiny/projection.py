@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 from transformers import AutoTokenizer, GPTJForCausalLM
 
 from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vision
 from lens_multimodal.train.fit import CaptionBatch, FitSettings, fit_projection
 from recipes.tiny.probe import Labelled, read_labelled
-from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation
+from recipes.tiny.scenes import PROMPT, SLOTS, compose, continuation
 from recipes.tiny.scenes.compose import Scenes
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import device, run_once
@@ -70,6 +70,14 @@ def visible_nouns(scenes: Scenes, data: Labelled, nouns: list[str], row: int) ->
     return [nouns[c] for c in classes], [tuple(scenes.centres[row, k].tolist()) for k in slots]
 
 
+def choose_by_noun(data: Labelled, counts: Tensor, *, generator: Generator) -> Tensor:
+    """Random pictures for scenes of `counts` objects, every noun equally often: ids (scene, 3), -1 for no object."""
+    weights = 1.0 / data.nouns.bincount()[data.nouns].to(counts.device)
+    drawn = torch.multinomial(weights, len(counts) * SLOTS, replacement=True, generator=generator)
+    pictures = data.cutouts.ids.to(counts.device)[drawn].reshape(len(counts), SLOTS)
+    return pictures.masked_fill(torch.arange(SLOTS, device=counts.device) >= counts[:, None], -1)
+
+
 def caption_batches(
     data: Labelled, nouns: list[str], *, batch: int, size: int, seed: int, first: int = 0
 ) -> Iterator[CaptionBatch]:
@@ -81,7 +89,7 @@ def caption_batches(
         generator = Generator(where).manual_seed((seed << 32) + number)
         random = Random(f"{seed}:{number}")
         counts = torch.tensor([random.choice((1, 1, 2, 3)) for _ in range(batch)], device=where)
-        scenes = compose(cutouts, choose(cutouts.ids, counts, generator=generator), size=size, generator=generator)
+        scenes = compose(cutouts, choose_by_noun(data, counts, generator=generator), size=size, generator=generator)
         kept, captions = [], []
         for row in range(batch):
             seen, centres = visible_nouns(scenes, data, nouns, row)

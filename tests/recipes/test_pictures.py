@@ -150,7 +150,7 @@ def test_views_of_a_model_stay_in_one_split(work: Path) -> None:
             of_model.setdefault(row["model"], set()).add(row["split"])
     assert len(of_model) == 4
     assert all(len(splits) == 1 for splits in of_model.values())
-    assert sum(row["style"] == "sh3f-view" for row in rows) == 8
+    assert sum(row["style"] == "sh3f-view" for row in rows) >= 8
     assert {row["concept"] for row in rows if row["style"] == "sh3f-view"} == {"table"}
 
 
