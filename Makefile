@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OVERLAY := $(VENV)/transformer-lens-3
+# One process per core, one thread each: faster than one process with two threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# What touches TransformerLens; the rest of the suite cannot differ between its generations.
+TRANSFORMER_LENS_TESTS := tests/model tests/hooks tests/analysis tests/train tests/tiny tests/test_*.py
 
-.PHONY: demo test lint types tests tests-tl3 tiny benchmarks clean
+.PHONY: demo test lint types tests tests-tl3 tiny clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m lens_multimodal.demo --out out/demo.html
@@ -19,11 +23,11 @@ types: $(VENV)/ready
 	$(BIN)/mypy
 
 tests: $(VENV)/ready
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 # The same suite on the last TransformerLens with HookedTransformer; only that package differs.
 tests-tl3: $(OVERLAY)/ready
-	PYTHONPATH=$(OVERLAY) $(BIN)/python -m pytest -q tests/model tests/hooks tests/analysis tests/test_lens.py
+	PYTHONPATH=$(OVERLAY) $(PYTEST) $(TRANSFORMER_LENS_TESTS)
 
 # The tiny trio from scratch: hours on two cores, resumable.
 tiny: $(VENV)/ready

@@ -80,7 +80,7 @@ def load_language_model(
 
     Raises:
         FileNotFoundError: the model or its tokenizer is not there; says where it was looked for.
-        ValueError: the weights are damaged.
+        ValueError: the weights are damaged or not all there.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -88,14 +88,20 @@ def load_language_model(
 
     options: dict[str, Any] = {"device_map": device} if device is not None else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, local_files_only=True, dtype=dtype or "auto", attn_implementation="eager", **options
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name,
+            local_files_only=True,
+            dtype=dtype or "auto",
+            attn_implementation="eager",
+            output_loading_info=True,
+            **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
         raise _absent("language model", str(name), needed) from error
     except SafetensorError as error:
         raise ValueError(f"the weights of the language model {str(name)!r} are damaged: {error}") from error
+    _check_complete(f"language model {str(name)!r}", info)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one of nothing when its files lack
         raise _absent("tokenizer of", str(name), needed)
     return model.eval().requires_grad_(False), tokenizer
@@ -134,12 +140,18 @@ def _limber_projection(folder: str) -> nn.Linear:
 
 
 def _huggingface_beit(name: str) -> VisionEncoder:
-    from transformers import BeitModel
+    from transformers import AutoConfig, BeitModel
 
     try:
-        model = BeitModel.from_pretrained(name, local_files_only=True, add_pooling_layer=False)
+        config = AutoConfig.from_pretrained(name, local_files_only=True)
+        if config.model_type != "beit":
+            raise ValueError(f"{name!r} holds a {config.model_type} model, expected a BEiT")
+        model, info = BeitModel.from_pretrained(
+            name, config=config, local_files_only=True, add_pooling_layer=False, output_loading_info=True
+        )
     except OSError as error:
         raise _absent("image encoder", name, "config.json and the weights of a BeitModel") from error
+    _check_complete(f"image encoder {name!r}", info)
     size: Any = model.config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return VisionEncoder(
@@ -161,6 +173,14 @@ def _timm(name: str, **options: Any) -> nn.Module:
         raise _absent("image encoder", f"timm/{name}", "model.safetensors") from error
     finally:
         constants.HF_HUB_OFFLINE = was_offline
+
+
+def _check_complete(what: str, info: dict[str, Any]) -> None:
+    """transformers fills weights that a file lacks with random ones and only warns."""
+    unused = ("mask_token", "relative_position_index")
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith(unused))
+    if missing:
+        raise ValueError(f"the weights of the {what} lack {', '.join(missing[:5])}: this is the file of another model")
 
 
 def _absent(what: str, name: str, files: str) -> FileNotFoundError:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import BeitConfig, BeitModel
 
 from lens_multimodal import attach_vision, presets, save_linear
 from tests.lenses import encoder, hugging_face, linear
@@ -92,8 +94,22 @@ def test_an_encoder_that_does_not_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json and the weights of a BeitModel"):
         presets.load_vision(str(tmp_path))
     hugging_face("gpt-j").save_pretrained(tmp_path / "gpt-j")
-    with pytest.raises((ValueError, FileNotFoundError), match="BEiT|Beit"):
+    with pytest.raises(ValueError, match="gpt-j' holds a gptj model, expected a BEiT"):
         presets.load_vision(str(tmp_path / "gpt-j"))
+
+
+def test_weights_that_are_not_all_there(tmp_path):
+    """transformers would fill them with random numbers."""
+    hugging_face("gpt-j").transformer.save_pretrained(tmp_path / "headless")
+    make_tokenizer(tmp_path / "headless")
+    with pytest.raises(ValueError, match=r"language model '.*headless' lack lm_head\.bias, lm_head\.weight"):
+        presets.load_language_model(tmp_path / "headless")
+    config = BeitConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
+    BeitModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "beit")
+    weights = {k: v for k, v in load_file(tmp_path / "beit" / "model.safetensors").items() if "cls_token" not in k}
+    save_file(weights, tmp_path / "beit" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"image encoder '.*beit' lack embeddings\.cls_token"):
+        presets.load_vision(str(tmp_path / "beit"))
 
 
 @pytest.mark.parametrize(

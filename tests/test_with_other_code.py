@@ -143,20 +143,6 @@ def test_methods_of_the_activation_cache(lens_of, layout, kind):
         assert by_layer is not None
 
 
-@pytest.mark.parametrize("kind", HOSTS)
-def test_loss_of_a_caption_behind_an_image(lens_of, kind):
-    """TransformerLens' loss helpers take the logits and the tokens of the text."""
-    from transformer_lens.utils import lm_accuracy, lm_cross_entropy_loss
-
-    lens = lens_of("gpt-j", kind)
-    prompt = lens.prompt(picture(0), " a dog and a cat")
-    logits, words = lens.logits(prompt)[:, N_PATCHES - 1 :], prompt.tokens[:, N_PATCHES:]
-    with_gap = torch.cat([torch.zeros(1, 1, dtype=torch.long), words], dim=1)
-    expected = -logits.log_softmax(-1)[0, :-1].gather(1, words[0, :, None]).mean()
-    torch.testing.assert_close(lm_cross_entropy_loss(logits, with_gap), expected)
-    assert 0 <= lm_accuracy(logits, with_gap) <= 1
-
-
 # --- circuitsvis -------------------------------------------------------------------------------------------
 
 

@@ -57,9 +57,9 @@ def cut_attention(
     for layer in as_layers(layers, model):
         done: dict[str, Tensor] = {}
         cut = partial(_cut, queries=looking, keys=hidden, heads=chosen_heads, done=done)
-        if _left_to_hugging_face(model, layer):
+        if host.attention_is_left_to_hugging_face(model, layer):
             attention = model.blocks[layer].attn.original_component  # type: ignore[index,union-attr]
-            hooks.append((_attention_input(layer), partial(cut_mask_hook, attention=attention, cut=cut, pending=[])))
+            hooks.append((host.attn_in(layer), partial(cut_mask_hook, attention=attention, cut=cut, pending=[])))
         else:
             hooks.append((host.attn_scores(layer), partial(cut_scores_hook, cut=cut)))
         hooks.append((host.attn_pattern(layer), partial(verify_cut_hook, done=done, layer=layer)))
@@ -88,7 +88,7 @@ def freeze_attention(
     for layer in as_layers(layers, model):
         pattern = _checked_pattern(run, host.attn_pattern(layer), sizes.n_heads)
         values: dict[str, Tensor] = {}
-        hooks.append((_values(layer), partial(keep_values_hook, kept=values)))
+        hooks.append((host.head_v(layer), partial(keep_values_hook, kept=values)))
         hooks.append((host.head_z(layer), partial(frozen_z_hook, pattern=pattern, values=values, heads=chosen_heads)))
     return hooks
 
@@ -255,20 +255,3 @@ def _checked_pattern(run: Activations, name: str, n_heads: int) -> Tensor:
     if not bool(((sums - 1).abs() < 0.02).all()):
         raise ValueError(f"{name}: rows of a pattern sum to one, these sum to {sums.min():.3g} to {sums.max():.3g}")
     return pattern
-
-
-def _left_to_hugging_face(model: nn.Module, layer: int) -> bool:
-    """Whether this attention's hook points for scores and patterns drop edits."""
-    if not host.is_bridge(model):
-        return False
-    from transformer_lens.model_bridge.generalized_components import AttentionBridge
-
-    return type(model.blocks[layer].attn).forward is AttentionBridge.forward  # type: ignore[index,union-attr]
-
-
-def _attention_input(layer: int) -> str:
-    return f"blocks.{layer}.attn.hook_in"
-
-
-def _values(layer: int) -> str:
-    return f"blocks.{layer}.attn.hook_v"

@@ -79,13 +79,27 @@ def head_z(layer: int) -> str:
 
 
 def attn_scores(layer: int) -> str:
-    """Attention scores before the softmax, `[batch, head, query_pos, key_pos]`."""
+    """Attention scores before the softmax, `[batch, head, query_pos, key_pos]`.
+
+    Where the bridge leaves attention to Hugging Face (GPT-J, OPT) this hook point shows probabilities after the fact, and
+    edits are dropped there and at `attn_pattern`; `hooks.cut_attention` knows another way.
+    """
     return f"blocks.{layer}.attn.hook_attn_scores"
 
 
 def attn_pattern(layer: int) -> str:
     """Attention probabilities, `[batch, head, query_pos, key_pos]`."""
     return f"blocks.{layer}.attn.hook_pattern"
+
+
+def attn_in(layer: int) -> str:
+    """What a block's attention reads, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.attn.hook_in"
+
+
+def head_v(layer: int) -> str:
+    """Values of the attention heads, `[batch, pos, head, d_head]`."""
+    return f"blocks.{layer}.attn.hook_v"
 
 
 EMBED = "hook_embed"
@@ -255,6 +269,15 @@ def embedding_module(model: nn.Module) -> nn.Module:
     original = embed.original_component
     assert isinstance(original, nn.Module)
     return original
+
+
+def attention_is_left_to_hugging_face(model: nn.Module, layer: int) -> bool:
+    """Whether a layer's attention runs in Hugging Face's own code, so that edits of scores and patterns are dropped."""
+    if not is_bridge(model):
+        return False
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
+
+    return type(model.blocks[layer].attn).forward is AttentionBridge.forward  # type: ignore[index,union-attr]
 
 
 def device(model: nn.Module) -> torch.device:
