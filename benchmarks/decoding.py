@@ -8,11 +8,11 @@ and the time for all is extrapolated linearly; 458752 decodes all. A sample is c
 
 import argparse
 import json
-import resource
 import time
 
 import torch
 
+from benchmarks.memory import peak, reset_peak
 from lens_multimodal.analysis.scores import wide
 from lens_multimodal.analysis.vocabulary_search import search_vocabulary
 
@@ -25,8 +25,9 @@ def main() -> None:
     generator = torch.Generator(device).manual_seed(0)
     w_u = torch.randn(D_MODEL, D_VOCAB, generator=generator, device=device, dtype=dtype) / D_MODEL**0.5
     w_out = torch.randn(min(D_MLP, options.neurons), D_MODEL, generator=generator, device=device, dtype=dtype)
-    before = _peak(device)
-    start = time.perf_counter()
+    clock = time.process_time if options.device == "cpu" else time.perf_counter
+    before = reset_peak(options.device)
+    start = clock()
     done = 0
     while done < options.neurons:
         rows = w_out[: options.neurons - done]
@@ -40,8 +41,8 @@ def main() -> None:
         done += len(rows)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    peak = _peak(device) - before
+    seconds = clock() - start
+    extra = peak(options.device) - before
     expected = (w_out[:8].float() @ w_u.float()).topk(10)
     if options.neurons <= D_MLP:
         assert torch.equal(found.tokens[:8], expected.indices)
@@ -53,7 +54,7 @@ def main() -> None:
                 "neurons": options.neurons,
                 "seconds": round(seconds, 2),
                 "seconds for all 458,752 (extrapolated)": round(seconds / options.neurons * N_LAYERS * D_MLP, 1),
-                "peak MB beyond the weights": round(peak / 2**20, 1),
+                "peak MB beyond the weights": round(extra / 2**20, 1),
                 "full [n_neurons, d_vocab] would be GB": round(4 * N_LAYERS * D_MLP * D_VOCAB / 2**30, 1),
             },
             indent=1,
@@ -68,12 +69,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
     return parser.parse_args()
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -352,9 +352,7 @@ class VisionLens:
         """Take the eyes off again: the model is as it was before, bit for bit."""
         self.virtual_tokens.remove()
 
-    def save_pretrained(
-        self, folder: str | Path, *, without: Collection[str] = (), overwrite: bool = False
-    ) -> None:
+    def save_pretrained(self, folder: str | Path, *, without: Collection[str] = (), overwrite: bool = False) -> None:
         """Write one folder that `attach_vision(folder)` loads: language model, tokenizer, encoder, projection, card.
 
         Args:

@@ -88,7 +88,8 @@ def load_language_model(
 
     options: dict[str, Any] = {"device_map": device} if device is not None else {}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model, info = load(
             name,
             local_files_only=True,
             dtype=dtype or "auto",
@@ -142,15 +143,19 @@ def _limber_projection(folder: str) -> nn.Linear:
 def _huggingface_beit(name: str) -> VisionEncoder:
     from transformers import AutoConfig, BeitModel
 
+    needed = "config.json and the weights of a BeitModel"
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise _absent("image encoder", name, needed)
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
         if config.model_type != "beit":
             raise ValueError(f"{name!r} holds a {config.model_type} model, expected a BEiT")
-        model, info = BeitModel.from_pretrained(
+        load: Any = BeitModel.from_pretrained
+        model, info = load(
             name, config=config, local_files_only=True, add_pooling_layer=False, output_loading_info=True
         )
     except OSError as error:
-        raise _absent("image encoder", name, "config.json and the weights of a BeitModel") from error
+        raise _absent("image encoder", name, needed) from error
     _check_complete(f"image encoder {name!r}", info)
     size: Any = model.config.image_size
     height, width = (size, size) if isinstance(size, int) else size

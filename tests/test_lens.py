@@ -25,7 +25,6 @@ from tests.lenses import (
 )
 from tests.models import D_VOCAB
 
-
 # --- logits ------------------------------------------------------------------------------------------------
 
 
@@ -145,9 +144,9 @@ def test_several_images_and_words_in_one_row(lens):
     assert two.image is second
     assert prompt.spans[1][0].start == 14 - 6
     names = lens.to_str_tokens(prompt.row(0))
-    assert names[:7] == ["<image:0,0>", "<image:0,1>", "<image:0,2>", "<image:1,0>", "<image:1,1>", "<image:1,2>", " and"]
-    assert names[7:] == [*names[:6], " dog"]
-    assert lens.to_str_tokens(prompt.row(-1)) == [" a", *names[:6]]
+    image = [f"<image:{row},{col}>" for row in range(2) for col in range(3)]
+    assert names == [*image, " and", *image, " dog"]
+    assert lens.to_str_tokens(prompt.row(-1)) == [" a", *image]
     assert lens.to_str_tokens(prompt.tokens[1, 6:]) == ["<|endoftext|>", " a", *["<image>"] * 6]
 
 

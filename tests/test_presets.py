@@ -32,7 +32,8 @@ def test_a_language_model_that_is_not_here(tmp_path):
         with pytest.raises(FileNotFoundError) as caught:
             attach_vision(name, vision=encoder(), projection=linear())
         text = str(caught.value)
-        for part in (f"no language model '{name}' on this machine", "config.json", "tokenizer", "Hugging Face cache", f"hf download {name}"):
+        where = ("config.json", "tokenizer", "Hugging Face cache", f"hf download {name}")
+        for part in (f"no language model '{name}' on this machine", *where):
             assert part in text
 
 
@@ -87,7 +88,7 @@ def test_an_encoder_that_is_not_here(name, file):
 
 
 def test_an_encoder_that_does_not_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"no image encoder 'vit_tinny': expected one of tiny, beit-large.* such as .*vit_tiny"):
+    with pytest.raises(ValueError, match=r"no image encoder 'vit_tinny': expected one of tiny, .* such as .*vit_tiny"):
         presets.load_vision("vit_tinny")
     with pytest.raises(ValueError, match="no image encoder 'something/else'"):
         presets.load_vision("something/else")

@@ -164,28 +164,41 @@ def test_circuitsvis_shows_image_positions(lens):
 # --- SAELens -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["HookedSAETransformer", "SAETransformerBridge"])
-def sae_lens_model(request, tokenizers, tmp_path):
-    """SAELens' own subclasses of both model classes."""
-    sae_lens = pytest.importorskip("sae_lens", reason="SAELens needs TransformerLens 3")
-    plain = hugging_face("gpt-j")
-    if request.param == "HookedSAETransformer":
-        weights = hooked_gpt_j(plain)
-        model = sae_lens.HookedSAETransformer(weights.cfg, tokenizer=host.as_loaded(tokenizers("gpt-j")))
-        model.load_state_dict(weights.state_dict())
-        return model.eval()
-    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
-
-    plain.save_pretrained(tmp_path)
-    tokenizers("gpt-j").save_pretrained(tmp_path)
-    return SAETransformerBridge.boot_transformers(str(tmp_path), device="cpu").eval()
+@pytest.fixture
+def sae_lens():
+    return pytest.importorskip("sae_lens", reason="SAELens needs TransformerLens 3")
 
 
-def test_sparse_autoencoders_of_sae_lens(sae_lens_model, tokenizers):
-    from sae_lens import SAE, StandardSAE, StandardSAEConfig
+@pytest.fixture
+def sae(sae_lens):
     from sae_lens.saes.sae import SAEMetadata
 
-    model = sae_lens_model
+    torch.manual_seed(0)
+    metadata = SAEMetadata(hook_name=host.resid_pre(1))
+    found = sae_lens.StandardSAE(sae_lens.StandardSAEConfig(d_in=D_MODEL, d_sae=50, metadata=metadata))
+    for parameter in found.parameters():
+        parameter.copy_(0.3 * torch.randn_like(parameter))
+    return found
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+def test_a_sparse_autoencoder_reads_and_replaces_image_positions(lens_of, sae, kind):
+    lens = lens_of("gpt-j", kind)
+    prompt = lens.prompt(picture(0), " a dog")
+    plain, cache = lens.model.run_with_cache(prompt.tokens)
+    at_image = cache[host.resid_pre(1)][:, prompt.image_pos[0]]
+    features = sae.encode(at_image)
+    assert features.shape == (1, N_PATCHES, 50)
+    assert 0 < (features > 0).float().mean() < 1
+    replaced = lens.model.run_with_hooks(prompt.tokens, fwd_hooks=[(host.resid_pre(1), lambda value, hook: sae(value))])
+    assert_different(replaced, plain)
+
+
+def test_hooked_sae_transformer(sae_lens, sae, tokenizers):
+    """SAELens' own subclass of `HookedTransformer`, with its autoencoder spliced in."""
+    weights = hooked_gpt_j(hugging_face("gpt-j"))
+    model = sae_lens.HookedSAETransformer(weights.cfg, tokenizer=host.as_loaded(tokenizers("gpt-j"))).eval()
+    model.load_state_dict(weights.state_dict())
     lens = attach_vision(model, vision=encoder(), projection=linear(), tokenizer=tokenizers("gpt-j"))
     prompt = lens.prompt(picture(0), " a dog")
     plain, cache = model.run_with_cache(prompt.tokens)
@@ -193,18 +206,28 @@ def test_sparse_autoencoders_of_sae_lens(sae_lens_model, tokenizers):
     torch.testing.assert_close(plain[0], expected, rtol=1e-5, atol=5e-5)
 
     name = host.resid_pre(1)
-    torch.manual_seed(0)
-    sae: SAE = StandardSAE(StandardSAEConfig(d_in=D_MODEL, d_sae=50, metadata=SAEMetadata(hook_name=name)))
-    for parameter in sae.parameters():
-        parameter.copy_(0.3 * torch.randn_like(parameter))
     replaced = model.run_with_saes(prompt.tokens, saes=[sae])
-    assert_different(replaced, plain)
     by_hand = model.run_with_hooks(prompt.tokens, fwd_hooks=[(name, lambda value, hook: sae(value))])
+    assert_different(replaced, plain)
     torch.testing.assert_close(replaced, by_hand, rtol=1e-5, atol=5e-5)
     with_error = model.run_with_saes(prompt.tokens, saes=[sae], use_error_term=True)
     torch.testing.assert_close(with_error, plain, rtol=1e-4, atol=1e-3)
     _, features = model.run_with_cache_with_saes(prompt.tokens, saes=[sae])
     (key,) = (key for key in features if key.endswith("hook_sae_acts_post"))
-    assert features[key].shape == (1, prompt.tokens.shape[1], 50)
     torch.testing.assert_close(features[key], sae.encode(cache[name]), rtol=1e-5, atol=1e-5)
     assert torch.equal(model(prompt.tokens), plain)
+
+
+def test_the_bridge_of_sae_lens_is_refused(sae_lens, tokenizers, tmp_path):
+    """SAELens' subclass of the bridge (beta) drops TransformerLens' hook names without a word: hooks never run."""
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    hugging_face("gpt-j").save_pretrained(tmp_path)
+    tokenizers("gpt-j").save_pretrained(tmp_path)
+    model = SAETransformerBridge.boot_transformers(str(tmp_path), device="cpu").eval()
+    ran: list[torch.Tensor] = []
+    model.run_with_hooks(torch.tensor([[3]]), fwd_hooks=[(host.resid_pre(1), lambda value, hook: ran.append(value))])
+    assert not ran
+    with pytest.raises(ValueError, match=r"SAETransformerBridge has no hook point .*resid_pre'; closest: blocks\.0\.hook_in"):
+        attach_vision(model, vision=encoder(), projection=linear(), tokenizer=tokenizers("gpt-j"))
+    assert sae_lens.__version__

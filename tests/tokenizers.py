@@ -29,7 +29,9 @@ def make_tokenizer(folder: Path, layout: str = "gpt-j") -> PreTrainedTokenizerFa
     bpe.decoder = decoders.ByteLevel()
     config = LAYOUTS[layout]
     special = {
-        f"{role}_token": SPECIAL[i] for role in ("bos", "eos", "pad") if (i := getattr(config, f"{role}_token_id")) is not None
+        f"{role}_token": SPECIAL[i]
+        for role in ("bos", "eos", "pad")
+        if (i := getattr(config, f"{role}_token_id")) is not None
     }
     PreTrainedTokenizerFast(tokenizer_object=bpe, **special).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)

@@ -33,11 +33,13 @@ class ActivationXGradient:
     """Keep what the backward pass needs in main memory instead of on the GPU: slower, smaller."""
 
     def __call__(self, request: Request, visit: Visit) -> None:
-        positions = request.positions
+        everywhere = torch.equal(request.positions, torch.arange(request.tokens.shape[1]))
 
         def product(index: int, layer: int, activation: Tensor, gradient: Tensor) -> None:
-            at = positions.to(activation.device)
-            visit(index, layer, wide(activation[:, at]) * wide(gradient[:, at]))
+            if not everywhere:
+                at = request.positions.to(activation.device)
+                activation, gradient = activation[:, at], gradient[:, at]
+            visit(index, layer, wide(activation) * wide(gradient))
 
         visit_gradients(
             request.model,

@@ -46,10 +46,6 @@ class Shards:
             )
         return Shards(paths=self.paths[rank::world_size], damage=self.damage)
 
-    def __len__(self) -> int:
-        """How many shards there are (the pictures are counted by reading only)."""
-        return len(self.paths)
-
 
 def read_shards(*patterns: str | Path) -> Shards:
     """Tar shards by path, brace range (`cc3m/{00000..00331}.tar`) or folder (all its `.tar` files).

@@ -37,7 +37,7 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.do_sample and self.num_beams > 1:
-            raise ValueError(f"beams look for the likeliest text and do not sample: do_sample with {self.num_beams} beams")
+            raise ValueError(f"beams look for the likeliest text: do_sample does not go with {self.num_beams} beams")
         if self.num_beams < 1:
             raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
 

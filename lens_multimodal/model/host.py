@@ -81,8 +81,8 @@ def head_z(layer: int) -> str:
 def attn_scores(layer: int) -> str:
     """Attention scores before the softmax, `[batch, head, query_pos, key_pos]`.
 
-    Where the bridge leaves attention to Hugging Face (GPT-J, OPT) this hook point shows probabilities after the fact, and
-    edits are dropped there and at `attn_pattern`; `hooks.cut_attention` knows another way.
+    Where the bridge leaves attention to Hugging Face (GPT-J, OPT) this hook point shows probabilities after the
+    fact, and edits are dropped there and at `attn_pattern`; `hooks.cut_attention` knows another way.
     """
     return f"blocks.{layer}.attn.hook_attn_scores"
 
@@ -175,8 +175,8 @@ def check_model(model: Any) -> None:
     out = w_out(model, 0)
     if w_e(model).shape[1] != sizes.d_model:
         raise ValueError(
-            f"the token embeddings are {w_e(model).shape[1]} wide and the residual stream d_model={sizes.d_model}: this "
-            f"model projects its embeddings, so image vectors of d_model cannot stand among them"
+            f"the token embeddings are {w_e(model).shape[1]} wide and the residual stream d_model={sizes.d_model}: "
+            f"this model projects its embeddings, so image vectors of d_model cannot stand among them"
         )
     if out.ndim != 2 or out.shape[1] != sizes.d_model:
         raise ValueError(
@@ -382,7 +382,8 @@ def generate(
 ) -> Int[Tensor, "batch pos_and_new"]:
     """TransformerLens' own generation with the key-value cache, over rows of one length without padding.
 
-    Raises: ValueError for beams on a model class that has none.
+    Raises: ValueError for beams on a model class that has none, and for a `HookedTransformer`'s prompt that both
+        begins and ends with its padding token.
     """
     if num_beams > 1:
         return _beam_search(model, tokens, max_new_tokens=max_new_tokens, stop_ids=stop_ids, num_beams=num_beams)
@@ -399,7 +400,7 @@ def generate(
         prepend_bos=False,
         return_type="tokens",
         verbose=False,
-        **({} if is_bridge(model) else {"padding_side": "right"}),
+        **({} if is_bridge(model) else {"padding_side": _side_without_padding(model, tokens)}),
     )
 
 
@@ -408,7 +409,8 @@ def check_hook_names(model: nn.Module, names: Iterable[str]) -> None:
 
     Raises: ValueError.
     """
-    known = _hook_names(model)
+    hook_points: Any = model.hook_dict
+    known: set[str] = {*hook_points, *(getattr(model, "_hook_alias_registry", None) or {})}
     for name in dict.fromkeys(names):
         if name in known:
             continue
@@ -470,17 +472,23 @@ def _config(model: Any) -> Any:
     return model.cfg
 
 
-def _hook_names(model: Any) -> set[str]:
-    # SAELens' bridge leaves the aliases out of its dictionary and takes them all the same.
-    collect = getattr(model, "_collect_hook_aliases_from_registry", dict)
-    return {*model.hook_dict, *(getattr(model, "_hook_alias_registry", None) or {}), *collect()}
-
-
 def _block(model: Any, layer: int) -> Any:
     n_layers = model.cfg.n_layers
     if not 0 <= layer < n_layers:
         raise ValueError(f"layer {layer} is outside the model's {n_layers} layers (0 to {n_layers - 1})")
     return model.blocks[layer]
+
+
+def _side_without_padding(model: Any, tokens: Tensor) -> str:
+    """The side to name to `HookedTransformer`, which masks every padding token at that end; these rows have none."""
+    padding = getattr(model.tokenizer, "pad_token_id", -1)
+    begins, ends = (bool((tokens[:, end] == padding).any()) for end in (0, -1))
+    if begins and ends:
+        raise ValueError(
+            f"HookedTransformer takes token {padding} for padding at one end of a prompt, and this prompt has it at "
+            f"both: leave it out at one end, or use a TransformerBridge of the same weights"
+        )
+    return "left" if ends else "right"
 
 
 def _beam_search(model: Any, tokens: Tensor, *, max_new_tokens: int, stop_ids: Sequence[int], num_beams: int) -> Tensor:

@@ -81,10 +81,15 @@ def load_linear(path: str | Path) -> nn.Linear:
     if not path.is_file():
         raise FileNotFoundError(f"no projection at {str(path)!r}; expected a .ckpt or .safetensors file")
     state = _read(path)
-    tensors = {str(k).removeprefix("proj.").removeprefix("module."): v for k, v in state.items()}
+    tensors = {str(k).removeprefix("module.").removeprefix("proj."): v for k, v in state.items()}
     weight, bias = tensors.get("weight"), tensors.get("bias")
-    is_matrix = isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point()
-    if not is_matrix or not isinstance(bias, Tensor | None) or set(tensors) - {"weight", "bias"}:
+    if (
+        not isinstance(weight, Tensor)
+        or not isinstance(bias, Tensor | None)
+        or weight.ndim != 2
+        or not weight.is_floating_point()
+        or set(tensors) - {"weight", "bias"}
+    ):
         found = {k: list(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in state.items()}
         raise ValueError(
             f"{str(path)!r} is not a linear projection: expected weight [d_model, d_vision] and bias [d_model], "

@@ -57,7 +57,13 @@ class GPTJWithVisionForCausalLM(GPTJForCausalLM):
         placeholders = input_ids.new_full((len(input_ids), self.n_image_pos), self.image_token_id)
         return torch.cat([placeholders, input_ids], dim=1)
 
-    def forward(self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """GPT-J's forward pass; pictures fill the placeholders row by row.
 
         Raises: ValueError if pictures and placeholders do not match.
@@ -65,18 +71,19 @@ class GPTJWithVisionForCausalLM(GPTJForCausalLM):
         if input_ids is None or not self._holds_images(input_ids):
             if pixel_values is not None:
                 raise ValueError(
-                    f"got pixel_values but no placeholder {self.image_token_id} among the tokens; with_images(input_ids) "
-                    f"puts one picture in front of each row"
+                    f"got pixel_values but no placeholder {self.image_token_id} among the tokens; "
+                    f"with_images(input_ids) puts one picture in front of each row"
                 )
-            return super().forward(input_ids=input_ids, **kwargs)
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         embeds = self._embed(input_ids, pixel_values)
-        return super().forward(inputs_embeds=embeds, **kwargs)
+        return super().forward(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, pixel_values: Tensor | None = None, **kwargs: Any
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, *args: Any, pixel_values: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Pictures go in with the prompt; cached steps hold no placeholder."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
+        inputs: dict[str, Any] = prepare(input_ids, *args, **kwargs)
         if inputs.get("input_ids") is not None and self._holds_images(inputs["input_ids"]):
             inputs["pixel_values"] = pixel_values
         return inputs
@@ -90,7 +97,8 @@ class GPTJWithVisionForCausalLM(GPTJForCausalLM):
         if pixel_values is None or int(image.sum()) != n_pictures * self.n_image_pos:
             raise ValueError(
                 f"the tokens hold {int(image.sum())} placeholders, {n_pictures} pictures need {n_pictures} x "
-                f"{self.n_image_pos}. In generate(), pictures are given with the prompt only: keep the key-value cache on"
+                f"{self.n_image_pos}. In generate(), pictures are given with the prompt only: keep the "
+                f"key-value cache on"
             )
         embeds: Tensor = self.transformer.wte(input_ids.masked_fill(image, 0))
         like = next(self.vision_encoder.parameters())
@@ -115,8 +123,9 @@ class ImageGptjArchitectureAdapter(GptjArchitectureAdapter):
         """Show the blocks of an encoder that has them."""
         super().prepare_model(hf_model)
         if isinstance(getattr(hf_model.vision_encoder.module, "blocks", None), nn.ModuleList):
-            layers = {"encoder_layers": _EncoderLayer(name="module.blocks")}
-            self.component_mapping["vision_encoder"] = GeneralizedComponent(name="vision_encoder", submodules=layers)
+            layers: dict[str, GeneralizedComponent] = {"encoder_layers": _EncoderLayer(name="module.blocks")}
+            shown = GeneralizedComponent(name="vision_encoder", submodules=layers)
+            self.component_mapping = {**(self.component_mapping or {}), "vision_encoder": shown}
 
 
 class _EncoderLayer(GeneralizedComponent):

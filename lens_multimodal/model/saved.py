@@ -139,7 +139,7 @@ class SavedLens:
         self._check(path for path in self.card["files"] if path.startswith("language/"))
         options: dict[str, Any] = {"device_map": device} if device is not None else {}
         tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True) if self.card["tokenizer"] else None
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             home,
             local_files_only=True,
             dtype=dtype or "auto",
@@ -264,7 +264,15 @@ def _own_version() -> str:
 
 
 def _readme(card: dict[str, Any], language_model: Any, vision: VisionEncoder) -> str:
-    left_out = ", ".join(card["without"])
+    config = language_model.config
+    precision = str(language_model.dtype).removeprefix("torch.")
+    parts = [
+        f"language model: {type(language_model).__name__}, {config.num_hidden_layers} layers, "
+        f"d_model {card['d_model']}, {precision}, weights as trained",
+        f"image encoder: {vision.name}, {vision.grid_h} x {vision.grid_w} image patches, d_vision {card['d_vision']}",
+        f"projection: a linear map from d_vision {card['d_vision']} to d_model {card['d_model']}",
+    ]
+    left_out = f"\nSaved without: {', '.join(card['without'])}.\n" if card["without"] else ""
     return f"""---
 library_name: lens_multimodal
 tags: [interpretability, image-captioning]
@@ -277,10 +285,5 @@ lens_multimodal {card["lens_multimodal"]}.
     from lens_multimodal import attach_vision
     lens = attach_vision("path/to/this/folder")
 
-| part | what |
-| --- | --- |
-| language model | {type(language_model).__name__}, {language_model.config.num_hidden_layers} layers, d_model {card["d_model"]}, \
-{str(language_model.dtype).removeprefix("torch.")}, weights as trained |
-| image encoder | {vision.name}, {vision.grid_h} x {vision.grid_w} image patches, d_vision {card["d_vision"]} |
-| projection | d_vision {card["d_vision"]} to d_model {card["d_model"]} |
-{f"{chr(10)}Saved without: {left_out}." if left_out else ""}"""
+- {(chr(10) + "- ").join(parts)}
+{left_out}"""

@@ -64,8 +64,8 @@ def _describe_beit(module: Any) -> Description | None:
 
     if type(module) is not Beit or not len(module.blocks):
         return None
-    block = module.blocks[0]
-    width = module.embed_dim
+    block: Any = module.blocks[0]
+    width: Any = module.embed_dim
     swiglu = hasattr(block.mlp, "fc1_g")
     hidden = (block.mlp.fc1_g if swiglu else block.mlp.fc1).out_features
     return {

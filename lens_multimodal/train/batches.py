@@ -29,7 +29,7 @@ EditCaption = Callable[[str], str]
 
 
 def batches_of(
-    pictures: Sequence[CaptionedPicture],
+    pictures: Sequence[CaptionedPicture] | Shards,
     *,
     preprocessing: Preprocessing,
     batch_size: int,
@@ -57,8 +57,11 @@ def batches_of(
         damage: counts pictures that cannot be read, which are left out of their batch.
 
     Raises:
+        TypeError: shards, which cannot be indexed.
         ValueError: no picture, or numbers outside their range; later, a batch without one readable picture.
     """
+    if isinstance(pictures, Shards):
+        raise TypeError("shards cannot be indexed: pass list(shards) here, or stream them with batches_of_stream")
     if not len(pictures):
         raise ValueError("got no captioned picture; look at the folder, or at the filter that was applied")
     _check(batch_size=batch_size, workers=workers)
@@ -177,7 +180,10 @@ def _prepared(
         while waiting:
             yield _collected(waiting.popleft(), edit_caption)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for group in waiting:
+            for _, _, future in group:
+                future.cancel()
+        pool.shutdown(wait=False)
 
 
 def _collected(

@@ -25,8 +25,8 @@ def resume(folder: Path, linear: nn.Linear, optimizer: Any, scaler: Any, setting
             scaler.load_state_dict(state.get("scaler", {}))
     except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"{path} is damaged or belongs to another projection ({type(error).__name__}: {str(error)[:200]}); delete it to start "
-            f"anew, or use another folder"
+            f"{path} is damaged or belongs to another projection ({type(error).__name__}: {str(error)[:200]}); "
+            f"delete it to start anew, or use another folder"
         ) from error
     if changed:
         raise ValueError(

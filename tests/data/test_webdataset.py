@@ -57,7 +57,8 @@ def test_pictures_and_captions(tmp_path: Path) -> None:
         [
             ("000.jpg", picture_bytes(0, "jpg")), ("000.json", b'{"caption": "in json"}'), ("000.txt", b" in text\n"),
             ("001.JSON", b'{"caption": "only json", "width": 7}'), ("001.PNG", picture_bytes(1)),
-            ("sub/002.v1.seg.png", b"not a picture"), ("sub/002.png", picture_bytes(2)), ("sub/002.txt", b"in a folder"),
+            ("sub/002.v1.seg.png", b"not a picture"),
+            ("sub/002.png", picture_bytes(2)), ("sub/002.txt", b"in a folder"),
         ],
     )  # fmt: skip
     found = read(path)
@@ -126,7 +127,7 @@ def test_shards_by_range_folder_and_path(tmp_path: Path) -> None:
     captions = [p.captions[0] for p in by_range]
     assert captions == [f"picture {n}" for n in (0, 1, 10, 11, 20, 21)]
     assert [p.captions[0] for p in read_shards(tmp_path)] == captions
-    assert len(by_range) == 3 and by_range.paths == read_shards(*sorted(tmp_path.iterdir())).paths
+    assert by_range.paths == read_shards(*sorted(tmp_path.iterdir())).paths
     with pytest.raises(FileNotFoundError, match=r"2 of 5 shards are missing: .*00003.tar, .*00004.tar"):
         read_shards(str(tmp_path / "{00000..00004}.tar"))
 
@@ -143,7 +144,7 @@ def test_shards_of_each_process(tmp_path: Path) -> None:
 
 
 def test_refused_sources(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no .tar file in"):
+    with pytest.raises(ValueError, match=r"no .tar file in"):
         read_shards(tmp_path)
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected plain .tar files, got a.tar.gz"):
@@ -163,12 +164,17 @@ def test_braces() -> None:
 
 def test_damage_warns_at_tenfold_counts() -> None:
     damage = Damage()
-    with pytest.warns(UserWarning) as warned:
+
+    def add_all() -> None:
         for number in range(100):
             damage.add(f"p{number}", "unreadable pictures" if number % 2 else "without a caption")
+
+    with pytest.warns(UserWarning, match="left out so far") as warned:
+        add_all()
     assert [str(w.message).split(" left")[0] for w in warned] == ["1", "10", "100"]
     assert str(damage) == "100 left out so far: 50 without a caption, 50 unreadable pictures"
-    assert len(damage.examples) == 20 and damage.examples[1] == "p1: unreadable pictures"
+    assert len(damage.examples) == 20
+    assert damage.examples[1] == "p1: unreadable pictures"
 
 
 def test_json_lists_of_other_things_are_no_caption(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_beams_on_a_model_class_without_them(lens_of):
         ({"top_p": 0.0, "do_sample": True}, r"top_p must lie in \(0, 1\], got 0.0"),
         ({"top_p": 1.5, "do_sample": True}, "got 1.5"),
         ({"num_beams": 0}, "num_beams must be at least 1, got 0"),
-        ({"num_beams": 2, "do_sample": True}, "do_sample with 2 beams"),
+        ({"num_beams": 2, "do_sample": True}, "do_sample does not go with 2 beams"),
     ],
 )
 def test_sampling_out_of_range(settings, message):
@@ -125,6 +125,22 @@ def test_sampling_out_of_range(settings, message):
 def test_no_new_tokens(lens):
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
         lens.generate(random_prompt(lens, [3, -1]), max_new_tokens=0)
+
+
+def test_end_tokens_at_the_ends_of_a_prompt_are_no_padding(lens_of):
+    """GPT-J's padding token is its end token, and a prompt may begin or end with it."""
+    for kind in HOSTS:
+        lens = lens_of("gpt-j", kind, torch.float64)
+        for seed, row in enumerate((["<|endoftext|>", picture(0)], [picture(0), " dog<|endoftext|>"])):
+            prompt = lens.interleave([row])
+            for side in ("left", "right"):
+                lens.model.tokenizer.padding_side = side
+                found = generation.generate(lens.model, prompt, max_new_tokens=N_NEW, stop_ids=[0])
+                assert found == greedy_by_transformers("gpt-j", prompt), (kind, seed, side)
+        if kind == "hooked":
+            both = lens.interleave([["<|endoftext|>", picture(0), "<|endoftext|>"]])
+            with pytest.raises(ValueError, match=r"takes token 0 for padding at one end .* has it at both"):
+                lens.generate(both)
 
 
 # --- activations during generation -------------------------------------------------------------------------
@@ -199,7 +215,7 @@ def test_recording_is_checked(lens_of):
     with pytest.raises(ValueError, match=r"one row at a time; this prompt has 2 \(prompt\.row\(i\)\)"):
         lens.generate_with_activations(random_prompt(lens, [2], [2]), [host.mlp_post(0)])
     prompt = random_prompt(lens, [2, -2])
-    with pytest.raises(ValueError, match=r"no hook point 'blocks\.0\.mlp\.hook_pots'; closest: .*blocks\.0\.mlp\.hook_post"):
+    with pytest.raises(ValueError, match=r"no hook point .*hook_pots'; closest: .*blocks\.0\.mlp\.hook_post"):
         lens.generate_with_activations(prompt, ["blocks.0.mlp.hook_pots"])
     with pytest.raises(ValueError, match=r"hook_pattern holds \[1, 2, 4, 4\] for 4 positions: expected \[batch, pos"):
         lens.generate_with_activations(prompt, [host.attn_pattern(0)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lens_multimodal import attach_vision, hooked_gpt_j
-from lens_multimodal.model import host, hooked
+from lens_multimodal.model import hooked, host
 from tests.lenses import encoder, hugging_face, linear, picture, plain_logits, unchecked
 from tests.models import HOSTS
 
@@ -42,6 +42,15 @@ def test_images_under_processed_weights(tokenizers):
 
 
 @needs_hooked
+def test_without_a_tokenizer_of_its_own(tokenizers, lens_of):
+    lens = attach_vision(
+        hooked_gpt_j(hugging_face("gpt-j")), vision=encoder(), projection=linear(), tokenizer=tokenizers("gpt-j")
+    )
+    assert lens.model.tokenizer is None
+    assert lens.caption(picture()) == lens_of("gpt-j", "bridge").caption(picture())
+
+
+@needs_hooked
 def test_the_given_model_stays_as_it_is():
     plain = hugging_face("gpt-j")
     before = {name: value.clone() for name, value in plain.state_dict().items()}
@@ -60,5 +69,5 @@ def test_other_architectures_are_refused():
 
 def test_without_hooked_transformer(monkeypatch):
     monkeypatch.setattr(hooked, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match=r"removed in 4\.0\); use a TransformerBridge, or install transformer-lens<4"):
+    with pytest.raises(RuntimeError, match=r"removed in 4\.0\); use a TransformerBridge, or install"):
         hooked_gpt_j(hugging_face("gpt-j"))

@@ -79,23 +79,26 @@ def test_hooks_that_never_run_are_an_error(lens_of):
     for kind in HOSTS:
         model = lens_of("gpt-j", kind).model
         silent = "blocks.1.attn.hook_result" if kind == "hooked" else "blocks.1.attn.hook_rot_q"
-        if silent not in model.hook_dict:
-            silent = host.mlp_post(1)
-        with pytest.raises(host.HookDidNotFire, match=f"{silent} of .* never ran it"), host.capture(model, [silent]):
-            if silent != host.mlp_post(1):
+        if silent in model.hook_dict:
+            with (
+                pytest.raises(host.HookDidNotFire, match=f"{silent} of .* never ran it"),
+                host.capture(model, [silent]),
+            ):
                 model(torch.arange(3, 6)[None])
+        with pytest.raises(host.HookDidNotFire, match="no forward pass happened"), host.capture(model, [host.EMBED]):
+            pass
 
 
 def test_an_error_within_the_block_is_not_covered_up(lens_of):
     model = lens_of("gpt-j", "bridge").model
 
-    def failing(activation, hook):
+    def failing(_activation, hook):
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"), host.fired_hooks(model, [(host.mlp_post(0), failing)]):
         model(torch.arange(3, 6)[None])
     seen = []
-    with host.fired_hooks(model, [(host.mlp_post(0), lambda activation, hook: seen.append(activation.shape))]):
+    with host.fired_hooks(model, [(host.mlp_post(0), lambda value, hook: seen.append(value.shape))]):
         model(torch.arange(3, 6)[None])
     model(torch.arange(3, 6)[None])
     assert seen == [(1, 3, 40)]
@@ -120,9 +123,10 @@ def test_releases(monkeypatch, installed, works):
 
 def test_what_is_no_language_model():
     for thing in (nn.Linear(2, 2), BertModel(BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1))):
-        with pytest.raises(TypeError, match=rf"expected a Hugging Face causal language model.*got {type(thing).__name__}"):
+        name = type(thing).__name__
+        with pytest.raises(TypeError, match=rf"expected a Hugging Face causal language model.*got {name}"):
             host.wrap(thing)
-        with pytest.raises(TypeError, match=rf"TransformerLens model.*got {type(thing).__name__} without .*run_with_cache"):
+        with pytest.raises(TypeError, match=rf"TransformerLens model.*got {name} without .*run_with_cache"):
             host.check_model(thing)
 
 

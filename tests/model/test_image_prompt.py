@@ -27,7 +27,8 @@ def test_rows_are_padded_on_the_left(image):
     assert prompt.tokens.tolist() == [[1, *first, 2, 3], [0, 0, 0, *second, 4], [0, 0, 0, 0, 0, 1, 2]]
     assert prompt.attention_mask.tolist() == [[1] * 7, [0] * 3 + [1] * 4, [0] * 5 + [1] * 2]
     assert [[(s.start, s.stop) for s in spans] for spans in prompt.spans] == [[(1, 5)], [(3, 6)], []]
-    assert prompt.image_mask.tolist() == [[p in range(1, 5) for p in range(7)], [p in (3, 4, 5) for p in range(7)], [False] * 7]
+    of_images: list[set[int]] = [{1, 2, 3, 4}, {3, 4, 5}, set()]
+    assert prompt.image_mask.tolist() == [[p in row for p in range(7)] for row in of_images]
     assert [positions.tolist() for positions in prompt.text_pos] == [[0, 5, 6], [6], [5, 6]]
     assert (len(prompt), prompt.last_pos) == (3, 6)
 

@@ -95,7 +95,8 @@ def test_sixteen_bits_become_eight(tmp_path):
     Image.fromarray(wide).save(tmp_path / "wide.png")
     Image.fromarray(wide).save(tmp_path / "wide.tiff")
     thirty_two = Image.fromarray(wide.astype(np.int32))
-    for form in (wide, torch.from_numpy(wide), Image.fromarray(wide), thirty_two, tmp_path / "wide.png", tmp_path / "wide.tiff"):
+    files = [tmp_path / "wide.png", tmp_path / "wide.tiff"]
+    for form in (wide, torch.from_numpy(wide), Image.fromarray(wide), thirty_two, *files):
         assert np.array_equal(rgb(as_picture(form))[..., 0], expected)
     floats = Image.fromarray((wide / 65535).astype(np.float32))
     assert np.array_equal(rgb(as_picture(floats))[..., 0], expected)

@@ -106,7 +106,8 @@ def test_hook_points_of_encoder_and_projection(lens: VisionLens, tokens: Any, pi
         assert not torch.allclose(edited, logits, atol=1e-3), name
 
 
-def test_the_lens_is_left_alone_and_shares_its_weights(lens: VisionLens, bridge: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("bridge")
+def test_the_lens_is_left_alone_and_shares_its_weights(lens: VisionLens, tmp_path: Path) -> None:
     prompt = lens.prompt(PICTURES)
     before = lens.logits(prompt)
     other = image_gpt_j(lens)
@@ -144,7 +145,7 @@ def test_found_through_the_entry_point(
     monkeypatch.setattr(ArchitectureAdapterFactory, "_entry_points_discovered", False)
     group = "transformer_lens.architectures"
     found = EntryPoint(ARCHITECTURE, "lens_multimodal.model.registered:ImageGptjArchitectureAdapter", group)
-    monkeypatch.setattr(architecture_adapter_factory, "entry_points", lambda group: [found])
+    monkeypatch.setattr(architecture_adapter_factory, "entry_points", lambda **_wanted: [found])
     model = image_gpt_j(lens)
     again = build_bridge_from_module(model, ARCHITECTURE, hf_config=model.config, tokenizer=lens.tokenizer)
     assert adapters[ARCHITECTURE] is registered.ImageGptjArchitectureAdapter

@@ -97,7 +97,8 @@ def test_pooled_resnet_of_limber():
     found = VisionEncoder(PooledGrid(module), preprocessing=Preprocessing(height=64, width=64))
     assert (found.n_patches, found.d_vision, found.grid_h, found.grid_w) == (1, 2048, 1, 1)
     pixels = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(found(pixels)[:, 0], module.forward_head(module.forward_features(pixels), pre_logits=True))
+    pooled = module.forward_head(module.forward_features(pixels), pre_logits=True)
+    torch.testing.assert_close(found(pixels)[:, 0], pooled)
     assert (_NF_RESNET.mean, _NF_RESNET.std) == ((0, 0, 0), (1, 1, 1))
 
 

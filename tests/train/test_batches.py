@@ -67,7 +67,8 @@ def take(batches: Iterator[CaptionBatch], n: int) -> list[CaptionBatch]:
 def same(one: list[CaptionBatch], other: list[CaptionBatch]) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
-        assert torch.equal(a.pixels, b.pixels) and list(a.captions) == list(b.captions)
+        assert torch.equal(a.pixels, b.pixels)
+        assert list(a.captions) == list(b.captions)
 
 
 def flat(batches: list[CaptionBatch]) -> list[int]:
@@ -78,7 +79,8 @@ def test_every_epoch_shows_every_picture_once(pictures: list[CaptionedPicture]) 
     found = flat(take(batches_of(pictures, preprocessing=SIDE, batch_size=3)(0), 11))
     epochs = [found[i * N : (i + 1) * N] for i in range(3)]
     assert all(sorted(epoch) == list(range(N)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != list(range(N))
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != list(range(N))
 
 
 def test_pixels_are_the_preprocessed_pictures(pictures: list[CaptionedPicture]) -> None:
@@ -103,7 +105,8 @@ def test_a_caption_at_random(pictures: list[CaptionedPicture]) -> None:
     batches_from = batches_of(pictures, preprocessing=SIDE, batch_size=N, edit_caption=str.upper)
     batches = take(batches_from(0), 30)
     letters = Counter(caption.split()[1] for batch in batches for caption in batch.captions)
-    assert set(letters) == set("ABC") and min(letters.values()) > 70
+    assert set(letters) == set("ABC")
+    assert min(letters.values()) > 70
     of_first = [c for batch in batches for c in batch.captions if c.startswith("0 ")]
     assert len(set(of_first)) == 3
 
@@ -122,7 +125,8 @@ def test_processes_share_each_global_batch(world_size: int, pictures: list[Capti
 
 
 def test_unreadable_pictures_are_left_out_and_counted(pictures: list[CaptionedPicture]) -> None:
-    assert isinstance(pictures[3].picture, Path) and isinstance(pictures[5].picture, Path)
+    assert isinstance(pictures[3].picture, Path)
+    assert isinstance(pictures[5].picture, Path)
     pictures[3].picture.write_bytes(b"no picture")
     pictures[5].picture.unlink()
     damage = Damage()
@@ -202,6 +206,11 @@ def test_scenes_in_coco_format(tmp_path: Path) -> None:
     (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": captions}))
     scenes = read_coco(tmp_path, with_objects=False)
     assert flat(take(batches_of(scenes.captioned(), preprocessing=SIDE, batch_size=2)(0), 1)) == [7, 7]
+
+
+def test_shards_are_not_taken_for_a_list(shards: Shards) -> None:
+    with pytest.raises(TypeError, match=r"pass list\(shards\) here, or stream them with batches_of_stream"):
+        batches_of(shards, preprocessing=SIDE, batch_size=2)
 
 
 def test_refused_numbers(pictures: list[CaptionedPicture]) -> None:

@@ -68,8 +68,10 @@ def test_learns_the_map_and_nothing_else(kind: str, tmp_path: Path) -> None:
     linear = fit(lens, tmp_path / "fit", settings)
     found = losses(tmp_path / "fit")
     assert found[-1] < 0.8 * found[0]
-    assert digest(lens.model, lens.vision) == before and digest(linear) != start
-    assert linear is lens.projection.linear and not linear.weight.requires_grad
+    assert digest(lens.model, lens.vision) == before
+    assert digest(linear) != start
+    assert linear is lens.projection.linear
+    assert not linear.weight.requires_grad
     assert all(p.grad is None for part in (lens.model, lens.vision) for p in part.parameters())
 
 
@@ -77,7 +79,8 @@ def test_saved_files_hold_the_trained_map(lens: VisionLens, tmp_path: Path) -> N
     linear = fit(lens, tmp_path / "fit")
     limber = torch.load(tmp_path / "fit" / "proj.ckpt", weights_only=True)
     for state in (limber, load_file(tmp_path / "fit" / "projection.safetensors")):
-        assert torch.equal(state["weight"], linear.weight) and torch.equal(state["bias"], linear.bias)
+        assert torch.equal(state["weight"], linear.weight)
+        assert torch.equal(state["bias"], linear.bias)
 
 
 def test_settings_of_one_step_written_out(lens: VisionLens, tmp_path: Path) -> None:
@@ -143,7 +146,8 @@ def test_mixed_precision_is_close_and_keeps_float32_weights(
     linear = fit(lens, tmp_path / precision, replace(settings, precision=precision))
     assert linear.weight.dtype == torch.float32
     full, mixed = losses(tmp_path / "full"), losses(tmp_path / precision)
-    assert mixed == pytest.approx(full, rel=tolerance) and mixed != full
+    assert mixed == pytest.approx(full, rel=tolerance)
+    assert mixed != full
 
 
 def test_half_precision_language_model(lens: VisionLens, tmp_path: Path) -> None:
@@ -151,7 +155,8 @@ def test_half_precision_language_model(lens: VisionLens, tmp_path: Path) -> None
     lens.vision.to(torch.bfloat16)
     before = digest(lens.model, lens.vision)
     linear = fit(lens, tmp_path / "fit")
-    assert linear.weight.dtype == torch.float32 and digest(lens.model, lens.vision) == before
+    assert linear.weight.dtype == torch.float32
+    assert digest(lens.model, lens.vision) == before
 
 
 def test_the_callers_random_numbers_are_left_alone(lens: VisionLens, tmp_path: Path) -> None:
@@ -209,7 +214,7 @@ def test_data_that_do_not_fit_the_settings(lens: VisionLens, tmp_path: Path) -> 
 def test_a_loss_that_is_not_finite_stops_before_the_weights(lens: VisionLens, tmp_path: Path) -> None:
     start = random_linear().weight
 
-    def infinite(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    def infinite(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
         return output * float("inf")
 
     handle = lens.model.unembed.register_forward_hook(infinite)  # type: ignore[union-attr]

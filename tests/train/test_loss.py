@@ -10,7 +10,7 @@ from lens_multimodal import VisionLens
 from lens_multimodal.train import CaptionBatch, token_losses
 from lens_multimodal.train.loss import dropout_by_place
 from tests.models import HOSTS, random_language_model
-from tests.trio import N_PATCHES, random_lens, random_picture
+from tests.trio import D_VISION, N_PATCHES, random_lens, random_picture
 
 CAPTIONS = [" big dog", "", " red boat in sea sun", " cat"]
 
@@ -27,7 +27,7 @@ def transformers_losses(lens: VisionLens, layout: str, batch: CaptionBatch, *, p
     found = []
     for pixels, caption in zip(batch.pixels, batch.captions, strict=True):
         vectors = lens.projection(lens.vision(pixels[None]))
-        words = lens.encode(caption) + [0]
+        words = [*lens.encode(caption), 0]
         before, after = torch.tensor([bos]).long(), torch.tensor([lens.encode(prompt) + words])
         lookup = plain.get_input_embeddings()
         embeds = torch.cat([lookup(before), vectors, lookup(after)], dim=1)
@@ -73,6 +73,18 @@ def test_the_picture_matters_and_nothing_is_kept(tmp_path: Path) -> None:
     losses = token_losses(lens, lens.projection.linear, batch)
     assert not torch.allclose(losses, token_losses(lens, lens.projection.linear, other), atol=1e-2)
     assert len(lens.virtual_tokens) == 0
+
+
+def test_several_positions_of_each_patch(tmp_path: Path) -> None:
+    """As LiMBeR's NF-ResNet50: the map is twice as wide as the language model."""
+    lens = random_lens(tmp_path)
+    lens.projection.linear = torch.nn.Linear(D_VISION, 48)
+    batch = batch_of(lens, CAPTIONS[:1])
+    prompt = lens.prompt([random_picture(0)], CAPTIONS[0])
+    assert prompt.tokens.shape[1] == 2 * N_PATCHES + 2
+    words = torch.tensor([*lens.encode(CAPTIONS[0]), 0])
+    expected = torch.nn.functional.cross_entropy(lens.logits(prompt)[0, -3:], words, reduction="none")
+    torch.testing.assert_close(token_losses(lens, lens.projection.linear, batch), expected)
 
 
 def test_vectors_are_edited_and_nothing_else(tmp_path: Path) -> None:

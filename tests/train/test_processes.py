@@ -62,7 +62,8 @@ def test_two_processes_equal_one(accumulation: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     one = fit(tmp_path, tmp_path / "one", batch_size=8, accumulation=1).projection.linear
     ranks = [torch.load(tmp_path / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
-    assert torch.equal(ranks[0]["weight"], ranks[1]["weight"]) and torch.equal(ranks[0]["bias"], ranks[1]["bias"])
+    assert torch.equal(ranks[0]["weight"], ranks[1]["weight"])
+    assert torch.equal(ranks[0]["bias"], ranks[1]["bias"])
     assert torch.equal(load_file(tmp_path / "two" / "projection.safetensors")["weight"], ranks[0]["weight"])
     torch.testing.assert_close(ranks[0]["weight"], one.weight.detach(), rtol=1e-4, atol=1e-5)
     logs = [
