@@ -7,6 +7,7 @@ from typing import Any
 
 
 def locate(folder: Path, split: str | None) -> dict[str, Path]:
+    """Paths of `instances`, `captions` and `images` in either layout, whether they exist or not."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder at {str(folder)!r}")
     annotations = folder / "annotations"
@@ -29,6 +30,7 @@ def locate(folder: Path, split: str | None) -> dict[str, Path]:
 
 
 def need(folder: Path, files: list[Path], images: Path) -> None:
+    """Raise FileNotFoundError listing every annotation file, and the pictures' folder, that is missing."""
     missing = [str(f.relative_to(folder)) for f in files if not f.is_file()]
     missing += [] if images.is_dir() else [f"{images.relative_to(folder)}/"]
     if missing:
@@ -39,6 +41,7 @@ def need(folder: Path, files: list[Path], images: Path) -> None:
 
 
 def need_pictures(images: Path, names: list[str]) -> None:
+    """Raise FileNotFoundError listing every missing picture, ValueError for one outside of the folder."""
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"the annotations name a picture outside of {str(images)!r}: {name!r}")
@@ -51,6 +54,7 @@ def need_pictures(images: Path, names: list[str]) -> None:
 
 
 def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    """One annotation file, which has to hold these lists."""
     try:
         value = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -84,6 +88,7 @@ def pictures(sources: list[tuple[dict[str, Any] | None, Path]]) -> dict[int, dic
 
 
 def categories(instances: dict[str, Any], path: Path) -> dict[int, tuple[str, str]]:
+    """Name and supercategory by id."""
     try:
         return {c["id"]: (c["name"], c.get("supercategory", "")) for c in instances["categories"]}
     except (KeyError, TypeError) as error:
@@ -93,6 +98,7 @@ def categories(instances: dict[str, Any], path: Path) -> dict[int, tuple[str, st
 def captions_by_picture(
     captions: dict[str, Any], entries: dict[int, dict[str, Any]], path: Path
 ) -> dict[int, list[str]]:
+    """The captions of each picture id, in the order of the file."""
     found: dict[int, list[str]] = {}
     for a in captions["annotations"]:
         if a.get("image_id") not in entries or not isinstance(a.get("caption"), str):

@@ -481,7 +481,9 @@ def _block(model: Any, layer: int) -> Any:
 
 def _side_without_padding(model: Any, tokens: Tensor) -> str:
     """The side to name to `HookedTransformer`, which masks every padding token at that end; these rows have none."""
-    padding = getattr(model.tokenizer, "pad_token_id", -1)
+    padding = getattr(model.tokenizer, "pad_token_id", None)
+    if padding is None:
+        return "right"
     begins, ends = (bool((tokens[:, end] == padding).any()) for end in (0, -1))
     if begins and ends:
         raise ValueError(

@@ -34,6 +34,9 @@ FORMAT = 1
 CARD = "lens.json"
 OPTIONAL = ("vision", "projection")
 
+_ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+"""Implementations that transformers brings; any other name would make it fetch code."""
+
 
 def save(
     folder: Path,
@@ -162,8 +165,13 @@ class SavedLens:
         """
         self._need("vision")
         self._check(["vision.json", "vision.safetensors"])
-        described = json.loads((self.folder / "vision.json").read_text())
-        module = vision_config.build(described["architecture"])
+        try:
+            described = json.loads((self.folder / "vision.json").read_text())
+            preprocessing = Preprocessing.from_json(described["preprocessing"])
+            name, architecture = described["name"], described["architecture"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(self.folder / 'vision.json')!r} does not describe an encoder: {error}") from error
+        module = vision_config.build(architecture)
         try:
             state = load_file(self.folder / "vision.safetensors")
             module.to(dtype=next(iter(state.values())).dtype).load_state_dict(state)
@@ -173,8 +181,8 @@ class SavedLens:
             ) from error
         return VisionEncoder(
             module.requires_grad_(False),
-            preprocessing=Preprocessing.from_json(described["preprocessing"]),
-            name=described["name"],
+            preprocessing=preprocessing,
+            name=name,
         )
 
     def projection(self) -> nn.Linear:
@@ -222,6 +230,11 @@ def open_saved(folder: str | Path) -> SavedLens:
     needed = {"name", "model_class", "attn_implementation", "tokenizer", "without", "files"}
     if lacking := needed - set(card):
         raise ValueError(f"{str(folder / CARD)!r} is damaged: it lacks {', '.join(sorted(lacking))}")
+    if card["attn_implementation"] not in _ATTENTION:
+        raise ValueError(
+            f"{str(folder / CARD)!r} names an attention implementation {card['attn_implementation']!r}, expected "
+            f"one of {', '.join(_ATTENTION)}"
+        )
     missing = [path for path in card["files"] if not (folder / path).is_file()]
     if missing:
         raise FileNotFoundError(f"the lens in {str(folder)!r} lacks {', '.join(missing)}; copy the whole folder")

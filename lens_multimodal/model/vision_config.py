@@ -7,6 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_NOT_ARCHITECTURE = frozenset(
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "device", "dtype"}
+)
+"""Options of `timm.create_model` that read other files or choose a place; refused in a description."""
+
 Description = dict[str, Any]
 """`{"beit": {...}}`, the arguments of timm's `Beit`; or `{"timm": {"name": ..., "options": {...}}}`."""
 
@@ -42,6 +47,8 @@ def describe(module: nn.Module, *, height: int, width: int) -> Description:
 def build(description: Description) -> nn.Module:
     """The untrained encoder, in evaluation mode.
 
+    Only names of timm's own registry are built: a description never makes timm read or fetch a file.
+
     Raises: ValueError for a description that is malformed or that this timm does not know.
     """
     import timm
@@ -52,7 +59,11 @@ def build(description: Description) -> nn.Module:
             options = dict(description["beit"])
             norm_layer: Any = partial(nn.LayerNorm, eps=options.pop("norm_eps"))
             return Beit(**options, norm_layer=norm_layer).eval()
-        return timm.create_model(description["timm"]["name"], pretrained=False, **description["timm"]["options"]).eval()
+        name, options = description["timm"]["name"], description["timm"]["options"]
+        refused = sorted(_NOT_ARCHITECTURE & set(options))
+        if refused or not timm.is_model(name):
+            raise KeyError(f"options {', '.join(refused)} are refused" if refused else f"timm has no {name!r}")
+        return timm.create_model(name, pretrained=False, **options).eval()
     except (KeyError, TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(
             f"timm {timm.__version__} cannot build the image encoder {json.dumps(description)[:300]}: {error}"
@@ -105,11 +116,11 @@ def _describe_timm(module: Any) -> Description | None:
         "global_pool": getattr(module, "global_pool", None),
     }
     options = {**guessed, **getattr(module, "_model_args", {})}
-    return {"timm": {"name": name, "options": {k: _plain(v) for k, v in options.items() if _is_plain(v)}}}
+    return {"timm": {"name": name, "options": {k: _plain(v) for k, v in options.items() if _is_kept(k, v)}}}
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str, list, tuple))
+def _is_kept(key: str, value: Any) -> bool:
+    return key not in _NOT_ARCHITECTURE and isinstance(value, (bool, int, float, str, list, tuple))
 
 
 def _plain(value: Any) -> Any:

@@ -180,8 +180,8 @@ def _prepared(
         while waiting:
             yield _collected(waiting.popleft(), edit_caption)
     finally:
-        for group in waiting:
-            for _, _, future in group:
+        for started in waiting:
+            for _, _, future in started:
                 future.cancel()
         pool.shutdown(wait=False)
 

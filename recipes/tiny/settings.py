@@ -75,9 +75,9 @@ class Projection:
     """One linear map; LiMBeR's dropout."""
 
     batch: int = 64
-    steps: int = 1000
-    learning_rate: float = 2e-3
-    warmup: int = 100
+    steps: int = 1200
+    learning_rate: float = 5e-3
+    warmup: int = 20
     dropout: float = 0.1
 
 
@@ -96,12 +96,12 @@ class Scenes:
 class Evaluate:
     """How many scenes each figure is measured on."""
 
-    scenes: int = 600
+    scenes: int = 400
     """New single-object scenes of each kind of drawing."""
-    translated: int = 150
+    translated: int = 120
     """Of them, how many are looked into neuron by neuron."""
-    probe_scenes: int = 8000
-    control_steps: int = 300
+    probe_scenes: int = 6000
+    control_steps: int = 200
     """Training steps of the projection for the random encoder."""
 
 

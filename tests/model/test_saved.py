@@ -1,5 +1,6 @@
 """A saved lens is the same lens; damaged, foreign or incomplete folders are refused."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -190,6 +191,31 @@ def test_damaged_cards_are_refused(folder: Path) -> None:
             attach_vision(folder)
     (folder / "lens.json").write_text(json.dumps({k: v for k, v in card.items() if k != "files"}))
     with pytest.raises(ValueError, match="damaged: it lacks files"):
+        attach_vision(folder)
+
+
+def test_hostile_cards_fetch_nothing(folder: Path) -> None:
+    """Names that would make transformers or timm load code or files from elsewhere are refused."""
+    card = json.loads((folder / "lens.json").read_text())
+    (folder / "lens.json").write_text(json.dumps(card | {"attn_implementation": "somebody/kernel"}))
+    with pytest.raises(ValueError, match=r"attention implementation 'somebody/kernel', expected one of eager"):
+        attach_vision(folder)
+    for name in ("hf-hub:somebody/model", "local-dir:/somewhere"):
+        with pytest.raises(ValueError, match=r"cannot build the image encoder.*timm has no"):
+            vision_config.build({"timm": {"name": name, "options": {}}})
+    with pytest.raises(ValueError, match="options checkpoint_path are refused"):
+        vision_config.build({"timm": {"name": "resnet10t", "options": {"checkpoint_path": "weights.pth"}}})
+
+
+def test_encoder_description_of_other_content(folder: Path) -> None:
+    """With a checksum that fits."""
+    described = json.loads((folder / "vision.json").read_text())
+    described["preprocessing"]["colour"] = "blue"
+    (folder / "vision.json").write_text(json.dumps(described))
+    card = json.loads((folder / "lens.json").read_text())
+    card["files"]["vision.json"] = hashlib.sha256((folder / "vision.json").read_bytes()).hexdigest()
+    (folder / "lens.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"vision.json' does not describe an encoder.*colour"):
         attach_vision(folder)
 
 

@@ -52,7 +52,9 @@ def digest(*parts: nn.Module) -> str:
     seen = hashlib.sha256()
     for part in parts:
         for name, tensor in sorted(part.state_dict().items()):
-            seen.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            seen.update(
+                name.encode() + tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+            )
     return seen.hexdigest()
 
 

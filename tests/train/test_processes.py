@@ -52,6 +52,7 @@ def main() -> None:
     torch.save(lens.projection.linear.state_dict(), home / f"rank_{rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [2])
 def test_two_processes_equal_one(accumulation: int, tmp_path: Path) -> None:
     for number in range(len(CAPTIONS)):
