@@ -96,12 +96,12 @@ class Scenes:
 class Evaluate:
     """How many scenes each figure is measured on."""
 
-    scenes: int = 400
+    scenes: int = 240
     """New single-object scenes of each kind of drawing."""
     translated: int = 120
     """Of them, how many are looked into neuron by neuron."""
-    probe_scenes: int = 6000
-    control_steps: int = 200
+    probe_scenes: int = 3000
+    control_steps: int = 60
     """Training steps of the projection for the random encoder."""
 
 
