@@ -38,14 +38,13 @@ def test_captions_of_the_shipped_scenes(lens: VisionLens, scenes: list[Scene], v
     assert several["precision"] == pytest.approx(FIGURES["several objects"]["trio"]["precision"], abs=0.01)
 
 
-def test_captions_beat_their_controls() -> None:
-    """Read off the card: seeing helps, and it is the trained encoder that sees."""
-    for kind in KINDS:
-        trio = FIGURES["naming"]["trio"][kind]
-        for control in ("blank image", "shuffled features"):
-            other = FIGURES["naming"][control][kind]
-            noise = 3 * (trio["standard error"] ** 2 + other["standard error"] ** 2) ** 0.5
-            assert trio["share"] > other["share"] + noise, (kind, control)
+def test_the_card_says_what_the_figures_say() -> None:
+    card = (tiny.FOLDER / "MODEL_CARD.md").read_text()
+    for who in ("trio", "blank image", "shuffled features", "random encoder"):
+        for kind in KINDS:
+            assert f"{FIGURES['naming'][who][kind]['share']:.1%}" in card
+    unfinished = FIGURES["naming"]["trio"]["known"]["share"] < 0.85
+    assert ("Not finished" in card) == unfinished
 
 
 @pytest.mark.slow
