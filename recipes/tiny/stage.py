@@ -36,9 +36,7 @@ def run_once(folder: Path, settings: dict[str, Any], make: Callable[[], dict[str
     begun, done = folder / "settings.json", folder / "done.json"
     if begun.exists():
         before = json.loads(begun.read_text())
-        changed = {
-            k: (before.get(k), settings.get(k)) for k in before | settings if before.get(k) != settings.get(k)
-        }
+        changed = {k: (before.get(k), settings.get(k)) for k in before | settings if before.get(k) != settings.get(k)}
         if changed:
             raise SettingsChanged(
                 f"{folder} was made with other settings: "
