@@ -63,8 +63,7 @@ def _state(figures: dict[str, Any]) -> str:
         return "All aims for its captions are reached."
     return (
         f"**Not finished.** Captions do not yet reach their aims ({'; '.join(missed)}): the parts are trained too "
-        "briefly. "
-        "Where it is lost can be read off the linear probe and the oracle ceiling below; how training goes on is in "
+        "briefly. Where it is lost can be read off the linear probe of the encoder, below; how training goes on is in "
         "`recipes/tiny/README.md`. Until then, most captions of this trio are wrong, and it shows how the tools work "
         "rather than how a trained model sees."
     )
