@@ -69,6 +69,11 @@ def read_samples(folder: Path, *, each: int) -> list[Sample]:
     return chosen
 
 
+def is_right(sample: Sample, caption: str) -> bool:
+    """Whether a caption says the noun of a single-object scene."""
+    return sample.nouns[0] in caption.replace(",", " ").replace(".", " ").split()
+
+
 def explain(lens: VisionLens, sample: Sample, caption: str, word: str, *, shown: int = 5) -> Explained:
     """The neurons behind `word` in the caption of one picture, their receptive fields, and their ablation."""
     prompt = lens.prompt_before(sample.picture, f" {word}")
@@ -101,9 +106,16 @@ def page(lens: VisionLens, samples: Sequence[Sample], captions: Sequence[str], e
     return template.render(
         lens=repr(lens),
         samples=[
-            {"picture": _data_uri(s.picture), "nouns": ", ".join(s.nouns), "drawings": s.drawings, "caption": caption}
-            for s, caption in zip(samples, captions, strict=True)
+            {
+                "picture": _data_uri(sample.picture),
+                "nouns": ", ".join(sample.nouns),
+                "drawings": sample.drawings,
+                "caption": caption,
+                "right": is_right(sample, caption),
+            }
+            for sample, caption in zip(samples, captions, strict=True)
         ],
+        right=sum(is_right(sample, caption) for sample, caption in zip(samples, captions, strict=True)),
         explained=[
             {
                 "picture": _data_uri(e.sample.picture),
@@ -134,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     captions = lens.caption([sample.picture for sample in samples])
     for sample, caption in zip(samples, captions, strict=True):
         sys.stdout.write(f"{sample.drawings:>8}  {', '.join(sample.nouns):<12} -> {caption}\n")
-    right = [(s, c) for s, c in zip(samples, captions, strict=True) if s.nouns[0] in c.rstrip(".").split()]
+    right = [(s, c) for s, c in zip(samples, captions, strict=True) if is_right(s, c)]
     explained = [explain(lens, sample, caption, sample.nouns[0]) for sample, caption in right[:6]]
     for one in explained:
         best = one.neurons.iloc[0]
