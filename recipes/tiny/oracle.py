@@ -17,12 +17,12 @@ from torch import Generator, Tensor, nn
 from lens_multimodal import VisionLens, attach_vision
 from lens_multimodal.model.generation import generate
 from lens_multimodal.model.vision import Preprocessing, VisionEncoder
-from lens_multimodal.train.fit import CaptionBatch, FitSettings, fit_projection
+from lens_multimodal.train.fit import CaptionBatch, fit_projection
 from recipes.tiny.evaluate.captions import nouns_in
 from recipes.tiny.objectives import patch_shares
 from recipes.tiny.probe import Labelled, read_labelled
-from recipes.tiny.projection import choose_by_noun, load_language_model, read_nouns, visible_nouns
-from recipes.tiny.scenes import PROMPT, SLOTS, compose, continuation
+from recipes.tiny.projection import captioned_rows, choose_by_noun, fit_settings, load_language_model, read_nouns
+from recipes.tiny.scenes import SLOTS, compose
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once
 from recipes.tiny.vision import source_side
@@ -75,12 +75,9 @@ def _measure(settings: Settings, work: Path) -> dict[str, Any]:
     fit_projection(
         lens,
         lambda first: oracle_batches(data, nouns, settings, batch=own.batch, first=first),
-        settings=FitSettings(
-            steps=steps, batch_size=own.batch, learning_rate=own.learning_rate, warmup=own.warmup,
-            dropout=own.dropout, prompt=PROMPT, precision="bf16", seed=settings.seed, checkpoint_every=100,
-        ),
+        settings=fit_settings(settings, steps=steps),
         folder=work / "oracle",
-    )  # fmt: skip
+    )
     tested = min(TESTED, 50 * own.batch)
     right = _naming(lens, next(oracle_batches(data, nouns, settings, batch=tested, first=10**6, singles=True)), nouns)
     return {"noise": NOISE, "steps": steps, "single-object scenes": tested, "share that names the noun": right}
@@ -111,12 +108,7 @@ def oracle_batches(
             classes = data.nouns[data.cutouts.rows(scenes.pictures[row, slot])]
             features[row, patch] = of_noun[classes]
         features = features + NOISE * torch.randn(features.shape, generator=generator)
-        kept, captions = [], []
-        for row in range(batch):
-            seen, centres = visible_nouns(scenes, data, nouns, row)
-            if seen:
-                kept.append(row)
-                captions.append(continuation(seen, centres, random=random))
+        kept, captions = captioned_rows(scenes, data, nouns, random=random)
         yield OracleBatch(pixels=features[kept], captions=captions)
         number += 1
 

@@ -70,6 +70,33 @@ def visible_nouns(scenes: Scenes, data: Labelled, nouns: list[str], row: int) ->
     return [nouns[c] for c in classes], [tuple(scenes.centres[row, k].tolist()) for k in slots]
 
 
+def captioned_rows(scenes: Scenes, data: Labelled, nouns: list[str], *, random: Random) -> tuple[list[int], list[str]]:
+    """The scenes that show anything to be named, and a caption for each."""
+    kept, captions = [], []
+    for row in range(len(scenes.pictures)):
+        seen, centres = visible_nouns(scenes, data, nouns, row)
+        if seen:
+            kept.append(row)
+            captions.append(continuation(seen, centres, random=random))
+    return kept, captions
+
+
+def fit_settings(settings: Settings, *, steps: int) -> FitSettings:
+    """How the trio's projection is fitted; the oracle and the controls differ in the number of steps only."""
+    own = settings.projection
+    return FitSettings(
+        steps=steps,
+        batch_size=own.batch,
+        learning_rate=own.learning_rate,
+        warmup=min(own.warmup, steps),
+        dropout=own.dropout,
+        prompt=PROMPT,
+        precision="bf16",
+        seed=settings.seed,
+        checkpoint_every=100,
+    )
+
+
 def choose_by_noun(data: Labelled, counts: Tensor, *, generator: Generator) -> Tensor:
     """Random pictures for scenes of `counts` objects, every noun equally often: ids (scene, 3), -1 for no object."""
     weights = 1.0 / data.nouns.bincount()[data.nouns].to(counts.device)
@@ -90,12 +117,7 @@ def caption_batches(
         random = Random(f"{seed}:{number}")
         counts = torch.tensor([random.choice((1, 1, 2, 3)) for _ in range(batch)], device=where)
         scenes = compose(cutouts, choose_by_noun(data, counts, generator=generator), size=size, generator=generator)
-        kept, captions = [], []
-        for row in range(batch):
-            seen, centres = visible_nouns(scenes, data, nouns, row)
-            if seen:
-                kept.append(row)
-                captions.append(continuation(seen, centres, random=random))
+        kept, captions = captioned_rows(scenes, data, nouns, random=random)
         yield CaptionBatch(pixels=(scenes.image[kept] - 0.5) / 0.5, captions=captions)
         number += 1
 
@@ -124,17 +146,7 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
     fit_projection(
         lens,
         lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
-        settings=FitSettings(
-            steps=own.steps,
-            batch_size=own.batch,
-            learning_rate=own.learning_rate,
-            warmup=own.warmup,
-            dropout=own.dropout,
-            prompt=PROMPT,
-            precision="bf16",
-            seed=settings.seed,
-            checkpoint_every=100,
-        ),
+        settings=fit_settings(settings, steps=own.steps),
         folder=work / "projection",
     )
     after = frozen_digest(lens)
@@ -143,8 +155,3 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
     log = [json.loads(line) for line in (work / "projection" / "log.jsonl").read_text().splitlines()]
     last = [record["loss"] for record in log[-50:]]
     return {"steps": own.steps, "loss of the last steps": sum(last) / len(last), "frozen parts": after}
-
-
-def cut_out_side(settings: Settings) -> int:
-    """Cut-outs are kept at the encoder's own resolution, or at the pictures' if that is lower."""
-    return min(settings.pictures.size, settings.vision.image_size)

@@ -7,16 +7,15 @@ import torch
 from torch import nn
 
 from lens_multimodal import VisionLens, attach_vision, tiny
-from lens_multimodal.train.fit import FitSettings, fit_projection
+from lens_multimodal.train.fit import fit_projection
 from recipes.tiny import evaluate_text, samples
 from recipes.tiny.evaluate import captions
 from recipes.tiny.evaluate.probes import probes
 from recipes.tiny.evaluate.translation import translation
 from recipes.tiny.pack import packed_digest
 from recipes.tiny.probe import read_labelled
-from recipes.tiny.projection import caption_batches, read_nouns
+from recipes.tiny.projection import caption_batches, fit_settings, read_nouns
 from recipes.tiny.sample_scene import Scene, of_split, read_scenes
-from recipes.tiny.scenes import PROMPT
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
 from recipes.tiny.vision import source_side
@@ -104,11 +103,7 @@ def _random_encoder_control(settings: Settings, work: Path, lens: VisionLens) ->
     fit_projection(
         blind,
         lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
-        settings=FitSettings(
-            steps=settings.evaluate.control_steps, batch_size=own.batch, learning_rate=own.learning_rate,
-            warmup=min(own.warmup, settings.evaluate.control_steps), dropout=own.dropout, prompt=PROMPT,
-            precision="bf16", seed=settings.seed, checkpoint_every=100,
-        ),
+        settings=fit_settings(settings, steps=settings.evaluate.control_steps),
         folder=work / "evaluate" / "random_encoder",
-    )  # fmt: skip
+    )
     return captions.random_encoder(blind.projection, encoder)
