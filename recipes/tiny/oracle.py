@@ -17,11 +17,18 @@ from torch import Generator, Tensor, nn
 from lens_multimodal import VisionLens, attach_vision
 from lens_multimodal.model.generation import generate
 from lens_multimodal.model.vision import Preprocessing, VisionEncoder
-from lens_multimodal.train.fit import CaptionBatch, fit_projection
+from lens_multimodal.train import CaptionBatch
 from recipes.tiny.evaluate.captions import nouns_in
 from recipes.tiny.objectives import patch_shares
 from recipes.tiny.probe import Labelled, read_labelled
-from recipes.tiny.projection import captioned_rows, choose_by_noun, fit_settings, load_language_model, read_nouns
+from recipes.tiny.projection import (
+    captioned_rows,
+    choose_by_noun,
+    fit_from_embeddings,
+    fit_settings,
+    load_language_model,
+    read_nouns,
+)
 from recipes.tiny.scenes import SLOTS, compose
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once
@@ -30,7 +37,7 @@ from recipes.tiny.vision import source_side
 BACKGROUNDS = 16
 NOISE = 1.0
 """Standard deviation of the noise; the vectors have entries of standard deviation 1."""
-STEPS = 400
+STEPS = 1200
 TESTED = 300
 
 
@@ -65,14 +72,13 @@ def _measure(settings: Settings, work: Path) -> dict[str, Any]:
     own, vision = settings.projection, settings.vision
     model, tokenizer = load_language_model(work)
     side = vision.image_size // vision.patch_size
-    torch.manual_seed(settings.seed)
     linear = nn.Linear(vision.d_vision, model.config.n_embd)
     encoder = GivenFeatures(d_vision=vision.d_vision, side=side)
     lens = attach_vision(model, vision=encoder, projection=linear, tokenizer=tokenizer)
     nouns = read_nouns(work)
     data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
     steps = min(own.steps, STEPS)
-    fit_projection(
+    fit_from_embeddings(
         lens,
         lambda first: oracle_batches(data, nouns, settings, batch=own.batch, first=first),
         settings=fit_settings(settings, steps=steps),

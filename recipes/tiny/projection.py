@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from transformers import AutoTokenizer, GPTJForCausalLM
 
 from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vision
-from lens_multimodal.train.fit import CaptionBatch, FitSettings, fit_projection
+from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, fit_projection, start_like_embeddings
 from recipes.tiny.probe import Labelled, read_labelled
 from recipes.tiny.scenes import PROMPT, SLOTS, compose, continuation
 from recipes.tiny.scenes.compose import Scenes
@@ -32,11 +32,11 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
     return run_once(work / "projection", fixed, lambda: _train(settings, work))
 
 
-def open_lens(work: Path, linear: nn.Module | None = None) -> VisionLens:
-    """The recipe's language model and encoder with a given map, or an untrained one."""
+def open_lens(work: Path) -> VisionLens:
+    """The recipe's language model and encoder with an untrained map."""
     model, tokenizer = load_language_model(work)
     vision = open_vision(work)
-    linear = linear or nn.Linear(vision.d_vision, model.config.n_embd)
+    linear = nn.Linear(vision.d_vision, model.config.n_embd)
     return attach_vision(model, vision=vision, projection=linear, tokenizer=tokenizer, device=device())
 
 
@@ -97,6 +97,16 @@ def fit_settings(settings: Settings, *, steps: int) -> FitSettings:
     )
 
 
+def fit_from_embeddings(
+    lens: VisionLens, batches_from: BatchesFrom, *, settings: FitSettings, folder: Path
+) -> nn.Linear:
+    """Fit the lens's map from a start whose vectors look like token embeddings."""
+    with torch.no_grad():
+        features = lens.vision(next(batches_from(0)).pixels).flatten(0, 1)
+    start_like_embeddings(lens.projection.linear, lens.model, features, seed=settings.seed)
+    return fit_projection(lens, batches_from, settings=settings, folder=folder)
+
+
 def choose_by_noun(data: Labelled, counts: Tensor, *, generator: Generator) -> Tensor:
     """Random pictures for scenes of `counts` objects, every noun equally often: ids (scene, 3), -1 for no object."""
     weights = 1.0 / data.nouns.bincount()[data.nouns].to(counts.device)
@@ -143,11 +153,12 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
     data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
     before = frozen_digest(lens)
     size = settings.vision.image_size
-    fit_projection(
-        lens,
-        lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
-        settings=fit_settings(settings, steps=own.steps),
-        folder=work / "projection",
+
+    def batches_from(first: int) -> Iterator[CaptionBatch]:
+        return caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first)
+
+    fit_from_embeddings(
+        lens, batches_from, settings=fit_settings(settings, steps=own.steps), folder=work / "projection"
     )
     after = frozen_digest(lens)
     if after != before:

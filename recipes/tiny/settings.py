@@ -75,8 +75,8 @@ class Projection:
     """One linear map; LiMBeR's dropout."""
 
     batch: int = 64
-    steps: int = 1200
-    learning_rate: float = 5e-3
+    steps: int = 2000
+    learning_rate: float = 1.5e-3
     warmup: int = 20
     dropout: float = 0.1
 
@@ -96,12 +96,12 @@ class Scenes:
 class Evaluate:
     """How many scenes each figure is measured on."""
 
-    scenes: int = 240
+    scenes: int = 600
     """New single-object scenes of each kind of drawing."""
-    translated: int = 120
+    translated: int = 150
     """Of them, how many are looked into neuron by neuron."""
-    probe_scenes: int = 3000
-    control_steps: int = 60
+    probe_scenes: int = 8000
+    control_steps: int = 300
     """Training steps of the projection for the random encoder."""
 
 
