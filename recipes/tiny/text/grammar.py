@@ -62,7 +62,8 @@ class Grammar:
 
     def _weighted(self) -> list[tuple[Callable[[], str], float]]:
         return [
-            (lambda: captions.caption(self.rng, self.noun), 26),
+            (lambda: captions.caption(self.rng, self.noun), 10),
+            (lambda: captions.illustrated(self.rng, self.noun, self._clues), 36),
             (lambda: captions.alternatives(self.rng, self.noun), 2),
             (lambda: stories.story(self.rng, self.noun), 22),
             (lambda: stories.dialogue(self.rng, self.noun), 6),
@@ -166,6 +167,15 @@ class Grammar:
     def riddle(self) -> str:
         """Facts first, the name last."""
         noun = self.noun()
+        clues = self._clues(noun)
+        ask = self.one(["What am I?", "Who am I?", "Guess what I am.", "Do you know me?"])
+        answer = self.one(
+            [f"I am {noun.a}.", f"{capital(noun.a)}.", f"The answer is {noun.a}.", f"{capital(noun.a)}, of course!"]
+        )
+        return " ".join([*self.rng.sample(clues, self.rng.randint(2, 5)), ask, answer])
+
+    def _clues(self, noun: Noun) -> list[str]:
+        """What a thing says of itself without its name."""
         clues = [
             f"I am {with_article(self.one(noun.kinds))}.",
             f"I can {self.one(noun.does)}.",
@@ -179,11 +189,7 @@ class Grammar:
             clues.append(f"I have {self._part_list(noun, 3)}.")
         if noun.materials:
             clues.append(f"I am made of {self.one(noun.materials)}.")
-        ask = self.one(["What am I?", "Who am I?", "Guess what I am.", "Do you know me?"])
-        answer = self.one(
-            [f"I am {noun.a}.", f"{capital(noun.a)}.", f"The answer is {noun.a}.", f"{capital(noun.a)}, of course!"]
-        )
-        return " ".join([*self.rng.sample(clues, self.rng.randint(2, 5)), ask, answer])
+        return clues
 
     def questions(self) -> str:
         """One to four questions with their answers."""
