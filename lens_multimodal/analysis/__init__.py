@@ -1,39 +1,68 @@
-"""Measuring: attribution, decoding, receptive fields, logit lens, and how far to trust them."""
+"""Measuring: attribution, decoding, receptive fields, effects of interventions, and how far to trust them."""
 
-from lens_multimodal.analysis.ablation_effect import Ablation, ablation_effects
 from lens_multimodal.analysis.attribution import (
     REDUCTIONS,
     SCORES,
+    Ablation,
+    ActivationXDecoded,
+    ActivationXGradient,
+    DirectEffect,
+    Faithfulness,
+    IntegratedGradients,
+    LocalDirectEffect,
+    MemoryEstimate,
+    ablation_effects,
+    estimate_attribution,
+    faithfulness,
+    head_attribution,
     neuron_attribution,
     neuron_attribution_by_row,
+    position_attribution,
     top_neurons,
     top_neurons_by_row,
 )
-from lens_multimodal.analysis.component_attribution import head_attribution, position_attribution
 from lens_multimodal.analysis.decoding import (
+    LogitLens,
+    TopTokens,
     decode_layers,
     decode_neurons,
+    driving_tokens,
+    is_interpretable,
+    is_word,
+    logit_lens,
     nearest_embeddings,
     read_out_tokens,
+    token_strings,
+    upstream_neurons,
 )
-from lens_multimodal.analysis.dictionary import is_interpretable, is_word
-from lens_multimodal.analysis.faithfulness import Faithfulness, faithfulness
-from lens_multimodal.analysis.gradients import ActivationXGradient
-from lens_multimodal.analysis.image_geometry import Box, ImageGeometry
-from lens_multimodal.analysis.integrated_gradients import IntegratedGradients
-from lens_multimodal.analysis.logit_lens import LogitLens, logit_lens
-from lens_multimodal.analysis.memory import MemoryEstimate, estimate_attribution
-from lens_multimodal.analysis.neuron_inputs import driving_tokens, upstream_neurons
-from lens_multimodal.analysis.read_out_scores import (
-    ActivationXDecoded,
-    DirectEffect,
-    LocalDirectEffect,
+from lens_multimodal.analysis.effects import (
+    Case,
+    Effect,
+    Interval,
+    bootstrap_interval,
+    effect_of,
+    effects_against_random,
+    effects_over,
+    summary_against_random,
 )
-from lens_multimodal.analysis.receptive_field import (
+from lens_multimodal.analysis.image import (
+    Box,
+    ImageGeometry,
     ReceptiveField,
     intersection_over_union,
     neuron_activations,
     receptive_field,
+)
+from lens_multimodal.analysis.patching import (
+    PatchSweep,
+    act_patch_attn_out,
+    act_patch_heads,
+    act_patch_heads_by_position,
+    act_patch_mlp_out,
+    act_patch_neurons,
+    act_patch_neurons_by_position,
+    act_patch_resid_pre,
+    attribution_patch,
 )
 from lens_multimodal.analysis.targets import (
     CaptionToken,
@@ -43,8 +72,6 @@ from lens_multimodal.analysis.targets import (
     LogitScalar,
     LogProbability,
 )
-from lens_multimodal.analysis.token_text import token_strings
-from lens_multimodal.analysis.vocabulary_search import TopTokens
 
 __all__ = [
     "REDUCTIONS",
@@ -54,11 +81,14 @@ __all__ = [
     "ActivationXGradient",
     "Box",
     "CaptionToken",
+    "Case",
     "CentredLogit",
     "DirectEffect",
+    "Effect",
     "Faithfulness",
     "ImageGeometry",
     "IntegratedGradients",
+    "Interval",
     "LocalDirectEffect",
     "LogProbability",
     "Logit",
@@ -66,12 +96,25 @@ __all__ = [
     "LogitLens",
     "LogitScalar",
     "MemoryEstimate",
+    "PatchSweep",
     "ReceptiveField",
     "TopTokens",
     "ablation_effects",
+    "act_patch_attn_out",
+    "act_patch_heads",
+    "act_patch_heads_by_position",
+    "act_patch_mlp_out",
+    "act_patch_neurons",
+    "act_patch_neurons_by_position",
+    "act_patch_resid_pre",
+    "attribution_patch",
+    "bootstrap_interval",
     "decode_layers",
     "decode_neurons",
     "driving_tokens",
+    "effect_of",
+    "effects_against_random",
+    "effects_over",
     "estimate_attribution",
     "faithfulness",
     "head_attribution",
@@ -86,6 +129,7 @@ __all__ = [
     "position_attribution",
     "read_out_tokens",
     "receptive_field",
+    "summary_against_random",
     "token_strings",
     "top_neurons",
     "top_neurons_by_row",

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lens_multimodal.model import host
+from lens_multimodal.analysis.selection import resolve_position, resolve_token, wide
 
 LogitFunction: TypeAlias = Callable[[Tensor], Tensor]
 """A function from one row's logits, `[pos, d_vocab]` in float32 or wider, to a scalar tensor."""
@@ -125,65 +124,6 @@ def resolve_targets(
     return tuple(_resolve(target, model, tokens) for target in listed)
 
 
-def resolve_positions(positions: Any, n_pos: int) -> Int[Tensor, " pos"]:
-    """Positions counted from 0, in the order given; None means all.
-
-    Raises: ValueError for no position, one outside the prompt, or one given twice; TypeError for non-integers.
-    """
-    if positions is None:
-        return torch.arange(n_pos)
-    values = positions.tolist() if isinstance(positions, Tensor) else positions
-    found = [resolve_position(pos, n_pos) for pos in (values if hasattr(values, "__iter__") else [values])]
-    if not found:
-        raise ValueError("no positions given: expected at least one, or None for all")
-    if len(set(found)) < len(found):
-        twice = sorted({pos for pos in found if found.count(pos) > 1})
-        raise ValueError(f"positions {twice} are given more than once")
-    return torch.tensor(found)
-
-
-def resolve_position(pos: Any, n_pos: int) -> int:
-    """A position counted from 0; negative counts from the end. Raises like `resolve_positions`."""
-    if isinstance(pos, bool) or not hasattr(pos, "__index__"):
-        raise TypeError(f"expected an integer position, got {pos!r} ({type(pos).__name__})")
-    pos = int(pos)
-    if not -n_pos <= pos < n_pos:
-        raise ValueError(f"position {pos} is outside this prompt of {n_pos} positions ({-n_pos} to {n_pos - 1})")
-    return pos % n_pos
-
-
-def resolve_token(token: Any, model: nn.Module) -> int:
-    """A token id of the vocabulary, given as such or as a string that is exactly one token.
-
-    Raises: ValueError naming the pieces of a longer string; TypeError for anything else.
-    """
-    if isinstance(token, str):
-        return _single_token(token, model)
-    if isinstance(token, bool) or not hasattr(token, "__index__"):
-        raise TypeError(f"expected a token id or a string of one token, got {token!r} ({type(token).__name__})")
-    d_vocab = host.w_u(model).shape[1]
-    if not 0 <= int(token) < d_vocab:
-        raise ValueError(
-            f"token {int(token)} is outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}); ids above "
-            f"it stand for image positions, which have no logit"
-        )
-    return int(token)
-
-
-def _single_token(text: str, model: nn.Module) -> int:
-    tokenizer: Any = getattr(model, "tokenizer", None)
-    if tokenizer is None:
-        raise ValueError(f"this model has no tokenizer to look up {text!r}; give the token id instead")
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        pieces = ", ".join(repr(tokenizer.decode([i])) for i in ids) or "nothing"
-        raise ValueError(
-            f"{text!r} is {len(ids)} tokens, not one: {pieces}; a word inside a sentence usually starts with a "
-            f"space, and the first piece of a longer word can be a target by itself"
-        )
-    return int(ids[0])
-
-
 def _resolve(target: Any, model: nn.Module, tokens: Tensor) -> ResolvedTarget:
     if isinstance(target, tuple):
         if len(target) != 2:
@@ -198,7 +138,7 @@ def _resolve(target: Any, model: nn.Module, tokens: Tensor) -> ResolvedTarget:
         target = _predicted(target, tokens)
     if isinstance(target, LogitScalar):
         function = target.function
-        return ResolvedTarget(label=target.label, pos=None, function=lambda logits: function(_wide(logits)))
+        return ResolvedTarget(label=target.label, pos=None, function=lambda logits: function(wide(logits)))
     if not isinstance(target, Logit | LogitDifference | CentredLogit | LogProbability):
         raise TypeError(
             f"expected a target (a token id, a string of one token, (position, token), Logit, CaptionToken, "
@@ -214,21 +154,21 @@ def _resolve(target: Any, model: nn.Module, tokens: Tensor) -> ResolvedTarget:
         return ResolvedTarget(
             label=f"logit of {name} minus {other_name} at {pos}",
             pos=pos,
-            function=lambda logits: _wide(logits[pos, token]) - _wide(logits[pos, other]),
+            function=lambda logits: wide(logits[pos, token]) - wide(logits[pos, other]),
         )
     if isinstance(target, CentredLogit):
         return ResolvedTarget(
             label=f"centred logit of {name} at {pos}",
             pos=pos,
-            function=lambda logits: _wide(logits[pos, token]) - _wide(logits[pos]).mean(),
+            function=lambda logits: wide(logits[pos, token]) - wide(logits[pos]).mean(),
         )
     if isinstance(target, LogProbability):
         return ResolvedTarget(
             label=f"log-probability of {name} at {pos}",
             pos=pos,
-            function=lambda logits: _wide(logits[pos]).log_softmax(-1)[token],
+            function=lambda logits: wide(logits[pos]).log_softmax(-1)[token],
         )
-    return ResolvedTarget(label=f"logit of {name} at {pos}", pos=pos, function=lambda logits: _wide(logits[pos, token]))
+    return ResolvedTarget(label=f"logit of {name} at {pos}", pos=pos, function=lambda logits: wide(logits[pos, token]))
 
 
 def _predicted(target: CaptionToken, tokens: Tensor) -> Logit:
@@ -236,7 +176,3 @@ def _predicted(target: CaptionToken, tokens: Tensor) -> Logit:
     if pos == 0:
         raise ValueError("the token at position 0 is not predicted by anything before it")
     return Logit(token=int(tokens[0, pos]), pos=pos - 1)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -3,9 +3,7 @@
 TransformerLens' own `run_with_cache` keeps everything; these keep what was asked for, by the name asked for.
 """
 
-from collections.abc import Iterable, MutableMapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Int
@@ -13,6 +11,9 @@ from torch import Tensor, nn
 
 from lens_multimodal.hooks.positions import Positions, as_positions
 from lens_multimodal.model import host
+from lens_multimodal.model.host import observe
+
+__all__ = ["mean_activations", "observe", "record"]
 
 
 def record(
@@ -31,20 +32,6 @@ def record(
     with torch.no_grad(), host.capture(model, list(dict.fromkeys(names))) as kept:
         host.logits_of(model, tokens, attention_mask=attention_mask)
     return {name: kept[name].detach() for name in names}
-
-
-def observe(names: Sequence[str], *, into: MutableMapping[str, list[Tensor]]) -> list[host.NamedHook]:
-    """Hooks that append every activation they see to `into[name]`, detached.
-
-    Around `generate` with its cache, the first entry is the prompt and each further one a generated token, so
-    `torch.cat(into[name], dim=1)` has one row per token.
-    """
-    return [(name, partial(observe_hook, name=name, into=into)) for name in dict.fromkeys(names)]
-
-
-def observe_hook(activation: Tensor, hook: Any, *, name: str, into: MutableMapping[str, list[Tensor]]) -> None:
-    """Hook function: keep the activation, change nothing."""
-    into.setdefault(name, []).append(activation.detach())
 
 
 def mean_activations(

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -107,13 +106,7 @@ def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list
     """Collect, per hook point, one tensor per forward pass of the block: the prompt first, then each new token."""
     passes: dict[str, list[Tensor]] = {name: [] for name in names}
 
-    def recorder(name: str) -> host.HookFunction:
-        def record(activation: Tensor, hook: Any) -> None:
-            passes[name].append(activation.detach().clone())
-
-        return record
-
-    with host.fired_hooks(model, [(name, recorder(name)) for name in names]):
+    with host.fired_hooks(model, host.observe(names, into=passes)):
         yield passes
 
 

@@ -34,38 +34,13 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
         RuntimeError: the installed TransformerLens has no `HookedTransformer`.
         TypeError: another architecture than GPT-J.
     """
-    if not is_available():
-        raise RuntimeError(
-            "the installed TransformerLens has no HookedTransformer (removed in 4.0); use a TransformerBridge, "
-            "or install transformer-lens<4"
-        )
+    check_available()
     if not isinstance(language_model, GPTJForCausalLM):
         raise TypeError(f"expected a GPTJForCausalLM, got {type(language_model).__name__}")
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens import HookedTransformer
     from transformer_lens.pretrained.weight_conversions import convert_gptj_weights
 
-    config = language_model.config
-    cfg = HookedTransformerConfig(
-        n_layers=config.n_layer,
-        d_model=config.n_embd,
-        n_heads=config.n_head,
-        d_head=config.n_embd // config.n_head,
-        d_mlp=config.n_inner or 4 * config.n_embd,
-        n_ctx=config.n_positions,
-        d_vocab=config.vocab_size,
-        eps=config.layer_norm_epsilon,
-        act_fn=config.activation_function,
-        normalization_type="LNPre" if process_weights else "LN",
-        parallel_attn_mlp=True,
-        positional_embedding_type="rotary",
-        rotary_dim=config.rotary_dim,
-        rotary_adjacent_pairs=True,
-        original_architecture="GPTJForCausalLM",
-        default_prepend_bos=False,
-        init_weights=False,
-        dtype=language_model.dtype,
-        device=str(language_model.device),
-    )
+    cfg = _config(language_model, normalization_type="LNPre" if process_weights else "LN")
     model = HookedTransformer(cfg, tokenizer=host.as_loaded(tokenizer), move_to_device=False)
     model.load_and_process_state_dict(
         convert_gptj_weights(language_model, cfg),
@@ -76,3 +51,65 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
     )
     host.move(model, device=language_model.device)
     return model.eval()
+
+
+def share_gpt_j(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
+    """A `HookedTransformer` on the very tensors of a Hugging Face GPT-J: unprocessed, no copy.
+
+    Let go of the Hugging Face model afterwards: an edit of one is an edit of the other.
+
+    Raises: as `hooked_gpt_j`.
+    """
+    from accelerate import init_empty_weights
+
+    check_available()
+    if not isinstance(language_model, GPTJForCausalLM):
+        raise TypeError(f"expected a GPTJForCausalLM, got {type(language_model).__name__}")
+    from transformer_lens import HookedTransformer
+    from transformer_lens.pretrained.weight_conversions import convert_gptj_weights
+
+    cfg = _config(language_model, normalization_type="LN")
+    with init_empty_weights(include_buffers=False):
+        model = HookedTransformer(cfg, tokenizer=host.as_loaded(tokenizer), move_to_device=False)
+    weights = {name: tensor.detach() for name, tensor in convert_gptj_weights(language_model, cfg).items()}
+    lacking, _ = model.load_state_dict(weights, strict=False, assign=True)
+    unfilled = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    assert not unfilled, f"{unfilled} of {lacking}"
+    host.move(model, device=language_model.device)
+    return model.eval().requires_grad_(False)
+
+
+def check_available() -> None:
+    """Raise RuntimeError where the installed TransformerLens has no `HookedTransformer`."""
+    if not is_available():
+        raise RuntimeError(
+            "the installed TransformerLens has no HookedTransformer (removed in 4.0); use a TransformerBridge, "
+            "or install transformer-lens<4"
+        )
+
+
+def _config(language_model: GPTJForCausalLM, *, normalization_type: str) -> Any:
+    from transformer_lens import HookedTransformerConfig
+
+    config = language_model.config
+    return HookedTransformerConfig(
+        n_layers=config.n_layer,
+        d_model=config.n_embd,
+        n_heads=config.n_head,
+        d_head=config.n_embd // config.n_head,
+        d_mlp=config.n_inner or 4 * config.n_embd,
+        n_ctx=config.n_positions,
+        d_vocab=config.vocab_size,
+        eps=config.layer_norm_epsilon,
+        act_fn=config.activation_function,
+        normalization_type=normalization_type,
+        parallel_attn_mlp=True,
+        positional_embedding_type="rotary",
+        rotary_dim=config.rotary_dim,
+        rotary_adjacent_pairs=True,
+        original_architecture="GPTJForCausalLM",
+        default_prepend_bos=False,
+        init_weights=False,
+        dtype=language_model.dtype,
+        device=str(language_model.device),
+    )

@@ -9,7 +9,8 @@ from lens_multimodal.analysis import (
     LogitScalar,
     LogProbability,
 )
-from lens_multimodal.analysis.targets import resolve_positions, resolve_targets
+from lens_multimodal.analysis.selection import resolve_positions
+from lens_multimodal.analysis.targets import resolve_targets
 from tests.analysis.reference import PROMPT, hosted, plain
 from tests.analysis.words import tokenizer
 from tests.models import host_model

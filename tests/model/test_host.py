@@ -112,7 +112,7 @@ def test_an_error_within_the_block_is_not_covered_up(lens_of):
     ],
 )  # fmt: skip
 def test_releases(monkeypatch, installed, works):
-    monkeypatch.setattr(host, "version", lambda _name: installed)
+    monkeypatch.setattr("lens_multimodal.model.host.accepting.version", lambda _name: installed)
     if works:
         host.check_version()
         return

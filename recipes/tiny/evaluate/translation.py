@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from lens_multimodal import ImagePrompt, VisionLens
 from lens_multimodal.analysis.attribution import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons
-from lens_multimodal.analysis.logit_lens import logit_lens
+from lens_multimodal.analysis.decoding.logit_lens import logit_lens
 from lens_multimodal.hooks import ablate
 from lens_multimodal.hooks.neurons import random_neurons_like
 from lens_multimodal.model import host

@@ -1,0 +1,236 @@
+"""Which attribution score to believe: each is held against what ablating the neurons really does.
+
+The true effect of a neuron is what the target loses when it is set to zero at all the given positions. A score is
+faithful if it orders neurons as their effects do. Activation times gradient is known to fail where a neuron's
+effect saturates or cancels (paper notes, section 5); this report shows by how much.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_multimodal.analysis.attribution.ablation_effect import Ablated, ablated_effects, ablated_values
+from lens_multimodal.analysis.attribution.neurons import reduce_positions, resolve_score
+from lens_multimodal.analysis.request import Request, Score, request_for_targets, run_score
+from lens_multimodal.analysis.targets import Target
+from lens_multimodal.hooks.neurons import Neurons, as_neurons
+from lens_multimodal.model import host
+
+COMPARED = ("activation_x_gradient", "activation_x_decoded", "local_direct_effect", "integrated_gradients")
+TRUE_EFFECT = "ablation"
+RANDOM_ORDER = "random"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Faithfulness:
+    """How well scores predict the effect of ablation, for one prompt and target."""
+
+    summary: pd.DataFrame
+    """One row per score, `ablation` (the truth itself) and `random` as the two ends of the scale:
+    `spearman`: rank correlation with the true effects; `top_k_overlap`: share of the k neurons of largest effect among
+    the k of largest score; `deletion_auc`: mean target while neurons are ablated best first (lower is better);
+    `insertion_auc`: mean target while they are given back best first, all others ablated (higher is better)."""
+    neurons: pd.DataFrame
+    """`layer`, `neuron`, `effect`, and one column per score."""
+    curves: pd.DataFrame
+    """`score`, `kind` (deletion or insertion), `n_neurons`, `value` of the target."""
+    target: str
+    clean_value: float
+    all_ablated_value: float
+    top_k: int
+    reduce: str
+
+    def _repr_html_(self) -> str:
+        from lens_multimodal.display.results import faithfulness_html
+
+        return faithfulness_html(self)
+
+
+def faithfulness(
+    model: nn.Module,
+    tokens: Int[Tensor, "1 prompt_pos"],
+    target: Target,
+    positions: Any = None,
+    *,
+    scores: Sequence[str] | Mapping[str, str | Score] = COMPARED,
+    neurons: Neurons | None = None,
+    n_neurons: int = 512,
+    top_k: int | None = None,
+    reduce: str = "sum",
+    n_points: int = 16,
+    batch_size: int = 32,
+    seed: int = 0,
+    attention_mask: Tensor | None = None,
+) -> Faithfulness:
+    """Compare scores with the true effect of ablating neurons.
+
+    Args:
+        positions: where neurons are scored and ablated; None for everywhere, image positions for the paper's case.
+        scores: names of `SCORES`, or names of your own with score objects.
+        neurons: those to compare. None takes all if there are at most `n_neurons`; otherwise the best of each score in
+            turn for one half, and random others.
+        top_k: for the overlap; None takes a tenth of the neurons.
+        reduce: over positions. The sum is what estimates a joint ablation; the paper ranks by the maximum.
+        n_points: of each curve.
+        batch_size: ablations in one forward pass.
+        seed: of the random neurons and the random order.
+    Raises: ValueError, TypeError as `neuron_attribution`; ValueError for fewer than two neurons.
+    Cost: one forward row per neuron, and `2 * n_points` per score.
+    """
+    chosen: dict[str, Score] = (
+        {name: resolve_score(score) for name, score in scores.items()}
+        if isinstance(scores, Mapping)
+        else {name: resolve_score(name) for name in scores}
+    )
+    if not chosen or {TRUE_EFFECT, RANDOM_ORDER} & set(chosen):
+        raise ValueError(
+            f"expected at least one score to compare, none named {TRUE_EFFECT} or {RANDOM_ORDER} (those are always "
+            f"there), got {list(chosen)}"
+        )
+    if n_points < 2:
+        raise ValueError(f"n_points must be at least 2, got {n_points}")
+    request = request_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
+    if len(request.passes) != 1:
+        raise ValueError(f"expected one target, got {len(request.passes)}")
+    given = None if neurons is None else as_neurons(neurons, model)
+    generator = torch.Generator().manual_seed(seed)
+    by_score = {name: _reduced(request, score, reduce) for name, score in chosen.items()}
+    flat = _flat_indices(given, model) if given is not None else _candidates(by_score, n_neurons, generator)
+    if len(flat) < 2:
+        raise ValueError(f"expected at least two neurons to compare, got {len(flat)}")
+    k = max(1, len(flat) // 10) if top_k is None else top_k
+    if not 1 <= k <= len(flat):
+        raise ValueError(f"top_k must lie between 1 and the {len(flat)} neurons compared, got {k}")
+
+    comparison = _Comparison(request=request, flat=flat, d_mlp=host.shape(model).d_mlp, batch_size=batch_size)
+    effects = comparison.effects()
+    columns = {name: values.flatten()[flat] for name, values in by_score.items()}
+    orders = {
+        **{name: values.argsort(descending=True, stable=True) for name, values in columns.items()},
+        TRUE_EFFECT: effects.argsort(descending=True, stable=True),
+        RANDOM_ORDER: torch.randperm(len(flat), generator=generator),
+    }
+    curves = comparison.curves(orders, n_points)
+    table = pd.DataFrame(
+        {
+            "layer": (flat // comparison.d_mlp).numpy(),
+            "neuron": (flat % comparison.d_mlp).numpy(),
+            "effect": effects.numpy(),
+            **{name: values.numpy() for name, values in columns.items()},
+        }
+    )
+    ends = curves[(curves["score"] == RANDOM_ORDER) & (curves["kind"] == "deletion")]["value"]
+    return Faithfulness(
+        summary=_summary(table, orders, curves, k),
+        neurons=table,
+        curves=curves,
+        target=request.passes[0][0].label,
+        clean_value=float(ends.iloc[0]),
+        all_ablated_value=float(ends.iloc[-1]),
+        top_k=k,
+        reduce=reduce,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Comparison:
+    """The neurons compared, as indices `layer * d_mlp + neuron`, and how to ablate them."""
+
+    request: Request
+    flat: Int[Tensor, " neuron"]
+    d_mlp: int
+    batch_size: int
+
+    def effects(self) -> Float[Tensor, " neuron"]:
+        ablations = [self._ablated(self.flat[i : i + 1]) for i in range(len(self.flat))]
+        found = ablated_effects(
+            self.request.model,
+            self.request.tokens,
+            self.request.passes[0],
+            ablations,
+            batch_size=self.batch_size,
+            attention_mask=self.request.attention_mask,
+        )
+        return found[0].cpu()
+
+    def curves(self, orders: Mapping[str, Tensor], n_points: int) -> pd.DataFrame:
+        counts = np.unique(np.linspace(0, len(self.flat), n_points).round().astype(int))
+        labels, ablations = [], []
+        for name, order in orders.items():
+            for count in counts.tolist():
+                labels += [(name, "deletion", count), (name, "insertion", count)]
+                ablations += [self._ablated(self.flat[order[:count]]), self._ablated(self.flat[order[count:]])]
+        values = [
+            ablated_values(
+                self.request.model,
+                self.request.tokens,
+                self.request.passes[0],
+                ablations[start : start + self.batch_size],
+                attention_mask=self.request.attention_mask,
+            )[0].cpu()
+            for start in range(0, len(ablations), self.batch_size)
+        ]
+        table = pd.DataFrame(labels, columns=["score", "kind", "n_neurons"])
+        return table.assign(value=torch.cat(values).numpy())
+
+    def _ablated(self, flat: Tensor) -> Ablated:
+        layers = flat // self.d_mlp
+        return Ablated(
+            neurons={int(layer): flat[layers == layer] % self.d_mlp for layer in layers.unique()},
+            positions=self.request.positions,
+        )
+
+
+def _reduced(request: Request, score: Score, reduce: str) -> Float[Tensor, "layer d_mlp"]:
+    kept: dict[int, Tensor] = {}
+
+    def keep(index: int, layer: int, scores: Tensor) -> None:  # noqa: ARG001
+        kept[layer] = reduce_positions(scores[0], reduce).cpu()
+
+    run_score(score, request, keep)
+    return torch.stack([kept[layer] for layer in request.layers])
+
+
+def _flat_indices(by_layer: Mapping[int, Tensor], model: nn.Module) -> Int[Tensor, " neuron"]:
+    d_mlp = host.shape(model).d_mlp
+    return torch.cat([layer * d_mlp + index.cpu() for layer, index in by_layer.items()])
+
+
+def _candidates(by_score: Mapping[str, Tensor], n_neurons: int, generator: torch.Generator) -> Int[Tensor, " neuron"]:
+    """All neurons, or the best of each score in turn for one half and random others for the rest."""
+    total = next(iter(by_score.values())).numel()
+    if total <= n_neurons:
+        return torch.arange(total)
+    best = torch.stack([values.flatten().topk(n_neurons).indices for values in by_score.values()], dim=1)
+    top = list(dict.fromkeys(best.flatten().tolist()))[: n_neurons // 2]
+    taken = torch.zeros(total, dtype=torch.bool)
+    taken[top] = True
+    others = (~taken).nonzero().flatten()
+    drawn = others[torch.randperm(len(others), generator=generator)[: n_neurons - len(top)]]
+    return torch.cat([torch.tensor(top, dtype=torch.long), drawn]).sort().values
+
+
+def _summary(table: pd.DataFrame, orders: Mapping[str, Tensor], curves: pd.DataFrame, k: int) -> pd.DataFrame:
+    strongest = set(orders[TRUE_EFFECT][:k].tolist())
+    rows = []
+    for name, order in orders.items():
+        position = pd.Series(np.empty(len(order)))
+        position.iloc[order.numpy()] = -np.arange(len(order), dtype=float)
+        values = table[name] if name in table else table["effect"] if name == TRUE_EFFECT else position
+        row: dict[str, Any] = {
+            "score": name,
+            "spearman": values.rank().corr(table["effect"].rank()),
+            "top_k_overlap": len(strongest & set(order[:k].tolist())) / k,
+        }
+        for kind in ("deletion", "insertion"):
+            curve = curves[(curves["score"] == name) & (curves["kind"] == kind)]
+            fraction = torch.from_numpy(curve["n_neurons"].to_numpy() / len(order))
+            row[f"{kind}_auc"] = float(torch.trapezoid(torch.from_numpy(curve["value"].to_numpy()), fraction))
+        rows.append(row)
+    return pd.DataFrame(rows)

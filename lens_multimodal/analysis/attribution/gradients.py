@@ -1,0 +1,167 @@
+"""Activation times gradient, in every layer, from one forward pass and one backward pass per target.
+
+    attribution = activation * d target / d activation
+
+is the first-order estimate of what setting the activation to zero takes away from the target (paper section
+2.1). Parameters need no gradient: only the paths from the activations to the logits are differentiated, from a
+leaf placed in the residual stream below the first layer of interest. Gradients are handed over while the
+backward pass runs and are not collected, so they never exist for all layers at once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_multimodal.analysis.request import Request, Visit
+from lens_multimodal.analysis.selection import wide
+from lens_multimodal.analysis.targets import ResolvedTarget
+from lens_multimodal.model import host
+
+GradientVisit = Callable[[int, int, Tensor, Tensor], None]
+"""Called with the index of the backward pass, the layer, its activation and its gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationXGradient:
+    """The paper's score: activation times gradient."""
+
+    offload: bool = False
+    """Keep what the backward pass needs in main memory instead of on the GPU: slower, smaller."""
+
+    def __call__(self, request: Request, visit: Visit) -> None:
+        everywhere = torch.equal(request.positions, torch.arange(request.tokens.shape[1]))
+
+        def product(index: int, layer: int, activation: Tensor, gradient: Tensor) -> None:
+            if not everywhere:
+                at = request.positions.to(activation.device)
+                activation, gradient = activation[:, at], gradient[:, at]
+            visit(index, layer, wide(activation) * wide(gradient))
+
+        visit_gradients(
+            request.model,
+            request.tokens,
+            request.passes,
+            {layer: host.mlp_post(layer) for layer in request.layers},
+            product,
+            attention_mask=request.attention_mask,
+            offload=self.offload,
+        )
+
+
+def visit_gradients(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch prompt_pos"],
+    passes: Sequence[Sequence[ResolvedTarget]],
+    names: Mapping[int, str],
+    visit: GradientVisit,
+    *,
+    attention_mask: Tensor | None = None,
+    offload: bool = False,
+) -> None:
+    """Hand over activations and gradients of one hook point per layer: one forward, `len(passes)` backwards.
+
+    Args:
+        passes: for each backward pass one target per row; rows do not touch, so one pass serves all of them.
+        names: layer → hook name.
+        visit: called once per pass and layer, deepest layer first. Must not keep the gradient.
+        offload: as in `ActivationXGradient`.
+    Raises:
+        ValueError: the model cannot be differentiated here (made under inference mode, or dropout is on).
+        FloatingPointError: the target or a gradient is infinite or not a number.
+    """
+    check_differentiable(model)
+    lowest = min(names)
+    kept: dict[int, Tensor] = {}
+    finite: list[Tensor] = []
+    current = 0
+
+    def watch(layer: int) -> host.HookFunction:
+        def keep(activation: Tensor, hook: Any) -> Tensor:
+            if layer not in kept:
+                kept[layer] = activation.detach()
+                activation.register_hook(lambda gradient: arrive(layer, gradient))
+                if layer == lowest:
+                    inputs.append(activation)
+            # Returned, though unchanged: a bridge shows hook_z a reshaped copy, which only so lies on the way.
+            return activation
+
+        return keep
+
+    def arrive(layer: int, gradient: Tensor) -> None:
+        finite.append(gradient.detach().isfinite().all())
+        visit(current, layer, kept[layer], gradient.detach())
+
+    inputs: list[Tensor] = []
+    hooks = [(host.resid_pre(lowest), start_graph), *((name, watch(layer)) for layer, name in names.items())]
+    saving = torch.autograd.graph.save_on_cpu(pin_memory=tokens.is_cuda) if offload else nullcontext()
+    with gradients_on(), saving:
+        with host.fired_hooks(model, hooks):
+            logits = host.logits_of(model, tokens, attention_mask=attention_mask)
+        values = [torch.stack([target.value(logits[row]) for row, target in enumerate(per_row)]) for per_row in passes]
+        del logits
+        check_finite_targets(values, kept)
+        for current, value in enumerate(values):
+            finite.clear()
+            last = current == len(values) - 1
+            torch.autograd.grad(value.sum(), inputs, retain_graph=not last)
+            assert len(finite) == len(names)
+            padded = attention_mask is not None and not bool(attention_mask.all())
+            _check_finite_gradients(finite, names, padded=padded)
+
+
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """Record gradients also when called under `torch.no_grad` or `torch.inference_mode`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def start_graph(activation: Tensor, hook: Any) -> Tensor:
+    """Hook: a fresh leaf that requires a gradient, so that frozen models can be differentiated above it."""
+    return activation.detach().clone().requires_grad_()
+
+
+def check_differentiable(model: nn.Module) -> None:
+    """Raise ValueError for a model made under inference mode, or one whose dropout is switched on."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference():
+            raise ValueError(
+                f"the model was made under torch.inference_mode (parameter {name}), so nothing can be "
+                f"differentiated through it; make it outside, torch.no_grad is fine"
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and module.training and module.p > 0:
+            raise ValueError(f"dropout is on ({name}, p={module.p}): attributions would be random; call model.eval()")
+
+
+def check_finite_targets(values: Sequence[Float[Tensor, " row"]], activations: Mapping[int, Tensor]) -> None:
+    """Raise FloatingPointError if a target overflowed, naming the first layer whose activations did."""
+    if bool(torch.stack([value.detach().isfinite().all() for value in values]).all()):
+        return
+    bad = [layer for layer in sorted(activations) if not bool(activations[layer].isfinite().all())]
+    dtype = next(iter(activations.values())).dtype if activations else "its precision"
+    where = f"activations are so from layer {bad[0]} on" if bad else "all watched activations are finite"
+    raise FloatingPointError(
+        f"the target is infinite or not a number in {dtype} ({where}); check the weights and the image "
+        f"vectors, or run the model in float32"
+    )
+
+
+def _check_finite_gradients(finite: Sequence[Tensor], names: Mapping[int, str], *, padded: bool) -> None:
+    flags = torch.stack([flag.to(finite[0].device) for flag in finite])
+    if not bool(flags.all()):
+        first = sorted(names, reverse=True)[int((~flags).nonzero()[0])]
+        advice = (
+            "this model class may not be differentiable where whole rows of attention are masked: give the "
+            "prompts one by one, without padding"
+            if padded
+            else "run the model in bfloat16 or float32 (float16 overflows early)"
+        )
+        raise FloatingPointError(
+            f"the gradient of the target is infinite or not a number from layer {first} downwards; {advice}"
+        )

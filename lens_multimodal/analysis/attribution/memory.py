@@ -1,0 +1,111 @@
+"""How much memory an attribution will take, before it is run.
+
+What a backward pass needs is counted, not modelled: the model runs on three short prompts while everything that
+autograd saves is added up, and the exact quadratic in the prompt's length (linear layers plus attention) is read at
+the length asked for. So it holds for any architecture, attention implementation and precision.
+
+To need less: `ActivationXGradient(offload=True)` keeps the saved part in main memory; `layers=range(k, n_layers)`
+records nothing below layer k; `top_neurons` keeps no result of `targets * layers * positions * d_mlp`; the
+`batch_size` of integrated gradients and ablation, and the `budget_bytes` of decoding, trade time for memory directly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lens_multimodal.analysis.attribution.gradients import check_differentiable, gradients_on, start_graph
+from lens_multimodal.analysis.selection import resolve_layers
+from lens_multimodal.model import host
+
+PROBE_LENGTHS = (8, 16, 24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes by what they are for. `peak` leaves out the weights, which are there already."""
+
+    weights: int
+    saved: int
+    """What the forward pass keeps for the backward pass, the neurons' activations included."""
+    logits: int
+    """Logits and their gradient."""
+    gradients: int
+    """Gradients that are alive at the same time: those around one layer's neurons."""
+    result: int
+
+    @property
+    def peak(self) -> int:
+        """Logits are gone when the gradients of the layers are made, so the larger of the two counts."""
+        return self.saved + self.result + max(self.logits, self.gradients)
+
+
+def estimate_attribution(
+    model: nn.Module,
+    n_pos: int,
+    *,
+    batch: int = 1,
+    n_targets: int = 1,
+    n_positions: int | None = None,
+    layers: Any = None,
+    keeps_all: bool = True,
+) -> MemoryEstimate:
+    """Memory of `neuron_attribution` by activation times gradient, from three short runs of the model.
+
+    Args:
+        n_pos: length of the prompt.
+        batch: rows; `IntegratedGradients.batch_size` for that score.
+        n_targets: share the forward pass; they add to the result only.
+        n_positions: at which neurons are looked at; None for all.
+        layers: as in `neuron_attribution`.
+        keeps_all: False for `top_neurons`, which keeps only the best.
+    Raises: ValueError for sizes that are not positive, or a prompt longer than the model's context.
+    """
+    sizes = host.shape(model)
+    looked_at = n_pos if n_positions is None else n_positions
+    if min(n_pos, batch, n_targets, looked_at) < 1:
+        raise ValueError(
+            f"sizes must be positive, got n_pos={n_pos}, batch={batch}, n_targets={n_targets}, "
+            f"n_positions={n_positions}"
+        )
+    if n_pos > sizes.n_ctx:
+        raise ValueError(f"a prompt of {n_pos} positions is longer than the model's context of {sizes.n_ctx}")
+    check_differentiable(model)
+    found = resolve_layers(layers, model)
+    lengths = [length for length in PROBE_LENGTHS if length <= sizes.n_ctx]
+    counted = [saved_bytes(model, length, layers=found) for length in lengths]
+    saved = float(np.polyval(np.polyfit(lengths, counted, deg=len(lengths) - 1), n_pos))
+    width = host.w_u(model).element_size()
+    wide_width = max(4, width)
+    cells = batch * looked_at * sizes.d_mlp
+    return MemoryEstimate(
+        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+        saved=batch * max(0, round(saved)),
+        logits=2 * batch * n_pos * sizes.d_vocab * width,
+        gradients=2 * batch * n_pos * sizes.d_mlp * width + 3 * cells * wide_width,
+        result=n_targets * len(found) * cells * wide_width if keeps_all else 0,
+    )
+
+
+def saved_bytes(model: nn.Module, n_pos: int, *, layers: Sequence[int]) -> int:
+    """Bytes of distinct tensors that one forward pass on `n_pos` tokens keeps for the backward pass, weights aside."""
+    weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, Tensor] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        count(activation.detach())
+
+    tokens = torch.zeros(1, n_pos, dtype=torch.long, device=host.device(model))
+    hooks = [(host.resid_pre(min(layers)), start_graph), *((host.mlp_post(layer), keep) for layer in layers)]
+    with gradients_on(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with host.fired_hooks(model, hooks):
+            logits = host.logits_of(model, tokens)
+        del logits
+    return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights)

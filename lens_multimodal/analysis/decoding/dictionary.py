@@ -1,0 +1,42 @@
+"""Which decoded tokens are English words, and when a neuron counts as interpretable (paper section 2.2)."""
+
+import gzip
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+
+WORDS_NEEDED = 7
+WORDS_LOOKED_AT = 10
+"""A neuron is interpretable if at least 7 of its 10 top tokens are words."""
+
+
+def is_interpretable(tokens: Sequence[str]) -> bool:
+    """Whether at least 7 of the first 10 tokens are English words: the paper's rule.
+
+    Args: tokens: decoded tokens, best first; those after the tenth are not looked at.
+    Raises: ValueError for fewer than 10 tokens.
+    """
+    if len(tokens) < WORDS_LOOKED_AT:
+        raise ValueError(
+            f"expected the {WORDS_LOOKED_AT} top tokens of a neuron, got {len(tokens)}; decode with top_k=10"
+        )
+    return sum(map(is_word, tokens[:WORDS_LOOKED_AT])) >= WORDS_NEEDED
+
+
+def is_word(token: str) -> bool:
+    """Whether a token is an English word by itself, whatever its case and with or without the space before it.
+
+    The paper used NLTK's word corpus; here it is the packaged list (`words/README.md`): letters a to z only, at least
+    two of them, inflected forms and names included. Pieces of words count only if they are words themselves.
+
+    >>> [is_word(token) for token in (" Dog", "Ġdogs", "▁dog", " dogg", "s", " 12", "a")]
+    [True, True, True, False, False, False, False]
+    """
+    return token.lstrip(" Ġ▁").lower() in english_words()
+
+
+@cache
+def english_words() -> frozenset[str]:
+    """The packaged word list, lower case."""
+    packed = files("lens_multimodal.analysis.decoding").joinpath("words", "english.txt.gz").read_bytes()
+    return frozenset(gzip.decompress(packed).decode("ascii").split())

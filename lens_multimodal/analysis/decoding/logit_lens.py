@@ -1,0 +1,104 @@
+"""Logit lens: from which depth on does a position read as a given token?
+
+The residual stream at every depth is read out as if it were the last: final norm, unembedding, softmax. Depth 0 is
+what enters the first layer, depth `n_layers` is the model's own prediction. At an image position the interesting
+token is the noun that belongs there, although the model never says it at that place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_multimodal.analysis.request import request_for_targets
+from lens_multimodal.analysis.selection import resolve_token, wide
+from lens_multimodal.model import host
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogitLens:
+    """How some tokens read at some positions at every depth."""
+
+    token_ids: tuple[int, ...]
+    positions: Int[Tensor, " pos"]
+    rank: Int[Tensor, "token depth pos"]
+    """Number of tokens with a larger logit; 0 is the top."""
+    probability: Float[Tensor, "token depth pos"]
+    logit: Float[Tensor, "token depth pos"]
+    top_token: Int[Tensor, "depth pos"]
+    """The most likely token of the whole vocabulary."""
+
+    def first_depth(self, *, within: int = 1) -> Int[Tensor, "token pos"]:
+        """The first depth at which a token is among the best `within`; -1 where it never is.
+
+        Raises: ValueError if `within` is not positive.
+        """
+        if within < 1:
+            raise ValueError(f"within must be positive, got {within}")
+        reached = self.rank < within
+        first = reached.int().argmax(dim=1)
+        return torch.where(reached.any(dim=1), first, -1)
+
+    def _repr_html_(self) -> str:
+        from lens_multimodal.display.results import logit_lens_html
+
+        return logit_lens_html(self)
+
+
+def logit_lens(
+    model: nn.Module,
+    tokens: Int[Tensor, "1 prompt_pos"],
+    token: int | str | Sequence[int | str],
+    positions: Any = None,
+    *,
+    attention_mask: Tensor | None = None,
+    chunk: int = 64,
+) -> LogitLens:
+    """Rank and probability of tokens at every depth.
+
+    Args:
+        token: a token id, a string of one token, or several of them.
+        positions: None for all.
+        chunk: positions read out at a time; `chunk * d_vocab` logits exist at once.
+    Raises: ValueError, TypeError for tokens or positions that do not exist; FloatingPointError for an overflow.
+    """
+    listed = [token] if isinstance(token, int | str) else list(token)
+    ids = tuple(resolve_token(item, model) for item in listed)
+    request = request_for_targets(model, tokens, list(ids), positions, attention_mask=attention_mask)
+    n_layers = host.shape(model).n_layers
+    names = [host.resid_pre(0), *(host.resid_post(layer) for layer in range(n_layers))]
+    with torch.no_grad():
+        with host.capture(model, names) as kept:
+            host.logits_of(model, request.tokens, attention_mask=attention_mask)
+        depths = [_read(model, kept[name][0, request.positions.to(kept[name].device)], ids, chunk) for name in names]
+    rank, probability, logit, top = (torch.stack(parts) for parts in zip(*depths, strict=True))
+    return LogitLens(
+        token_ids=ids,
+        positions=request.positions,
+        rank=rank.permute(2, 0, 1),
+        probability=probability.permute(2, 0, 1),
+        logit=logit.permute(2, 0, 1),
+        top_token=top,
+    )
+
+
+def _read(
+    model: nn.Module, resid: Float[Tensor, "pos d_model"], ids: Sequence[int], chunk: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rank, probability and logit, `[pos, token]`, and the top token, `[pos]`."""
+    parts = []
+    for rows in resid.split(chunk):
+        logits = wide(host.read_out(model, rows[None])[0])
+        if not bool(logits.isfinite().all()):
+            raise FloatingPointError(
+                f"the residual stream reads out to infinities or NaN in {resid.dtype}; run the model in float32"
+            )
+        chosen = logits[:, list(ids)]
+        rank = torch.stack([(logits > chosen[:, i : i + 1]).sum(-1) for i in range(len(ids))], dim=-1)
+        probability = logits.log_softmax(-1)[:, list(ids)].exp()
+        parts.append((rank, probability, chosen, logits.argmax(-1)))
+    rank, probability, chosen, top = (torch.cat(part) for part in zip(*parts, strict=True))
+    return rank, probability, chosen, top

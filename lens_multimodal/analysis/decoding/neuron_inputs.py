@@ -1,0 +1,86 @@
+"""A neuron's input side: which tokens and which earlier neurons drive it."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lens_multimodal.analysis.decoding.token_text import token_strings
+from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, search_vocabulary
+from lens_multimodal.analysis.selection import wide
+from lens_multimodal.hooks.neurons import Neurons, as_neurons
+from lens_multimodal.model import host
+
+
+def driving_tokens(
+    model: nn.Module,
+    neurons: Neurons,
+    *,
+    top_k: int = 10,
+    norm: bool = True,
+    gate: bool = False,
+    budget_bytes: int = DEFAULT_BUDGET,
+) -> pd.DataFrame:
+    """The tokens whose input embeddings excite a neuron most: dot products with its column of `W_in`.
+
+    Args:
+        norm: pass embeddings through the norm before the MLP, as the first layer sees them (position embeddings aside);
+            False multiplies the bare embeddings.
+        gate: use the column of the gate, for models whose MLP has one (Llama).
+    Returns: one row per neuron, ordered by layer: `layer`, `neuron`, `tokens`, `token_ids`, `weights` (without the
+        neuron's bias).
+    Raises: ValueError for a gate that the model does not have; and as `decode_neurons`.
+    """
+    rows = []
+    embeddings = host.w_e(model).detach()
+    with torch.no_grad():
+        for layer, index in as_neurons(neurons, model).items():
+            weights = host.w_gate(model, layer) if gate else host.w_in(model, layer)
+            before = host.mlp_norm(model, layer) if norm else None
+
+            def columns(start: int, stop: int, before: Any = before) -> Tensor:
+                part = embeddings[start:stop]
+                return wide(part if before is None else before(part[None])[0]).T
+
+            found = search_vocabulary(
+                weights.detach()[:, index].T.contiguous(),
+                columns,
+                len(embeddings),
+                top_k=top_k,
+                budget_bytes=budget_bytes,
+            )
+            rows += [
+                {
+                    "layer": layer,
+                    "neuron": neuron,
+                    "tokens": tuple(token_strings(model, ids)),
+                    "token_ids": tuple(ids),
+                    "weights": tuple(values),
+                }
+                for neuron, ids, values in zip(
+                    index.tolist(), found.tokens.tolist(), found.values.tolist(), strict=True
+                )
+            ]
+    table = pd.DataFrame(rows)
+    table.attrs.update(norm=norm, gate=gate, weight_processing=host.weight_processing(model))
+    return table
+
+
+def upstream_neurons(model: nn.Module, layer: int, neuron: int, *, top_k: int = 20) -> pd.DataFrame:
+    """The earlier neurons whose output rows point most along, or against, a neuron's input column.
+
+    Returns: columns `layer`, `neuron`, `cosine`, ordered by its size; empty for a neuron of layer 0.
+    Raises: ValueError, TypeError for a neuron that does not exist.
+    """
+    as_neurons([(layer, neuron)], model)
+    direction = nn.functional.normalize(wide(host.w_in(model, layer)[:, neuron].detach()), dim=0)
+    parts = []
+    for earlier in range(layer):
+        rows = wide(host.w_out(model, earlier).detach())
+        cosine = nn.functional.normalize(rows, dim=-1) @ direction.to(rows.device)
+        found = cosine.abs().topk(min(top_k, len(cosine))).indices
+        parts.append(pd.DataFrame({"layer": earlier, "neuron": found.tolist(), "cosine": cosine[found].cpu().numpy()}))
+    if not parts:
+        return pd.DataFrame({"layer": [], "neuron": [], "cosine": []})
+    return pd.concat(parts).sort_values("cosine", key=abs, ascending=False).head(top_k).reset_index(drop=True)

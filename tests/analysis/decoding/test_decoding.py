@@ -1,0 +1,210 @@
+import pytest
+import torch
+
+from lens_multimodal.analysis import (
+    decode_layers,
+    decode_neurons,
+    driving_tokens,
+    nearest_embeddings,
+    read_out_tokens,
+    token_strings,
+    upstream_neurons,
+)
+from lens_multimodal.analysis.decoding.vocabulary_search import chunk_sizes, search_vocabulary
+from lens_multimodal.model import host
+from tests.analysis.reference import PROMPT, each_case, hosted, plain
+from tests.analysis.words import tokenizer
+from tests.models import HOSTS, host_model, random_language_model
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory):
+    return host_model("bridge", plain("gpt-j"), tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+def best(values, k=10):
+    return values.sort(descending=True).indices[:k].tolist()
+
+
+@each_case
+def test_neurons_equal_an_explicit_loop(layout, kind):
+    model = hosted(layout, kind)
+    table = decode_neurons(model, [(2, 7), (0, 39), (0, 1)], top_k=5)
+    assert table[["layer", "neuron"]].values.tolist() == [[0, 39], [0, 1], [2, 7]]
+    for row in table.itertuples():
+        written = host.w_out(model, row.layer)[row.neuron]
+        values = torch.stack([written @ host.w_u(model)[:, token] for token in range(97)])
+        assert list(row.token_ids) == best(values, 5)
+        torch.testing.assert_close(torch.tensor(row.weights).double(), values.sort(descending=True).values[:5])
+    assert table.attrs == {"final_norm": False, "weight_processing": "none"}
+
+
+@each_case
+def test_final_norm_is_what_the_norm_does_to_the_row(layout, kind):
+    """Adding a row to a large constant residual stream changes the normed stream by a multiple of this."""
+    model = hosted(layout, kind)
+    table = decode_neurons(model, [(1, 4)], final_norm=True)
+    row = host.w_out(model, 1)[4]
+    if host.final_norm_centres(model):
+        row = row - row.mean()
+    values = (row * host.final_norm_weight(model)) @ host.w_u(model)
+    assert list(table["token_ids"][0]) == best(values)
+    assert list(table["token_ids"][0]) != list(decode_neurons(model, [(1, 4)])["token_ids"][0])
+
+
+@pytest.mark.skipif("hooked" not in HOSTS, reason="folding at loading is HookedTransformer's")
+def test_final_norm_equals_decoding_a_folded_model():
+    from lens_multimodal.model.hooked import hooked_gpt_j
+
+    language_model = random_language_model("gpt-j")
+    raw, folded = hooked_gpt_j(language_model), hooked_gpt_j(language_model, process_weights=True)
+    neurons = [(layer, neuron) for layer in range(3) for neuron in range(40)]
+    with_norm = decode_neurons(raw, neurons, final_norm=True)
+    assert with_norm["token_ids"].tolist() == decode_neurons(folded, neurons)["token_ids"].tolist()
+    assert decode_neurons(folded, neurons).attrs["weight_processing"] != "none"
+
+
+@pytest.mark.parametrize("budget", [1, 2_000, 20_000, 2**30])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_budget_changes_nothing(budget, probabilities):
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(33, 24, generator=generator)
+    table = torch.randn(24, 97, generator=generator)
+    found = search_vocabulary(
+        vectors,
+        lambda a, b: table[:, a:b],
+        97,
+        top_k=6,
+        probabilities=probabilities,
+        budget_bytes=budget,
+    )
+    products = vectors @ table
+    expected = (products.softmax(-1) if probabilities else products).topk(6)
+    assert torch.equal(found.tokens, expected.indices)
+    torch.testing.assert_close(found.values, expected.values)
+
+
+def test_budget_is_held_for_gpt_j():
+    d_model, d_vocab, budget = 4096, 50_400, 2**30
+    n_rows, n_columns = chunk_sizes(d_model, d_vocab, top_k=10, budget_bytes=budget)
+    assert 4 * (d_model * n_columns + n_rows * (2 * n_columns + d_model)) <= budget
+    assert n_rows > 1000
+
+
+@each_case
+def test_layers_equal_neurons(layout, kind):
+    model = hosted(layout, kind)
+    for layer, found in decode_layers(model, [2, 0], top_k=3, probabilities=True):
+        expected = (host.w_out(model, layer) @ host.w_u(model)).softmax(-1).topk(3)
+        assert torch.equal(found.tokens, expected.indices)
+        torch.testing.assert_close(found.values, expected.values)
+
+
+@each_case
+def test_nearest_embeddings_equal_cosine_similarity(layout, kind):
+    model = hosted(layout, kind)
+    vectors = torch.randn(4, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = nearest_embeddings(model, vectors, top_k=7, budget_bytes=3000)
+    expected = torch.nn.functional.cosine_similarity(vectors[:, None], host.w_e(model)[None], dim=-1).topk(7)
+    assert torch.equal(found.tokens, expected.indices)
+    torch.testing.assert_close(found.values, expected.values)
+
+
+def test_an_embedding_is_nearest_to_itself():
+    model = hosted("gpt-2", "bridge")
+    found = nearest_embeddings(model, 5 * host.w_e(model)[[3, 90]], top_k=1)
+    assert found.tokens.tolist() == [[3], [90]]
+    torch.testing.assert_close(found.values, torch.ones(2, 1, dtype=torch.float64))
+
+
+@each_case
+def test_read_out_of_the_last_residual_stream_is_the_prediction(layout, kind):
+    model = hosted(layout, kind)
+    with torch.no_grad(), host.capture(model, [host.resid_post(2)]) as kept:
+        logits = host.logits_of(model, PROMPT)[0]
+    found = read_out_tokens(model, kept[host.resid_post(2)][0], top_k=4, chunk=3)
+    expected = logits.softmax(-1).topk(4)
+    assert torch.equal(found.tokens, expected.indices)
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-5, atol=1e-7)
+
+
+@each_case
+def test_driving_tokens_raise_the_first_layers_neuron(layout, kind):
+    """Through the norm, the weight is the neuron's pre-activation on that token alone, less its bias."""
+    model = hosted(layout, kind)
+    table = driving_tokens(model, [(1, 7), (1, 20)], top_k=4, budget_bytes=3000)
+    block = model.blocks[1]
+    norm = block.ln2 if hasattr(block, "ln2") else block.ln1
+    with torch.no_grad():
+        normed = norm(host.w_e(model)[None])[0]
+    for row in table.itertuples():
+        values = normed @ host.w_in(model, 1)[:, row.neuron]
+        assert list(row.token_ids) == best(values, 4)
+        torch.testing.assert_close(torch.tensor(row.weights).double(), values.sort(descending=True).values[:4])
+    bare = driving_tokens(model, [(1, 7)], top_k=4, norm=False)
+    assert list(bare["token_ids"][0]) == best(host.w_e(model) @ host.w_in(model, 1)[:, 7], 4)
+
+
+def test_gate_only_where_there_is_one():
+    model = hosted("llama", "bridge")
+    table = driving_tokens(model, [(0, 3)], norm=False, gate=True)
+    gate = plain("llama").model.layers[0].mlp.gate_proj.weight[3]
+    assert list(table["token_ids"][0]) == best(host.w_e(model) @ gate)
+    with pytest.raises(ValueError, match="no gate"):
+        driving_tokens(hosted("gpt-j", "bridge"), [(0, 3)], gate=True)
+
+
+def test_upstream_neurons_equal_cosine_similarity():
+    model = hosted("gpt-j", "bridge")
+    table = upstream_neurons(model, 2, 5, top_k=6)
+    column = host.w_in(model, 2)[:, 5]
+    rows = torch.cat([host.w_out(model, 0), host.w_out(model, 1)])
+    cosine = torch.nn.functional.cosine_similarity(rows, column[None], dim=-1)
+    order = best(cosine.abs(), 6)
+    assert (table["layer"] * 40 + table["neuron"]).tolist() == order
+    torch.testing.assert_close(torch.tensor(table["cosine"].to_numpy()), cosine[order])
+    assert len(upstream_neurons(model, 0, 5)) == 0
+
+
+def test_tokens_are_text(speaking):
+    ids = speaking.tokenizer.convert_tokens_to_ids(["Ġdog", "a", "Ġ"])
+    assert token_strings(speaking, ids) == [" dog", "a", " "]
+    assert token_strings(hosted("gpt-j", "bridge"), [5]) == ["<5>"]
+    table = decode_neurons(speaking, [(0, 1)], top_k=3)
+    assert table["tokens"][0] == tuple(token_strings(speaking, table["token_ids"][0]))
+
+
+def test_interpretable_neuron_is_found(speaking):
+    """A neuron whose row is what the unembedding reads as words is interpretable, another is not."""
+    model = host_model("bridge", plain("gpt-j"), speaking.tokenizer)
+    words = ["dog", "cat", "sun", "tree", "red", "boat", "fish", "sea", "hat", "big"]
+    ids = model.tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in words])
+    with torch.no_grad():
+        row = host.w_out(model, 1)[0]
+        opposed = int((host.w_out(model, 1) @ row).argmin())
+        host.w_u(model)[:, ids] = 9 * row[:, None] * torch.linspace(2, 1, 10, dtype=torch.float64)
+    table = decode_neurons(model, [(1, 0), (1, opposed)])
+    assert table["tokens"][0] == tuple(f" {word}" for word in words)
+    assert table["interpretable"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("top_k", [0, 98, True])
+def test_bad_top_k(top_k):
+    with pytest.raises(ValueError, match="top_k must lie between 1 and the vocabulary's 97"):
+        list(decode_layers(hosted("gpt-j", "bridge"), top_k=top_k))
+
+
+def test_bad_vectors():
+    model = hosted("gpt-j", "bridge")
+    for function in (nearest_embeddings, read_out_tokens):
+        with pytest.raises(ValueError, match="d_model=24"):
+            function(model, torch.randn(2, 23))
+        with pytest.raises(FloatingPointError, match="infinities or NaN"):
+            function(model, torch.full((2, 24), torch.inf))
+
+
+@pytest.mark.parametrize("neurons", [[], [(0, 40)], [(1, 1), (1, 1)]])
+def test_bad_neurons(neurons):
+    for function in (decode_neurons, driving_tokens):
+        with pytest.raises(ValueError, match="neuron"):
+            function(hosted("gpt-j", "bridge"), neurons)

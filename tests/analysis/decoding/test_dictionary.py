@@ -1,0 +1,34 @@
+import pytest
+
+from lens_multimodal.analysis import is_interpretable, is_word
+from lens_multimodal.analysis.decoding.dictionary import english_words
+
+WORDS = [" swimming", " swim", " fishes", "Water", " Aqua", " dogs", " London", " and"]
+NO_WORDS = ["ĠÂ", "<|endoftext|>", " 12", "s", " swimm", "", " don't"]
+
+
+@pytest.mark.parametrize("token", WORDS)
+def test_words(token):
+    assert is_word(token)
+
+
+@pytest.mark.parametrize("token", [*NO_WORDS, " qzx", "\n", "-"])
+def test_no_words(token):
+    assert not is_word(token)
+
+
+def test_seven_of_ten():
+    assert is_interpretable([*WORDS[:7], *NO_WORDS[:3]])
+    assert not is_interpretable([*WORDS[:6], *NO_WORDS[:4]])
+    assert not is_interpretable([*WORDS[:6], *NO_WORDS[:4], *WORDS])
+
+
+def test_fewer_than_ten_tokens_are_refused():
+    with pytest.raises(ValueError, match="expected the 10 top tokens of a neuron, got 9"):
+        is_interpretable([" dog"] * 9)
+
+
+def test_list_is_plain_lower_case_english():
+    words = english_words()
+    assert len(words) == 73_245
+    assert all(word.isascii() and word.isalpha() and word.islower() and len(word) > 1 for word in words)

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+
+from lens_multimodal.analysis.patching.sweeps import (
+    act_patch_attn_out,
+    act_patch_heads,
+    act_patch_heads_by_position,
+    act_patch_mlp_out,
+    act_patch_neurons,
+    act_patch_neurons_by_position,
+    act_patch_resid_pre,
+    attribution_patch,
+)
+from lens_multimodal.analysis.targets import Logit, LogitDifference
+from lens_multimodal.model import host
+from tests.hooks import reference
+from tests.hooks.reference import CASES, assert_close, input_edited, output_edited, put, wrapped
+
+cases = pytest.mark.parametrize(("layout", "kind"), CASES)
+CLEAN, CORRUPTED = reference.tokens(seed=0, batch=1, pos=6), reference.tokens(seed=1, batch=1, pos=6)
+TARGET = LogitDifference(token=11, other=60)
+NEURONS = [(0, 3), (2, 9), (0, 5)]
+
+
+def difference(layout, *edits):
+    logits = reference.logits(layout, CORRUPTED, *edits)[0, -1]
+    return logits[11] - logits[60]
+
+
+def outputs_of(layout, module):
+    seen = []
+    reference.logits(layout, CLEAN, output_edited(module, lambda value: seen.append(value) or value))
+    return seen[0]
+
+
+@cases
+def test_every_cell_equals_an_explicit_loop_of_pytorch_hooks(layout, kind):
+    model = wrapped(layout, kind)
+    d_head = host.shape(model).d_head
+    for sweep, module_of, edited in (
+        (act_patch_resid_pre, reference.block, input_edited),
+        (act_patch_mlp_out, reference.mlp_down, output_edited),
+        (act_patch_attn_out, reference.attention_out, output_edited),
+    ):
+        result = sweep(model, CLEAN, CORRUPTED, TARGET, batch_size=7)
+        assert list(result.axes) == ["layer", "pos"]
+        for layer in range(3):
+            module = module_of(layout, layer)
+            clean = (
+                reference.inputs_of(layout, CLEAN, [module])[0]
+                if edited is input_edited
+                else outputs_of(layout, module)
+            )
+            loop = torch.stack([difference(layout, edited(module, put((0, p), clean[0, p]))) for p in range(6)])
+            assert_close(result.patched[layer], loop)
+
+    heads = act_patch_heads_by_position(model, CLEAN, CORRUPTED, TARGET, layers=[0, 2], positions=[1, 4], batch_size=5)
+    assert heads.axes == {"layer": [0, 2], "head": [0, 1], "pos": [1, 4]}
+    neurons = act_patch_neurons_by_position(model, CLEAN, CORRUPTED, TARGET, neurons=NEURONS, positions=[1, 4])
+    assert neurons.axes == {"neuron": [(0, 3), (0, 5), (2, 9)], "pos": [1, 4]}
+    for i, p in enumerate([1, 4]):
+        for row, layer in enumerate([0, 2]):
+            module = reference.attention_out(layout, layer)
+            [clean] = reference.inputs_of(layout, CLEAN, [module])
+            where = (0, p, slice(d_head, 2 * d_head))
+            expected = difference(layout, input_edited(module, put(where, clean[where])))
+            assert_close(heads.patched[row, 1, i], expected)
+        for row, (layer, neuron) in enumerate(neurons.axes["neuron"]):
+            module = reference.mlp_down(layout, layer)
+            [clean] = reference.inputs_of(layout, CLEAN, [module])
+            expected = difference(layout, input_edited(module, put((0, p, neuron), clean[0, p, neuron])))
+            assert_close(neurons.patched[row, i], expected)
+
+
+@cases
+def test_positions_patched_together(layout, kind):
+    model, where = wrapped(layout, kind), [0, 2, 3]
+    result = act_patch_neurons(model, CLEAN, CORRUPTED, TARGET, neurons=NEURONS, positions=where, batch_size=2)
+    for row, (layer, neuron) in enumerate(result.axes["neuron"]):
+        module = reference.mlp_down(layout, layer)
+        [clean] = reference.inputs_of(layout, CLEAN, [module])
+        edit = put((slice(None), where, neuron), clean[:, where, neuron])
+        assert_close(result.patched[row], difference(layout, input_edited(module, edit)))
+    heads = act_patch_heads(model, CLEAN, CORRUPTED, TARGET, layers=1)
+    assert heads.patched.shape == (1, 2)
+    by_position = act_patch_heads_by_position(model, CLEAN, CORRUPTED, TARGET, layers=1)
+    torch.testing.assert_close(by_position.estimate.sum(-1), heads.estimate)
+
+
+@cases
+def test_estimate_is_the_slope_of_the_effect(layout, kind):
+    """Finite differences on Hugging Face modules: a small step from the corrupted towards the clean activation."""
+    model, step = wrapped(layout, kind), 1e-3
+    estimates = attribution_patch(
+        model, CLEAN, CORRUPTED, TARGET, [host.mlp_post(0), host.head_z(1), host.resid_pre(2)]
+    )
+    modules = [reference.mlp_down(layout, 0), reference.attention_out(layout, 1), reference.block(layout, 2)]
+    for estimate, module in zip(estimates.values(), modules, strict=True):
+        [clean], [corrupted] = (reference.inputs_of(layout, prompt, [module]) for prompt in (CLEAN, CORRUPTED))
+        flat = estimate.flatten(1)
+        for p, unit in ((0, 3), (3, 17), (5, 9)):
+            towards = (clean - corrupted)[0, p, unit]
+
+            def value(share, module=module, at=corrupted, p=p, unit=unit, towards=towards):
+                return difference(layout, input_edited(module, put((0, p, unit), at[0, p, unit] + share * towards)))
+
+            slope = (value(step) - value(-step)) / (2 * step)
+            torch.testing.assert_close(flat[p, unit], slope, rtol=5e-3, atol=5e-4)
+
+
+def test_a_run_patched_into_itself_and_cells_that_cannot_matter_have_no_effect():
+    model = wrapped("gpt-j", "bridge")
+    itself = act_patch_resid_pre(model, CLEAN, CLEAN, TARGET)
+    assert itself.effect.abs().max() < 1e-12
+    assert itself.estimate.abs().max() == 0
+    early = act_patch_mlp_out(model, CLEAN, CORRUPTED, Logit(token=11, pos=2))
+    assert early.effect[:, 3:].abs().max() < 1e-12
+    assert early.estimate[:, 3:].abs().max() == 0
+    assert early.effect[0, :3].abs().min() > 1e-6
+    assert early.effect[2, :2].abs().max() < 1e-12  # no attention comes after the last MLP
+
+
+def test_patching_all_of_the_last_residual_recovers_the_clean_run():
+    model, same_end = wrapped("llama", "bridge"), CORRUPTED.clone()
+    same_end[0, 1] = CLEAN[0, 1] + 1
+    result = act_patch_resid_pre(model, CORRUPTED, same_end, TARGET)
+    assert result.recovered[0, 1] == pytest.approx(1.0, abs=1e-9)
+    assert result.recovered[0, [0, 2, 3, 4, 5]].abs().max() < 1e-9
+
+
+def test_batch_size_does_not_matter_and_correlations_are_those_of_the_table():
+    model = wrapped("gpt-2", "bridge")
+    results = [act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, batch_size=size) for size in (1, 5, 64)]
+    for result in results[1:]:
+        torch.testing.assert_close(result.patched, results[0].patched, rtol=0, atol=1e-10)
+    table = results[0].table()
+    assert list(table.columns) == ["layer", "pos", "patched", "effect", "recovered", "estimate"]
+    assert len(table) == 18
+    row = table[(table.layer == 1) & (table.pos == 4)].iloc[0]
+    assert row.effect == pytest.approx(float(results[0].effect[1, 4]))
+    assert results[0].correlation == pytest.approx(np.corrcoef(table.effect, table.estimate)[0, 1])
+    ranks = [table[name].rank() for name in ("effect", "estimate")]
+    assert results[0].rank_correlation == pytest.approx(np.corrcoef(*ranks)[0, 1])
+
+
+def test_frozen_weights_no_grad_and_left_over_hooks():
+    model = wrapped("gpt-j", "bridge", torch.float32).requires_grad_(False)
+    with torch.no_grad():
+        result = act_patch_heads(model, CLEAN, CORRUPTED, 11)
+    assert result.estimate.abs().max() > 0
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+    model.requires_grad_(True)
+    act_patch_heads(model, CLEAN, CORRUPTED, 11)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_bad_input_is_named():
+    model = wrapped("gpt-j", "bridge")
+    with pytest.raises(ValueError, match=r"equal length, got \[1, 6\] and \[1, 5\]"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED[:, :5], 11)
+    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, batch_size=0)
+    with pytest.raises(ValueError, match="97"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 97)
+    with pytest.raises(ValueError, match="position 6 is outside this pass over 6"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[6])
+    with pytest.raises(ValueError, match="at least one position of the prompt"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=slice(9, None))
+    with pytest.raises(ValueError, match="no neurons given"):
+        act_patch_neurons(model, CLEAN, CORRUPTED, 11, neurons=[])
+    with pytest.raises(ValueError, match="no hook point"):
+        attribution_patch(model, CLEAN, CORRUPTED, 11, ["blocks.0.hook_nowhere"])
