@@ -1,0 +1,123 @@
+"""Many ablations at once: every row of a batch runs without its own set of neurons.
+
+The rows may be one prompt many times or different prompts of one length. Reading nouns and writing captions both
+work this way, so an ablation curve costs one forward pass, not one for each point.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lens_multimodal.analysis.selection import wide
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.model import generation, host
+from lens_multimodal.model.image_prompt import ImagePrompt
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """How some tokens are predicted in some rows, each token at its own position."""
+
+    logit: Float[Tensor, "row token"]
+    log_probability: Float[Tensor, "row token"]
+    rank: Int[Tensor, "row token"]
+    """Tokens with a larger logit; 0 is the model's first choice."""
+
+    @property
+    def probability(self) -> Float[Tensor, "row token"]:
+        return self.log_probability.exp()
+
+
+def read_without(
+    model: nn.Module,
+    tokens: Int[Tensor, "row prompt_pos"],
+    reads: Sequence[tuple[int, int]],
+    without: Sequence[pd.DataFrame | None],
+    *,
+    positions: Int[Tensor, " pos"],
+    batch_size: int,
+) -> Reading:
+    """Run each row with its neurons at zero and read tokens.
+
+    Args:
+        reads: (position, token) pairs: the token's prediction is read at the position.
+        without: for each row a table of neurons (`layer`, `neuron`), or None for the untouched model.
+        positions: where neurons are set to zero.
+    Raises: FloatingPointError for logits that are not finite.
+    """
+    at = [pos for pos, _ in reads]
+    ids = torch.tensor([token for _, token in reads], device=tokens.device)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for rows in _batches(len(tokens), batch_size):
+        hooks = zero_rows(without[rows], model, positions=positions)
+        with torch.no_grad(), host.fired_hooks(model, hooks):
+            logits = wide(host.logits_of(model, tokens[rows])[:, at])
+        if not bool(logits.isfinite().all()):
+            raise FloatingPointError(f"logits are not finite in {logits.dtype}; run the model in float32 or bfloat16")
+        chosen = logits.gather(-1, ids.expand(len(logits), -1)[..., None])
+        log_probability = logits.log_softmax(-1).gather(-1, ids.expand(len(logits), -1)[..., None])
+        parts.append((chosen[..., 0], log_probability[..., 0], (logits > chosen).sum(-1)))
+    logit, log_probability, rank = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    return Reading(logit=logit, log_probability=log_probability, rank=rank)
+
+
+def captions_without(
+    lens: VisionLens,
+    tokens: Int[Tensor, "row prompt_pos"],
+    without: Sequence[pd.DataFrame | None],
+    *,
+    positions: Int[Tensor, " pos"],
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[str]:
+    """The greedy caption of each row with its neurons at zero; settings as in `read_without`."""
+    captions = []
+    for rows in _batches(len(tokens), batch_size):
+        prompt = ImagePrompt(
+            tokens=tokens[rows],
+            attention_mask=torch.ones_like(tokens[rows]),
+            spans=tuple(() for _ in tokens[rows]),
+        )
+        with host.fired_hooks(lens.model, zero_rows(without[rows], lens.model, positions=positions)):
+            captions += lens.generate(prompt, max_new_tokens=max_new_tokens)
+    return captions
+
+
+def zero_rows(
+    without: Sequence[pd.DataFrame | None], model: nn.Module, *, positions: Int[Tensor, " pos"]
+) -> list[host.NamedHook]:
+    """Hooks that set a set of neurons of its own to zero in each row; generated tokens are left alone."""
+    d_mlp = host.shape(model).d_mlp
+    masks: dict[int, Tensor] = {}
+    for row, neurons in enumerate(without):
+        if neurons is None:
+            continue
+        for layer, group in neurons.groupby("layer"):
+            mask = masks.setdefault(int(layer), torch.zeros(len(without), d_mlp, dtype=torch.bool))
+            mask[row, torch.from_numpy(group["neuron"].to_numpy(copy=True))] = True
+    return [
+        (host.mlp_post(layer), partial(zero_rows_hook, zeroed=masks[layer], positions=positions))
+        for layer in sorted(masks)
+    ]
+
+
+def zero_rows_hook(
+    activation: Tensor, hook: Any, *, zeroed: Bool[Tensor, "row d_mlp"], positions: Int[Tensor, " pos"]
+) -> Tensor:
+    """Hook function: neurons at zero at some positions of the prompt, each row its own."""
+    if activation.shape[1] == 1:
+        return activation
+    at = positions.to(activation.device)
+    result = activation.clone()
+    result[:, at] = activation[:, at].masked_fill(zeroed.to(activation.device)[:, None], 0)
+    return result
+
+
+def _batches(n_rows: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, n_rows, size))

@@ -1,0 +1,135 @@
+"""Ablation curves over pictures and the sentence that they support."""
+
+import pandas as pd
+
+from lens_multimodal.experiments.experiment import Drawing, Summary
+from lens_multimodal.experiments.statistics import in_words, interval_table, is_above, paired_table
+
+
+def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
+    """`probability`, its paired `difference`, effects on `other nouns`, and `captions`."""
+    ablations, captions = rows["ablations"], rows["captions"]
+    if not len(ablations):
+        return {}
+    own, other = ablations[ablations["own"]], ablations[~ablations["own"]]
+    n = own["image_id"].nunique()
+    curve = interval_table(own, "relative_change", by=["neurons", "n_neurons"], seed=seed)
+    paired = paired_table(
+        own, "relative_change", pair="neurons", first="top", second="random", by=["n_neurons"], seed=seed
+    )
+    found = {
+        "probability": Summary(
+            frame=curve,
+            title="Probability of the noun without its neurons",
+            caption=(
+                f"Relative change of a noun's probability (-1: all of it is gone) when the N neurons of largest "
+                f"attribution, or as many random neurons of the same layers, are zero at the image positions; mean over "
+                f"{n} pictures and 95 % bootstrap interval over pictures. The control ends where a layer has too few "
+                f"other neurons."
+            ),
+            n_pictures=n,
+            verdict=_verdict(curve, paired),
+            paper_keys=_paper_keys(curve),
+            drawing=Drawing(
+                kind="curve",
+                x="n_neurons",
+                series="neurons",
+                x_title="neurons ablated",
+                y_title="relative change of the noun's probability",
+                log_x=True,
+                reference=0.0,
+            ),
+        ),
+        "difference": Summary(
+            frame=paired,
+            title="Top minus random neurons, within pictures",
+            caption=(
+                f"Difference of the relative changes within pictures, its 95 % bootstrap interval and the p of a "
+                f"sign-flip test, over {n} pictures. Below 0: the top neurons matter more than random ones."
+            ),
+            n_pictures=n,
+        ),
+    }
+    if len(other):
+        n_other = other["image_id"].nunique()
+        found["other nouns"] = Summary(
+            frame=interval_table(other, "relative_change", by=["neurons", "n_neurons"], seed=seed),
+            title="Probability of the caption's other nouns",
+            caption=(
+                f"The same ablations, but the probability of the other nouns of the caption is watched, over {n_other} "
+                f"pictures with more than one noun: an ablation that is about its noun leaves them."
+            ),
+            n_pictures=n_other,
+            drawing=Drawing(
+                kind="curve",
+                x="n_neurons",
+                series="neurons",
+                x_title="neurons ablated",
+                y_title="relative change of another noun's probability",
+                log_x=True,
+                reference=0.0,
+            ),
+        )
+    if len(captions):
+        found["captions"] = _captions(captions, seed)
+    return found
+
+
+def _captions(captions: pd.DataFrame, seed: int) -> Summary:
+    measures = {
+        "caption changed": captions["changed"].astype(float),
+        "noun still said": captions["says_noun"].astype(float),
+        "nouns kept": captions["nouns_kept"],
+        "embedding similarity": captions["similarity"],
+    }
+    keys = captions[["image_id", "neurons", "n_neurons"]]
+    long = pd.concat([keys.assign(measure=name, value=values) for name, values in measures.items()])
+    n = captions["image_id"].nunique()
+    return Summary(
+        frame=interval_table(long, "value", by=["measure", "neurons", "n_neurons"], seed=seed),
+        title="The caption written without the neurons",
+        caption=(
+            f"Greedy captions with the top or random neurons at zero at the image positions, against the untouched "
+            f"caption: share of captions changed, share that still say the noun, share of all nouns kept, and greedy "
+            f"matching of the tokens' embeddings (F1); over {n} pictures."
+        ),
+        n_pictures=n,
+        drawing=Drawing(
+            kind="curve",
+            x="n_neurons",
+            series="neurons",
+            panels="measure",
+            x_title="neurons ablated",
+            y_title="share or similarity",
+            log_x=True,
+        ),
+    )
+
+
+def _verdict(curve: pd.DataFrame, paired: pd.DataFrame) -> str:
+    """At the largest number of neurons that has a control."""
+    if not len(paired):
+        return ""
+    last = paired.iloc[-1]
+    count = int(last["n_neurons"])
+    at = curve[curve["n_neurons"] == count].set_index("neurons")
+    top, random = (in_words(*at.loc[kind, ["mean", "low", "high"]], percent=True) for kind in ("top", "random"))
+    above = is_above(last["low"], last["high"])
+    said = {
+        False: "matter MORE than random neurons of the same layers",
+        True: "matter LESS than random neurons of the same layers",
+        None: "are NOT distinguishable from random neurons of the same layers",
+    }[above]
+    return (
+        f"The neurons of largest attribution {said}: without the top {count} a noun's probability changes by {top}, "
+        f"without {count} random ones by {random} (n = {int(last['n'])} pictures)."
+    )
+
+
+def _paper_keys(curve: pd.DataFrame) -> tuple[str | None, ...]:
+    """The paper's number stands beside the largest count."""
+    largest = curve["n_neurons"].max()
+    return tuple(
+        f"causal.relative_probability_change.{row.neurons}" if row.n_neurons == largest else None
+        for row in curve.itertuples()
+    )

@@ -1,0 +1,225 @@
+"""What all experiments share about one picture: prompt, caption, nouns said, and the neurons behind them.
+
+Everything is computed when first asked for and kept for as long as the picture is at hand. The nouns of one caption
+share a forward pass: the whole caption stands behind the image, and each noun is read at the position before it, which
+by causality gives what a prompt ending there would give.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from lens_multimodal.analysis import ImageGeometry, Logit, decode_neurons, top_neurons
+from lens_multimodal.analysis.attribution import SCORES
+from lens_multimodal.data import Scene
+from lens_multimodal.experiments.seeds import generator_for
+from lens_multimodal.experiments.words import Noun, NounFinder
+from lens_multimodal.hooks import random_neurons_like
+from lens_multimodal.lens import PROMPT, VisionLens
+from lens_multimodal.model import generation
+from lens_multimodal.model.image_prompt import ImagePrompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+    """Choices that every experiment shares; the defaults are the paper's.
+
+    Raises: ValueError for counts below one, or an unknown score.
+    """
+
+    text: str = PROMPT
+    max_new_tokens: int = 20
+    max_nouns: int = 3
+    """Nouns of a caption that are looked at, in the order in which it says them."""
+    top_k: int = 100
+    """Neurons kept as candidates for each noun."""
+    n_ranked: int = 6400
+    """Neurons that stay in order for ablation in growing numbers."""
+    score: str = "activation_x_gradient"
+    reduce: str = "max"
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "max_nouns", "top_k", "n_ranked"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_ranked < self.top_k:
+            raise ValueError(f"n_ranked ({self.n_ranked}) must be at least top_k ({self.top_k})")
+        if self.score not in SCORES:
+            raise ValueError(f"unknown score {self.score!r}; there are {', '.join(SCORES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaidNoun:
+    """A noun of the generated caption as the model said it."""
+
+    noun: Noun
+    token: int
+    """Its first token, the target."""
+    token_text: str
+    n_tokens: int
+    """Tokens that spell it; the paper's targets are first tokens."""
+    read_pos: int
+    """The position of `PictureState.tokens` whose logits predict it."""
+    in_picture: bool
+    """Its category is annotated in the picture."""
+    in_human_captions: bool
+
+    @property
+    def name(self) -> str:
+        return self.noun.name
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureState:
+    """One picture and, lazily, what the model makes of it."""
+
+    lens: VisionLens
+    scene: Scene
+    image: Image.Image = field(repr=False)
+    settings: PictureSettings
+    seed: int
+    words: NounFinder = field(repr=False)
+    batch_size: int
+
+    # --- the picture and what is said of it ----------------------------------------------------------------
+
+    @cached_property
+    def prompt(self) -> ImagePrompt:
+        """The image and the text before the caption."""
+        return self.lens.prompt(self.image, self.settings.text)
+
+    @cached_property
+    def vectors(self) -> Float[Tensor, "image_pos d_model"]:
+        """The image prompts."""
+        return self.prompt.spans[0][0].image.soft_prompt.vectors
+
+    @cached_property
+    def image_pos(self) -> Int[Tensor, " image_pos"]:
+        return self.prompt.image_pos[0]
+
+    @cached_property
+    def grid(self) -> tuple[int, int]:
+        return self.prompt.grid
+
+    @cached_property
+    def geometry(self) -> ImageGeometry:
+        """How the picture lies under the patch grid."""
+        return ImageGeometry.of(
+            self.lens.vision.preprocessing,
+            width=self.image.width,
+            height=self.image.height,
+            grid_h=self.grid[0],
+            grid_w=self.grid[1],
+        )
+
+    @cached_property
+    def caption_ids(self) -> list[int]:
+        """The greedy caption, without its end token."""
+        (ids,) = generation.generate(
+            self.lens.model,
+            self.prompt,
+            max_new_tokens=self.settings.max_new_tokens,
+            stop_ids=self.lens.stop_ids,
+        )
+        return ids
+
+    @cached_property
+    def caption(self) -> str:
+        return self.lens.decode(self.caption_ids).strip()
+
+    @cached_property
+    def human_nouns(self) -> tuple[str, ...]:
+        """What people say of the picture: nouns of its captions and its annotated categories."""
+        return self.words.of_scene(self.scene)
+
+    @cached_property
+    def nouns(self) -> tuple[SaidNoun, ...]:
+        """The first nouns of the caption with their tokens."""
+        text = self.lens.decode(self.caption_ids)
+        ends = [len(self.lens.decode(self.caption_ids[: i + 1])) for i in range(len(self.caption_ids))]
+        found = self.words(text)[: self.settings.max_nouns]
+        return tuple(self._said(noun, ends) for noun in found)
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, "1 prompt_pos"]:
+        """Image, text and caption: where every noun of the caption is predicted."""
+        said = torch.tensor([self.caption_ids], dtype=torch.long, device=self.prompt.tokens.device)
+        return torch.cat([self.prompt.tokens, said], dim=1)
+
+    @cached_property
+    def targets(self) -> list[Logit]:
+        """The raw logit of each noun where it is predicted (paper section 2.1)."""
+        return [Logit(token=noun.token, pos=noun.read_pos) for noun in self.nouns]
+
+    # --- neurons ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def ranked(self) -> tuple[pd.DataFrame, ...]:
+        """For each noun its neurons, best first: `layer`, `neuron`, `attribution`, `pos`."""
+        return self.ranking(self.settings.score, top_k=self.settings.n_ranked)
+
+    @cached_property
+    def top(self) -> tuple[pd.DataFrame, ...]:
+        """For each noun the candidates: the first `top_k` of `ranked`."""
+        return tuple(table.head(self.settings.top_k) for table in self.ranked)
+
+    @cached_property
+    def random(self) -> tuple[pd.DataFrame, ...]:
+        """For each noun as many random neurons of the same layers as there are candidates, none of them among those."""
+        return tuple(
+            random_neurons_like(top, self.lens.model, generator_for(self.seed, "picture", self.scene.id, index))
+            for index, top in enumerate(self.top)
+        )
+
+    @cached_property
+    def decoded(self) -> pd.DataFrame:
+        """Words of all top and random neurons, indexed by `(layer, neuron)`: `tokens`, `token_ids`, `interpretable`."""
+        every = pd.concat([*self.top, *self.random])[["layer", "neuron"]].drop_duplicates()
+        return decode_neurons(self.lens.model, every).set_index(["layer", "neuron"])
+
+    def ranking(self, score: str, *, top_k: int) -> tuple[pd.DataFrame, ...]:
+        """The nouns' best neurons by any score, as in `ranked`."""
+        if not self.nouns:
+            return ()
+        table = top_neurons(
+            self.lens.model,
+            self.tokens,
+            list(self.targets),
+            self.image_pos,
+            top_k=top_k,
+            score=score,
+            reduce=self.settings.reduce,
+        )
+        size = len(table) // len(self.nouns)
+        columns = ["layer", "neuron", "attribution", "pos"]
+        return tuple(
+            table.iloc[i * size : (i + 1) * size][columns].reset_index(drop=True) for i in range(len(self.nouns))
+        )
+
+    def with_words(self, neurons: pd.DataFrame) -> pd.DataFrame:
+        """A table of top or random neurons with the columns of `decoded` added."""
+        return neurons.merge(self.decoded, left_on=["layer", "neuron"], right_index=True, how="left", sort=False)
+
+    def cell(self, pos: int) -> tuple[int, int]:
+        """Row and column of the image patch at a position."""
+        return divmod(pos - int(self.image_pos[0]), self.grid[1])
+
+    def _said(self, noun: Noun, ends: Sequence[int]) -> SaidNoun:
+        first = next(i for i, end in enumerate(ends) if end > noun.start)
+        last = next(i for i, end in enumerate(ends) if end >= noun.stop)
+        token = self.caption_ids[first]
+        return SaidNoun(
+            noun=noun,
+            token=token,
+            token_text=self.lens.decode([token]),
+            n_tokens=last - first + 1,
+            read_pos=self.prompt.tokens.shape[1] + first - 1,
+            in_picture=noun.category is not None and noun.category in self.scene.categories,
+            in_human_captions=noun.name in self.human_nouns,
+        )

@@ -1,0 +1,102 @@
+"""A summary's frame as text: intervals in one column, the paper's number in the next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lens_multimodal.experiments.experiment import Summary
+from lens_multimodal.experiments.reference import paper_number, paper_setting
+
+NOTHING = "-"
+
+NAMES = {"n": "pictures", "p": "p (sign flips)", "n_neurons": "neurons ablated", "iou": "IoU"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Text, ready to be shown."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+    """Columns to be aligned on the right."""
+
+
+def table_of(summary: Summary, *, same_setting: bool, level: float = 0.95) -> Table:
+    """The frame of a summary as text.
+
+    Args:
+        same_setting: model and data are the paper's; where not, the heading of its column says so.
+        level: of the intervals.
+    """
+    frame = summary.frame
+    columns: list[tuple[str, list[str], bool]] = []
+    for name in frame.columns:
+        if name in ("low", "high") and "mean" in frame.columns:
+            continue
+        if name == "mean" and {"low", "high"} <= set(frame.columns):
+            cells = [_interval(*row) for row in frame[["mean", "low", "high"]].itertuples(index=False)]
+            columns.append((f"mean [{level:.0%} interval]", cells, True))
+        else:
+            columns.append((heading(name), [text_of(value, name) for value in frame[name]], _is_numeric(frame[name])))
+    if any(summary.paper_keys):
+        cells = ["" if key is None else str(paper_number(key)) for key in summary.paper_keys]
+        columns.append((paper_heading(same_setting=same_setting), cells, False))
+    return Table(
+        header=tuple(name for name, _, _ in columns),
+        rows=tuple(zip(*(cells for _, cells, _ in columns), strict=True)),
+        numeric=tuple(numeric for _, _, numeric in columns),
+    )
+
+
+def paper_heading(*, same_setting: bool) -> str:
+    """What stands over the paper's numbers."""
+    return "paper" if same_setting else f"paper: {paper_setting()} — another model and data set"
+
+
+def heading(name: str) -> str:
+    """A column's name as people read it."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def text_of(value: Any, name: str = "") -> str:
+    """A cell as people read it: three digits, thousands apart, a dash for nothing."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return " ".join(str(part) for part in value)
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return NOTHING
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (int, np.integer)):
+        return f"{value:,}"
+    if isinstance(value, (float, np.floating)):
+        return _p(float(value)) if name == "p" else number(float(value))
+    return str(value)
+
+
+def number(value: float) -> str:
+    """Three significant digits where that is few characters, thousands apart where it is large."""
+    if not np.isfinite(value):
+        return NOTHING
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value != 0 and abs(value) < 0.0005:
+        return f"{value:.1e}"
+    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    if np.isnan(mean):
+        return NOTHING
+    return f"{number(mean)} [{number(low)}, {number(high)}]"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _is_numeric(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, (int, float, np.integer, np.floating)) and not isinstance(v, bool) for v in values)

@@ -1,0 +1,138 @@
+"""Statistics over pictures: a picture counts once, however many neurons or words it gave rows for.
+
+Every mean is taken within a picture first; pictures are what is resampled (Efron 1979) and what is paired.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from lens_multimodal.analysis.effects import bootstrap_interval
+
+LEVEL = 0.95
+
+
+def interval_table(
+    rows: pd.DataFrame, value: str, *, by: Sequence[str] = (), seed: int = 0, level: float = LEVEL
+) -> pd.DataFrame:
+    """Mean of a column over pictures, with its bootstrap interval, for each group.
+
+    Args:
+        rows: has `image_id`, the column `value` and those of `by`; rows without a value are left out.
+        by: columns that make the groups; () for one group.
+        seed: decides the resampling.
+
+    Returns:
+        The columns of `by` in their order of first appearance, then `mean`, `low`, `high` (NaN for one picture) and
+        `n`, the number of pictures. No rows for no values.
+
+    Raises: KeyError for columns that are not there; ValueError for values that are infinite.
+    """
+    found = []
+    for key, group in _groups(rows, value, by):
+        per_picture = group.groupby("image_id", sort=True)[value].mean()
+        interval = bootstrap_interval(per_picture.to_numpy(dtype=np.float64), level=level, seed=seed)
+        found.append(
+            (*key, interval.mean, interval.low, interval.high, interval.n),
+        )
+    return pd.DataFrame(found, columns=[*by, "mean", "low", "high", "n"])
+
+
+def paired_table(
+    rows: pd.DataFrame,
+    value: str,
+    *,
+    pair: str,
+    first: Any,
+    second: Any,
+    by: Sequence[str] = (),
+    seed: int = 0,
+    level: float = LEVEL,
+) -> pd.DataFrame:
+    """Difference `first - second` within pictures, its bootstrap interval and a sign-flip test, for each group.
+
+    Args:
+        pair: the column that says which of the two a row is ("neurons": "top" or "random").
+        first, second: its two values; draws and words of one picture are averaged before the difference is taken.
+
+    Returns:
+        The columns of `by`, then `mean`, `low`, `high` of the difference, `p` (two-sided, see `sign_flip_p`) and `n`,
+        the pictures that have both.
+    """
+    found = []
+    for key, group in _groups(rows, value, by):
+        sides = group.groupby(["image_id", pair], sort=True)[value].mean().unstack(pair)
+        if first not in sides.columns or second not in sides.columns:
+            continue
+        differences = (sides[first] - sides[second]).dropna().to_numpy(dtype=np.float64)
+        if not len(differences):
+            continue
+        interval = bootstrap_interval(differences, level=level, seed=seed)
+        p = sign_flip_p(differences, seed=seed)
+        found.append((*key, interval.mean, interval.low, interval.high, p, interval.n))
+    return pd.DataFrame(found, columns=[*by, "mean", "low", "high", "p", "n"])
+
+
+def sign_flip_p(differences: Float[np.ndarray, " picture"], *, seed: int = 0, n_flips: int = 10_000) -> float:
+    """Two-sided p of the paired permutation test (Fisher 1935): how often random signs give as large a mean.
+
+    All sign patterns up to 13 pictures, `n_flips` random ones (plus the observed one) beyond.
+
+    Raises: ValueError without a difference.
+    """
+    if len(differences) == 0:
+        raise ValueError("no paired differences to test")
+    observed = abs(differences.mean())
+    n = len(differences)
+    if n <= 13:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        extra = 0
+    else:
+        signs = np.random.default_rng(seed).choice([-1, 1], size=(n_flips, n))
+        extra = 1
+    # Sums of the same numbers in another order differ in the last bits.
+    reached = np.abs(signs @ differences / n) >= observed * (1 - 1e-12)
+    return float((reached.sum() + extra) / (len(signs) + extra))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values adjusted for having made several tests (Holm 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.zeros(len(p_values))
+    highest = 0.0
+    for place, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = highest
+    return [float(p) for p in adjusted]
+
+
+def is_above(low: float, high: float, threshold: float = 0.0) -> bool | None:
+    """Whether an interval lies above a threshold: True above, False below, None where it holds it or is unknown."""
+    if np.isnan(low) or np.isnan(high) or low <= threshold <= high:
+        return None
+    return bool(low > threshold)
+
+
+def in_words(mean: float, low: float, high: float, *, digits: int = 2, percent: bool = False) -> str:
+    """`0.31 [0.25, 0.38]`, or `31 % [25, 38]`."""
+    if percent:
+        numbers = [f"{100 * x:.{max(digits - 2, 0)}f}" if np.isfinite(x) else "?" for x in (mean, low, high)]
+        return f"{numbers[0]} % [{numbers[1]}, {numbers[2]}]"
+    numbers = [f"{x:.{digits}f}" if np.isfinite(x) else "?" for x in (mean, low, high)]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+
+def _groups(rows: pd.DataFrame, value: str, by: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
+    needed = ["image_id", value, *by]
+    absent = [column for column in needed if column not in rows.columns]
+    if len(rows) and absent:
+        raise KeyError(f"rows have no column {absent}; they have {list(rows.columns)}")
+    if not len(rows) or absent:
+        return []
+    kept = rows[rows[value].notna()]
+    if not by:
+        return [((), kept)] if len(kept) else []
+    return [(key, group) for key, group in kept.groupby(list(by), sort=False, dropna=False)]

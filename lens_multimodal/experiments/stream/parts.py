@@ -1,0 +1,156 @@
+"""Finished pictures on disk: a part is a folder that appears whole or not at all.
+
+parts/00000-00031.r0/                first and last picture (their places in the run) and the process that wrote it
+    pictures.json                    {"done": [image ids], "failed": [{image_id, file, error}]}
+    causal.ablations.parquet ...     rows of these pictures, in this order
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lens_multimodal.experiments.stream.frames import joined
+
+NAME = re.compile(r"(\d+)-(\d+)\.r(\d+)(?:\.\d+)?")
+
+
+class DiskFull(OSError):
+    """The disk of the output folder is full; everything written before is safe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One folder of finished pictures."""
+
+    folder: Path
+    done: tuple[int, ...]
+    failed: tuple[dict[str, Any], ...]
+    batch_size: int
+    """Rows of one forward pass when the part was finished: smaller than asked for after running out of memory."""
+
+    def table(self, name: str) -> pa.Table:
+        """Rows of one table (`experiment.table`), picture after picture in the order of `done`."""
+        return pq.read_table(self.folder / f"{name}.parquet")
+
+    def schema(self, name: str) -> pa.Schema:
+        return pq.read_schema(self.folder / f"{name}.parquet")
+
+
+def write_part(
+    out: Path,
+    tables: Mapping[str, Sequence[pa.Table]],
+    *,
+    done: Sequence[int],
+    failed: Sequence[dict[str, Any]],
+    first: int,
+    last: int,
+    rank: int,
+    batch_size: int,
+) -> Path:
+    """Write a part beside its place and rename it there, which the file system does as one step.
+
+    Args:
+        tables: rows by `experiment.table`, one Arrow table for each picture.
+        first, last: places of the part's pictures in the run, for the name.
+
+    Raises: DiskFull.
+    """
+    home = out / "parts"
+    name = f"{first:06d}-{last:06d}.r{rank}"
+    partial_folder = home / f".{name}.partial"
+    try:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
+        for table_name, pieces in tables.items():
+            write_table(partial_folder / f"{table_name}.parquet", joined(pieces))
+        pictures = {"done": list(done), "failed": list(failed), "batch_size": batch_size}
+        write_text(partial_folder / "pictures.json", json.dumps(pictures, ensure_ascii=False))
+        place = _free(home, name)
+        os.rename(partial_folder, place)
+        _sync_folder(home)
+    except OSError as error:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        raise disk_full(error, out, safe=sum(len(part.done) for part in read_parts(out))) from error
+    return place
+
+
+def read_parts(out: Path) -> list[Part]:
+    """All parts, in the order of their names; what was being written when a run died is not among them."""
+    home = out / "parts"
+    found = sorted(f for f in home.iterdir() if NAME.fullmatch(f.name)) if home.is_dir() else []
+    parts = []
+    for folder in found:
+        try:
+            said = json.loads((folder / "pictures.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{folder} is damaged ({error}): delete this folder, and its pictures are made again"
+            ) from error
+        done, failed = tuple(said["done"]), tuple(said["failed"])
+        parts.append(Part(folder=folder, done=done, failed=failed, batch_size=said["batch_size"]))
+    return parts
+
+
+def sweep(out: Path, *, rank: int) -> None:
+    """Remove what this process was writing when an earlier run died."""
+    for left in _partial_folders(out):
+        if f".r{rank}." in left.name:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A whole Parquet file, on the disk when this returns; equal rows give equal bytes."""
+    with path.open("wb") as file:
+        pq.write_table(table, file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """A whole text file in the place of an old one, on the disk when this returns."""
+    partial_file = path.with_name(f".{path.name}.partial")
+    with partial_file.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial_file, path)
+
+
+def disk_full(error: OSError, out: Path, *, safe: int) -> OSError:
+    """The same error, or one that says what is safe and how to go on where the disk is full."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return DiskFull(
+        errno.ENOSPC,
+        f"no space left on the disk of {out}. The rows of {safe} pictures are safe there; make room and start the "
+        f"same command again: it continues behind them and gives the same tables",
+    )
+
+
+def _free(home: Path, name: str) -> Path:
+    """A part that failed before and was tried again gets a number behind its name."""
+    place, number = home / name, 1
+    while place.exists():
+        place, number = home / f"{name}.{number}", number + 1
+    return place
+
+
+def _partial_folders(out: Path) -> Iterator[Path]:
+    return (out / "parts").glob(".*.partial")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

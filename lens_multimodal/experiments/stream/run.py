@@ -1,0 +1,255 @@
+"""Pictures through the experiments, in any number of processes, each writing its own parts."""
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from tqdm.auto import tqdm
+
+from lens_multimodal.data import Scene
+from lens_multimodal.experiments.experiment import Context, Experiment
+from lens_multimodal.experiments.picture import PictureState
+from lens_multimodal.experiments.seeds import seed_for
+from lens_multimodal.experiments.stream import manifest as manifests
+from lens_multimodal.experiments.stream.frames import as_arrow
+from lens_multimodal.experiments.stream.merge import merge
+from lens_multimodal.experiments.stream.parts import read_parts, sweep, write_part
+from lens_multimodal.experiments.stream.processes import Processes
+from lens_multimodal.experiments.words import noun_finder
+from lens_multimodal.lens import VisionLens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often rows are written, and how many a forward pass takes at once.
+
+    Attributes:
+        pictures: a part is written after so many,
+        seconds: or after so long, whichever comes first: what is lost when the run is killed.
+        batch_size: rows of one forward pass; halved when memory runs out.
+    """
+
+    pictures: int = 64
+    seconds: float = 30.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "seconds", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+def stream(
+    lens: VisionLens,
+    experiments: Sequence[Experiment],
+    scenes: Sequence[Scene],
+    out: Path,
+    *,
+    settings: Mapping[str, Any],
+    seed: int = 0,
+    limit: int | None = None,
+    pace: Pace | None = None,
+    progress: bool = True,
+    processes: Processes | None = None,
+) -> None:
+    """Rows of all experiments for all pictures, in `out/tables`; goes on where an earlier run stopped.
+
+    Args:
+        scenes: the whole data set.
+        settings: for "picture" and for each experiment, by name, its settings.
+        seed: decides the order of the pictures and every random choice.
+        limit: only the first so many of that order; a run can be made longer later.
+        processes: who shares the work; None asks the launcher's environment.
+
+    Raises:
+        SettingsChanged: `out` holds rows made under other settings.
+        DiskFull: nothing more can be written; what is there is safe.
+        MemoryError: not even one row at a time fits.
+        ValueError: no scene, or a limit below one; rows that break the contract of `Experiment`.
+    """
+    if not len(scenes):
+        raise ValueError("the data set has no scene")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    processes = processes or Processes.of_environment()
+    order = in_order(scenes, seed)[:limit]
+    if processes.rank == 0:
+        manifest = manifests.describe(lens, experiments, scenes, settings=settings, seed=seed, limit=limit)
+        manifests.claim(out, manifest)
+    processes.wait()
+    sweep(out, rank=processes.rank)
+    done = {image_id for part in read_parts(out) for image_id in part.done}
+    own = [(n, s) for n, s in enumerate(order) if n % processes.world == processes.rank and s.id not in done]
+    work = _Work(lens=lens, experiments=experiments, scenes=scenes, settings=settings, seed=seed, pace=pace or Pace())
+    writer = _Writer(out=out, names=table_names(experiments), rank=processes.rank, pace=work.pace)
+    mine = len(range(processes.rank, len(order), processes.world))
+    bar = tqdm(
+        total=mine, initial=mine - len(own), desc="pictures", unit="picture", disable=not progress or processes.rank > 0
+    )
+    with bar:
+        try:
+            for number, scene in own:
+                rows, failure = work.rows_of(scene)
+                writer.add(number, scene.id, rows, failure, batch_size=work.batch_size)
+                bar.update()
+        except (KeyboardInterrupt, MemoryError):
+            writer.flush()
+            raise
+        writer.flush()
+    processes.wait()
+    if processes.rank == 0:
+        merge(out, table_names(experiments), [scene.id for scene in order])
+    processes.wait()
+
+
+def in_order(scenes: Sequence[Scene], seed: int) -> list[Scene]:
+    """A random order of the scenes in which each scene's place does not depend on the limit: prefixes are samples."""
+    return sorted(scenes, key=lambda scene: (seed_for(seed, "order", scene.id), scene.id))
+
+
+def table_names(experiments: Sequence[Experiment]) -> list[str]:
+    """Every row table as `experiment.table`."""
+    return [f"{experiment.name}.{table}" for experiment in experiments for table in experiment.tables]
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """One process's view: everything that is made once."""
+
+    lens: VisionLens
+    experiments: Sequence[Experiment]
+    scenes: Sequence[Scene]
+    settings: Mapping[str, Any]
+    seed: int
+    pace: Pace
+    batch_size: int = 0
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.pace.batch_size
+        self.words = noun_finder(self.lens, self.scenes)
+
+    def rows_of(self, scene: Scene) -> tuple[dict[str, pa.Table], dict[str, Any] | None]:
+        """The rows of one picture, or why there are none."""
+        try:
+            image = scene.open()
+        except (ValueError, OSError) as error:
+            return {}, {"image_id": scene.id, "file": scene.path.name, "error": str(error)}
+        while True:
+            try:
+                return self._run(scene, image), None
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(scene, error)
+
+    def _run(self, scene: Scene, image: Any) -> dict[str, pa.Table]:
+        picture = PictureState(
+            lens=self.lens,
+            scene=scene,
+            image=image,
+            settings=self.settings["picture"],
+            seed=self.seed,
+            words=self.words,
+            batch_size=self.batch_size,
+        )
+        found: dict[str, pa.Table] = {}
+        for experiment in self.experiments:
+            context = Context(
+                lens=self.lens,
+                settings=self.settings[experiment.name],
+                seed=self.seed,
+                scenes=self.scenes,
+                words=self.words,
+                picture=picture,
+                batch_size=self.batch_size,
+                made=self.made,
+            )
+            rows = experiment.rows(context, scene)
+            if set(rows) != set(experiment.tables):
+                raise ValueError(
+                    f"experiment {experiment.name!r} announces the tables {sorted(experiment.tables)}, it gave "
+                    f"{sorted(rows)}"
+                )
+            for table in experiment.tables:
+                name = f"{experiment.name}.{table}"
+                found[name] = as_arrow(rows[table], image_id=scene.id, where=name)
+        return found
+
+    def _halve(self, scene: Scene, error: Exception) -> None:
+        if self.batch_size == 1:
+            raise MemoryError(
+                f"{scene.path.name} does not fit into memory even one row at a time ({str(error).splitlines()[0]}): "
+                f"use a smaller dtype, a larger device, or fewer neurons in the settings"
+            ) from error
+        self.batch_size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(f"out of memory at {scene.path.name}: now {self.batch_size} rows at a time", stacklevel=4)
+
+
+@dataclass(kw_only=True)
+class _Writer:
+    """Collects finished pictures and writes a part when it is time."""
+
+    out: Path
+    names: Sequence[str]
+    rank: int
+    pace: Pace
+
+    def __post_init__(self) -> None:
+        self._start()
+
+    def add(
+        self,
+        number: int,
+        image_id: int,
+        rows: Mapping[str, pa.Table],
+        failure: dict[str, Any] | None,
+        *,
+        batch_size: int,
+    ) -> None:
+        self.numbers.append(number)
+        self.batch_size = batch_size
+        if failure is None:
+            self.done.append(image_id)
+            for name in self.names:
+                self.pieces[name].append(rows[name])
+        else:
+            self.failed.append(failure)
+        if len(self.numbers) >= self.pace.pictures or time.monotonic() - self.since > self.pace.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.numbers:
+            write_part(
+                self.out,
+                self.pieces,
+                done=self.done,
+                failed=self.failed,
+                first=self.numbers[0],
+                last=self.numbers[-1],
+                rank=self.rank,
+                batch_size=self.batch_size,
+            )
+        self._start()
+
+    def _start(self) -> None:
+        self.numbers: list[int] = []
+        self.done: list[int] = []
+        self.failed: list[dict[str, Any]] = []
+        self.pieces: dict[str, list[pa.Table]] = {name: [] for name in self.names}
+        self.since = time.monotonic()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or on the host."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    said = str(error)
+    return "out of memory" in said or "can't allocate memory" in said or "not enough memory" in said

@@ -1,0 +1,71 @@
+"""How well some tokens agree with some others: words in common, and closeness of their embeddings.
+
+The closeness is BERTScore's greedy matching (Zhang et al. 2020) on the language model's own input embeddings instead
+of a text encoder's: each token is matched with the nearest token of the other side, by cosine after the mean
+embedding of the vocabulary is subtracted (without which all tokens of a real model are close).
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lens_multimodal.analysis.decoding.token_text import token_strings
+from lens_multimodal.analysis.selection import wide
+from lens_multimodal.experiments.words import says
+from lens_multimodal.model import host
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EmbeddingSpace:
+    """The input embeddings of a language model, centred."""
+
+    table: Float[Tensor, "d_vocab d_model"] = field(repr=False)
+    mean: Float[Tensor, " d_model"] = field(repr=False)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "EmbeddingSpace":
+        table = host.w_e(model).detach()
+        return cls(table=table, mean=table.mean(dim=0, dtype=torch.float32))
+
+    def cosine(self, first: Sequence[int], second: Sequence[int]) -> Float[Tensor, "first second"]:
+        """Cosine of each token with each other."""
+        left, right = (
+            nn.functional.normalize(wide(self.table[list(ids)]) - self.mean, dim=-1) for ids in (first, second)
+        )
+        return left @ right.T
+
+    def agreement(self, said: Sequence[int], reference: Sequence[int]) -> tuple[float, float, float]:
+        """Precision (how near each said token comes to the reference), recall (the reverse) and their F1.
+
+        Cosines, from -1 to 1; NaN for an empty side. F1 is 0 unless both are positive.
+        """
+        if not said or not reference:
+            return float("nan"), float("nan"), float("nan")
+        cosine = self.cosine(said, reference)
+        precision, recall = float(cosine.amax(dim=1).mean()), float(cosine.amax(dim=0).mean())
+        both = precision > 0 and recall > 0
+        return precision, recall, 2 * precision * recall / (precision + recall) if both else 0.0
+
+
+def word_match(model: nn.Module, said: Sequence[int], names: Collection[str]) -> tuple[float, float]:
+    """Share of the said tokens that are one of some nouns, and share of the nouns that are said; NaN if there are none."""
+    if not said or not names:
+        return float("nan"), float("nan")
+    strings = token_strings(model, said)
+    hits = sum(says(string, names) for string in strings) / len(strings)
+    found = sum(any(says(string, {name}) for string in strings) for name in names) / len(names)
+    return hits, found
+
+
+def first_distinct(rows: Sequence[Sequence[int]], count: int) -> list[int]:
+    """The first `count` different tokens, taking the best of every row, then the second best of every row, and so on.
+
+    >>> first_distinct([[1, 2], [1, 3], [4, 5]], 4)
+    [1, 4, 2, 3]
+    """
+    longest = max(map(len, rows), default=0)
+    ordered = (row[rank] for rank in range(longest) for row in rows if rank < len(row))
+    return list(dict.fromkeys(ordered))[:count]

@@ -1,0 +1,89 @@
+"""A small world for the engine: random pictures, a random lens, and an experiment that uses all kinds of cells."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lens_multimodal.data import Scene, SceneObject
+from lens_multimodal.experiments import Context, Summary, generator_for
+from lens_multimodal.experiments.statistics import interval_table
+from tests.trio import random_picture
+
+
+def make_scenes(folder: Path, count: int) -> list[Scene]:
+    """Random pictures on disk with a caption and a rectangle each; ids are not in the order of the list."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scenes = []
+    for number in range(count):
+        picture = random_picture(number)
+        path = folder / f"{number:03d}.png"
+        picture.save(path)
+        box = SceneObject(
+            id=number,
+            category="dog",
+            supercategory="animal",
+            area=50.0,
+            box=(0.0, 0.0, 10.0, 5.0),
+            is_crowd=False,
+            height=picture.height,
+            width=picture.width,
+            segmentation=[[0, 0, 10, 0, 10, 5, 0, 5]],
+            extra={},
+        )
+        scenes.append(
+            Scene(
+                id=1000 - 7 * number,
+                path=path,
+                height=picture.height,
+                width=picture.width,
+                captions=("A big dog.",),
+                objects=(box,),
+                extra={},
+            )
+        )
+    return scenes
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How many neurons are drawn, and how long a picture takes at least."""
+
+    draws: int = 3
+    seconds: float = 0.0
+
+
+class Probe:
+    """Next-token figures of each picture; some pictures give no rows, some no value, so that types have to widen."""
+
+    name, version, tables, settings = "probe", 1, ("pictures", "neurons"), ProbeSettings
+
+    def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
+        prompt = context.lens.prompt(context.picture.image)
+        logits = context.lens.logits(prompt)[0, -1].float()
+        generator = generator_for(context.seed, "probe", scene.id)
+        drawn = torch.randint(0, context.lens.shape.d_mlp, (context.settings.draws,), generator=generator).tolist()
+        time.sleep(context.settings.seconds)
+        pictures = pd.DataFrame(
+            {
+                "image_id": [scene.id],
+                "best": [int(logits.argmax())],
+                "log_probability": [float(logits.log_softmax(-1).max())],
+                "words": [scene.captions[0].split() if scene.id % 2 else []],
+                "sure": [bool(logits.softmax(-1).max() > 0.1)],
+                "rank": [None if scene.id % 3 == 0 else scene.id % 5],
+            }
+        )
+        neurons = pd.DataFrame(
+            [(scene.id, draw, neuron, float(logits[neuron])) for draw, neuron in enumerate(drawn)],
+            columns=["image_id", "draw", "neuron", "logit"],
+        )
+        return {"pictures": pictures, "neurons": neurons if scene.id % 4 else neurons.head(0)}
+
+    def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
+        frame = interval_table(rows["pictures"], "log_probability", seed=seed)
+        return {
+            "confidence": Summary(frame=frame, title="Confidence", caption="Of the best token.", n_pictures=len(frame))
+        }
