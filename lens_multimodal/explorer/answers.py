@@ -1,0 +1,120 @@
+"""What the workbench answers, as plain values for the page."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """One token of a caption."""
+
+    token_id: int
+    text: str
+    """Its leading space kept."""
+    probability: float
+    """That the model gave it where it stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """What the model says."""
+
+    text: str
+    words: list[Word]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchGrid:
+    """Where the image patches lie on the picture, row after row."""
+
+    grid_h: int
+    grid_w: int
+    boxes: list[tuple[float, float, float, float]]
+    """Left, top, width, height as shares of the picture's width and height; of width or height 0 if the patch shows
+    only padding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A picture's caption and patch grid."""
+
+    caption: Caption
+    patches: PatchGrid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neuron:
+    """One row of the table of neurons."""
+
+    layer: int
+    neuron: int
+    attribution: float
+    """Logits."""
+    row: int
+    col: int
+    """The image patch with the largest attribution."""
+    tokens: list[str]
+    """What it writes, strongest first."""
+    interpretable: bool
+    activations: list[float]
+    """At each image patch."""
+    field: str
+    """Its activation over the picture, as a data URI."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Why:
+    """The neurons behind one word."""
+
+    word: Word
+    neurons: list[Neuron]
+    likeliest: list[Word]
+    """The tokens most probable at the word's place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """What became of a word and of the caption when neurons were changed."""
+
+    before: Word
+    after: Word
+    random: Word | None
+    """As many random neurons of the same layers changed the same way; None where a layer has too few others."""
+    caption: Caption
+    likeliest: list[Word]
+    """The tokens most probable at the word's place, after the change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InRuns:
+    """One token's probability in the clean, the corrupted and the patched run, at the word's place."""
+
+    token_id: int
+    text: str
+    clean: float
+    corrupted: float
+    patched: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patched:
+    """What activation patching made of the corrupted picture."""
+
+    caption: Caption
+    word: InRuns
+    """The word chosen in the clean picture's caption."""
+    other: InRuns
+    """What the corrupted run finds likeliest at that place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweptLayer:
+    """Effect of patching each image patch alone into one layer."""
+
+    layer: int
+    label: str
+    """What was measured."""
+    effect: list[list[float]]
+    """Change of the target, `[grid_h][grid_w]`."""
+    clean: float
+    corrupted: float
+    """The target in the two unpatched runs."""

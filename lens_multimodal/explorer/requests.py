@@ -1,0 +1,72 @@
+"""What the page may ask, checked before anything is run."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PictureId = Annotated[str, Field(max_length=64, pattern=r"^(sample|upload)-[0-9a-f]+$")]
+TokenId = Annotated[int, Field(ge=0, lt=2**24)]
+Index = Annotated[int, Field(ge=0, lt=2**20)]
+
+
+class Request(BaseModel):
+    """Nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Look(Request):
+    """A picture and the text that follows it."""
+
+    picture: PictureId
+    text: str = Field(max_length=400)
+
+
+class Place(Request):
+    """A word and where it stands: the text, and the caption's tokens before it."""
+
+    text: str = Field(max_length=400)
+    before: list[TokenId] = Field(max_length=128)
+    target: TokenId
+
+
+class Why(Place):
+    """Which neurons?"""
+
+    picture: PictureId
+    top_k: int = Field(ge=1, le=2**20)
+
+
+class Factor(Request):
+    """One neuron and what its activation is multiplied by."""
+
+    layer: Index
+    neuron: Index
+    factor: float = Field(ge=-10, le=10, allow_inf_nan=False)
+
+
+class Change(Place):
+    """What if these neurons were different?"""
+
+    picture: PictureId
+    neurons: list[Factor] = Field(max_length=1000)
+
+
+class Between(Place):
+    """Two pictures: the one that gives and the one that receives."""
+
+    clean: PictureId
+    corrupted: PictureId
+
+
+class Patch(Between):
+    """Patch some image patches into some layers."""
+
+    layers: list[Index] = Field(max_length=1000)
+    patches: list[Index] = Field(max_length=10_000)
+
+
+class Sweep(Between):
+    """Patch every image patch into one layer."""
+
+    layer: Index

@@ -1,0 +1,264 @@
+"""One lens, one question at a time: captions, the neurons behind a word, and what changing them does."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_multimodal.analysis.image.geometry import ImageGeometry
+from lens_multimodal.analysis.image.receptive_field import neuron_activations, receptive_field
+from lens_multimodal.data.coco import Scene
+from lens_multimodal.display.pictures import data_uri, field_over_picture
+from lens_multimodal.display.prompt_view import geometry_of
+from lens_multimodal.explorer.answers import Caption, Changed, Neuron, PatchGrid, Seen, Why, Word
+from lens_multimodal.explorer.limits import Limits
+from lens_multimodal.explorer.pictures import Pictures, Sample, read_upload, thumbnail
+from lens_multimodal.hooks import random_neurons_like, scale
+from lens_multimodal.lens import PROMPT, VisionLens
+from lens_multimodal.model import generation, host
+from lens_multimodal.model.image_prompt import EmbeddedImage, ImagePrompt
+
+FIELD_SIDE = 224
+"""Longest side, in pixels, of a picture with a neuron's activation over it."""
+
+LIKELIEST = 5
+
+
+class Busy(RuntimeError):
+    """The model is answering somebody else and did not become free in time."""
+
+
+class Workbench:
+    """A lens behind one lock, with the pictures it is asked about.
+
+    Every answer leaves the model as it was: changes are hooks inside a `with` block. All picture ids are those of
+    `Pictures`; a *place* is the text after the picture and the caption's tokens before the word asked about.
+    """
+
+    def __init__(self, lens: VisionLens, *, scenes: Sequence[Scene], limits: Limits) -> None:
+        self.lens = lens
+        self.limits = limits
+        self.pictures = Pictures(lens, scenes, limits)
+        self._decoding = threading.Lock()
+        self._model = threading.Lock()
+
+    def about(self) -> dict[str, object]:
+        """What the page says of the lens and of its limits."""
+        shape, vision = self.lens.shape, self.lens.vision
+        return {
+            "name": self.lens.name,
+            "n_layers": shape.n_layers,
+            "d_mlp": shape.d_mlp,
+            "n_neurons": shape.n_neurons,
+            "vision": vision.name,
+            "grid_h": vision.grid_h,
+            "grid_w": vision.grid_w,
+            "weight_processing": host.weight_processing(self.lens.model),
+            "prompt": PROMPT,
+            "upload_bytes": self.limits.upload_bytes,
+            "neurons": self.limits.neurons,
+        }
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The sample scenes."""
+        return self.pictures.samples
+
+    def add(self, data: bytes) -> str:
+        """Take an uploaded file; the picture's id. Raises: as `read_upload`; Busy."""
+        with self._decoding:
+            picture = read_upload(data, self.limits)
+        with self.alone():
+            return self.pictures.add(picture)
+
+    def look(self, picture: str, text: str) -> Seen:
+        """The caption of a picture, word by word.
+
+        Raises: UnknownPicture; ValueError for a text that does not fit into the model's context; Busy.
+        """
+        with self.alone():
+            image = self.pictures.get(picture)
+            return Seen(caption=self.caption(self.prompt(image, text)), patches=self._grid(image))
+
+    def why(self, picture: str, text: str, before: Sequence[int], target: int, *, top_k: int) -> Why:
+        """The neurons that turn a picture into a word, with what they write and where they are active.
+
+        Raises: as `look`; ValueError for tokens outside the vocabulary or too many neurons.
+        """
+        if not 1 <= top_k <= self.limits.neurons:
+            raise ValueError(f"a table holds 1 to {self.limits.neurons} neurons, {top_k} were asked for")
+        with self.alone():
+            image = self.pictures.get(picture)
+            prompt = self.prompt(image, text, before)
+            token = self._known(target)
+            logits = self.next_logits(prompt)
+            # By layer, best first within one: the order in which activations come back.
+            table = self.lens.neurons(prompt, token, top_k=top_k).sort_values("layer", kind="stable")
+            active = neuron_activations(self.lens.model, prompt.tokens, table, prompt.image_pos[0])[0]
+            assert image.picture is not None
+            small = replace(image, picture=thumbnail(image.picture, FIELD_SIDE))
+            rows = [self._neuron(row, active[i], small) for i, row in enumerate(table.to_dict("records"))]
+        return Why(
+            word=self.word(token, logits),
+            neurons=sorted(rows, key=lambda row: row.attribution, reverse=True),
+            likeliest=self.likeliest(logits),
+        )
+
+    def change(
+        self,
+        picture: str,
+        text: str,
+        before: Sequence[int],
+        target: int,
+        *,
+        factors: dict[tuple[int, int], float],
+    ) -> Changed:
+        """Multiply the activations of neurons at the image positions, and see what the model says then.
+
+        Args: factors: by (layer, neuron); 0 ablates, 1 leaves as is.
+        Raises: as `why`; ValueError for neurons that the model does not have.
+        """
+        if len(factors) > self.limits.neurons:
+            raise ValueError(f"at most {self.limits.neurons} neurons are changed at once, got {len(factors)}")
+        with self.alone():
+            image = self.pictures.get(picture)
+            prompt = self.prompt(image, text, before)
+            token = self._known(target)
+            hooks = self._scaled(factors, prompt)
+            control = self._control(factors)
+            before_logits, after_logits = self.next_logits(prompt), self.next_logits(prompt, hooks)
+            random = None if control is None else self.next_logits(prompt, self._scaled(control, prompt))
+            return Changed(
+                before=self.word(token, before_logits),
+                after=self.word(token, after_logits),
+                random=None if random is None else self.word(token, random),
+                caption=self.caption(self.prompt(image, text), hooks),
+                likeliest=self.likeliest(after_logits),
+            )
+
+    # --- parts, for a caller that has the model to itself -------------------------------------------------
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the model to oneself. Raises: Busy after `limits.wait_s` seconds."""
+        if not self._model.acquire(timeout=self.limits.wait_s):
+            raise Busy("the model is busy with another question: try again in a moment")
+        try:
+            yield
+        finally:
+            self._model.release()
+
+    def prompt(self, image: EmbeddedImage, text: str, before: Sequence[int] = ()) -> ImagePrompt:
+        """The picture, the text and tokens of a caption as one row.
+
+        Raises: ValueError for tokens outside the vocabulary, or a row longer than the model's context.
+        """
+        prompt = self.lens.interleave([[image, text]])
+        ids = torch.tensor([[self._known(i) for i in before]], dtype=torch.long, device=prompt.tokens.device)
+        return self._longer(prompt, ids)
+
+    def caption(self, prompt: ImagePrompt, hooks: Sequence[host.NamedHook] = ()) -> Caption:
+        """What follows a prompt, greedily, under some hooks."""
+        model = self.lens.model
+        room = self.lens.shape.n_ctx - prompt.tokens.shape[1]
+        if room < 1:
+            raise ValueError(f"the text fills the model's context of {self.lens.shape.n_ctx} positions: shorten it")
+        with torch.no_grad(), host.fired_hooks(model, hooks):
+            [ids] = generation.generate(
+                model,
+                prompt,
+                max_new_tokens=min(self.limits.new_tokens, room),
+                stop_ids=self.lens.stop_ids,
+            )
+            whole = self._longer(prompt, torch.tensor([ids], dtype=torch.long, device=prompt.tokens.device))
+            logits = self.lens.logits(whole)[0, prompt.last_pos :]
+        words = [self.word(token, at) for token, at in zip(ids, logits, strict=False)]
+        return Caption(text=self.lens.decode(ids).strip(), words=words)
+
+    def next_logits(self, prompt: ImagePrompt, hooks: Sequence[host.NamedHook] = ()) -> Float[Tensor, " d_vocab"]:
+        """What the model expects after a prompt, under some hooks."""
+        with torch.no_grad(), host.fired_hooks(self.lens.model, hooks):
+            return self.lens.logits(prompt)[0, -1]
+
+    def word(self, token: int, logits: Float[Tensor, " d_vocab"]) -> Word:
+        """A token with its probability."""
+        [text] = self.lens.to_str_tokens(torch.tensor([token]))
+        return Word(token_id=token, text=text, probability=float(_probabilities(logits)[token]))
+
+    def likeliest(self, logits: Float[Tensor, " d_vocab"]) -> list[Word]:
+        """The most probable tokens, best first."""
+        return [self.word(i, logits) for i in logits.topk(min(LIKELIEST, len(logits))).indices.tolist()]
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _known(self, token: int) -> int:
+        if not 0 <= token < self.lens.shape.d_vocab:
+            raise ValueError(f"token {token} is outside the vocabulary (0 to {self.lens.shape.d_vocab - 1})")
+        return token
+
+    def _longer(self, prompt: ImagePrompt, ids: Tensor) -> ImagePrompt:
+        tokens = torch.cat([prompt.tokens, ids], dim=1)
+        if tokens.shape[1] > self.lens.shape.n_ctx:
+            raise ValueError(
+                f"the picture and the text take {tokens.shape[1]} positions, more than the model's context of "
+                f"{self.lens.shape.n_ctx}: shorten the text"
+            )
+        mask = torch.cat([prompt.attention_mask, torch.ones_like(ids)], dim=1)
+        return replace(prompt, tokens=tokens, attention_mask=mask)
+
+    def _scaled(self, factors: dict[tuple[int, int], float], prompt: ImagePrompt) -> list[host.NamedHook]:
+        at = prompt.image_pos[0]
+        groups: dict[float, list[tuple[int, int]]] = {}
+        for neuron, factor in factors.items():
+            groups.setdefault(factor, []).append(neuron)
+        return [
+            hook
+            for factor, neurons in groups.items()
+            for hook in scale(neurons, self.lens.model, factor=factor, positions=at)
+        ]
+
+    def _control(self, factors: dict[tuple[int, int], float]) -> dict[tuple[int, int], float] | None:
+        changed = sorted((neuron for neuron, factor in factors.items() if factor != 1), key=lambda pair: pair[0])
+        per_layer = pd.Series([layer for layer, _ in changed]).value_counts()
+        if not changed or 2 * per_layer.max() > self.lens.shape.d_mlp:
+            return None
+        drawn = random_neurons_like(changed, self.lens.model, torch.Generator().manual_seed(0))
+        pairs = zip(drawn["layer"].tolist(), drawn["neuron"].tolist(), strict=True)
+        return {pair: factors[neuron] for pair, neuron in zip(pairs, changed, strict=True)}
+
+    def _neuron(self, row: dict[str, object], active: Float[Tensor, " pos"], image: EmbeddedImage) -> Neuron:
+        geometry = geometry_of(image, self.lens)
+        assert geometry is not None
+        assert image.picture is not None
+        field = receptive_field(active.reshape(image.grid_h, image.grid_w), geometry)
+        return Neuron(
+            **{name: row[name] for name in ("layer", "neuron", "attribution", "row", "col", "interpretable")},  # type: ignore[arg-type]
+            tokens=list(row["tokens"]),  # type: ignore[call-overload]
+            activations=active.tolist(),
+            field=data_uri(field_over_picture(image.picture, field, side=FIELD_SIDE)),
+        )
+
+    def _grid(self, image: EmbeddedImage) -> PatchGrid:
+        geometry = geometry_of(image, self.lens)
+        assert geometry is not None
+        width, height = geometry.width, geometry.height
+        boxes = [geometry.patch_box(*image.cell(i)) for i in range(len(image))]
+        return PatchGrid(
+            grid_h=image.grid_h,
+            grid_w=image.grid_w,
+            boxes=[
+                (b.left / width, b.top / height, (b.right - b.left) / width, (b.bottom - b.top) / height) for b in boxes
+            ],
+        )
+
+
+def _probabilities(logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:
+    probabilities = logits.float().softmax(-1)
+    if not bool(probabilities.isfinite().all()):
+        raise FloatingPointError("the model's logits hold NaN or infinities: use float32, or a wider precision")
+    return probabilities
