@@ -13,8 +13,8 @@ import time
 import torch
 
 from benchmarks.memory import peak, reset_peak
-from lens_multimodal.analysis.scores import wide
-from lens_multimodal.analysis.vocabulary_search import search_vocabulary
+from lens_multimodal.analysis.decoding.vocabulary_search import search_vocabulary
+from lens_multimodal.analysis.selection import wide
 
 D_MODEL, D_VOCAB, D_MLP, N_LAYERS = 4096, 50_400, 16_384, 28
 

@@ -10,6 +10,7 @@ from lens_multimodal import presets
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.model import host, saved
 from lens_multimodal.model.projection import Projection, load_linear
+from lens_multimodal.model.random_weights import RandomWeights
 from lens_multimodal.model.self_check import self_check
 from lens_multimodal.model.virtual_tokens import check_free
 from lens_multimodal.model.vision import VisionEncoder
@@ -24,6 +25,7 @@ def attach_vision(
     tokenizer: Any = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    weights: RandomWeights | str | None = None,
 ) -> VisionLens:
     """Make a TransformerLens model accept images wherever it accepts tokens.
 
@@ -40,6 +42,8 @@ def attach_vision(
         tokenizer: for a model that came without one.
         device: where everything is moved; None leaves the parts where they are.
         dtype: the precision everything is brought to; None leaves it.
+        weights: "random" for a preset's true shape with random numbers, made on the device: what costs time and
+            memory can be measured without the weights. `RandomWeights(seed=..., n_layers=...)` for a seed or a slice.
 
     Returns:
         The lens. The model itself is `lens.model`; `lens.detach()` restores it.
@@ -55,6 +59,8 @@ def attach_vision(
     if model is None and vision is None and projection is None:
         model = "tiny"
     preset = _preset(model)
+    if weights is not None:
+        preset = presets.with_random_weights(preset, weights, device=device, dtype=dtype)
     language_model, own_tokenizer = _language_model(model, preset, device=device, dtype=dtype)
     encoder = _vision(vision, preset)
     linear = _linear(projection, preset)

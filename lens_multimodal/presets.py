@@ -15,8 +15,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from lens_multimodal import tiny
-from lens_multimodal.model.beit import beit_from_huggingface
+from lens_multimodal.model.beit import beit_from_huggingface, timm_beit
+from lens_multimodal.model.loading import load_causal_lm
 from lens_multimodal.model.projection import load_linear
+from lens_multimodal.model.random_weights import Architecture, RandomTrio, RandomWeights
 from lens_multimodal.model.vision import Preprocessing, VisionEncoder
 
 LIMBER_WEIGHTS = Path.home() / ".cache" / "lens_multimodal" / "limber_weights"
@@ -49,6 +51,7 @@ class Preset:
     language_model: Callable[..., tuple[nn.Module, Any]]
     vision: Callable[[], VisionEncoder]
     projection: Callable[[], nn.Module]
+    architecture: Architecture
 
 
 class PooledGrid(nn.Module):
@@ -73,6 +76,39 @@ def names() -> list[str]:
     return list(_PRESETS)
 
 
+def with_random_weights(
+    preset: Any, weights: RandomWeights | str, *, device: Any = None, dtype: torch.dtype | None = None
+) -> Preset:
+    """The preset's own shape with random numbers for weights, made on the device and in the precision given.
+
+    Args: weights: "random", or `RandomWeights` with a seed and a number of layers.
+    Raises: ValueError for another word, or without a preset; TypeError for anything else.
+    """
+    if weights == "random":
+        weights = RandomWeights()
+    if isinstance(weights, str):
+        raise ValueError(
+            f"weights must be 'random' or RandomWeights(...), got {weights!r}; trained weights are loaded "
+            f"from their files when weights is not given"
+        )
+    if not isinstance(weights, RandomWeights):
+        raise TypeError(f"weights must be 'random' or RandomWeights(...), got {type(weights).__name__}")
+    if not isinstance(preset, Preset):
+        raise ValueError(
+            f"random weights need the shape of a preset: attach_vision(name, weights='random') with one of "
+            f"{', '.join(names())}"
+        )
+    trio = RandomTrio(architecture=preset.architecture, settings=weights, device=device, dtype=dtype)
+    layers = "" if weights.n_layers is None else f", {weights.n_layers} layers"
+    return replace(
+        preset,
+        name=f"{preset.name} (random weights, seed {weights.seed}{layers})",
+        language_model=lambda **_placement: trio.language_model(),
+        vision=trio.vision,
+        projection=trio.projection,
+    )
+
+
 def load_language_model(
     name: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
 ) -> tuple[nn.Module, Any]:
@@ -82,21 +118,11 @@ def load_language_model(
         FileNotFoundError: the model or its tokenizer is not there; says where it was looked for.
         ValueError: the weights are damaged or not all there.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    needed = "config.json, *.safetensors and the tokenizer"
-
-    options: dict[str, Any] = {"device_map": device} if device is not None else {}
+    needed = "config.json, *.safetensors (or pytorch_model.bin) and the tokenizer"
     try:
-        load: Any = AutoModelForCausalLM.from_pretrained
-        model, info = load(
-            name,
-            local_files_only=True,
-            dtype=dtype or "auto",
-            attn_implementation="eager",
-            output_loading_info=True,
-            **options,
-        )
+        model, info = load_causal_lm(name, device=device, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
         raise _absent("language model", str(name), needed) from error
@@ -105,7 +131,7 @@ def load_language_model(
     _check_complete(f"language model {str(name)!r}", info)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one of nothing when its files lack
         raise _absent("tokenizer of", str(name), needed)
-    return model.eval().requires_grad_(False), tokenizer
+    return model, tokenizer
 
 
 def load_vision(name: str) -> VisionEncoder:
@@ -203,6 +229,51 @@ def _tiny_language_model(**_placement: Any) -> tuple[nn.Module, Any]:
     return tiny.load_language_model()
 
 
+def _tiny_config() -> Any:
+    from transformers import GPTJConfig
+
+    return GPTJConfig.from_pretrained(tiny.FOLDER / "language", local_files_only=True)
+
+
+def _tiny_vision() -> nn.Module:
+    from timm.models.beit import Beit
+
+    return Beit(**tiny.read_vision_config()["beit"])
+
+
+def _tiny_linear() -> nn.Module:
+    return nn.Linear(tiny.read_vision_config()["beit"]["embed_dim"], _tiny_config().n_embd)
+
+
+def _gpt_j_config() -> Any:
+    """GPT-J-6B's sizes are the defaults; the ends of texts are those of the stand-in tokenizer."""
+    from transformers import GPTJConfig
+
+    return GPTJConfig(bos_token_id=0, eos_token_id=0, tie_word_embeddings=False)
+
+
+def _beit_large(*, shared_bias: bool) -> nn.Module:
+    from transformers import BeitConfig
+
+    config = BeitConfig(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        layer_scale_init_value=1e-5,
+        use_relative_position_bias=not shared_bias,
+        use_shared_relative_position_bias=shared_bias,
+        use_mean_pooling=True,
+    )
+    return timm_beit(config)
+
+
+def _untrained(name: str) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, pretrained=False)
+
+
 _VISIONS: dict[str, Callable[[], VisionEncoder]] = {
     "tiny": tiny.load_vision,
     "beit-large": lambda: _huggingface_beit("microsoft/beit-large-patch16-224-pt22k"),
@@ -214,12 +285,25 @@ _VISIONS: dict[str, Callable[[], VisionEncoder]] = {
 }
 
 
-def _limber(name: str, vision: str, folder: str) -> Preset:
+def _limber(name: str, vision: str, folder: str, architecture: Architecture) -> Preset:
     return Preset(
         name=name,
         language_model=_gpt_j,
         vision=lambda: load_vision(vision),
         projection=lambda: _limber_projection(folder),
+        architecture=architecture,
+    )
+
+
+def _gpt_j_with(
+    vision: Callable[[], nn.Module], preprocessing: Preprocessing, *, d_vision: int, positions: int = 1
+) -> Architecture:
+    """GPT-J-6B behind an encoder; each of its vectors becomes `positions` soft prompts."""
+    return Architecture(
+        language_model=_gpt_j_config,
+        vision=vision,
+        projection=lambda: nn.Linear(d_vision, positions * 4096),
+        preprocessing=preprocessing,
     )
 
 
@@ -231,10 +315,36 @@ _PRESETS = {
             language_model=_tiny_language_model,
             vision=tiny.load_vision,
             projection=tiny.load_projection,
+            architecture=Architecture(
+                language_model=_tiny_config,
+                vision=_tiny_vision,
+                projection=_tiny_linear,
+                preprocessing=Preprocessing(height=48, width=48),
+            ),
         ),
-        _limber("gpt-j-limber-beit", "beit-large", "beit_linear"),
-        _limber("gpt-j-limber-beit-ft", "beit-large-ft", "beit_ft_linear"),
-        _limber("gpt-j-limber-clip", "clip-rn50x16", "clip_linear"),
-        _limber("gpt-j-limber-nf-resnet50", "nf-resnet50", "nfrn50_4096_linear"),
+        _limber(
+            "gpt-j-limber-beit",
+            "beit-large",
+            "beit_linear",
+            _gpt_j_with(lambda: _beit_large(shared_bias=True), _BEIT, d_vision=1024),
+        ),
+        _limber(
+            "gpt-j-limber-beit-ft",
+            "beit-large-ft",
+            "beit_ft_linear",
+            _gpt_j_with(lambda: _beit_large(shared_bias=False), _BEIT, d_vision=1024),
+        ),
+        _limber(
+            "gpt-j-limber-clip",
+            "clip-rn50x16",
+            "clip_linear",
+            _gpt_j_with(lambda: _untrained("resnet50x16_clip"), _CLIP, d_vision=3072),
+        ),
+        _limber(
+            "gpt-j-limber-nf-resnet50",
+            "nf-resnet50",
+            "nfrn50_4096_linear",
+            _gpt_j_with(lambda: PooledGrid(_untrained("nf_resnet50")), _NF_RESNET, d_vision=2048, positions=2),
+        ),
     )
 }

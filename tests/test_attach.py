@@ -176,7 +176,7 @@ def test_an_encoder_without_known_preprocessing(parts):
 
 
 def test_another_release_of_transformer_lens(parts, monkeypatch):
-    monkeypatch.setattr(host, "version", lambda _name: "2.18.0")
+    monkeypatch.setattr("lens_multimodal.model.host.accepting.version", lambda _name: "2.18.0")
     with pytest.raises(RuntimeError, match=r"transformer-lens 2\.18\.0 is installed"):
         attach_vision(random_language_model("gpt-j"), **parts)
 
