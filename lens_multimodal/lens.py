@@ -1,10 +1,11 @@
 """A language model with eyes."""
 
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import pandas as pd
 import torch
@@ -22,6 +23,9 @@ from lens_multimodal.model.images import Picture, as_picture, as_pictures
 from lens_multimodal.model.projection import Projection
 from lens_multimodal.model.virtual_tokens import VirtualTokens
 from lens_multimodal.model.vision import VisionEncoder
+
+if TYPE_CHECKING:
+    import lens_multimodal.display.neuron_card
 
 PROMPT = "A picture of"
 """LiMBeR's and the paper's text after the image."""
@@ -241,18 +245,21 @@ class VisionLens:
 
     # --- neurons -----------------------------------------------------------------------------------------
 
-    def prompt_before(self, image: Picture, word: str, text: str = PROMPT, *, max_new_tokens: int = 20) -> ImagePrompt:
+    def prompt_before(
+        self, image: Picture, word: str | int, text: str = PROMPT, *, max_new_tokens: int = 20
+    ) -> ImagePrompt:
         """The image, `text` and the model's own caption up to, not including, `word`: where `word` is predicted.
 
+        Args: word: a string that is one token, or a token id.
         Raises: ValueError if the caption does not say `word`, or `word` is not one token.
         """
-        target = self.token_id(word)
+        target = self.token_id(word) if isinstance(word, str) else word
         prompt = self.prompt(image, text)
         (ids,) = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.stop_ids)
         if target not in ids:
             raise ValueError(
-                f"the caption {self._decode(ids)!r} does not say {word!r}; give the words before it yourself: "
-                f"lens.prompt(image, 'A picture of a')"
+                f"the caption {self._decode(ids)!r} does not say {self._word(target)!r}; give the words before it "
+                f"yourself: lens.prompt(image, 'A picture of a')"
             )
         return self._assemble([[prompt.spans[0][0].image, text, ids[: ids.index(target)]]], None)
 
@@ -282,8 +289,7 @@ class VisionLens:
         Raises: ValueError, TypeError as the parts; for a prompt without image positions.
         """
         if not isinstance(image, ImagePrompt):
-            word = target if isinstance(target, str) else self._word(target)
-            image = self.prompt_before(image, word)
+            image = self.prompt_before(image, target)
         if not len(image.row(0).spans[0]):
             raise ValueError("this prompt holds no image, so no neuron can be attributed to one")
         token = self.token_id(target) if isinstance(target, str) else target
@@ -296,7 +302,37 @@ class VisionLens:
         decoded = decode_neurons(self.model, found)[["layer", "neuron", "tokens", "interpretable"]]
         table = found.merge(decoded, on=["layer", "neuron"], how="left", validate="one_to_one")
         table.attrs.update(found.attrs)
-        return table.drop(columns=["target", "rank"])
+        from lens_multimodal.display.neuron_table import neuron_table
+
+        return neuron_table(table.drop(columns=["target", "rank"]), image, self)
+
+    def show(
+        self,
+        neuron: Any,
+        *,
+        image: Picture | ImagePrompt | None = None,
+        target: str | int | None = None,
+        pictures: Sequence[Picture] | None = None,
+    ) -> "lens_multimodal.display.neuron_card.NeuronCard":
+        """Everything about one neuron on a card: receptive field, words, attribution, ablation, sample pictures.
+
+        Args:
+            neuron: `(layer, neuron)`, or a row of a table of neurons (`found.iloc[0]`).
+            image: a picture or a prompt of one row, as in `neurons`; None takes the sample picture on which the neuron
+                is most active.
+            target: as in `neurons`; None takes the word of the model's own caption that the neuron raises most, or,
+                for a prompt, the most likely next token.
+            pictures: to look for activity in; None takes 24 of the embedded scenes.
+
+        Returns:
+            A card with its data as attributes, shown as HTML in notebooks, with `save_html(path)` and figures.
+
+        Raises: ValueError, TypeError as `neurons`; for a neuron that does not exist, or an image without a patch grid.
+        Cost: one forward pass for each sample picture, three for the card, one backward pass for each candidate word.
+        """
+        from lens_multimodal.display.make_card import neuron_card
+
+        return neuron_card(self, neuron, image=image, target=target, pictures=pictures)
 
     # --- tokens ------------------------------------------------------------------------------------------
 
@@ -384,6 +420,11 @@ class VisionLens:
     ) -> None:
         self.detach()
 
+    def _repr_html_(self) -> str:
+        from lens_multimodal.display.lens_view import lens_html
+
+        return lens_html(self)
+
     def __repr__(self) -> str:
         s = self.shape
         return (
@@ -400,7 +441,7 @@ class VisionLens:
         pieces: list[list[Piece]] = [
             [bos, *(self.encode(piece) if isinstance(piece, str) else piece for piece in row)] for row in rows
         ]
-        prompt = assemble(pieces, pad_id=self._pad_id(), device=host.device(self.model))
+        prompt = assemble(pieces, pad_id=self._pad_id(), device=host.device(self.model), made_by=weakref.ref(self))
         if prompt.tokens.shape[1] > self.shape.n_ctx:
             raise ValueError(
                 f"the prompt has {prompt.tokens.shape[1]} positions, more than the model's context of "

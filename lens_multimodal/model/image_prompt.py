@@ -1,7 +1,8 @@
 """A prompt of images and text as plain token ids, and where in it each image patch sits."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -54,6 +55,8 @@ class ImagePrompt:
     attention_mask: Int[Tensor, "batch pos"]
     spans: tuple[tuple[ImageSpan, ...], ...]
     """For each row, its images in order."""
+    made_by: Callable[[], Any] | None = field(default=None, repr=False)
+    """Gives the lens that made it, or None once that is gone: a weak reference, for the representation only."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -122,10 +125,22 @@ class ImagePrompt:
                     ImageSpan(image=s.image, start=s.start - padding, stop=s.stop - padding) for s in self.spans[index]
                 ),
             ),
+            made_by=self.made_by,
         )
 
+    def _repr_html_(self) -> str:
+        from lens_multimodal.display.prompt_view import prompt_html
 
-def assemble(rows: Sequence[Sequence[Piece]], *, pad_id: int, device: torch.device) -> ImagePrompt:
+        return prompt_html(self)
+
+
+def assemble(
+    rows: Sequence[Sequence[Piece]],
+    *,
+    pad_id: int,
+    device: torch.device,
+    made_by: Callable[[], Any] | None = None,
+) -> ImagePrompt:
     """Lay out rows of pieces as one left-padded batch of token ids.
 
     Raises: ValueError for no row or an empty row.
@@ -151,6 +166,7 @@ def assemble(rows: Sequence[Sequence[Piece]], *, pad_id: int, device: torch.devi
             tokens=torch.tensor([[pad_id] * (length - len(r)) + r for r in ids], device=device),
             attention_mask=torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in ids], device=device),
             spans=tuple(spans),
+            made_by=made_by,
         )
 
 
