@@ -1,0 +1,109 @@
+"""All commands in one application, and how it ends: exit codes and errors."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from lens_multimodal.cli import ablate, caption, decode, experiments, explore, info, neurons, patch, train
+
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+
+COMMANDS: tuple[Callable[..., Any], ...] = (
+    caption.caption,
+    neurons.neurons,
+    decode.decode,
+    ablate.ablate,
+    patch.patch,
+    train.train,
+    experiments.reproduce,
+    experiments.report,
+    explore.explore,
+    info.info,
+)
+
+WITHOUT_ARGUMENTS = (experiments.reproduce, explore.explore, info.info)
+"""Commands that do something when nothing is given; the others show their help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 an error of ours in one line on stderr, 2 wrong usage, 130 interrupted.
+
+    Args: arguments: of the command line, without the program's name; None takes the process's own.
+    Raises: SystemExit always, or with `--debug` whatever the command raised.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own = given[: given.index("--")] if "--" in given else given
+    debug = "--debug" in own
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                _quiet()
+            application()(args=[a for a in own if a != "--debug"] + given[len(own) :], prog_name="lens-multimodal")
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(f"error: {one_line(error)}", err=True)
+        sys.exit(EXIT_ERROR)
+    sys.exit(0)
+
+
+def application() -> typer.Typer:
+    """The commands as one Typer application; errors of a command go through to the caller."""
+    app = typer.Typer(
+        name="lens-multimodal",
+        help="See how a text-only transformer sees: captions, multimodal neurons, ablation, activation patching.",
+        epilog="Without --model every command uses the tiny trio inside the package. To begin: "
+        "[bold]lens-multimodal caption picture.png[/bold]",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_common)
+    for command in COMMANDS:
+        app.command(no_args_is_help=command not in WITHOUT_ARGUMENTS)(command)
+    return app
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, on one line; what no use of the command should cause is called a bug."""
+    message = " ".join(str(error).split())
+    if message and isinstance(error, (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)):
+        return message
+    return (
+        f"{type(error).__name__} {message}: this is a bug of lens_multimodal; run the command again with --debug and "
+        f"report what it prints"
+    )
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        from lens_multimodal import __version__
+
+        typer.echo(f"lens_multimodal {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+def _common(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; goes anywhere.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+def _quiet() -> None:
+    """Keep other libraries' advice to programmers off the screen of someone who typed a command."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+
+
+def _show_warning(message: Warning | str, *_where: Any) -> None:
+    typer.echo(f"warning: {' '.join(str(message).split())}", err=True)

@@ -1,0 +1,82 @@
+"""`reproduce` and `report`: the paper's experiments over a data set."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lens_multimodal.cli import options
+
+
+def reproduce(
+    data: Annotated[
+        Path | None, typer.Argument(help="A folder in COCO's format; without it, the scenes inside the package.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for rows, tables and the report.")] = Path(
+        "out/reproduction"
+    ),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Name of an experiment; may be repeated. Without it, all.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pictures only.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    settings: Annotated[
+        Path | None, typer.Option(help="JSON file: for each experiment its settings, others keep the paper's.")
+    ] = None,
+    model: options.Model = None,
+    vision: options.Vision = None,
+    projection: options.ProjectionFile = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> None:
+    """Run the paper's experiments and write a report; interrupted, the same command continues.
+
+    [bold]Examples[/bold]
+
+    lens-multimodal reproduce --limit 20
+
+    lens-multimodal reproduce coco/val2017 --only causal --only discovery --out out/coco
+
+    accelerate launch -m lens_multimodal reproduce coco --model gpt-j-limber-beit --dtype bfloat16
+    """
+    from lens_multimodal import experiments
+
+    given = None if settings is None else read_settings(settings)
+    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    results: Any = experiments.reproduce(
+        lens, data=data, only=only or None, limit=limit, out=out, seed=seed, settings=given
+    )
+    typer.echo(f"report: {results.html}")
+
+
+def report(
+    out: Annotated[Path, typer.Argument(help="Folder that `reproduce` wrote.")],
+) -> None:
+    """Write the report again from the tables of a finished run.
+
+    [bold]Example[/bold]
+
+    lens-multimodal report out/reproduction
+    """
+    from lens_multimodal import experiments
+
+    typer.echo(f"report: {experiments.write_report(out)}")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON, or not an object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no settings at {str(path)!r}; expected a JSON file")
+    try:
+        value = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(path)!r} holds a {type(value).__name__}, expected an object of settings")
+    return value

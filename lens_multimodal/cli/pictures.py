@@ -1,0 +1,43 @@
+"""Pictures as people name them: files, folders, patterns."""
+
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Pictures = Annotated[
+    list[str],
+    typer.Argument(metavar="PICTURES...", help="Pictures, folders of pictures, or patterns such as 'photos/*.jpg'."),
+]
+
+
+def find_pictures(given: Sequence[str]) -> list[Path]:
+    """The picture files behind paths, folders (with their subfolders) and patterns, each once, in the order given.
+
+    Raises:
+        FileNotFoundError: a path or pattern that matches nothing.
+        ValueError: a folder without pictures.
+    """
+    found = [path for name in given for path in _expand(name)]
+    return list(dict.fromkeys(found))
+
+
+def _expand(name: str) -> list[Path]:
+    from lens_multimodal.data.folders import ENDINGS
+
+    path = Path(name)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+        if not inside:
+            raise ValueError(f"no picture in the folder {name!r}: looked for {', '.join(sorted(ENDINGS))}")
+        return inside
+    if has_magic(name):
+        matches = [Path(match) for match in sorted(glob(name, recursive=True)) if Path(match).is_file()]
+        if not matches:
+            raise FileNotFoundError(f"no picture matches {name!r}")
+        return matches
+    raise FileNotFoundError(f"no picture or folder at {name!r}")

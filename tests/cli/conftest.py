@@ -1,0 +1,59 @@
+"""The command line called in-process, and a picture with a word that the trio says of it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from lens_multimodal import VisionLens, attach_vision
+from lens_multimodal.cli import main
+from lens_multimodal.tiny import scenes_folder
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Said(NamedTuple):
+    picture: Path
+    word: str
+    caption: str
+
+
+@pytest.fixture
+def run(capsys) -> Callable[..., Ended]:
+    def run_command(*arguments: object) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return Ended(ended.value.code or 0, captured.out, captured.err)
+
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def lens() -> Iterator[VisionLens]:
+    opened = attach_vision()
+    yield opened
+    opened.detach()
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[Path]:
+    return sorted((scenes_folder() / "images").iterdir())[:12]
+
+
+@pytest.fixture(scope="session")
+def said(lens, pictures) -> Said:
+    """The first picture whose caption says a word after at least one other."""
+    for picture in pictures:
+        caption = lens.caption(picture)
+        ids = lens.encode(" " + caption)[1:]
+        for token in ids:
+            word = lens.decode([token])
+            if word.startswith(" ") and word.strip().isalpha() and lens.encode(word) == [token]:
+                return Said(picture, word.strip(), caption)
+    raise AssertionError("the trio says no word of two tokens and more")

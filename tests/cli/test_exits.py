@@ -1,0 +1,192 @@
+"""Exit codes, one-line errors, help."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lens_multimodal.cli import main
+from lens_multimodal.cli.app import COMMANDS, one_line
+
+NAMES = [command.__name__ for command in COMMANDS]
+
+
+@pytest.fixture
+def one_error(run):
+    """The message of a command that has to fail in the way a user is told of."""
+
+    def failing(*arguments: object) -> str:
+        ended = run(*arguments)
+        assert (ended.code, ended.out) == (1, "")
+        assert re.fullmatch(r"error: [^\n]+\n", ended.err), ended.err
+        assert "bug" not in ended.err
+        return ended.err
+
+    return failing
+
+
+def test_the_commands():
+    expected = "caption neurons decode ablate patch train reproduce report explore info"
+    assert expected.split() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_has_examples(run, name):
+    ended = run(name, "--help")
+    assert ended.code == 0
+    assert f"lens-multimodal {name}" in ended.out
+    assert "Example" in ended.out
+
+
+def test_version_and_general_help(run):
+    from lens_multimodal import __version__
+
+    assert run("--version") == (0, f"lens_multimodal {__version__}\n", "")
+    ended = run("--help")
+    assert ended.code == 0
+    assert all(name in ended.out for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["caption", "x.png", "--nonsense"],
+        ["neurons", "x.png"],
+        ["caption", "x.png", "--max-new-tokens", "0"],
+        ["caption", "x.png", "--format", "xlsx"],
+        ["caption", "x.png", "--dtype", "int8"],
+        ["decode", "3.1", "--picture", "x.png"],
+        ["ablate", "x.png", "-w", "dog", "--top", "3", "--neurons", "3.1"],
+        ["patch", "x.png", "-w", "dog"],
+        ["explore", "--port", "70000"],
+        ["reproduce", "--limit", "0"],
+    ],
+)
+def test_wrong_usage_ends_with_2(run, arguments):
+    ended = run(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Usage" in ended.err
+
+
+def test_pictures_that_are_not_there(one_error, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no picture or folder at 'nowhere.png'" in one_error("caption", "nowhere.png")
+    assert "no picture matches" in one_error("caption", tmp_path / "*.png")
+    assert "no picture in the folder" in one_error("caption", tmp_path / "empty")
+
+
+def test_a_file_that_is_no_picture(one_error, run, pictures, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    assert "broken.png" in one_error("caption", broken)
+    ended = run("caption", broken, pictures[0], "--keep-going", "-f", "json")
+    assert ended.code == 1
+    assert [row["picture"] for row in json.loads(ended.out)] == [str(pictures[0])]
+    assert "left out" in ended.err
+    assert "broken.png" in ended.err
+
+
+def test_words(one_error, pictures):
+    assert "does not say ' zebra'" in (message := one_error("neurons", pictures[0], "-w", "zebra")) or (
+        "tokens" in message
+    )
+    assert "expected one" in one_error("neurons", pictures[0], "-w", "unquestionably not a word", "--text", "A")
+
+
+def test_neurons(one_error, pictures, tmp_path):
+    assert "layer.neuron such as 3.120, got 'three'" in one_error("decode", "three")
+    assert "outside the model's" in one_error("decode", "99.1")
+    assert "expected neurons" in one_error("ablate", pictures[0], "-w", "dog", "--text", "A", "-n", ",")
+    for name, content, words in (
+        ("a.csv", "layer,unit\n1,2\n", "no columns layer and neuron, only layer, unit"),
+        ("a.csv", "layer,neuron\n1,x\n", "expected integers"),
+        ("a.csv", "layer,neuron\n", "expected integers"),
+        ("a.json", "{", "damaged"),
+        ("a.parquet", "PAR1", "damaged"),
+        ("a.txt", "3.120", "expected a table of neurons in .parquet, .json, .csv"),
+    ):
+        (tmp_path / name).write_text(content)
+        assert words in one_error("decode", "--neurons-from", tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[1]", "holds a list, expected an object"),
+        ("{", "is not JSON"),
+        ('{"step": 3}', "unknown settings step; there are steps, batch_size"),
+        ('{"steps": "many"}', "steps is 'many', expected int"),
+        ('{"steps": true}', "expected int"),
+        ('{"steps": 0}', "steps must be at least 1"),
+        ('{"learning_rate": NaN}', "learning_rate"),
+        ('{"precision": "fp8"}', "precision must be no, bf16 or fp16"),
+    ],
+)
+def test_settings_of_training(one_error, tmp_path, content, words):
+    (tmp_path / "settings.json").write_text(content)
+    message = one_error("train", tmp_path, "-o", tmp_path / "run", "--settings", tmp_path / "settings.json")
+    assert words in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_are_not_there(one_error, pictures):
+    assert "no language model 'no-such-model'" in one_error(
+        "caption", pictures[0], "--model", "no-such-model", "--vision", "tiny", "--projection", "x.ckpt"
+    )
+    assert "no projection at 'x.ckpt'" in one_error("caption", pictures[0], "--projection", "x.ckpt")
+    assert "`lens-multimodal info` lists the devices" in one_error("caption", pictures[0], "--device", "abacus")
+
+
+def test_a_format_that_the_file_name_does_not_say(one_error, tmp_path):
+    assert "does not say which format" in one_error("info", "--no-hooks", "-o", tmp_path / "table.docx")
+
+
+def test_debug_shows_where_it_happened(capsys):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+        main(["caption", "nowhere.png", "--debug"])
+    assert capsys.readouterr().err == ""
+
+
+def test_what_no_user_can_cause_is_called_a_bug():
+    assert one_line(ValueError("two\nlines")) == "two lines"
+    assert "this is a bug of lens_multimodal; run the command again with --debug" in one_line(KeyError("x"))
+    assert "this is a bug" in one_line(ValueError())
+
+
+def test_as_a_module_with_a_traceback_only_on_demand():
+    plain = _run("caption", "nowhere.png")
+    assert (plain.returncode, plain.stderr) == (1, "error: no picture or folder at 'nowhere.png'\n")
+    debug = _run("caption", "nowhere.png", "--debug")
+    assert debug.returncode == 1
+    assert "Traceback" in debug.stderr
+
+
+def test_help_waits_for_nothing_heavy():
+    code = """
+import sys
+from lens_multimodal.cli import main
+for arguments in (["--help"], ["caption", "--help"], ["train", "--help"], ["--version"]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+heavy = {"torch", "numpy", "pandas", "plotly", "transformers", "transformer_lens", "timm"} & set(sys.modules)
+sys.exit(" ".join(sorted(heavy)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT, check=False)
+    assert done.returncode == 0, f"imported for the help alone: {done.stderr}"
+
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lens_multimodal", *arguments],
+        capture_output=True, text=True, cwd=_ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
