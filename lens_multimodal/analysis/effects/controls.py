@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from lens_multimodal.analysis.effects.bootstrap import bootstrap_interval
-from lens_multimodal.analysis.effects.prediction import compare, effect_of, prediction, prediction_targets
+from lens_multimodal.analysis.effects.prediction import effect_of, effects_of
 from lens_multimodal.hooks.neurons import Neurons, random_neurons_like
 from lens_multimodal.model import host
 
@@ -61,14 +61,10 @@ def effects_against_random(
     for number, case in enumerate(cases):
         neurons = neurons_of(case)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        before = prediction(model, case.tokens, [], None, -1)
-        targets = prediction_targets(case.target, before)
-        for draw in range(n_random + 1):
-            chosen = draw == 0
-            drawn = neurons if chosen else random_neurons_like(neurons, model, generator)
-            after = prediction(model, case.tokens, intervene(drawn, case), None, -1)
-            row = compare(before, after, targets).table()
-            rows.append(row.assign(name=case.name, case=number, chosen=chosen, draw=draw))
+        draws = [neurons, *(random_neurons_like(neurons, model, generator) for _ in range(n_random))]
+        effects = effects_of(model, case.tokens, (intervene(drawn, case) for drawn in draws), case.target)
+        for draw, effect in enumerate(effects):
+            rows.append(effect.table().assign(name=case.name, case=number, chosen=draw == 0, draw=draw))
     if not rows:
         raise ValueError("no prompts to measure effects over")
     return pd.concat(rows, ignore_index=True)

@@ -7,7 +7,7 @@ as many random neurons of the same layers, compare the target's probability over
     effect.relative_probability_change          # -0.8: the intervention took 80 % of the target's probability
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -85,14 +85,36 @@ def effect_of(
     Raises: ValueError for targets outside the vocabulary, a position outside, no hooks or unknown hook names;
         FloatingPointError if a distribution is not finite (overflow in a half-precision model, for example).
     """
-    if not hooks:
+    return effects_of(model, tokens, [hooks], target, attention_mask=attention_mask, read_pos=read_pos)[0]
+
+
+def effects_of(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch pos"],
+    interventions: Iterable[Sequence[host.NamedHook]],
+    target: int | Tensor,
+    *,
+    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    read_pos: int = -1,
+) -> list[Effect]:
+    """`effect_of` for several interventions on the same prompts, which share the pass without any.
+
+    Args: interventions: one list of hooks for each; further settings and errors as in `effect_of`.
+    """
+    listed = list(interventions)
+    if not listed or not all(listed):
         raise ValueError("no hooks given: there is no intervention to measure")
-    before = prediction(model, tokens, [], attention_mask, read_pos)
-    after = prediction(model, tokens, hooks, attention_mask, read_pos)
-    return compare(before, after, prediction_targets(target, before))
+    targets = _targets(target, len(tokens), host.w_u(model))
+    for hooks in listed:
+        host.check_hook_names(model, [name for name, _ in hooks])
+    before = _prediction(model, tokens, [], attention_mask, read_pos)
+    return [
+        _compare(before, _prediction(model, tokens, hooks, attention_mask, read_pos), targets.to(before.device))
+        for hooks in listed
+    ]
 
 
-def prediction(
+def _prediction(
     model: nn.Module,
     tokens: Tensor,
     hooks: Sequence[host.NamedHook],
@@ -114,18 +136,18 @@ def prediction(
     return logits
 
 
-def prediction_targets(target: int | Tensor, logits: Tensor) -> Tensor:
-    batch, d_vocab = logits.shape
+def _targets(target: int | Tensor, batch: int, w_u: Float[Tensor, "d_model d_vocab"]) -> Int[Tensor, " batch"]:
     if isinstance(target, Tensor) and target.shape != (batch,):
         raise ValueError(f"expected one target or one for each of {batch} prompts, got shape {list(target.shape)}")
-    targets = torch.as_tensor(target, device=logits.device).expand(batch)
+    targets = torch.as_tensor(target).expand(batch)
+    d_vocab = w_u.shape[1]
     outside = targets[(targets < 0) | (targets >= d_vocab)]
     if len(outside):
         raise ValueError(f"target {int(outside[0])} is outside the vocabulary of {d_vocab} (0 to {d_vocab - 1})")
     return targets.long()
 
 
-def compare(before: Tensor, after: Tensor, targets: Tensor) -> Effect:
+def _compare(before: Tensor, after: Tensor, targets: Tensor) -> Effect:
     log_before, log_after = before.log_softmax(-1), after.log_softmax(-1)
 
     def at_target(values: Tensor) -> Tensor:
