@@ -1,6 +1,24 @@
 """The paper's experiments, each as rows per picture, streamed, resumed, summarised and reported."""
 
 from lens_multimodal.experiments.experiment import Context, Drawing, Experiment, Summary
+from lens_multimodal.experiments.registry import EXPERIMENTS
+from lens_multimodal.experiments.report import write_report
+from lens_multimodal.experiments.reproduce import reproduce
+from lens_multimodal.experiments.results import Results
 from lens_multimodal.experiments.seeds import generator_for
+from lens_multimodal.experiments.stream import DiskFull, Pace, SettingsChanged
 
-__all__ = ["Context", "Drawing", "Experiment", "Summary", "generator_for"]
+__all__ = [
+    "EXPERIMENTS",
+    "Context",
+    "DiskFull",
+    "Drawing",
+    "Experiment",
+    "Pace",
+    "Results",
+    "SettingsChanged",
+    "Summary",
+    "generator_for",
+    "reproduce",
+    "write_report",
+]

@@ -65,7 +65,7 @@ class Causal:
     tables = ("ablations", "captions")
     settings = CausalSettings
 
-    def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
+    def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:  # noqa: ARG002
         picture: PictureState = context.picture
         tried = trials(context.lens.model, picture, context.settings, context.seed)
         if not tried:

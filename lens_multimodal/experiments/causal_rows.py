@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lens_multimodal.analysis.selection import wide
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model import generation, host
+from lens_multimodal.model import host
 from lens_multimodal.model.image_prompt import ImagePrompt
 
 
@@ -32,6 +32,15 @@ class Reading:
     @property
     def probability(self) -> Float[Tensor, "row token"]:
         return self.log_probability.exp()
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Reading]") -> "Reading":
+        """The rows of several readings, one after the other."""
+        return cls(
+            logit=torch.cat([part.logit for part in parts]),
+            log_probability=torch.cat([part.log_probability for part in parts]),
+            rank=torch.cat([part.rank for part in parts]),
+        )
 
 
 def read_without(
@@ -51,20 +60,33 @@ def read_without(
         positions: where neurons are set to zero.
     Raises: FloatingPointError for logits that are not finite.
     """
-    at = [pos for pos, _ in reads]
+    return Reading.joined(
+        [
+            read_logits(model, tokens[rows], reads, zero_rows(without[rows], model, positions=positions))
+            for rows in _batches(len(tokens), batch_size)
+        ]
+    )
+
+
+def read_logits(
+    model: nn.Module,
+    tokens: Int[Tensor, "row prompt_pos"],
+    reads: Sequence[tuple[int, int]],
+    hooks: Sequence[host.NamedHook],
+) -> Reading:
+    """One forward pass with any hooks, read as in `read_without`."""
     ids = torch.tensor([token for _, token in reads], device=tokens.device)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rows in _batches(len(tokens), batch_size):
-        hooks = zero_rows(without[rows], model, positions=positions)
-        with torch.no_grad(), host.fired_hooks(model, hooks):
-            logits = wide(host.logits_of(model, tokens[rows])[:, at])
-        if not bool(logits.isfinite().all()):
-            raise FloatingPointError(f"logits are not finite in {logits.dtype}; run the model in float32 or bfloat16")
-        chosen = logits.gather(-1, ids.expand(len(logits), -1)[..., None])
-        log_probability = logits.log_softmax(-1).gather(-1, ids.expand(len(logits), -1)[..., None])
-        parts.append((chosen[..., 0], log_probability[..., 0], (logits > chosen).sum(-1)))
-    logit, log_probability, rank = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-    return Reading(logit=logit, log_probability=log_probability, rank=rank)
+    with torch.no_grad(), host.fired_hooks(model, hooks):
+        logits = wide(host.logits_of(model, tokens)[:, [pos for pos, _ in reads]])
+    if not bool(logits.isfinite().all()):
+        raise FloatingPointError(f"logits are not finite in {logits.dtype}; run the model in float32 or bfloat16")
+    index = ids.to(logits.device).expand(len(logits), -1)[..., None]
+    chosen = logits.gather(-1, index)
+    return Reading(
+        logit=chosen[..., 0].cpu(),
+        log_probability=logits.log_softmax(-1).gather(-1, index)[..., 0].cpu(),
+        rank=(logits > chosen).sum(-1).cpu(),
+    )
 
 
 def captions_without(

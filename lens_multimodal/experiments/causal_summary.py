@@ -23,12 +23,12 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
             title="Probability of the noun without its neurons",
             caption=(
                 f"Relative change of a noun's probability (-1: all of it is gone) when the N neurons of largest "
-                f"attribution, or as many random neurons of the same layers, are zero at the image positions; mean over "
-                f"{n} pictures and 95 % bootstrap interval over pictures. The control ends where a layer has too few "
-                f"other neurons."
+                f"attribution, or as many random neurons of the same layers, are zero at the image positions; mean "
+                f"over {n} pictures and 95 % bootstrap interval over pictures. The control ends where a layer has too "
+                f"few other neurons."
             ),
             n_pictures=n,
-            verdict=_verdict(curve, paired),
+            verdict=_verdict(own, paired, seed),
             paper_keys=_paper_keys(curve),
             drawing=Drawing(
                 kind="curve",
@@ -106,22 +106,24 @@ def _captions(captions: pd.DataFrame, seed: int) -> Summary:
     )
 
 
-def _verdict(curve: pd.DataFrame, paired: pd.DataFrame) -> str:
-    """At the largest number of neurons that has a control."""
-    if not len(paired):
+def _verdict(own: pd.DataFrame, paired: pd.DataFrame, seed: int) -> str:
+    """At the largest number of neurons for which at least half of the pictures have a control; over those pictures."""
+    enough = paired[paired["n"] >= max(2, paired["n"].max() / 2)]
+    if not len(enough):
         return ""
-    last = paired.iloc[-1]
+    last = enough.iloc[-1]
     count = int(last["n_neurons"])
-    at = curve[curve["n_neurons"] == count].set_index("neurons")
-    top, random = (in_words(*at.loc[kind, ["mean", "low", "high"]], percent=True) for kind in ("top", "random"))
-    above = is_above(last["low"], last["high"])
+    at = own[own["n_neurons"] == count]
+    at = at[at["image_id"].isin(at.loc[at["neurons"] == "random", "image_id"])]
+    means = interval_table(at, "relative_change", by=["neurons"], seed=seed).set_index("neurons")
+    top, random = (in_words(*means.loc[kind, ["mean", "low", "high"]], percent=True) for kind in ("top", "random"))
     said = {
-        False: "matter MORE than random neurons of the same layers",
-        True: "matter LESS than random neurons of the same layers",
+        False: "lower its probability MORE than random neurons of the same layers",
+        True: "lower its probability LESS than random neurons of the same layers",
         None: "are NOT distinguishable from random neurons of the same layers",
-    }[above]
+    }[is_above(last["low"], last["high"])]
     return (
-        f"The neurons of largest attribution {said}: without the top {count} a noun's probability changes by {top}, "
+        f"Ablated, the neurons of largest attribution for a noun {said}: without the top {count} it changes by {top}, "
         f"without {count} random ones by {random} (n = {int(last['n'])} pictures)."
     )
 

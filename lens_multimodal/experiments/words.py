@@ -25,19 +25,22 @@ HEADS_NEEDED = 2
 SHARE_NEEDED = 0.5
 LONGEST_PHRASE = 4
 
-_DETERMINERS = frozenset(
-    "a an the one two three four five six seven eight nine ten some several many his her its their this these those "
-    "another each every both".split()
-)
-_BOUNDARIES = frozenset(
-    "of in on at with near next to by under over above below behind beside between inside into onto from for is are "
-    "was were be has have that which who while as or and up down out off around through across along against during "
-    "without top there".split()
-)
-_NOT_THINGS = frozenset(
-    "picture photo photograph image view shot close closeup group couple bunch lot pair piece number set row line top "
-    "side front back bottom middle end left right way kind type variety background foreground scene day it there".split()
-)
+_DETERMINERS = frozenset({
+    "a", "an", "the", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "some",
+    "several", "many", "his", "her", "its", "their", "this", "these", "those", "another", "each", "every",
+    "both",
+})  # fmt: skip
+_BOUNDARIES = frozenset({
+    "of", "in", "on", "at", "with", "near", "next", "to", "by", "under", "over", "above", "below", "behind",
+    "beside", "between", "inside", "into", "onto", "from", "for", "is", "are", "was", "were", "be", "has",
+    "have", "that", "which", "who", "while", "as", "or", "and", "up", "down", "out", "off", "around", "through",
+    "across", "along", "against", "during", "without", "top", "there",
+})  # fmt: skip
+_NOT_THINGS = frozenset({
+    "picture", "photo", "photograph", "image", "view", "shot", "close", "closeup", "group", "couple", "bunch",
+    "lot", "pair", "piece", "number", "set", "row", "line", "top", "side", "front", "back", "bottom", "middle",
+    "end", "left", "right", "way", "kind", "type", "variety", "background", "foreground", "scene",
+})  # fmt: skip
 _IRREGULAR = {
     "men": "man", "women": "woman", "children": "child", "people": "person", "mice": "mouse", "geese": "goose",
     "feet": "foot", "teeth": "tooth", "knives": "knife", "wives": "wife", "leaves": "leaf", "loaves": "loaf",
@@ -45,7 +48,9 @@ _IRREGULAR = {
     "shoes": "shoe", "toes": "toe", "canoes": "canoe", "oxen": "ox", "skis": "ski", "movies": "movie",
     "cookies": "cookie", "zombies": "zombie", "pies": "pie", "ties": "tie", "taxis": "taxi",
 }  # fmt: skip
-_UNCHANGED = frozenset("sheep fish deer scissors glasses pants jeans shorts series species".split())
+_UNCHANGED = frozenset({
+    "sheep", "fish", "deer", "scissors", "glasses", "pants", "jeans", "shorts", "series", "species",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.selection import wide
+from lens_multimodal.experiments.experiment import Context
+from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.words import says
+from lens_multimodal.experiments.words_scores import bert_score, clip_score
 from lens_multimodal.model import host
 
 
@@ -50,11 +53,77 @@ class EmbeddingSpace:
         return precision, recall, 2 * precision * recall / (precision + recall) if both else 0.0
 
 
-def word_match(model: nn.Module, said: Sequence[int], names: Collection[str]) -> tuple[float, float]:
-    """Share of the said tokens that are one of some nouns, and share of the nouns that are said; NaN if there are none."""
-    if not said or not names:
+@dataclass(frozen=True, kw_only=True)
+class AgreementSettings:
+    """How decoded words are compared with a picture and what people say of it.
+
+    BERTScore and CLIPScore need models that this library does not bring: give the folder of one on this machine.
+
+    Raises: ValueError without a token to compare.
+    """
+
+    n_tokens: int = 50
+    """Different tokens that each source may say: the same for all, so that none profits from saying more."""
+    bertscore_model: str | None = None
+    """Folder of a Hugging Face text encoder."""
+    clipscore_model: str | None = None
+    """Folder of a Hugging Face CLIP model."""
+
+    def __post_init__(self) -> None:
+        if self.n_tokens < 1:
+            raise ValueError(f"n_tokens must be at least 1, got {self.n_tokens}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Agreement:
+    """How well tokens agree with one picture: its nouns as people and the model say them, its captions, itself."""
+
+    context: Context
+    picture: PictureState
+    settings: AgreementSettings
+    space: EmbeddingSpace
+
+    @classmethod
+    def of(cls, context: Context, settings: AgreementSettings) -> "Agreement":
+        """The agreement of a context's picture; the embedding space is made once in a process."""
+        space = context.once("embedding space", lambda: EmbeddingSpace.of(context.lens.model))
+        return cls(context=context, picture=context.picture, settings=settings, space=space)
+
+    def measures(self, tokens: Sequence[int]) -> dict[str, object]:
+        """All measures of some tokens.
+
+        Returns: `tokens` as text; for the nouns of people and of the model's caption the share of tokens that are one
+            (`..._hits`), the share of nouns that are said (`..._found`); `precision`, `recall`, `f1` of the embedding
+            match with people's nouns; `bertscore` with people's captions and `clipscore` with the picture, None
+            without their models.
+        """
+        strings = token_strings(self.context.lens.model, tokens)
+        human, said = self.picture.human_nouns, tuple(noun.name for noun in self.picture.nouns)
+        human_hits, human_found = word_match(strings, human)
+        said_hits, said_found = word_match(strings, said)
+        reference = [self.context.words.first_token(name) for name in human]
+        precision, recall, f1 = self.space.agreement(tokens, reference)
+        text = " ".join(string.strip() for string in strings)
+        return {
+            "tokens": strings,
+            "human_hits": human_hits,
+            "human_found": human_found,
+            "caption_hits": said_hits,
+            "caption_found": said_found,
+            "precision": precision,
+            "recall": recall,
+            "f1": f1,
+            "bertscore": bert_score(
+                text, self.picture.scene.captions, self.settings.bertscore_model, once=self.context.once
+            ),
+            "clipscore": clip_score(text, self.picture.image, self.settings.clipscore_model, once=self.context.once),
+        }
+
+
+def word_match(strings: Sequence[str], names: Collection[str]) -> tuple[float, float]:
+    """Share of tokens that are one of some nouns, and share of the nouns that are said; NaN if there are none."""
+    if not strings or not names:
         return float("nan"), float("nan")
-    strings = token_strings(model, said)
     hits = sum(says(string, names) for string in strings) / len(strings)
     found = sum(any(says(string, {name}) for string in strings) for name in names) / len(names)
     return hits, found

@@ -62,7 +62,8 @@ class Probe:
 
     def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
         prompt = context.lens.prompt(context.picture.image)
-        logits = context.lens.logits(prompt)[0, -1].float()
+        with torch.no_grad():
+            logits = context.lens.logits(prompt)[0, -1].float()
         generator = generator_for(context.seed, "probe", scene.id)
         drawn = torch.randint(0, context.lens.shape.d_mlp, (context.settings.draws,), generator=generator).tolist()
         time.sleep(context.settings.seconds)

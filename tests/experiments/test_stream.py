@@ -115,19 +115,21 @@ def test_killed_at_random_moments_and_started_again_the_tables_are_equal_to_the_
     lens: VisionLens, scenes: list[Scene], tmp_path: Path
 ) -> None:
     slow = ProbeSettings(seconds=0.02)
-    run(lens, scenes, tmp_path / "whole", probe=slow)
+    start = time.monotonic()
+    run(lens, scenes, tmp_path / "whole", probe=slow, pictures=2)
+    needed = time.monotonic() - start
     rng = random.Random(0)
     cut_short = 0
     for trial in range(4):
         out = tmp_path / f"trial_{trial}"
-        for _ in range(200):
+        for _ in range(6):
             child = in_child(lambda out=out: run(lens, scenes, out, probe=slow, pictures=2))
-            child.join(timeout=rng.uniform(0.01, 0.35))
+            child.join(timeout=rng.uniform(0, needed))
             if child.exitcode is None:
                 kill(child)
                 cut_short += 1
-            elif (out / "tables" / "probe.neurons.parquet").exists():
-                break
+        child = in_child(lambda out=out: run(lens, scenes, out, probe=slow, pictures=2))
+        child.join()
         assert child.exitcode == 0
         assert bytes_of(out) == bytes_of(tmp_path / "whole")
         done = [i for part in read_parts(out) for i in part.done]
@@ -135,7 +137,7 @@ def test_killed_at_random_moments_and_started_again_the_tables_are_equal_to_the_
         run(lens, scenes, out, probe=slow)
         assert bytes_of(out) == bytes_of(tmp_path / "whole"), "starting a finished run again changed it"
         assert not list((out / "parts").glob(".*")), "something was left behind"
-    assert cut_short >= 8, "hardly any run was killed"
+    assert cut_short >= 6, "hardly any run was killed"
 
 
 def test_a_part_that_was_being_written_does_not_count(

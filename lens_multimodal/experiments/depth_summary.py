@@ -1,0 +1,108 @@
+"""Logit lens and attention cuts over pictures."""
+
+import pandas as pd
+
+from lens_multimodal.experiments.experiment import Drawing, Summary
+from lens_multimodal.experiments.statistics import in_words, interval_table, is_above, paired_table
+
+
+def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
+    """`logit lens` by depth and place, its object against background, `attention cuts` by layer."""
+    lens, cuts = rows["lens"], rows["cuts"]
+    if not len(lens):
+        return {}
+    shown = lens[lens["in_picture"]]
+    found = {"attention cuts": _cuts(cuts, seed), "logit lens": _lens(lens, seed)}
+    if (shown["place"] == "background").any():
+        found["object against background"] = _object(shown, seed)
+    return found
+
+
+def _lens(lens: pd.DataFrame, seed: int) -> Summary:
+    n = lens["image_id"].nunique()
+    return Summary(
+        frame=interval_table(lens, "log_probability", by=["place", "depth"], seed=seed),
+        title="Logit lens: the noun by depth",
+        caption=(
+            f"Natural logarithm of the noun's probability when the residual stream at a depth is read out as if it were "
+            f"the last: at the position that predicts the noun (prediction), at all image positions (image), and where "
+            f"the noun's object is annotated at its patches (object) and the others (background). Depth 0 is the image "
+            f"prompt itself. Mean over {n} pictures, {lens[lens['in_picture']]['image_id'].nunique()} of them with the "
+            f"object."
+        ),
+        n_pictures=n,
+        drawing=Drawing(
+            kind="curve",
+            x="depth",
+            series="place",
+            x_title="depth (layers passed)",
+            y_title="log probability of the noun (nats)",
+        ),
+    )
+
+
+def _object(shown: pd.DataFrame, seed: int) -> Summary:
+    paired = paired_table(
+        shown, "log_probability", pair="place", first="object", second="background", by=["depth"], seed=seed
+    )
+    n = shown["image_id"].nunique()
+    strongest = paired.loc[paired["mean"].idxmax()]
+    clear = is_above(strongest["low"], strongest["high"])
+    difference = in_words(strongest["mean"], strongest["low"], strongest["high"])
+    return Summary(
+        frame=paired,
+        title="Object against background by depth",
+        caption=(
+            f"Log probability of the noun at its object's patches minus at the other patches, within pictures; {n} "
+            f"pictures whose caption names an annotated category."
+        ),
+        n_pictures=n,
+        verdict=(
+            f"Read out at its object's patches the noun is {'MORE' if clear else 'NOT distinguishably more'} likely than "
+            f"at the background: at most {difference} nats at depth {int(strongest['depth'])} (n = {n} pictures)."
+        ),
+        drawing=Drawing(
+            kind="curve",
+            x="depth",
+            x_title="depth (layers passed)",
+            y_title="log probability, object minus background (nats)",
+            reference=0.0,
+        ),
+    )
+
+
+def _cuts(cuts: pd.DataFrame, seed: int) -> Summary:
+    frame = interval_table(cuts, "relative_change", by=["cut", "layer"], seed=seed)
+    n = cuts["image_id"].nunique()
+    return Summary(
+        frame=frame,
+        title="Text cannot look at the image",
+        caption=(
+            f"Relative change of the noun's probability when no text position may attend to image positions: in this "
+            f"layer and all after it (from), or in all layers before this one (up to); over {n} pictures."
+        ),
+        n_pictures=n,
+        verdict=_verdict(frame, n),
+        drawing=Drawing(
+            kind="curve",
+            x="layer",
+            series="cut",
+            x_title="layer",
+            y_title="relative change of the noun's probability",
+            reference=0.0,
+        ),
+    )
+
+
+def _verdict(frame: pd.DataFrame, n: int) -> str:
+    """The earliest layer from which on the image is no longer needed: the mean loses less than a tenth."""
+    whole = frame[(frame["cut"] == "from") & (frame["layer"] == 0)].iloc[0]
+    if is_above(whole["low"], whole["high"]) is not False:
+        loss = in_words(whole["mean"], whole["low"], whole["high"], percent=True)
+        return f"Cutting the text off from the image does NOT lower the noun's probability here ({loss}, n = {n})."
+    later = frame[(frame["cut"] == "from") & (frame["mean"] > -0.1)]["layer"]
+    return (
+        f"Without any look at the image the noun's probability changes by "
+        f"{in_words(whole['mean'], whole['low'], whole['high'], percent=True)}; from layer {int(later.min())} on the "
+        f"image is no longer needed (less than a tenth is lost on average, n = {n} pictures)."
+    )
