@@ -1,4 +1,4 @@
-"""Peak memory of one stretch of a program: of the GPU, or of the process on Linux."""
+"""Memory of one stretch of a program: of the GPU, or of the process on Linux."""
 
 from pathlib import Path
 
@@ -9,14 +9,19 @@ def reset_peak(device: str) -> int:
     """Forget the peak so far and return what is in use."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    return _process_memory("VmRSS")
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+    return in_use(device)
 
 
 def peak(device: str) -> int:
     """The largest number of bytes in use since `reset_peak`."""
     return torch.cuda.max_memory_allocated() if device != "cpu" else _process_memory("VmHWM")
+
+
+def in_use(device: str) -> int:
+    """Bytes in use now."""
+    return torch.cuda.memory_allocated() if device != "cpu" else _process_memory("VmRSS")
 
 
 def _process_memory(field: str) -> int:

@@ -1,0 +1,56 @@
+"""What eyes cost: a forward pass over words with the lens's two hooks in place, and without."""
+
+import torch
+from torch import Tensor
+
+from benchmarks.figure import OURS, Aim, Figure, compare, relative
+from benchmarks.floor import forward
+from benchmarks.workbench import Workbench
+from lens_multimodal.model import host
+
+POS = 200
+
+
+def measure(bench: Workbench) -> list[Figure]:
+    shape = bench.lens.shape
+    words = torch.arange(min(POS, shape.n_ctx), device=bench.device)[None] % shape.d_vocab
+    embedding = host.embedding_module(bench.lens.model)
+
+    @torch.no_grad()
+    def attached() -> Tensor:
+        return host.logits_of(bench.lens.model, words)
+
+    @torch.no_grad()
+    def bare() -> Tensor:
+        pre, post = embedding._forward_pre_hooks.copy(), embedding._forward_hooks.copy()
+        embedding._forward_pre_hooks.clear()
+        embedding._forward_hooks.clear()
+        try:
+            return host.logits_of(bench.lens.model, words)
+        finally:
+            embedding._forward_pre_hooks.update(pre)
+            embedding._forward_hooks.update(post)
+
+    @torch.no_grad()
+    def plain() -> Tensor:
+        return bench.plain(words, use_cache=False).logits
+
+    name = "TransformerLens without a lens"
+    contenders = {OURS: attached, name: bare, "transformers": plain}
+    timings, differences, absent = compare(bench, contenders, same=relative)
+    figure = Figure(
+        name="attaching",
+        work=f"one forward pass over {words.shape[1]} words",
+        timings=timings,
+        floor=forward(shape, words.shape[1], read=words.shape[1], width=bench.dtype.itemsize),
+        differences=differences,
+        absent=absent,
+    )
+    aim = Aim(text="time over the same model without a lens", value=round(figure.over(name), 3), limit=1.02)
+    return [_with(figure, aim)]
+
+
+def _with(figure: Figure, *aims: Aim) -> Figure:
+    from dataclasses import replace
+
+    return replace(figure, aims=aims)

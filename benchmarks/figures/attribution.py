@@ -1,0 +1,102 @@
+"""Attribution of every MLP neuron at every position, for 1, 8 and 32 targets, and for a batch with one target each."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks import rivals
+from benchmarks.figure import OURS, Aim, Figure, compare, relative
+from benchmarks.floor import attribution
+from benchmarks.memory import peak, reset_peak
+from benchmarks.timing import interleaved
+from benchmarks.workbench import Workbench
+from lens_multimodal.analysis import estimate_attribution, neuron_attribution, top_neurons, top_neurons_by_row
+
+TARGETS = (1, 8, 32)
+BATCH = 8
+
+
+def measure(bench: Workbench) -> list[Figure]:
+    return [*(_targets(bench, n) for n in TARGETS), _batch(bench)]
+
+
+def _targets(bench: Workbench, n: int) -> Figure:
+    model = bench.lens.model
+    prompt = bench.prompts()
+    tokens, pos = prompt.tokens, prompt.tokens.shape[1]
+    targets, embedded = bench.targets(n), bench.embedded(prompt)
+
+    if n == 1:
+        [token] = targets
+        contenders = {
+            OURS: lambda: neuron_attribution(model, tokens, token)[0],
+            "transformers + PyTorch hooks": lambda: rivals.by_hand(bench.plain, embedded, [token])[0],
+            "TransformerLens hooks": lambda: rivals.transformer_lens_hooks(model, embedded, token),
+            "captum, list of layers": lambda: rivals.captum_layers(bench.plain, embedded, token, one_by_one=False),
+            "captum, layer by layer": lambda: rivals.captum_layers(bench.plain, embedded, token, one_by_one=True),
+            "nnsight": lambda: rivals.nnsight_trace(bench.plain, embedded, token),
+            "loop over layers": lambda: rivals.layer_loop(bench.plain, embedded, token),
+        }
+    else:
+
+        def again() -> Tensor:
+            return torch.cat([rivals.by_hand(bench.plain, embedded, [token]) for token in targets])
+
+        # The result of all positions would be n times gigabytes: what is kept is each neuron's maximum.
+        contenders = {
+            OURS: lambda: _best(top_neurons(model, tokens, targets, top_k=100), n),
+            "transformers + PyTorch hooks": lambda: _top(rivals.by_hand(bench.plain, embedded, targets)),
+            "transformers, a forward pass per target": lambda: _top(again()),
+        }
+    timings, differences, absent = compare(bench, contenders, same=relative)
+    figure = Figure(
+        name=f"attribution, {n} target{'s' * (n > 1)}",
+        work=f"{bench.lens.shape.n_neurons:,} neurons x {pos} positions x {n} target(s)",
+        timings=timings,
+        floor=attribution(bench.lens.shape, pos, targets=n, width=bench.dtype.itemsize),
+        differences=differences,
+        absent=absent,
+        more=_memory(bench, tokens, embedded, targets) if n == 1 else {},
+    )
+    plain = round(figure.over("transformers + PyTorch hooks"), 3)
+    return replace(figure, aims=(Aim(text="time over bare transformers with PyTorch hooks", value=plain, limit=1.15),))
+
+
+def _batch(bench: Workbench) -> Figure:
+    """One target for each of several pictures: one forward, one backward."""
+    prompt = bench.prompts(BATCH)
+    targets = bench.targets(BATCH)
+    run = partial(top_neurons_by_row, bench.lens.model, prompt.tokens, targets, prompt.image_pos[0])
+    timings = interleaved({OURS: run}, rounds=bench.rounds, device=bench.device)
+    pos = prompt.tokens.shape[1]
+    return Figure(
+        name=f"attribution, batch of {BATCH}",
+        work=f"{BATCH} pictures of {pos} positions with one target each, top 100 neurons",
+        timings=timings,
+        floor=attribution(bench.lens.shape, pos, batch=BATCH, width=bench.dtype.itemsize),
+        more={"aim on one H200 in bf16": "at least 45 % of the measured matrix product ceiling"},
+    )
+
+
+def _memory(bench: Workbench, tokens: Tensor, embedded: Tensor, targets: list[int]) -> dict[str, float]:
+    runs = {
+        OURS: lambda: neuron_attribution(bench.lens.model, tokens, targets[0]),
+        "transformers + PyTorch hooks": lambda: rivals.by_hand(bench.plain, embedded, targets),
+    }
+    found = {"estimated before the run, MB": estimate_attribution(bench.lens.model, tokens.shape[1]).peak / 2**20}
+    for name, run in runs.items():
+        before = reset_peak(bench.device)
+        run()
+        found[f"peak beyond what was there, MB: {name}"] = (peak(bench.device) - before) / 2**20
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def _top(scores: Tensor) -> Tensor:
+    return scores.amax(dim=2).flatten(1).topk(100).values
+
+
+def _best(table: object, n: int) -> Tensor:
+    values = table["attribution"].to_numpy()  # type: ignore[index]
+    return torch.from_numpy(values).reshape(n, 100)

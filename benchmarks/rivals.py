@@ -1,0 +1,98 @@
+"""The same attribution as people compute it elsewhere: on the same weights, from the same embedded prompt.
+
+Each takes the embedded prompt `[1, pos, d_model]` and a token, and returns activation times gradient of every MLP neuron
+`[layer, pos, d_mlp]` for that token's logit at the last position.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lens_multimodal.model import host
+
+
+def by_hand(plain: Any, embedded: Tensor, tokens: list[int]) -> Tensor:
+    """Bare `transformers`: PyTorch hooks on each `fc_out`, one forward, one `autograd.grad` for each token."""
+    kept: list[Tensor] = []
+    handles = [
+        block.mlp.fc_out.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+        for block in plain.transformer.h
+    ]
+    try:
+        logits = plain(inputs_embeds=embedded.clone().requires_grad_(), use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = logits[0, -1].float()
+    found = []
+    for index, token in enumerate(tokens):
+        gradients = torch.autograd.grad(last[token], kept, retain_graph=index < len(tokens) - 1)
+        found.append(torch.stack([(a.detach().float() * g.float())[0] for a, g in zip(kept, gradients, strict=True)]))
+    return torch.stack(found)
+
+
+def transformer_lens_hooks(bridge: Any, embedded: Tensor, token: int) -> Tensor:
+    """Bare TransformerLens: forward hooks keep activations, backward hooks keep gradients, one `backward()`."""
+    layers = range(host.shape(bridge).n_layers)
+    acts: dict[str, Tensor] = {}
+    grads: dict[str, Tensor] = {}
+
+    def keep_act(value: Tensor, hook: Any) -> None:
+        acts[hook.name] = value.detach()
+
+    def keep_grad(value: Tensor, hook: Any) -> None:
+        grads[hook.name] = value.detach()
+
+    names = [host.mlp_post(layer) for layer in layers]
+    with bridge.hooks(fwd_hooks=[(n, keep_act) for n in names], bwd_hooks=[(n, keep_grad) for n in names]):
+        logits = bridge(embedded.clone().requires_grad_(), return_type="logits")
+        logits[0, -1].float()[token].backward()
+    pairs = zip((acts[name] for name in acts), (grads[name] for name in acts), strict=True)
+    return torch.stack([(a.float() * g.float())[0] for a, g in pairs])
+
+
+def captum_layers(plain: Any, embedded: Tensor, token: int, *, one_by_one: bool) -> Tensor:
+    """captum's `LayerGradientXActivation`, a layer at a time or all layers as one list."""
+    from captum.attr import LayerGradientXActivation
+
+    def last_logits(vectors: Tensor) -> Tensor:
+        return plain(inputs_embeds=vectors, use_cache=False).logits[:, -1].float()
+
+    layers: list[nn.Module] = [block.mlp.fc_out for block in plain.transformer.h]
+    vectors = embedded.clone().requires_grad_()
+    settings: Any = {"target": token, "attribute_to_layer_input": True}
+    if one_by_one:
+        parts = [LayerGradientXActivation(last_logits, layer).attribute(vectors, **settings) for layer in layers]
+    else:
+        parts = LayerGradientXActivation(last_logits, layers).attribute(vectors, **settings)
+    return torch.stack([(part[0] if isinstance(part, tuple) else part).detach().float()[0] for part in parts])
+
+
+def nnsight_trace(plain: Any, embedded: Tensor, token: int) -> Tensor:
+    """nnsight: a forward trace that keeps each `fc_out`'s input, a backward trace that keeps its gradient."""
+    from nnsight import NNsight
+
+    model = NNsight(plain)
+    blocks = list(range(len(plain.transformer.h)))
+    vectors = embedded.clone().requires_grad_()
+    with model.trace(inputs_embeds=vectors, use_cache=False):
+        acts = [model.transformer.h[i].mlp.fc_out.input for i in blocks]
+        logit = model.lm_head.output[0, -1].float()[token]
+        with logit.backward():
+            grads = [acts[i].grad for i in reversed(blocks)][::-1]
+            found = torch.stack([(a.detach().float() * g.float())[0] for a, g in zip(acts, grads)]).save()  # noqa: B905
+    return found
+
+
+def layer_loop(plain: Any, embedded: Tensor, token: int) -> Tensor:
+    """The loop of published code: for every layer a forward pass and a backward pass of its own."""
+    found = []
+    for block in plain.transformer.h:
+        kept: list[Tensor] = []
+        handle = block.mlp.fc_out.register_forward_pre_hook(lambda _, args, kept=kept: kept.append(args[0]))
+        logits = plain(inputs_embeds=embedded.clone().requires_grad_(), use_cache=False).logits
+        handle.remove()
+        [gradient] = torch.autograd.grad(logits[0, -1].float()[token], kept)
+        found.append((kept[0].detach().float() * gradient.float())[0])
+    return torch.stack(found)

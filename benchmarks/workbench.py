@@ -1,0 +1,118 @@
+"""The models that are measured: one lens, and a plain Hugging Face model on the very same weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lens_multimodal import Preprocessing, VisionLens, attach_vision
+from lens_multimodal.model import host
+from lens_multimodal.model.hugging_face import to_hugging_face
+from lens_multimodal.model.image_prompt import ImagePrompt
+from lens_multimodal.model.random_weights import Architecture, RandomTrio, RandomWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """What every figure measures on."""
+
+    lens: VisionLens
+    plain: nn.Module
+    """A bare `GPTJForCausalLM` on the tensors of `lens.model`."""
+    shape: str
+    device: str
+    dtype: torch.dtype
+    rounds: int
+    n_stream: int
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
+
+    def picture(self, seed: int = 0) -> Image.Image:
+        """Noise of a photograph's size: no cost here depends on what is in a picture."""
+        pixels = np.random.default_rng(seed).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        return Image.fromarray(pixels)
+
+    def prompts(self, batch: int = 1, text: str = "A picture of") -> ImagePrompt:
+        return self.lens.prompt([self.picture(i) for i in range(batch)], text)
+
+    @torch.no_grad()
+    def embedded(self, prompt: ImagePrompt) -> Tensor:
+        """The prompt as the rivals take it: vectors in place of token ids."""
+        return host.embedding_module(self.lens.model)(prompt.tokens).detach()
+
+    def targets(self, n: int) -> list[int]:
+        """Token ids to explain."""
+        return [(7 + 13 * i) % self.lens.shape.d_vocab for i in range(n)]
+
+
+def make(shape: str, *, device: str, dtype: torch.dtype, rounds: int, n_stream: int) -> Workbench:
+    """A workbench of one of `SHAPES`, its weights random."""
+    lens = SHAPES[shape](device=device, dtype=dtype)
+    plain: Any = to_hugging_face(lens.model)
+    return Workbench(lens=lens, plain=plain, shape=shape, device=device, dtype=dtype, rounds=rounds, n_stream=n_stream)
+
+
+def small_lens(
+    *, device: str, dtype: torch.dtype, n_layers: int = 8, d_model: int = 512, grid: int = 14, d_vocab: int = 8000
+) -> VisionLens:
+    """GPT-J's layout at a size that a CPU core runs in a fraction of a second, 196 image positions as the real one."""
+    trio = RandomTrio(
+        architecture=Architecture(
+            language_model=partial(_config, n_layers=n_layers, d_model=d_model, d_vocab=d_vocab),
+            vision=partial(_beit, side=8 * grid),
+            projection=lambda: nn.Linear(192, d_model),
+            preprocessing=Preprocessing(height=8 * grid, width=8 * grid),
+        ),
+        settings=RandomWeights(),
+        device=device,
+        dtype=dtype,
+    )
+    model, tokenizer = trio.language_model()
+    return attach_vision(
+        model, vision=trio.vision(), projection=trio.projection(), tokenizer=tokenizer, device=device, dtype=dtype
+    )
+
+
+def _config(*, n_layers: int, d_model: int, d_vocab: int) -> Any:
+    from transformers import GPTJConfig
+
+    return GPTJConfig(
+        vocab_size=d_vocab,
+        n_positions=512,
+        n_embd=d_model,
+        n_layer=n_layers,
+        n_head=d_model // 32,
+        rotary_dim=16,
+        bos_token_id=0,
+        eos_token_id=0,
+        tie_word_embeddings=False,
+    )
+
+
+def _beit(*, side: int) -> nn.Module:
+    from timm.models.beit import Beit
+
+    return Beit(
+        img_size=side, patch_size=8, embed_dim=192, depth=4, num_heads=4, num_classes=0, init_values=0.1,
+        use_abs_pos_emb=False, use_shared_rel_pos_bias=True,
+    )  # fmt: skip
+
+
+def _preset(name: str, *, device: str, dtype: torch.dtype, n_layers: int | None = None) -> VisionLens:
+    return attach_vision(name, weights=RandomWeights(n_layers=n_layers), device=device, dtype=dtype)
+
+
+SHAPES: dict[str, Callable[..., VisionLens]] = {
+    "tiny": partial(_preset, "tiny"),
+    "small": small_lens,
+    "slice": partial(_preset, "gpt-j-limber-beit", n_layers=4),
+    "gpt-j": partial(_preset, "gpt-j-limber-beit"),
+}
+"""By name: the embedded trio's, GPT-J's layout made small, 4 of GPT-J-6B's 28 layers, GPT-J-6B with BEiT-large."""
