@@ -47,7 +47,7 @@ def patch(
 
     lens-multimodal patch dog.png cat.png --word dog --site heads --layers 0,1,2 --format json
     """
-    from lens_multimodal.analysis import sweeps
+    from lens_multimodal.analysis.patching import sweeps
 
     chosen = None if layers is None else _layers(layers)
     lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)

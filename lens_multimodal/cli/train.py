@@ -84,6 +84,7 @@ def fit_settings(path: Path | None, changes: dict[str, Any]) -> "FitSettings":
         accepted = (int, float) if types[name] is float else types[name]
         if not isinstance(value, accepted) or isinstance(value, bool):
             raise ValueError(f"{str(path)!r}: {name} is {value!r}, expected {types[name].__name__}")
+        given[name] = types[name](value)
     return FitSettings(**(given | {name: value for name, value in changes.items() if value is not None}))
 
 

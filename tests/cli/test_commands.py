@@ -1,6 +1,7 @@
 """Every command against the library's own answer."""
 
 import json
+from importlib.metadata import version
 
 import pandas as pd
 import pytest
@@ -158,7 +159,7 @@ def test_a_trained_projection_is_used(run, lens, pictures, tmp_path):
 def test_info_tells_versions_devices_and_hook_points(run):
     rows = pd.DataFrame(json.loads(run("info", "-f", "json").out))
     values = rows.set_index("name")["value"]
-    assert values["torch"] == torch.__version__
+    assert values["torch"] == version("torch")
     assert "cpu" in values
     points = rows[rows["kind"] == "hook point"].set_index("name")["value"]
     assert points["blocks.<layer>.mlp.hook_post"] == "fires, edits reach the logits"

@@ -1,0 +1,122 @@
+"""What every fuzz test holds the library to: it works, or it refuses in words of its own and leaves all as it was.
+
+`FUZZ_EXAMPLES=2000 python -m pytest tests/fuzz` looks further than the default; `docs/reliability.md` has the counts
+of the last long run, which `--fuzz-counts FILE` writes.
+"""
+
+import hashlib
+import json
+import os
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch import nn
+
+import lens_multimodal
+from lens_multimodal import VisionLens
+from lens_multimodal.hooks import CutHadNoEffect
+from lens_multimodal.model import host
+from lens_multimodal.model.self_check import HookHasNoEffect
+from lens_multimodal.tiny import MissingWeights
+from tests.trio import random_lens
+
+OWN_ERRORS = (
+    ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, ImportError,
+    host.HookDidNotFire, HookHasNoEffect, CutHadNoEffect, MissingWeights,
+)  # fmt: skip
+"""The documented kinds of error; each has to be raised by a line of this library, not by something beneath it."""
+
+OWN_FOLDER = Path(lens_multimodal.__file__).parent
+
+settings.register_profile(
+    "fuzz",
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")),
+    deadline=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("fuzz")
+
+COUNTS: dict[str, Counter[str]] = {}
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--fuzz-counts", type=Path, default=None, help="write how many cases worked and were refused")
+
+
+def pytest_sessionfinish(session) -> None:
+    path = session.config.getoption("--fuzz-counts", default=None)
+    if path is not None:
+        path.write_text(json.dumps(COUNTS, indent=1) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it() -> Iterator[None]:
+    """Without the run-time type checks that tests switch on, which would catch a wrong argument for us."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def lens(tmp_path_factory) -> VisionLens:
+    return random_lens(tmp_path_factory.mktemp("lens"))
+
+
+@pytest.fixture
+def attempt(request) -> Callable[..., Any]:
+    """Call something with arguments of any kind: `attempt(function, lens)` gives its value, or None if it refused."""
+    counts = COUNTS.setdefault(request.node.name.split("[")[0], Counter())
+
+    def call(function: Callable[[], Any], lens: VisionLens | None = None) -> Any:
+        before = None if lens is None else state_of(lens)
+        value = None
+        try:
+            value = function()
+            counts["worked"] += 1
+        except Exception as error:
+            check_is_own(error)
+            counts["refused"] += 1
+        if lens is not None:
+            assert state_of(lens) == before, "weights or hooks changed"
+        return value
+
+    return call
+
+
+def check_is_own(error: Exception) -> None:
+    """Re-raise an error that a user could not make sense of."""
+    if not isinstance(error, OWN_ERRORS):
+        raise AssertionError(f"{type(error).__name__} is none of the documented errors: {error}") from error
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if not raised_in.is_relative_to(OWN_FOLDER):
+        raise AssertionError(f"raised by {raised_in}, not by this library: {type(error).__name__}: {error}") from error
+    if len(str(error).split()) < 4:
+        raise AssertionError(f"says too little: {error!r}") from error
+
+
+def state_of(lens: VisionLens) -> tuple[str, str, int]:
+    """Fingerprints of all weights, of every hook of every module, and whether gradients are recorded."""
+    weights, hooks = hashlib.sha256(), []
+    for part in (lens.model, lens.vision, lens.projection):
+        for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
+            weights.update(name.encode())
+            weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            weights.update(bytes([tensor.requires_grad]))
+        hooks += [(name, *_hooks_of(module)) for name, module in part.named_modules()]
+    return weights.hexdigest(), hashlib.sha256(repr(hooks).encode()).hexdigest(), int(torch.is_grad_enabled())
+
+
+def _hooks_of(module: nn.Module) -> tuple[Any, ...]:
+    counted = (len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks))
+    own = tuple(len(getattr(module, kind, ())) for kind in ("fwd_hooks", "bwd_hooks"))
+    return (*counted, own, module.training)

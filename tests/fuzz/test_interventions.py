@@ -1,0 +1,160 @@
+"""Neurons, positions and hooks in any combination, and what is left of the model afterwards."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lens_multimodal import hooks as builders
+from lens_multimodal.analysis import ablation_effects, decode_neurons, neuron_activations, top_neurons
+from lens_multimodal.analysis.effects import effect_of
+from lens_multimodal.model import host
+from tests.fuzz import anything
+from tests.trio import random_picture
+
+replacement = st.sampled_from(["zero", "mean", "resample"])
+number = st.floats(-3, 3) | st.floats() | anything.odd
+
+
+@pytest.fixture(scope="module")
+def prompt(lens):
+    return lens.prompt(random_picture(), " dog cat")
+
+
+@pytest.fixture(scope="module")
+def run(lens, prompt):
+    per_layer = (host.resid_pre, host.mlp_post, host.mlp_out, host.attn_out, host.head_z, host.attn_pattern)
+    return builders.record(lens.model, prompt.tokens, [name(i) for i in range(3) for name in per_layer])
+
+
+def replacements(run: dict[str, torch.Tensor]) -> dict[str, Any]:
+    means = {name: tensor.mean(dim=(0, 1)) for name, tensor in run.items() if "pattern" not in name}
+    return {"zero": builders.Zero(), "mean": builders.Mean(means), "resample": builders.Resample(run)}
+
+
+@st.composite
+def interventions(draw) -> Callable[..., list[host.NamedHook]]:
+    """A builder of hooks with arguments right and wrong; it takes the model and a recorded run."""
+    neurons, heads, layers = draw(anything.neurons), draw(anything.heads), draw(anything.layers)
+    where, other, value, to = draw(anything.positions), draw(anything.positions), draw(number), draw(replacement)
+    b = builders
+    return draw(
+        st.sampled_from(
+            [
+                lambda m, r: b.ablate(neurons, m, to=replacements(r)[to], positions=where),
+                lambda m, r: b.ablate_heads(heads, m, to=replacements(r)[to], positions=where),
+                lambda m, r: b.ablate_mlp(layers, m, to=replacements(r)[to], positions=where),
+                lambda m, r: b.ablate_attention(layers, m, to=replacements(r)[to], positions=where),
+                lambda m, _: b.ablate_positions(where, m),
+                lambda m, _: b.steer(neurons, m, amount=value, positions=where),
+                lambda m, _: b.scale(neurons, m, factor=value, positions=where),
+                lambda m, _: b.set_to(neurons, m, value=value, positions=where),
+                lambda m, r: b.patch_resid_pre(layers, m, run=r, positions=where, source_positions=other),
+                lambda m, r: b.patch_neurons(neurons, m, run=r, positions=where, source_positions=other),
+                lambda m, r: b.patch_heads(heads, m, run=r, positions=where, source_positions=other),
+                lambda m, _: b.cut_attention(m, queries=where, keys=other, layers=layers),
+                lambda m, r: b.freeze_attention(m, run=r, layers=layers),
+                lambda m, _: b.add_vector(torch.ones(24), m, layer=layers, positions=where),
+            ]
+        )
+    )
+
+
+@given(anything.neurons, anything.positions)
+def test_neuron_lists(attempt, lens, prompt, neurons, positions):
+    model, tokens = lens.model, prompt.tokens
+    attempt(lambda: decode_neurons(model, neurons, top_k=2), lens)
+    attempt(lambda: neuron_activations(model, tokens, neurons, positions), lens)
+    attempt(lambda: ablation_effects(model, tokens, " dog", neurons, positions), lens)
+    attempt(lambda: builders.random_neurons_like(neurons, model, torch.Generator()), lens)
+
+
+@given(st.lists(interventions(), min_size=1, max_size=4))
+def test_hooks_in_any_combination(attempt, lens, prompt, run, chosen):
+    """Whatever was built and run, plain logits are afterwards what they were, to the bit."""
+    plain = lens.logits(prompt)
+
+    def together() -> torch.Tensor:
+        hooks = [hook for build in chosen for hook in build(lens.model, run)]
+        return effect_of(lens.model, prompt.tokens, hooks, 3).kl
+
+    attempt(together, lens)
+    assert torch.equal(lens.logits(prompt), plain)
+
+
+@given(interventions(), st.integers(1, 4))
+def test_hooks_while_generating(attempt, lens, prompt, run, build, length):
+    plain = lens.logits(prompt)
+
+    def generate() -> list[str]:
+        with host.fired_hooks(lens.model, build(lens.model, run)):
+            return lens.generate(prompt, max_new_tokens=length)
+
+    attempt(generate, lens)
+    assert torch.equal(lens.logits(prompt), plain)
+
+
+@given(interventions(), st.sampled_from([host.resid_pre(1), host.mlp_post(2), host.attn_out(0), host.EMBED]))
+def test_a_hook_that_fails_half_way(lens, prompt, run, build, where):
+    """The user's own error comes through as it is, and nothing stays attached."""
+    from tests.fuzz.conftest import state_of
+
+    before, plain = state_of(lens), lens.logits(prompt)
+
+    def fail(_activation, hook):
+        raise ZeroDivisionError("the user's own mistake")
+
+    try:
+        own = build(lens.model, run)
+    except (ValueError, TypeError):
+        own = []
+    with (
+        pytest.raises((ZeroDivisionError, ValueError, FloatingPointError)),
+        torch.no_grad(),
+        host.fired_hooks(lens.model, [*own, (where, fail)]),
+    ):
+        lens.logits(prompt)
+    assert state_of(lens) == before
+    assert torch.equal(lens.logits(prompt), plain)
+
+
+@given(
+    target=st.one_of(
+        st.sampled_from([" dog", "dog", 5]), st.integers(-2, 100), st.tuples(anything.position, st.integers(0, 96)),
+        anything.texts, anything.odd, st.lists(st.integers(0, 96), max_size=2),
+    ),
+    positions=anything.positions,
+    top_k=st.integers(1, 200) | anything.odd,
+    score=st.sampled_from(["activation_x_gradient", "direct_effect", "local_direct_effect", "activation_x_decoded"])
+    | anything.odd,
+    reduce=st.sampled_from(["max", "sum", "mean"]) | anything.odd,
+    layers=anything.layers,
+)  # fmt: skip
+def test_attribution(attempt, lens, prompt, target, positions, top_k, score, reduce, layers):
+    attempt(
+        lambda: top_neurons(
+            lens.model, prompt.tokens, target, positions, top_k=top_k, score=score, reduce=reduce, layers=layers
+        ),
+        lens,
+    )
+
+
+@given(
+    st.lists(st.lists(st.integers(-5, 300), max_size=8), max_size=3).filter(lambda r: len({len(x) for x in r}) == 1),
+)
+def test_token_ids_that_stand_for_no_image(attempt, lens, rows):
+    attempt(lambda: _run_plain(lens, rows), lens)
+
+
+def _run_plain(lens, rows):
+    tokens = torch.tensor(rows, dtype=torch.long).reshape(len(rows), -1)
+    if tokens.numel() == 0 or bool((tokens < 0).any()):
+        raise ValueError("plain TransformerLens decides about these, not this library")
+    if bool((tokens >= lens.shape.d_vocab).any()):
+        with pytest.raises(ValueError, match="image"):
+            lens.model(tokens)
+        return None
+    return lens.model(tokens)

@@ -1,0 +1,81 @@
+"""Text and pictures in any order, lengths, and settings of generation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lens_multimodal import Sampling
+from tests.fuzz import anything
+from tests.trio import random_picture
+
+piece = st.one_of(anything.texts, st.just(random_picture()), anything.pictures, st.just(Path("nowhere.png")))
+
+
+@given(st.lists(st.lists(piece, max_size=4), max_size=3) | anything.odd, st.sampled_from([None, True, False, "x"]))
+def test_any_order(attempt, lens, rows, prepend_bos):
+    prompt = attempt(lambda: lens.interleave(rows, prepend_bos=prepend_bos), lens)
+    if prompt is not None:
+        assert prompt.tokens.shape == prompt.attention_mask.shape
+        assert prompt.tokens.shape[1] <= lens.shape.n_ctx
+        assert bool((prompt.image_mask.sum(1) % lens.vision.n_patches == 0).all())
+        lens.forget(prompt)
+
+
+@given(st.text(st.characters(), max_size=80))
+def test_any_text_comes_back_or_is_refused(attempt, lens, text):
+    attempt(lambda: lens.logits(lens.prompt(random_picture(), text)), lens)
+    attempt(lambda: lens.token_id(text))
+    attempt(lambda: lens.prompt_before(random_picture(), text, max_new_tokens=2), lens)
+
+
+@given(
+    st.integers(-2, 70) | anything.odd,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "do_sample": st.booleans(),
+            "temperature": st.floats() | st.just(1.0),
+            "top_k": st.none() | st.integers(-1, 200),
+            "top_p": st.none() | st.floats(),
+            "num_beams": st.integers(-1, 3),
+        },
+    ),
+)
+def test_generation(attempt, lens, max_new_tokens, settings):
+    prompt = lens.prompt(random_picture(), " dog")
+    attempt(
+        lambda: lens.generate(prompt, max_new_tokens=max_new_tokens, sampling=Sampling(**settings)),
+        lens,
+    )
+    lens.forget(prompt)
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=3, max_size=3) | st.lists(st.integers(0, 3), max_size=4),
+    st.none() | st.tuples(st.integers(-1, 4), st.integers(-1, 4)),
+    st.sampled_from([0.0, 1.0, 1e30, float("inf"), float("nan")]),
+)
+def test_vectors_of_any_shape(attempt, lens, shape, grid, value):
+    def run():
+        prompt = lens.prompt_from_vectors(torch.full(shape, value), " dog", grid=grid)
+        return lens.logits(prompt)
+
+    attempt(run, lens)
+
+
+def test_an_image_that_was_forgotten_is_named(lens):
+    prompt = lens.prompt(random_picture(), " dog")
+    lens.forget(prompt)
+    with pytest.raises(ValueError, match="image"):
+        lens.logits(prompt)
+
+
+def test_ten_thousand_images_leave_nothing_behind(lens):
+    before = len(lens.virtual_tokens)
+    vectors = torch.zeros(1, lens.vision.n_patches, lens.shape.d_model)
+    for _ in range(10_000):
+        lens.prompt_from_vectors(vectors, " dog")
+    assert len(lens.virtual_tokens) <= before + 1

@@ -1,0 +1,54 @@
+"""What `import lens_multimodal` costs beyond torch and transformer_lens, told by modules rather than by the clock."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+ALLOWED = {"lens_multimodal", "einops", "jaxtyping", "PIL", "tqdm", "safetensors", "pandas", "numpy", "wadler_lindig"}
+"""Packages that may be imported at once; everything else waits until it is used."""
+
+HEAVY = {"plotly", "timm", "torchvision", "accelerate", "pyarrow", "pycocotools", "typer", "fastapi", "jinja2"}
+
+LATER = """
+import json, sys
+import torch, transformer_lens
+before = set(sys.modules)
+import lens_multimodal
+for name in lens_multimodal.__all__:
+    getattr(lens_multimodal, name)
+from lens_multimodal import analysis, data, hooks, train
+print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))
+"""
+
+
+def test_nothing_heavy_comes_with_the_public_names():
+    packages = {name for name in _output(LATER) if not name.startswith("_")} - set(sys.stdlib_module_names)
+    assert not packages & HEAVY
+    assert packages <= ALLOWED, f"imported at the top level: {sorted(packages - ALLOWED)}"
+
+
+def test_the_guard_can_fail():
+    packages = _output(LATER.replace("import lens_multimodal\n", "import lens_multimodal, plotly\n", 1))
+    assert "plotly" in packages
+
+
+def test_bare_import_waits_with_torch():
+    code = "import json, sys, lens_multimodal; print(json.dumps(sorted(sys.modules)))"
+    assert not {"torch", "transformer_lens", "numpy", "pandas"} & set(_output(code))
+
+
+@pytest.mark.parametrize("name", ["analysis", "hooks", "train", "data", "model"])
+def test_rooms_are_reached_from_the_top(name):
+    code = f"import json, lens_multimodal; print(json.dumps([lens_multimodal.{name}.__name__]))"
+    assert _output(code) == [f"lens_multimodal.{name}"]
+
+
+def _output(code: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
