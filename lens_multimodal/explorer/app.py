@@ -61,7 +61,8 @@ def create_app(lens: VisionLens, *, scenes: Sequence[Scene] | None = None, limit
     token = secrets.token_urlsafe(32)
     app.add_middleware(Guard, token=token, limits=limits)
     _add_page(app, token)
-    _add_questions(app, Workbench(lens, scenes=offered, limits=limits))
+    app.state.bench = Workbench(lens, scenes=offered, limits=limits)
+    _add_questions(app, app.state.bench)
     _add_errors(app)
     return app
 

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_multimodal.analysis.image.geometry import ImageGeometry
-from lens_multimodal.analysis.image.receptive_field import neuron_activations, receptive_field
+from lens_multimodal.analysis import neuron_activations, receptive_field
 from lens_multimodal.data.coco import Scene
 from lens_multimodal.display.pictures import data_uri, field_over_picture
 from lens_multimodal.display.prompt_view import geometry_of

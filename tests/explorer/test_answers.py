@@ -1,9 +1,11 @@
 """Each answer against the library asked directly."""
 
 import math
+from io import BytesIO
 
 import pytest
 import torch
+from PIL import Image
 
 from lens_multimodal.hooks import ablate, scale
 from lens_multimodal.model import host
@@ -27,10 +29,6 @@ def prompt_at(lens, picture, place):
 def test_an_uploaded_picture_is_captioned_as_by_the_library(page, lens, kind):
     data = in_format(random_picture(3), kind)
     seen = page.ask("/api/look", picture=page.upload(data, f"image/{kind.lower()}").json()["id"], text=TEXT)
-    from io import BytesIO
-
-    from PIL import Image
-
     expected = lens.caption(Image.open(BytesIO(data)), TEXT, max_new_tokens=LIMITS.new_tokens)
     assert seen["caption"]["text"] == expected
     assert len(seen["patches"]["boxes"]) == seen["patches"]["grid_h"] * seen["patches"]["grid_w"] == 9
@@ -111,7 +109,7 @@ def test_no_random_control_where_a_layer_has_too_few_other_neurons(page, lens, t
     assert page.ask("/api/change", picture=two[0], **page.place(two[0], 0), neurons=asked)["random"] is None
 
 
-def test_patching_every_image_patch_gives_the_run_on_the_other_picture(page, lens, two):
+def test_patching_every_image_patch_gives_the_run_on_the_other_picture(page, two):
     clean, corrupted = two
     place = page.place(clean, 1)
     everything = {"layers": [0], "patches": list(range(9))}
@@ -122,11 +120,9 @@ def test_patching_every_image_patch_gives_the_run_on_the_other_picture(page, len
     assert patched["caption"]["text"] == page.ask("/api/look", picture=clean, text=TEXT)["caption"]["text"]
 
 
-def test_patching_a_picture_into_itself_changes_nothing(page, lens, two):
+def test_patching_a_picture_into_itself_changes_nothing(page, two):
     place = page.place(two[0], 0)
-    patched = page.ask(
-        "/api/patch", clean=two[0], corrupted=two[0], **place, layers=[0, 1, 2], patches=[0, 4, 8]
-    )
+    patched = page.ask("/api/patch", clean=two[0], corrupted=two[0], **place, layers=[0, 1, 2], patches=[0, 4, 8])
     assert patched["word"]["patched"] == pytest.approx(patched["word"]["corrupted"], **CLOSE)
     assert patched["caption"]["text"] == page.ask("/api/look", picture=two[0], text=TEXT)["caption"]["text"]
 

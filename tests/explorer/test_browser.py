@@ -1,0 +1,244 @@
+"""The page in a real browser: a picture, a word, neurons, ablation, patching; every answer read off the page."""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from lens_multimodal.explorer.server import address, listen, make_server
+from tests.explorer.conftest import fingerprint
+from tests.trio import random_lens, random_picture
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine"),
+    pytest.mark.skipif(DRIVER is None, reason="no chromedriver on this machine"),
+]
+
+PATIENCE_S = 120
+
+
+class Tab:
+    """What a person does with the page."""
+
+    def __init__(self, driver, url: str) -> None:
+        self.driver, self.url = driver, url
+
+    def open(self) -> None:
+        self.driver.get(self.url)
+        self.until(lambda: self.all("#look-caption .word"))
+
+    def all(self, selector: str):
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        return self.one(selector).text
+
+    def until(self, condition):
+        return WebDriverWait(self.driver, PATIENCE_S).until(lambda _: condition())
+
+    def click(self, selector: str, index: int = 0) -> None:
+        element = self.all(selector)[index]
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
+    def drop(self, file: Path) -> None:
+        """Choose a file, which is what dropping one leads to."""
+        self.one("#file").send_keys(str(file))
+
+    def share(self, selector: str) -> float:
+        return float(self.one(selector).get_attribute("data-share"))
+
+    def complaints(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+
+@pytest.fixture(scope="module")
+def lens(tmp_path_factory):
+    """Captions of this random lens have several words for the first sample scenes."""
+    return random_lens(tmp_path_factory.mktemp("lens"))
+
+
+@pytest.fixture(scope="module")
+def url(lens):
+    listening = listen("127.0.0.1", 0)
+    server = make_server(lens)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield address(listening)
+    server.should_exit = True
+    thread.join(60)
+    listening.close()
+
+
+@pytest.fixture(scope="module")
+def driver():
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    arguments = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1360,1000"]
+    # Chromium refuses its sandbox to root, the user of most containers.
+    for argument in [*arguments, *(["--no-sandbox"] if os.geteuid() == 0 else [])]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def tab(driver, url) -> Tab:
+    tab = Tab(driver, url)
+    tab.open()
+    return tab
+
+
+def test_from_a_dropped_picture_to_an_ablated_neuron(tab, lens, tmp_path):
+    before = fingerprint(lens)
+    random_picture(5).save(tmp_path / "mine.png")
+    tab.drop(tmp_path / "mine.png")
+    caption = lens.caption(random_picture(5))
+    shown = "A picture of " + caption
+    tab.until(lambda: "".join(tab.text("#look-caption").split()) == "".join(shown.split()))
+    tab.click("#look-caption .word")
+    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    [first] = lens._need_tokenizer()(" " + caption.split()[0], add_special_tokens=False)["input_ids"][:1]
+    expected = lens.neurons(lens.prompt(random_picture(5)), first, top_k=20)
+    rows = [row.get_attribute("data-neuron") for row in tab.all("#neurons-table tbody tr")]
+    assert rows == [f"{layer}.{neuron}" for layer, neuron in zip(expected["layer"], expected["neuron"], strict=True)]
+    fields = tab.all("#neurons-table .thumb")
+    assert all(field.get_property("naturalWidth") > 0 for field in fields)
+    whole = tab.share("#why-bars .before")
+
+    tab.click("#neurons-table input[type=checkbox]")
+    tab.until(lambda: tab.all("#why-bars .after"))
+    assert "1 neuron changed" in tab.text("#why-bars")
+    assert tab.share("#why-bars .before") == pytest.approx(whole)
+    assert tab.share("#why-bars .after") != pytest.approx(whole, rel=1e-6)
+    tab.click("#ablate-all")
+    tab.until(lambda: "20 neurons changed" in tab.text("#why-bars"))
+    assert all(box.is_selected() for box in tab.all("#neurons-table input[type=checkbox]"))
+    tab.click("#reset")
+    tab.until(lambda: not tab.all("#why-bars .after"))
+    assert fingerprint(lens) == before
+    assert tab.complaints() == []
+
+
+def test_scaling_by_the_keyboard_and_pointing_at_a_neuron(tab):
+    tab.click("#look-caption .word")
+    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    slider = tab.one("#neurons-table input[type=range]")
+    tab.driver.execute_script("arguments[0].focus()", slider)
+    assert not tab.one("#look-picture .field").get_attribute("hidden")
+    assert len(tab.all("#look-picture .cell.pointed")) == 1
+    slider.send_keys(Keys.ARROW_RIGHT * 5)
+    assert tab.text("#neurons-table tbody tr output") == "× 1.5"
+    tab.until(lambda: tab.all("#why-bars .after"))
+
+
+def test_patching_between_two_pictures(tab):
+    tab.click("#tab-between")
+    tab.click("#gallery button", 0)
+    tab.until(lambda: tab.all("#slot-a .word"))
+    tab.click("#gallery button", 5)
+    tab.until(lambda: tab.all("#patch-bars .after"))
+    group = "#patch-bars .group:first-child "
+    clean, corrupted = tab.share(group + ".random"), tab.share(group + ".before")
+    assert tab.share(group + ".after") == pytest.approx(clean, rel=1e-3), "all image patches, all layers"
+
+    tab.click("#patch-none")
+    tab.until(lambda: "Choose image patches" in tab.text("#patch-caption"))
+    tab.click("#slot-b button.cell", 4)
+    tab.until(lambda: tab.all("#patch-bars .after"))
+    assert tab.text("#patch-count").startswith("1 of 9")
+    assert len(tab.all("#slot-a .cell.chosen")) == len(tab.all("#slot-b .cell.chosen")) == 1
+    one = tab.share(group + ".after")
+    assert one != pytest.approx(clean, rel=1e-6)
+    assert tab.share(group + ".before") == pytest.approx(corrupted)
+
+    tab.one("#slot-b button.cell:focus").send_keys(Keys.ARROW_RIGHT, Keys.SPACE)
+    tab.until(lambda: tab.text("#patch-count").startswith("2 of 9"))
+    Select(tab.one("#layer-first")).select_by_visible_text("1")
+    tab.click("#sweep")
+    tab.until(lambda: len(tab.all("#sweep-maps .map")) == 2)
+    assert [m.get_attribute("data-layer") for m in tab.all("#sweep-maps .map")] == ["1", "2"]
+    assert len(tab.all("#sweep-maps .heat")) == 18
+    assert tab.complaints() == []
+
+
+def test_what_cannot_be_read_is_one_clean_line(tab, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"this is no picture")
+    tab.drop(tmp_path / "bad.png")
+    tab.until(lambda: tab.one("#error").is_displayed())
+    assert tab.text("#error") == "this file is not a picture of a kind taken here (PNG, JPEG, WEBP)"
+    (tmp_path / "notes.txt").write_text("text")
+    tab.drop(tmp_path / "notes.txt")
+    tab.until(lambda: "notes.txt is not a PNG" in tab.text("#error"))
+    tab.click("#gallery button", 1)
+    tab.until(lambda: not tab.one("#error").is_displayed())
+
+
+def test_the_gallery_filters_and_the_theme_stays(tab):
+    tab.one("#find").send_keys("zzz")
+    assert tab.all("#gallery button") == []
+    tab.one("#find").send_keys(Keys.BACKSPACE * 3)
+    assert len(tab.all("#gallery button")) == 60
+    colours = set()
+    for _ in range(2):
+        tab.click("#theme")
+        colours.add(tab.one("body").value_of_css_property("background-color"))
+    assert len(colours) == 2
+    tab.open()
+    assert tab.text("#theme") == "Theme: dark"
+    tab.click("#theme")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1360, 400])
+def test_text_is_readable_and_nothing_is_wider_than_the_window(tab, theme, width):
+    tab.driver.set_window_size(width, 1000)
+    tab.driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    tab.click("#look-caption .word")
+    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert tab.driver.execute_script(wide) <= 0
+    assert tab.driver.execute_script(CONTRAST) == []
+    tab.driver.set_window_size(1360, 1000)
+
+
+CONTRAST = """
+const colour = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = (node) => {
+  for (let at = node; at; at = at.parentElement) {
+    const found = colour(getComputedStyle(at).backgroundColor);
+    if (found.length === 3 && getComputedStyle(at).backgroundColor.startsWith("rgb(")) return found;
+  }
+  return colour(getComputedStyle(document.body).backgroundColor);
+};
+const poor = [];
+for (const node of document.querySelectorAll("body *")) {
+  const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+  if (!own || !node.offsetParent || node.closest("noscript, option")) continue;
+  const [a, b] = [light(colour(getComputedStyle(node).color)), light(behind(node))];
+  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  if (ratio < 4.5) poor.push(`${node.tagName}.${node.className} ${node.textContent.trim().slice(0, 20)}: ${ratio.toFixed(2)}`);
+}
+return poor;
+"""
+"""Every text whose contrast with what is behind it is below 4.5 to 1 (WCAG AA)."""
