@@ -1,0 +1,144 @@
+"""The site builds strictly, fetches nothing, and says only what the source says."""
+
+import ast
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import DOCS, README, ROOT, name, pages
+
+_EXTERNAL = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)""")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("material")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_every_page_is_built(site):
+    for page in DOCS.rglob("*.md"):
+        assert (site / page.relative_to(DOCS).with_suffix(".html")).is_file()
+
+
+def test_nothing_is_fetched(site):
+    for page in site.rglob("*.html"):
+        assert not _EXTERNAL.findall(page.read_text()), page.name
+    for sheet in site.rglob("*.css"):
+        assert not re.findall(r"url\(\s*[\"']?(?:https?:)?//", sheet.read_text()), sheet.name
+
+
+def test_a_fetched_script_is_noticed():
+    assert _EXTERNAL.findall('<script defer src="https://example.org/x.js">')
+    assert not _EXTERNAL.findall('<a href="https://example.org">')
+
+
+def test_the_reference_shows_every_public_name(site):
+    import lens_multimodal
+    from lens_multimodal import analysis, data, hooks, train
+
+    shown = {page.stem: page.read_text() for page in (site / "reference").glob("*.html")}
+    everything = "".join(shown.values())
+    for public in lens_multimodal.__all__:
+        assert re.search(rf'id="lens_multimodal[\w.]*\.{public}"', everything), public
+    for module, page in (
+        (analysis, "analysis"),
+        (hooks, "hooks"),
+        (data, "data-and-training"),
+        (train, "data-and-training"),
+    ):
+        missing = [n for n in module.__all__ if not re.search(rf'id="[\w.]*\.{n}"', shown[page])]
+        assert not missing, (page, missing)
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_links_of_the_repository_lead_somewhere(page):
+    """Links of the README and, beyond what mkdocs checks, files that pages name in code."""
+    text = page.read_text()
+    if page == README:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (ROOT / target).exists(), target
+    for target in re.findall(r"`((?:lens_multimodal|recipes|benchmarks|demos|tests)/[\w./-]+)`", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_pages_name_no_place_of_this_machine():
+    for page in pages():
+        assert not re.search(r"(?<![\w.~])/(?:home|work|tmp|root|usr)/", page.read_text()), name(page)
+
+
+def test_the_demos_are_the_ones_listed():
+    listed = set(re.findall(r"\| `(\d\d_\w+)` \|", (DOCS / "index.md").read_text()))
+    assert listed == {path.stem for path in (ROOT / "demos").glob("*.ipynb")}
+
+
+# --- figures -----------------------------------------------------------------------------------------------
+
+
+def test_figures_are_what_their_script_draws():
+    figures = runpy.run_path(str(DOCS / "figures" / "draw.py"))["figures"]()
+    assert {path.name for path in (DOCS / "figures").glob("*.svg")} == set(figures)
+    for file, drawing in figures.items():
+        assert (DOCS / "figures" / file).read_text() == drawing
+
+
+# --- troubleshooting ---------------------------------------------------------------------------------------
+
+
+def test_every_quoted_message_is_in_the_source():
+    quoted = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.M)
+    assert len(quoted) > 30
+    messages = _texts(ROOT / "lens_multimodal")
+    unknown = [quote for quote in quoted if not any(_holds(message, quote) for message in messages)]
+    assert not unknown
+
+
+def test_a_message_that_nobody_raises_is_noticed():
+    messages = _texts(ROOT / "lens_multimodal")
+    assert not any(_holds(message, "the moon is not made of … cheese") for message in messages)
+    assert _holds("a … b c", "a … b")
+    assert not _holds("b a", "a … b")
+
+
+def _holds(message: str, quote: str) -> bool:
+    """Whether the parts of a quotation, `…` between them, stand in a message in this order."""
+    place = 0
+    for part in (part.strip() for part in quote.split("…")):
+        found = message.find(part, place)
+        if found < 0:
+            return False
+        place = found + len(part)
+    return True
+
+
+def _texts(folder: Path) -> list[str]:
+    """Every string of the source, with `…` for what is filled in."""
+    return [
+        _text(node)
+        for file in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.JoinedStr | ast.Constant | ast.BinOp)
+    ]
+
+
+def _text(node: ast.AST) -> str:
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return _text(node.left) + _text(node.right)
+    return "…"

@@ -1,0 +1,126 @@
+"""Every Python snippet of the README and the documentation runs, page by page; every command line is understood."""
+
+import ast
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lens_multimodal.model.hooked import is_available
+from tests.docs.pages import Snippet, name, pages, snippets
+
+WITH_CODE = [page for page in pages() if snippets(page, "python")]
+WITH_COMMANDS = [page for page in pages() if snippets(page, "bash")]
+
+NEEDS_WEIGHTS = ("gpt-j-limber", "vit_base_patch16_224.dino")
+"""Names of trained weights that are not part of the package."""
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("page", WITH_CODE, ids=name)
+def test_snippets_run(page, stand, capsys):
+    namespace: dict[str, Any] = {"__name__": "snippet", "torch": torch, **_own_parts(page)}
+    for snippet in snippets(page, "python"):
+        code = compile(stand.in_words_of(_placed(snippet)), f"{name(page)}:{snippet.line}", "exec")
+        if "TransformerLens 3" in snippet.note and not is_available():
+            with pytest.raises(RuntimeError, match="has no HookedTransformer"):
+                exec(code, namespace)
+        elif "weights" in snippet.note or any(known in snippet.code for known in NEEDS_WEIGHTS):
+            _run_with_weights(code, namespace)
+        else:
+            _detach_lens(snippet, namespace)
+            exec(code, namespace)
+    capsys.readouterr()
+
+
+def _run_with_weights(code: Any, namespace: dict[str, Any]) -> None:
+    """Runs if the weights are on this machine; otherwise the error has to say that they are not."""
+    try:
+        exec(code, dict(namespace))
+    except FileNotFoundError as error:
+        assert "on this machine" in str(error) or "no projection at" in str(error)  # noqa: PT017
+
+
+def _detach_lens(snippet: Snippet, namespace: dict[str, Any]) -> None:
+    """A page that attaches anew leaves the model before it to the garbage collector, as a reader would."""
+    if "lens = attach_vision" in snippet.code and "lens" in namespace:
+        namespace["previous"] = namespace["lens"]
+
+
+def _placed(snippet: Snippet) -> str:
+    """The code with its lines numbered as in the page, for tracebacks that can be read."""
+    return "\n" * (snippet.line - 1) + snippet.code
+
+
+def _own_parts(page: Path) -> dict[str, Any]:
+    """The parts that the README calls the reader's own."""
+    if page.name != "README.md":
+        return {}
+    from torch import nn
+
+    from lens_multimodal import tiny
+
+    model, _ = tiny.load_language_model()
+    return {"my_model": model, "my_linear": nn.Linear(768, 192)}
+
+
+def test_a_broken_snippet_is_noticed(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n```python\nimport nothing_of_this_name\n```\n")
+    (snippet,) = snippets(page, "python")
+    assert snippet.line == 4
+    with pytest.raises(ModuleNotFoundError):
+        exec(compile(_placed(snippet), "page", "exec"), {})
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=name)
+def test_snippets_use_public_names(page):
+    """A reader's imports are names that the modules list."""
+    for snippet in snippets(page, "python"):
+        for node in ast.walk(ast.parse(snippet.code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lens_multimodal"):
+                module = __import__(node.module, fromlist=["__all__"])
+                listed = getattr(module, "__all__", dir(module))
+                unlisted = [alias.name for alias in node.names if alias.name not in listed]
+                assert not [n for n in unlisted if not hasattr(module, n) or n.startswith("_")]
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name)
+def test_command_lines_are_understood(page, stand):
+    """Options and arguments parse as the program parses them; nothing is run."""
+    typer_main = pytest.importorskip("typer.main")
+    from lens_multimodal.cli import app
+
+    group = typer_main.get_command(app.application())
+    for snippet in snippets(page, "bash"):
+        for line in snippet.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(stand.in_words_of(line), comments=True)
+            given = _arguments(words)
+            if given:
+                command = group.commands.get(given[0])
+                assert command is not None, f"{name(page)}: no command {given[0]!r}"
+                command.make_context(given[0], given[1:], resilient_parsing=False)
+
+
+def _arguments(words: list[str]) -> list[str]:
+    """What follows the program's name; nothing for other programs."""
+    if "lens-multimodal" in words:
+        return words[words.index("lens-multimodal") + 1 :]
+    if "lens_multimodal" in words and "-m" in words:
+        return words[words.index("lens_multimodal") + 1 :]
+    return []
+
+
+def test_commands_are_looked_at():
+    assert _arguments(shlex.split("accelerate launch -m lens_multimodal train x --out y")) == [
+        "train",
+        "x",
+        "--out",
+        "y",
+    ]
+    assert _arguments(["pip", "install", "lens-multimodal-other"]) == []
+    assert sys.version_info >= (3, 10)
