@@ -18,8 +18,22 @@ from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation, lo
 from recipes.tiny.scenes.compose import Scenes
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
+from recipes.tiny.text.knowledge import Noun
+from recipes.tiny.text.knowledge import load as load_nouns
 
 HALVES = {"known": ("train",), "held_out": ("held_out_drawing", "held_out_style")}
+SUPERCATEGORIES = {
+    "animal": {"animal", "bird", "insect", "mammal", "fish", "reptile"},
+    "food": {"food", "fruit", "vegetable", "drink", "dessert", "dish"},
+    "vehicle": {"vehicle"},
+    "plant": {"plant", "flower", "tree", "living thing"},
+    "person": {"person", "part of the body", "organ"},
+    "clothing": {"piece of clothing", "piece of jewellery", "hat"},
+    "furniture": {"piece of furniture", "part of a house", "container"},
+    "tool": {"tool", "device", "machine", "weapon", "musical instrument"},
+    "nature": {"heavenly body", "landform", "thing in the sky"},
+}
+"""Groups of nouns by their kinds in the knowledge table, as COCO has twelve; all others are things."""
 CAPTIONS = 5
 """Reference captions of each scene, as COCO has."""
 JPEG_QUALITY = 92
@@ -41,6 +55,17 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
     """Compose, write `images/`, `instances.json` and `captions.json` under `work/samples`."""
     fixed = settings.of("scenes")
     return run_once(work / "samples", fixed, lambda: _make(settings, work))
+
+
+def supercategories() -> dict[str, str]:
+    """The group of every noun of the knowledge table."""
+    return {
+        noun.name: next((g for g, of in SUPERCATEGORIES.items() if _kinds(noun) & of), "thing") for noun in load_nouns()
+    }
+
+
+def _kinds(noun: Noun) -> set[str]:
+    return {*noun.kinds, *(kind.split()[-1] for kind in noun.kinds)}
 
 
 def _make(settings: Settings, work: Path) -> dict[str, Any]:
@@ -69,7 +94,8 @@ def _make(settings: Settings, work: Path) -> dict[str, Any]:
                 text = PROMPT + continuation(seen, centres, random=Random(f"{half}:{row}:{variant}"))
                 captions.append({"id": len(captions) + 1, "image_id": image_id, "caption": text})
     info = {"description": "Scenes composed from drawings; see DATA_LICENSES.", "version": "1"}
-    categories = [{"id": i + 1, "name": noun, "supercategory": "noun"} for i, noun in enumerate(nouns)]
+    groups = supercategories()
+    categories = [{"id": i + 1, "name": noun, "supercategory": groups[noun]} for i, noun in enumerate(nouns)]
     write_json(
         folder / "instances.json",
         {"info": info, "images": images, "annotations": annotations, "categories": categories},

@@ -129,6 +129,35 @@ def test_captions_have_the_projections_form(nouns):
     assert any(", " in caption and " and " in caption for caption in plain)
 
 
+def test_a_text_before_a_caption_is_about_what_it_names(nouns):
+    """The clues of the named things stand in the text; the names themselves in about a third of the texts."""
+    rng = random.Random(2)
+    made = grammar.Grammar(nouns, rng=rng)
+    drawn: list[knowledge.Noun] = []
+
+    def noun() -> knowledge.Noun:
+        drawn.append(made.noun())
+        return drawn[-1]
+
+    def clues(thing: knowledge.Noun) -> list[str]:
+        return [f"clue one of {id(thing)}", f"clue two of {id(thing)}", f"clue three of {id(thing)}"]
+
+    named = clued = texts = 0
+    while texts < 400:
+        drawn.clear()
+        document = captions.illustrated(rng, noun, clues)
+        things = drawn[:-1]
+        opening = next(o for o in ("A picture of", *captions.OPENINGS) if f"{o} " in document)
+        before, _, after = document.rpartition(f"{opening} ")
+        assert all(thing.name in after for thing in things), document
+        if "clue" in before:
+            texts += 1
+            clued += all(str(id(thing)) in before for thing in things)
+            named += any(thing.the in before or thing.a in before for thing in things)
+    assert clued == texts
+    assert 0.25 < named / texts < 0.42
+
+
 def test_withheld_facts_are_in_no_sentence_of_the_grammar(told):
     kept, withheld = told
     assert len(withheld) > 30
