@@ -67,7 +67,22 @@ class Vision:
     learning_rate: float = 1.5e-3
     warmup: int = 60
     weight_decay: float = 0.05
+    muon_rate: float = 0.02
+    """Learning rate of Muon, for the matrices; `learning_rate` is AdamW's, for everything else."""
+    fall_share: float = 0.1
+    """Over this last share of the steps the rates fall to zero."""
+    average_decay: float = 0.999
+    """Of the running mean of the weights, which is what ships."""
     temperature: float = 0.1
+    patches_per_object: int = 4
+    """Covered patches of each object that are contrasted."""
+    masked_weight: float = 0.2
+    """Of the masked modelling loss beside the contrast."""
+    masked_scenes: float = 0.25
+    hidden_share: float = 0.4
+    """Of the patches of a masked scene."""
+    codes: int = 512
+    """Visual tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

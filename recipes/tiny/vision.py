@@ -35,14 +35,6 @@ from recipes.tiny.settings import Settings, Vision
 from recipes.tiny.stage import atomic, device, load_checkpoint, run_once, save_checkpoint, write_json
 
 SPLITS = ("train",)
-PATCHES_PER_OBJECT = 4
-CODES = 512
-HIDDEN_SHARE = 0.4
-MASKED_SCENES = 0.25
-MASKED_WEIGHT = 0.2
-AVERAGE_DECAY = 0.999
-MUON_RATE = 0.02
-FALL_SHARE = 0.1
 CHECKPOINT_SECONDS = 180.0
 
 
@@ -55,7 +47,7 @@ class Learner(nn.Module):
         self.beit = build_encoder(encoder_config(settings))
         self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 128))
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.foretell = nn.Linear(width, CODES)
+        self.foretell = nn.Linear(width, settings.codes)
 
 
 def run(settings: Settings, work: Path, *, minutes: float | None = None, watch: Callable | None = None) -> dict:
@@ -66,15 +58,15 @@ def run(settings: Settings, work: Path, *, minutes: float | None = None, watch: 
     """
     folder, done = work / "vision", work / "vision" / "done.json"
     fixed = {key: value for key, value in settings.of("vision").items() if key != "steps"}
-    if done.exists() and json.loads(done.read_text())["stable_steps"] < stable_steps(settings.vision.steps):
+    if done.exists() and json.loads(done.read_text())["stable_steps"] < stable_steps(settings.vision):
         done.unlink()
         (folder / "fall.pt").unlink(missing_ok=True)
     return run_once(folder, fixed, lambda: _train(settings, work, minutes, watch))
 
 
-def stable_steps(steps: int) -> int:
+def stable_steps(settings: Vision) -> int:
     """Steps before the rate falls."""
-    return max(1, steps - round(FALL_SHARE * steps))
+    return max(1, settings.steps - round(settings.fall_share * settings.steps))
 
 
 def encoder_config(settings: Vision) -> dict[str, Any]:
@@ -139,9 +131,9 @@ def loss(learner: Learner, cutouts: CutOuts, codebook: Tensor, settings: Vision,
     views = two_views(cutouts, settings.batch // 2, size=settings.image_size, generator=generator)
     image = torch.cat([view.image for view in views])
     side = settings.image_size // settings.patch_size
-    masked = max(1, round(MASKED_SCENES * len(image)))
+    masked = max(1, round(settings.masked_scenes * len(image)))
     hidden = torch.zeros(len(image), side * side, dtype=torch.bool, device=image.device)
-    hidden[-masked:] = block_mask(masked, side=side, share=HIDDEN_SHARE, generator=generator)
+    hidden[-masked:] = block_mask(masked, side=side, share=settings.hidden_share, generator=generator)
     with torch.autocast(image.device.type, torch.bfloat16):
         features = encode(learner.beit, image, hidden, learner.mask_token)
         parts = zip(features.chunk(2), views, strict=True)
@@ -160,7 +152,7 @@ def _object_features(features: Tensor, view: Scenes, settings: Vision, generator
     """Features of random covered patches (object, patch, d_vision) in the order of the pictures' ids."""
     present = view.pictures >= 0
     patches, seen = covered_patches(
-        view.label, present, patch_size=settings.patch_size, count=PATCHES_PER_OBJECT, generator=generator
+        view.label, present, patch_size=settings.patch_size, count=settings.patches_per_object, generator=generator
     )
     order = view.pictures[present].argsort()
     scene = present.nonzero()[:, 0]
@@ -186,13 +178,13 @@ class Run:
             for group in optimizer.param_groups:
                 group["lr"] = share * group["initial_lr"]
         losses = loss(self.learner, self.cutouts, self.codebook, self.settings, self.generator)
-        (losses["contrast"] + MASKED_WEIGHT * losses["masked"]).backward()
+        (losses["contrast"] + self.settings.masked_weight * losses["masked"]).backward()
         nn.utils.clip_grad_norm_(self.learner.parameters(), 3.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        keep = min(AVERAGE_DECAY, self.step / (self.step + 10))
+        keep = min(self.settings.average_decay, self.step / (self.step + 10))
         with torch.no_grad():
             for mean, now in zip(self.average.parameters(), self.learner.beit.parameters(), strict=True):
                 mean.lerp_(now, 1 - keep)
@@ -230,7 +222,9 @@ def _optimizers(learner: Learner, settings: Vision) -> list[torch.optim.Optimize
     adam = torch.optim.AdamW(
         rest, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
     )
-    muon = torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=settings.weight_decay, adjust_lr_fn="original")
+    muon = torch.optim.Muon(
+        matrices, lr=settings.muon_rate, weight_decay=settings.weight_decay, adjust_lr_fn="original"
+    )
     for optimizer in (adam, muon):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -261,7 +255,7 @@ def _train(settings: Settings, work: Path, minutes: float | None, watch: Callabl
     if before is not None:
         run.restore(before)
     if not falling.exists():
-        _stable_part(run, stable_steps(vision.steps), folder, minutes, watch)
+        _stable_part(run, stable_steps(vision), folder, minutes, watch)
         save_checkpoint(stable, run.state())
         save_checkpoint(folder / "resume_fp16.pt", shrink(run.state()))
         save_checkpoint(falling, run.state() | {"begin": run.step})
@@ -287,8 +281,8 @@ def _falling_part(run: Run, checkpoint: Path, folder: Path, watch: Callable | No
     before = load_checkpoint(checkpoint)
     assert before is not None
     run.restore(before)
-    begin = before["begin"]
-    steps = max(1, round(begin * FALL_SHARE / (1 - FALL_SHARE)))
+    begin, share = before["begin"], run.settings.fall_share
+    steps = max(1, round(begin * share / (1 - share)))
     with _Log(run, folder, begin + steps, watch, "fall") as log:
         while run.step < begin + steps:
             left = 1 - (run.step - begin + 0.5) / steps
@@ -333,7 +327,7 @@ class _Log:
 def _first_codebook(cutouts: CutOuts, settings: Vision, generator: Generator) -> Tensor:
     scenes = min(2 * settings.batch, len(cutouts.ids) // 2)
     views = two_views(cutouts, scenes, size=settings.image_size, generator=generator)
-    return learn_codebook(views[0].image, codes=CODES, patch_size=settings.patch_size, generator=generator)
+    return learn_codebook(views[0].image, codes=settings.codes, patch_size=settings.patch_size, generator=generator)
 
 
 def source_side(settings: Settings) -> int:
