@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lens_multimodal.analysis.effects.prediction import effects_of
-from lens_multimodal.analysis.effects.similarity import Similarity, WordOverlap
+from lens_multimodal.analysis.effects.similarity import WORD_OVERLAP, Similarity
 from lens_multimodal.hooks.neurons import Neurons, random_neurons_like
 from lens_multimodal.model import host
 from lens_multimodal.model.image_prompt import ImagePrompt
@@ -88,7 +88,7 @@ def caption_effect_of(
     prompt: ImagePrompt,
     hooks: Intervention,
     *,
-    similarity: Similarity = WordOverlap(),  # noqa: B008
+    similarity: Similarity = WORD_OVERLAP,
     max_new_tokens: int = 20,
 ) -> CaptionEffect:
     """Caption a batch of prompts without and with hooks.
@@ -132,7 +132,7 @@ def caption_effects_against_random(
     *,
     n_random: int = 5,
     seed: int = 0,
-    similarity: Similarity = WordOverlap(),  # noqa: B008
+    similarity: Similarity = WORD_OVERLAP,
     max_new_tokens: int = 20,
 ) -> pd.DataFrame:
     """Everything an intervention did, on chosen neurons and on matched random ones, picture by picture.

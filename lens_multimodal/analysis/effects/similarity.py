@@ -42,6 +42,9 @@ class WordOverlap:
         return torch.tensor([_dice(_words(a), _words(b)) for a, b in zip(before, after, strict=True)])
 
 
+WORD_OVERLAP = WordOverlap()
+
+
 class SentenceCosine:
     """Cosine of sentence embeddings, -1 to 1.
 
@@ -69,8 +72,8 @@ class SentenceCosine:
                 f"[{len(texts)}, width]"
             )
         at = {text: index for index, text in enumerate(texts)}
-        pairs = [vectors[[at[text] for text in side]] for side in (before, after)]
-        return _finite(torch.nn.functional.cosine_similarity(*pairs, dim=-1), self.name)
+        one, other = (vectors[[at[text] for text in side]] for side in (before, after))
+        return _finite(torch.nn.functional.cosine_similarity(one, other, dim=-1), self.name)
 
 
 class BertScore:
@@ -119,7 +122,7 @@ def _dice(one: Counter[str], other: Counter[str]) -> float:
 
 
 def _words(text: str) -> Counter[str]:
-    return Counter(re.findall(r"\w+(?:['’]\w+)*", text.lower()))
+    return Counter(re.findall(r"\w+(?:['\u2019]\w+)*", text.lower()))
 
 
 def _sentence_transformer(folder: str | Path) -> Any:

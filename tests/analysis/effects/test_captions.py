@@ -1,0 +1,182 @@
+import pandas as pd
+import pytest
+import torch
+
+from lens_multimodal.analysis.effects import (
+    CaptionCase,
+    WordOverlap,
+    caption_effect_of,
+    caption_effects_against_random,
+    effect_of,
+    summary_against_random,
+)
+from lens_multimodal.hooks import ablate
+from tests.lenses import CASES, D_MODEL, IDS, hugging_face, inputs_embeds, picture, random_prompt
+from tests.models import D_VOCAB
+
+N_NEW = 6
+NEURONS = [(layer, neuron) for layer in range(3) for neuron in range(0, 40, 2)]
+MLP_OUT = {
+    "gpt-j": "mlp.fc_out",
+    "gpt-2": "mlp.c_proj",
+    "pythia": "mlp.dense_4h_to_h",
+    "llama": "mlp.down_proj",
+    "opt": "fc2",
+}
+each_case = pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+
+
+@torch.no_grad()
+def continued(layout, row, positions):
+    """Greedy token ids by plain transformers without a cache, some neurons zero at some positions of every pass."""
+    model = hugging_face(layout)
+    readers = [m for name, m in model.named_modules() if name.endswith(MLP_OUT[layout])]
+
+    def zero(_module, args):
+        given = args[0].clone().reshape(1, -1, args[0].shape[-1])
+        given[0, torch.as_tensor(positions, dtype=torch.long)[:, None], torch.arange(0, 40, 2)] = 0
+        return (given.reshape(args[0].shape),)
+
+    handles = [reader.register_forward_pre_hook(zero) for reader in readers] if len(positions) else []
+    embedded, ids = inputs_embeds(model, row), []
+    try:
+        for _ in range(N_NEW):
+            ids.append(int(model(inputs_embeds=embedded).logits[0, -1].argmax()))
+            new = model.get_input_embeddings()(torch.tensor([[ids[-1]]]))
+            embedded = torch.cat([embedded, new], dim=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ids
+
+
+def text_of(lens, ids):
+    """As `VisionLens.generate` ends its text."""
+    stop = next((i for i, token in enumerate(ids) if token in lens.stop_ids), len(ids))
+    return lens.decode(ids[:stop]).split("\n")[0].strip()
+
+
+@each_case
+def test_captions_of_a_padded_batch_equal_plain_transformers_rerun_for_every_token(lens_of, layout, kind):
+    lens = lens_of(layout, kind)
+    prompt = random_prompt(lens, [6, -4], [6, -2], [-1, 6, -3], [6, -4], seed=5)
+
+    def at_the_image(rows):
+        return ablate(NEURONS, lens.model, positions=rows.image_mask)
+
+    effect = caption_effect_of(lens, prompt, at_the_image, max_new_tokens=N_NEW)
+    rows = [prompt.row(i) for i in range(4)]
+    assert effect.before == tuple(text_of(lens, continued(layout, row, [])) for row in rows)
+    assert effect.after == tuple(text_of(lens, continued(layout, row, row.image_pos[0])) for row in rows)
+    assert effect.changed.tolist() == [a != b for a, b in zip(effect.before, effect.after, strict=True)]
+    assert effect.changed.any(), "the intervention must do something for this to be a test"
+    assert torch.equal(effect.similarity, WordOverlap()(effect.before, effect.after))
+    assert list(effect.table()) == ["caption_before", "caption_after", "caption_changed", "word_overlap"]
+    assert not any(point.fwd_hooks for point in lens.model.hook_dict.values())
+
+
+def test_generated_tokens_are_edited_only_by_positions_without_an_end(lens):
+    prompt = random_prompt(lens, [6, -4], [6, -4], seed=1)
+    everywhere = caption_effect_of(lens, prompt, ablate(NEURONS, lens.model), max_new_tokens=N_NEW)
+    in_prompt = caption_effect_of(lens, prompt, ablate(NEURONS, lens.model, positions=range(10)), max_new_tokens=N_NEW)
+    for i in range(2):
+        assert everywhere.after[i] == text_of(lens, continued_everywhere("gpt-j", prompt.row(i)))
+        assert in_prompt.after[i] == text_of(lens, continued("gpt-j", prompt.row(i), range(10)))
+    assert everywhere.after != in_prompt.after
+
+
+def continued_everywhere(layout, row):
+    model = hugging_face(layout)
+    readers = [m for name, m in model.named_modules() if name.endswith(MLP_OUT[layout])]
+    weights = [reader.weight.detach().clone() for reader in readers]
+    with torch.no_grad():
+        for reader in readers:
+            reader.weight[:, 0:40:2] = 0
+    try:
+        return continued(layout, row, [])
+    finally:
+        with torch.no_grad():
+            for reader, weight in zip(readers, weights, strict=True):
+                reader.weight.copy_(weight)
+
+
+def test_against_random_holds_captions_and_predictions_of_every_draw(lens):
+    prompts = [lens.prompt(picture(seed), "w5 w6") for seed in range(3)]
+    cases = [CaptionCase(prompt=prompt, target=11 + i, name=f"picture {i}") for i, prompt in enumerate(prompts)]
+    drawn = []
+
+    def intervene(neurons, case):
+        drawn.append((neurons, case.name))
+        return ablate(neurons, lens.model, positions=case.prompt.image_pos[0])
+
+    chosen = NEURONS[::2]
+    table = caption_effects_against_random(
+        lens, cases, lambda _case: chosen, intervene, n_random=2, seed=3, max_new_tokens=N_NEW
+    )
+    assert table["case"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert table["chosen"].tolist() == [True, False, False] * 3
+    assert table["draw"].tolist() == [0, 1, 2] * 3
+    for (_, row), (neurons, name) in zip(table.iterrows(), drawn, strict=True):
+        case = cases[row["case"]]
+        assert row["name"] == name == case.name
+        hooks = ablate(neurons, lens.model, positions=case.prompt.image_pos[0])
+        alone = caption_effect_of(lens, case.prompt, hooks, max_new_tokens=N_NEW)
+        assert (row["caption_before"], row["caption_after"]) == (alone.before[0], alone.after[0])
+        assert row["caption_changed"] == bool(alone.changed[0])
+        assert row["word_overlap"] == float(alone.similarity[0])
+        prediction = effect_of(lens.model, case.prompt.tokens, hooks, case.target)
+        assert row["kl"] == pytest.approx(float(prediction.kl), abs=1e-6)
+        assert row["target"] == case.target
+    random = [neurons for neurons, _ in drawn if isinstance(neurons, pd.DataFrame)]
+    assert len(random) == 6
+    assert all(not set(map(tuple, neurons.values)) & set(chosen) for neurons in random)
+    for column in ("caption_changed", "word_overlap", "probability_change"):
+        summary = summary_against_random(table, column=column)
+        expected = table[table["chosen"]][column].mean() - table[~table["chosen"]][column].mean()
+        assert summary.loc["difference", "mean"] == pytest.approx(expected)
+        assert summary.loc["difference", "low"] <= expected <= summary.loc["difference", "high"]
+
+
+def test_a_target_may_be_read_further_on(lens):
+    prompt, read = lens.prompt(picture(0), "w5"), lens.prompt(picture(0), "w5 w6 w7")
+    case = CaptionCase(prompt=prompt, target=11, read=read)
+    hooks = ablate(NEURONS, lens.model, positions=prompt.image_pos[0])
+    table = caption_effects_against_random(
+        lens, [case], lambda _case: NEURONS, lambda _neurons, _case: hooks, n_random=1, max_new_tokens=3
+    )
+    expected = effect_of(lens.model, read.tokens, hooks, 11)
+    assert table["logit_after"].tolist() == pytest.approx([float(expected.logit_after)] * 2)
+    assert float(expected.logit_after) != pytest.approx(
+        float(effect_of(lens.model, prompt.tokens, hooks, 11).logit_after)
+    )
+
+
+def test_bad_input_is_named(lens):
+    padded = random_prompt(lens, [6, -4], [6, -2])
+    hooks = ablate(NEURONS, lens.model, positions=range(6))
+    with pytest.raises(ValueError, match=r"have 2 lengths \(\[8, 10\]\).*give a function of the prompt"):
+        caption_effect_of(lens, padded, hooks)
+    with pytest.raises(ValueError, match="there is no intervention to measure"):
+        caption_effect_of(lens, padded, lambda _rows: [])
+    with pytest.raises(ValueError, match="no hook point"):
+        caption_effect_of(lens, padded.row(0), [("blocks.0.hook_nowhere", hooks[0][1])])
+    with pytest.raises(ValueError, match="context of 64"):
+        caption_effect_of(lens, padded.row(0), hooks, max_new_tokens=60)
+
+    def run(cases, **settings):
+        return caption_effects_against_random(
+            lens, cases, lambda _case: NEURONS[:2], lambda _neurons, _case: hooks, max_new_tokens=2, **settings
+        )
+
+    with pytest.raises(ValueError, match="at least one random draw"):
+        run([], n_random=0)
+    with pytest.raises(ValueError, match="no prompts"):
+        run([])
+    with pytest.raises(ValueError, match="a case of one row, got a prompt of 2"):
+        run([CaptionCase(prompt=padded)])
+    some = [CaptionCase(prompt=padded.row(0), target=target) for target in (11, None)]
+    with pytest.raises(ValueError, match="give all of them one, or none"):
+        run(some, n_random=1)
+    with pytest.raises(ValueError, match=f"target {D_VOCAB} is outside"):
+        run([CaptionCase(prompt=padded.row(0), target=D_VOCAB)], n_random=1)
+    assert padded.spans[0][0].image.soft_prompt.vectors.shape[1] == D_MODEL
