@@ -9,17 +9,19 @@ it, the probabilities of the caption's other nouns, and the caption that is writ
 from dataclasses import dataclass
 
 import pandas as pd
+from torch import nn
 
+from lens_multimodal.analysis import WordOverlap
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments import causal_summary
 from lens_multimodal.experiments.causal_rows import Reading, captions_without, read_without
 from lens_multimodal.experiments.experiment import Context, Summary
-from lens_multimodal.experiments.picture import PictureState
+from lens_multimodal.experiments.picture import PictureState, with_control
 from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.words import NounFinder
 from lens_multimodal.experiments.words_agreement import EmbeddingSpace
+from lens_multimodal.experiments.words_scores import bert_score
 from lens_multimodal.hooks import random_neurons_like
-from lens_multimodal.model import host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class CausalSettings:
     """Those for which the caption is written anew."""
     n_random: int = 1
     """Random draws for each noun and count."""
+    bertscore_model: str | None = None
+    """Folder of a Hugging Face text encoder, to compare captions by BERTScore as the paper does."""
 
     def __post_init__(self) -> None:
         for name in ("counts", "caption_counts"):
@@ -89,7 +93,7 @@ class Causal:
         return causal_summary.summarise(rows, seed=seed)
 
 
-def trials(model: object, picture: PictureState, settings: CausalSettings, seed: int) -> list[Trial]:
+def trials(model: nn.Module, picture: PictureState, settings: CausalSettings, seed: int) -> list[Trial]:
     """All ablations of one picture: each noun, each count, top neurons and random draws."""
     found = []
     for index, ranked in enumerate(picture.ranked):
@@ -98,18 +102,13 @@ def trials(model: object, picture: PictureState, settings: CausalSettings, seed:
                 break
             top = ranked.head(count)
             found.append(Trial(noun=index, n_neurons=count, neurons="top", draw=0, table=top))
-            if not has_control(top, model):
+            if len(with_control(top, model)) < count:
                 continue
             for draw in range(settings.n_random):
                 generator = generator_for(seed, "causal", picture.scene.id, index, count, draw)
                 drawn = random_neurons_like(top, model, generator)
                 found.append(Trial(noun=index, n_neurons=count, neurons="random", draw=draw, table=drawn))
     return found
-
-
-def has_control(neurons: pd.DataFrame, model: object) -> bool:
-    """Whether every layer has as many other neurons as are given."""
-    return bool(neurons["layer"].value_counts().max() * 2 <= host.shape(model).d_mlp)
 
 
 def _ablations(picture: PictureState, tried: list[Trial], reading: Reading) -> pd.DataFrame:
@@ -151,8 +150,9 @@ def _captions(context: Context, picture: PictureState, tried: list[Trial]) -> pd
     space = context.once("embedding space", lambda: EmbeddingSpace.of(context.lens.model))
     words: NounFinder = context.words
     before = {noun.name for noun in words(picture.caption)}
+    overlaps = WordOverlap()([picture.caption] * len(captions), captions).tolist()
     rows = []
-    for trial, caption in zip(tried, captions, strict=True):
+    for trial, caption, overlap in zip(tried, captions, overlaps, strict=True):
         after = {noun.name for noun in words(caption)}
         _, _, f1 = space.agreement(context.lens.encode(caption), context.lens.encode(picture.caption))
         rows.append(
@@ -167,7 +167,11 @@ def _captions(context: Context, picture: PictureState, tried: list[Trial]) -> pd
                 "changed": caption != picture.caption,
                 "says_noun": picture.nouns[trial.noun].name in after,
                 "nouns_kept": len(before & after) / len(before),
-                "similarity": f1,
+                "word_overlap": overlap,
+                "embedding_match": f1,
+                "bertscore": bert_score(
+                    caption, [picture.caption], context.settings.bertscore_model, once=context.once
+                ),
             }
         )
     return pd.DataFrame(rows)

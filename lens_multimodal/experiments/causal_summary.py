@@ -80,20 +80,28 @@ def _captions(captions: pd.DataFrame, seed: int) -> Summary:
         "caption changed": captions["changed"].astype(float),
         "noun still said": captions["says_noun"].astype(float),
         "nouns kept": captions["nouns_kept"],
-        "embedding similarity": captions["similarity"],
+        "words in common": captions["word_overlap"],
+        "embedding match": captions["embedding_match"],
+        "BERTScore": captions["bertscore"].astype(float),
     }
     keys = captions[["image_id", "neurons", "n_neurons"]]
     long = pd.concat([keys.assign(measure=name, value=values) for name, values in measures.items()])
     n = captions["image_id"].nunique()
+    frame = interval_table(long.dropna(subset="value"), "value", by=["measure", "neurons", "n_neurons"], seed=seed)
     return Summary(
-        frame=interval_table(long, "value", by=["measure", "neurons", "n_neurons"], seed=seed),
+        frame=frame,
         title="The caption written without the neurons",
         caption=(
             f"Greedy captions with the top or random neurons at zero at the image positions, against the untouched "
-            f"caption: share of captions changed, share that still say the noun, share of all nouns kept, and greedy "
-            f"matching of the tokens' embeddings (F1); over {n} pictures."
+            f"caption: share of captions changed, share that still say the noun, share of all nouns kept, words in "
+            f"common (Dice), greedy matching of the tokens' embeddings (F1) and BERTScore where a model was given; "
+            f"over {n} pictures."
         ),
         n_pictures=n,
+        paper_keys=tuple(
+            f"causal.caption_bertscore.{row.neurons}" if row.measure == "BERTScore" else None
+            for row in frame.itertuples()
+        ),
         drawing=Drawing(
             kind="curve",
             x="n_neurons",

@@ -19,16 +19,15 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
 
 
 def _lens(lens: pd.DataFrame, seed: int) -> Summary:
-    n = lens["image_id"].nunique()
+    n, n_shown = lens["image_id"].nunique(), lens[lens["in_picture"]]["image_id"].nunique()
     return Summary(
         frame=interval_table(lens, "log_probability", by=["place", "depth"], seed=seed),
         title="Logit lens: the noun by depth",
         caption=(
-            f"Natural logarithm of the noun's probability when the residual stream at a depth is read out as if it were "
-            f"the last: at the position that predicts the noun (prediction), at all image positions (image), and where "
-            f"the noun's object is annotated at its patches (object) and the others (background). Depth 0 is the image "
-            f"prompt itself. Mean over {n} pictures, {lens[lens['in_picture']]['image_id'].nunique()} of them with the "
-            f"object."
+            f"Natural logarithm of the noun's probability when the residual stream at a depth is read out as if it "
+            f"were the last: at the position that predicts the noun (prediction), at all image positions (image), and "
+            f"where the noun's object is annotated at its patches (object) and the others (background). Depth 0 is the "
+            f"image prompt itself. Mean over {n} pictures, {n_shown} of them with the object."
         ),
         n_pictures=n,
         drawing=Drawing(
@@ -58,8 +57,8 @@ def _object(shown: pd.DataFrame, seed: int) -> Summary:
         ),
         n_pictures=n,
         verdict=(
-            f"Read out at its object's patches the noun is {'MORE' if clear else 'NOT distinguishably more'} likely than "
-            f"at the background: at most {difference} nats at depth {int(strongest['depth'])} (n = {n} pictures)."
+            f"Read out at its object's patches the noun is {'MORE' if clear else 'NOT distinguishably more'} likely "
+            f"than at the background: at most {difference} nats at depth {int(strongest['depth'])} (n = {n} pictures)."
         ),
         drawing=Drawing(
             kind="curve",

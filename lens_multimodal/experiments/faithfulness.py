@@ -90,10 +90,10 @@ class Faithfulness:
                 frame=interval_table(long, "value", by=["measure", "score"], seed=seed),
                 title="Scores against true effects",
                 caption=(
-                    f"Neurons of {n} pictures ablated one by one at the image positions. Rank correlation of each score "
-                    f"with the true effects (1: the same order), share of the truly best tenth among the best tenth, "
-                    f"and how early the noun's logit falls when neurons are ablated best first, or rises when they are "
-                    f"given back (1: at once, a half: as for equal steps). `ablation` is the truth itself."
+                    f"Neurons of {n} pictures ablated one by one at the image positions. Rank correlation of each "
+                    f"score with the true effects (1: the same order), share of the truly best tenth among the best "
+                    f"tenth, and how early the noun's logit falls when neurons are ablated best first, or rises when "
+                    f"they are given back (1: at once, a half: as for equal steps). `ablation` is the truth itself."
                 ),
                 n_pictures=n,
                 verdict=_verdict(scores, seed),
@@ -121,7 +121,6 @@ def _verdict(scores: pd.DataFrame, seed: int) -> str:
             usable, "spearman", pair="score", first=best["score"], second="activation_x_gradient", seed=seed
         ).iloc[0]
         clear = "clearly" if is_above(difference["low"], difference["high"]) else "not distinguishably"
-        parts.append(
-            f"; the paper's activation times gradient has {in_words(row['mean'], row['low'], row['high'])}, {clear} less"
-        )
+        own = in_words(row["mean"], row["low"], row["high"])
+        parts.append(f"; the paper's activation times gradient has {own}, {clear} less")
     return "".join(parts) + "."

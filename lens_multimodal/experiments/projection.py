@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
-from lens_multimodal.analysis import TopTokens, nearest_embeddings, read_out_tokens
-from lens_multimodal.analysis.token_text import token_strings
+from lens_multimodal.analysis import TopTokens, nearest_embeddings, read_out_tokens, token_strings
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments import projection_summary
+from lens_multimodal.experiments.controls_models import random_projection, vectors_of
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.picture_regions import covered_share
@@ -26,10 +24,8 @@ from lens_multimodal.experiments.projection_tokens import (
     random_tokens,
     read_out_image_prompts,
 )
-from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.words import says
 from lens_multimodal.experiments.words_agreement import Agreement, AgreementSettings, first_distinct
-from lens_multimodal.model import host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,7 @@ class Projection:
         picture: PictureState = context.picture
         settings: ProjectionSettings = context.settings
         shown = _what_positions_show(scene, picture, settings.covered)
-        random_vectors = vectors_through_random_projection(context)
+        random_vectors = vectors_of(context.lens, picture.image, projection=random_projection(context))
         read = {
             ("image prompts", "embedding"): nearest_to_image_prompts(context),
             ("image prompts", "unembedding"): read_out_image_prompts(context),
@@ -86,37 +82,6 @@ class Projection:
 
     def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
         return projection_summary.summarise(rows, seed=seed)
-
-
-def random_linear(context: Context) -> nn.Linear:
-    """A linear map of random weights with the size and scale of the trained projection; the same for all pictures.
-
-    Raises: TypeError for a projection that is no linear layer.
-    """
-    trained = context.lens.projection.linear
-    if not isinstance(trained, nn.Linear):
-        raise TypeError(f"the random projection copies the scale of a linear layer, got {type(trained).__name__}")
-
-    def make() -> nn.Linear:
-        generator = generator_for(context.seed, "random projection")
-        twin = nn.Linear(trained.in_features, trained.out_features, bias=trained.bias is not None)
-        with torch.no_grad():
-            for name, own in twin.named_parameters():
-                like = trained.get_parameter(name).float()
-                spread = like.std() if like.numel() > 1 else torch.tensor(0.0)
-                own.copy_(torch.randn(own.shape, generator=generator) * spread.cpu() + like.mean().cpu())
-        return twin.to(device=trained.weight.device, dtype=trained.weight.dtype)
-
-    made: nn.Linear = context.once("random projection", make)
-    return made
-
-
-@torch.no_grad()
-def vectors_through_random_projection(context: Context) -> Float[Tensor, "image_pos d_model"]:
-    """The picture's features through `random_linear`."""
-    features = context.lens.vision.features([context.picture.image])
-    mapped = random_linear(context)(features)
-    return mapped.reshape(-1, context.lens.shape.d_model).to(host.w_e(context.lens.model).dtype)
 
 
 def _what_positions_show(scene: Scene, picture: PictureState, covered: float) -> list[str | None]:

@@ -1,7 +1,17 @@
 """All experiments, in the order of the report."""
 
 from lens_multimodal.experiments.causal import Causal
+from lens_multimodal.experiments.discovery import Discovery
 from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.projection import Projection
+from lens_multimodal.experiments.selectivity import Selectivity
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (Causal(),)}
+_ALL: tuple[Experiment, ...] = (
+    Projection(),
+    Discovery(),
+    Selectivity(),
+    Causal(),
+)
+
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 """By name, as in `--only NAME`."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_multimodal.analysis import intersection_over_union, neuron_activations, receptive_field
-from lens_multimodal.analysis.receptive_field import PAPER_QUANTILE
+from lens_multimodal.analysis.image.receptive_field import PAPER_QUANTILE
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments import selectivity_summary
 from lens_multimodal.experiments.experiment import Context, Summary

@@ -93,9 +93,7 @@ def _across(fields: pd.DataFrame) -> Summary:
     columns = ["category", "layer", "neuron", "pictures", "of", "iou", "iou_lowest"]
     n = top["image_id"].nunique()
     return Summary(
-        frame=table.head(20)[["category", "layer", "neuron", "pictures", "of", "iou", "iou_lowest"]].reset_index(
-            drop=True
-        ),
+        frame=table.head(20)[columns].reset_index(drop=True),
         title="The same neuron across pictures of a category",
         caption=(
             f"Neurons among the best interpretable ones in most pictures of a category whose caption names it: in how "

@@ -1,5 +1,7 @@
 """A small world for the engine: random pictures, a random lens, and an experiment that uses all kinds of cells."""
 
+import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +11,24 @@ import torch
 
 from lens_multimodal.data import Scene, SceneObject
 from lens_multimodal.experiments import Context, Summary, generator_for
+from lens_multimodal.experiments.picture import PictureSettings
 from lens_multimodal.experiments.statistics import interval_table
-from tests.trio import random_picture
+from lens_multimodal.experiments.stream import Pace, stream
+from tests.trio import random_lens, random_picture
 
 
-def make_scenes(folder: Path, count: int) -> list[Scene]:
-    """Random pictures on disk with a caption and a rectangle each; ids are not in the order of the list."""
+def make_scenes(folder: Path, count: int, *, anew: bool = True) -> list[Scene]:
+    """Random pictures on disk with a caption and a rectangle each; ids are not in the order of the list.
+
+    Args: anew: False where another process has written the files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     scenes = []
     for number in range(count):
         picture = random_picture(number)
         path = folder / f"{number:03d}.png"
-        picture.save(path)
+        if anew:
+            picture.save(path)
         box = SceneObject(
             id=number,
             category="dog",
@@ -88,3 +96,22 @@ class Probe:
         return {
             "confidence": Summary(frame=frame, title="Confidence", caption="Of the best token.", n_pictures=len(frame))
         }
+
+
+def run_probe(home: Path, out: Path, *, seconds: float = 0.0, count: int = 14) -> None:
+    """The probe over the pictures of `home`, in this process and those launched with it."""
+    lens = random_lens(home / f"tokenizer.{os.getpid()}")
+    stream(
+        lens,
+        [Probe()],
+        make_scenes(home, count, anew=False),
+        out,
+        settings={"picture": PictureSettings(), "probe": ProbeSettings(seconds=seconds)},
+        pace=Pace(pictures=2),
+        progress=False,
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_probe(Path(sys.argv[1]), Path(sys.argv[2]), seconds=float(sys.argv[3]))

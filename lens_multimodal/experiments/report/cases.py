@@ -1,11 +1,11 @@
-"""Pictures worth looking at: where receptive fields fit the object best and worst, with the neurons' words."""
+"""Pictures worth looking at: where receptive fields fit the object, and ablations the word, best and worst."""
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import torch
@@ -46,51 +46,67 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cases:
-    """The extremes of a run."""
+class Ablated:
+    """One picture, and what became of its caption without the neurons behind a word."""
 
-    best: tuple[Case, ...]
-    worst: tuple[Case, ...]
+    picture: str
+    noun: str
+    caption: str
+    caption_after: str
+    """Without the most neurons for which a caption was written; "" where none was."""
+    n_neurons: int
+    left: float
+    """Share of the word's probability that was left without the top neurons."""
+    left_random: float
+
+
+CaseT = TypeVar("CaseT", Case, Ablated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extremes(Generic[CaseT]):
+    """The ends of a ranking; no picture is at both."""
+
+    best: tuple[CaseT, ...]
+    worst: tuple[CaseT, ...]
     n_pictures: int
     """Pictures that were to choose from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """The pictures that a report shows; None where the run has no such rows."""
+
+    fields: Extremes[Case] | None
+    ablations: Extremes[Ablated] | None
     absent: tuple[str, ...]
     """Picture files that are not there any more."""
 
 
-def cases_of(tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], *, each: int = 4) -> Cases | None:
-    """The pictures whose mean receptive field overlaps most and least with the noun's object.
+def cases_of(tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], *, each: int = 4) -> Cases:
+    """The pictures at both ends: overlap of receptive field and object, and what an ablation leaves of the word.
 
     Args:
-        tables: of the run; `selectivity.maps` and `discovery.captions` are used where they are there.
+        tables: of the run; `discovery.captions` with `selectivity.maps`, `causal.ablations` and `causal.captions` are
+            used where they are there.
         manifest: says where the pictures are and how they are preprocessed.
-        each: best and worst pictures; never one picture as both.
-
-    Returns: None for a run without receptive fields.
+        each: best and worst pictures.
     """
-    maps = tables.get("selectivity.maps", pd.DataFrame())
-    if not len(maps):
-        return None
-    mean_maps = maps[(maps["neuron"] == MEAN_MAP) & maps["iou"].notna()]
-    ranked = mean_maps.sort_values(["iou", "image_id"], ascending=[False, True], kind="stable")
-    each = min(each, len(ranked) // 2)
-    captions = tables.get("discovery.captions", pd.DataFrame({"image_id": []})).set_index("image_id")
+    captions = tables.get("discovery.captions", pd.DataFrame())
+    if not len(captions):
+        return Cases(fields=None, ablations=None, absent=())
     folder = Path(manifest["folder"])
-    absent: list[str] = []
-
-    def made(chosen: pd.DataFrame) -> tuple[Case, ...]:
-        found = []
-        for row in chosen.itertuples():
-            said = captions.loc[row.image_id] if row.image_id in captions.index else None
-            path = folder / str(said["file_name"]) if said is not None else folder / str(row.image_id)
-            if not path.is_file():
-                absent.append(path.name)
-                continue
-            own = maps[(maps["image_id"] == row.image_id) & (maps["noun"] == row.noun)]
-            found.append(_case(path, own, said, iou=float(row.iou), manifest=manifest))
-        return tuple(found)
-
-    best, worst = made(ranked.head(each)), made(ranked.tail(each).iloc[::-1])
-    return Cases(best=best, worst=worst, n_pictures=mean_maps["image_id"].nunique(), absent=tuple(absent))
+    captions = captions.set_index("image_id")
+    absent = [str(name) for name in captions["file_name"] if not (folder / name).is_file()]
+    there = captions[~captions["file_name"].isin(absent)]
+    fields, ablations = _ranked_fields(tables, there), _ranked_ablations(tables, there)
+    maps = tables.get("selectivity.maps", pd.DataFrame())
+    rewritten = tables.get("causal.captions", pd.DataFrame())
+    return Cases(
+        fields=_extremes(fields, lambda row: _case(folder, maps, there.loc[row["image_id"]], row, manifest), each),
+        ablations=_extremes(ablations, lambda row: _ablated(folder, rewritten, there.loc[row["image_id"]], row), each),
+        absent=tuple(absent),
+    )
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -102,18 +118,75 @@ def data_uri(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _case(path: Path, maps: pd.DataFrame, said: pd.Series | None, *, iou: float, manifest: Mapping[str, Any]) -> Case:
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
-    ordered = pd.concat([maps[maps["neuron"] == MEAN_MAP], maps[maps["neuron"] != MEAN_MAP]])
+def _ranked_fields(tables: Mapping[str, pd.DataFrame], captions: pd.DataFrame) -> pd.DataFrame:
+    """Mean maps by their overlap, largest first."""
+    maps = tables.get("selectivity.maps", pd.DataFrame())
+    if not len(maps):
+        return maps
+    known = maps[(maps["neuron"] == MEAN_MAP) & maps["iou"].notna() & maps["image_id"].isin(captions.index)]
+    return known.sort_values(["iou", "image_id"], ascending=[False, True], kind="stable")
+
+
+def _ranked_ablations(tables: Mapping[str, pd.DataFrame], captions: pd.DataFrame) -> pd.DataFrame:
+    """Each picture's first noun at the largest count that has a control, by what is left of it, least first."""
+    rows = tables.get("causal.ablations", pd.DataFrame())
+    if not len(rows):
+        return rows
+    rows = rows[rows["own"] & rows["image_id"].isin(captions.index)]
+    first = rows.groupby("image_id", sort=False)["noun"].first()
+    rows = rows[rows["noun"] == rows["image_id"].map(first)]
+    means = rows.groupby(["image_id", "noun", "n_neurons", "neurons"])["relative_change"].mean().unstack("neurons")
+    if not {"top", "random"} <= set(means.columns):
+        return pd.DataFrame()
+    both = means.dropna().reset_index().sort_values("n_neurons").groupby("image_id").tail(1)
+    return both.sort_values(["top", "image_id"], kind="stable")
+
+
+def _extremes(ranked: pd.DataFrame, make: Callable[[Any], CaseT], each: int) -> Extremes[CaseT] | None:
+    rows = ranked.to_dict("records")
+    if not rows:
+        return None
+    best, worst = rows[: min(each, -(-len(rows) // 2))], rows[::-1][: min(each, len(rows) // 2)]
+    return Extremes(
+        best=tuple(make(row) for row in best), worst=tuple(make(row) for row in worst), n_pictures=len(rows)
+    )
+
+
+def _case(
+    folder: Path, maps: pd.DataFrame, said: pd.Series, row: Mapping[Any, Any], manifest: Mapping[str, Any]
+) -> Case:
+    picture = _open(folder / str(said["file_name"]))
+    own = maps[(maps["image_id"] == row["image_id"]) & (maps["noun"] == row["noun"])]
+    ordered = pd.concat([own[own["neuron"] == MEAN_MAP], own[own["neuron"] != MEAN_MAP]])
     return Case(
         picture=data_uri(picture),
-        caption=str(said["caption"]) if said is not None else "",
-        human_caption=str(said["human_caption"] or "") if said is not None else "",
-        noun=str(maps["noun"].iloc[0]),
-        iou=iou,
-        maps=tuple(_shown(picture, row, manifest["model"]["preprocessing"]) for row in ordered.to_dict("records")),
+        caption=str(said["caption"]),
+        human_caption=str(said["human_caption"] or ""),
+        noun=str(row["noun"]),
+        iou=float(row["iou"]),
+        maps=tuple(_shown(picture, one, manifest["model"]["preprocessing"]) for one in ordered.to_dict("records")),
     )
+
+
+def _ablated(folder: Path, rewritten: pd.DataFrame, said: pd.Series, row: Mapping[Any, Any]) -> Ablated:
+    after = rewritten
+    if len(after):
+        own = (after["image_id"] == row["image_id"]) & (after["noun"] == row["noun"]) & (after["neurons"] == "top")
+        after = after[own].sort_values("n_neurons")
+    return Ablated(
+        picture=data_uri(_open(folder / str(said["file_name"]))),
+        noun=str(row["noun"]),
+        caption=str(said["caption"]),
+        caption_after=str(after["caption_after"].iloc[-1]) if len(after) else "",
+        n_neurons=int(row["n_neurons"]),
+        left=1 + float(row["top"]),
+        left_random=1 + float(row["random"]),
+    )
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as file:
+        return file.convert("RGB")
 
 
 def _shown(picture: Image.Image, row: Mapping[Any, Any], preprocessing: Mapping[str, Any]) -> Shown:

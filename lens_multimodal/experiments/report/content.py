@@ -72,7 +72,7 @@ class Report:
     against: tuple[Against, ...]
     same_setting: bool
     """Model and data are those of the paper."""
-    cases: Cases | None
+    cases: Cases
     n_pictures: int
     errors: tuple[Mapping[str, Any], ...]
     smallest_batch: int | None
@@ -99,7 +99,7 @@ def report_of(results: Results) -> Report:
     parts = read_parts(results.out)
     sizes = [part.batch_size for part in parts]
     return Report(
-        title=f"Multimodal neurons of {manifest['model']['name']}",
+        title=f"Multimodal neurons: {manifest['model']['name']}",
         sections=sections,
         against=tuple(_against(sections)),
         same_setting=same,

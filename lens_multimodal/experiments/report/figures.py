@@ -28,7 +28,7 @@ def figure_of(summary: Summary) -> go.Figure | None:
     if drawing is None or not len(frame):
         return None
     panels = [None] if drawing.panels is None else list(dict.fromkeys(frame[drawing.panels]))
-    n_columns = min(PANELS_PER_ROW, len(panels))
+    n_columns = 2 if len(panels) == 4 else min(PANELS_PER_ROW, len(panels))
     n_rows = -(-len(panels) // n_columns)
     figure = make_subplots(
         rows=n_rows,

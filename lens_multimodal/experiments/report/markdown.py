@@ -46,9 +46,9 @@ def facts(report: Report) -> str:
 
 
 def _entry(entry: Entry) -> list[str]:
-    lines = [f"### {entry.title}", ""]
+    lines = [f"### {entry.title} ({entry.n_pictures} pictures)", ""]
     lines += [f"**{_cell(entry.verdict)}**", ""] if entry.verdict else []
-    lines += [f"{entry.caption} ({entry.n_pictures} pictures)", ""]
+    lines += [entry.caption, ""]
     lines += _table(entry.table.header, entry.table.rows[:MOST_ROWS])
     if len(entry.table.rows) > MOST_ROWS:
         lines += [f"({len(entry.table.rows) - MOST_ROWS} further rows in report.html)", ""]

@@ -1,0 +1,121 @@
+"""The parts of a lens with random weights, and what can stand in a picture's place."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from lens_multimodal.attach import attach_vision
+from lens_multimodal.data import Scene
+from lens_multimodal.experiments.experiment import Context
+from lens_multimodal.experiments.seeds import generator_for, seed_for
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.model import host
+from lens_multimodal.model.vision import VisionEncoder
+
+
+def with_random_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy of a module with every parameter drawn anew, normal with the parameter's own mean and spread.
+
+    So activations keep their scale and only what was learned is gone.
+    """
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            values = parameter.float().cpu()
+            spread = values.std(unbiased=False)
+            noise = torch.randn(values.shape, generator=generator)
+            parameter.copy_((noise * spread + values.mean()).to(parameter))
+    return twin.requires_grad_(False).eval()
+
+
+def random_projection(context: Context) -> nn.Module:
+    """The projection with random weights; the same for all pictures and experiments of a run."""
+    made: nn.Module = context.once(
+        "random projection",
+        lambda: with_random_weights(context.lens.projection, generator_for(context.seed, "random projection")),
+    )
+    return made
+
+
+def random_encoder(context: Context) -> VisionEncoder:
+    """The image encoder with random weights; the same for all pictures."""
+
+    def make() -> VisionEncoder:
+        vision = context.lens.vision
+        module = with_random_weights(vision.module, generator_for(context.seed, "random encoder"))
+        return VisionEncoder(module, preprocessing=vision.preprocessing, name=f"random {vision.name}")
+
+    made: VisionEncoder = context.once("random encoder", make)
+    return made
+
+
+def untrained_lens(context: Context) -> VisionLens:
+    """A lens of the same encoder and projection on a language model as it is before any training."""
+
+    def make() -> VisionLens:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(context.seed, "untrained language model"))
+            model = untrained_language_model(context.lens.model, tokenizer=context.lens.tokenizer)
+        like = host.w_e(context.lens.model)
+        host.move(model, device=like.device, dtype=like.dtype)
+        return attach_vision(
+            model,
+            vision=context.lens.vision,
+            projection=context.lens.projection.linear,
+            tokenizer=context.lens.tokenizer,
+        )
+
+    made: VisionLens = context.once("untrained language model", make)
+    return made
+
+
+def untrained_language_model(model: nn.Module, *, tokenizer: Any) -> nn.Module:
+    """A model of the same class and sizes with the weights that its library starts training from."""
+    if host.is_bridge(model):
+        inner: Any = model.original_model
+        return host.wrap(type(inner)(inner.config).eval().requires_grad_(False), tokenizer=tokenizer)
+    config = copy.deepcopy(host.config(model))
+    config.init_weights = True
+    made: Any = type(model)
+    return made(config, tokenizer=host.as_loaded(tokenizer), move_to_device=False).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def vectors_of(
+    lens: VisionLens,
+    picture: Image.Image,
+    *,
+    vision: VisionEncoder | None = None,
+    projection: nn.Module | None = None,
+) -> Float[Tensor, "pos d_model"]:
+    """Image vectors of a picture, through another encoder or projection if given."""
+    features = (vision or lens.vision).features([picture])
+    like = next(lens.projection.parameters(), features)
+    mapped: Tensor = (projection or lens.projection)(features.to(like))
+    return mapped[0]
+
+
+def blank(picture: Image.Image) -> Image.Image:
+    """A grey picture of the same size."""
+    return Image.new("RGB", picture.size, (128, 128, 128))
+
+
+def partner_picture(scenes: Sequence[Scene], scene: Scene, seed: int) -> Image.Image | None:
+    """Another picture of the data set that shows none of the scene's categories; None if there is none to read.
+
+    Fixed by the seed and the scene, whatever other pictures are looked at.
+    """
+    order = torch.randperm(len(scenes), generator=generator_for(seed, "partner", scene.id)).tolist()
+    for other in (scenes[i] for i in order):
+        if other.id == scene.id or set(other.categories) & set(scene.categories):
+            continue
+        try:
+            return other.open()
+        except (OSError, ValueError):
+            continue
+    return None

@@ -1,0 +1,60 @@
+"""Pictures without their object: what stands in its place, and which neurons notice."""
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_multimodal.analysis.selection import wide
+from lens_multimodal.experiments.controls_conditions import Conditions
+from lens_multimodal.experiments.controls_models import vectors_of
+from lens_multimodal.experiments.experiment import Context
+from lens_multimodal.experiments.seeds import generator_for
+from lens_multimodal.hooks import record
+from lens_multimodal.model import host
+
+
+def mean_vector(context: Context) -> Float[Tensor, " d_model"]:
+    """Mean image vector over pictures of the data set, the same for every picture (Neo et al. 2024)."""
+
+    def make() -> Tensor:
+        order = torch.randperm(len(context.scenes), generator=generator_for(context.seed, "follow_ups", "mean vector"))
+        total, count = torch.zeros(context.lens.shape.d_model, dtype=torch.float64), 0
+        for index in order.tolist():
+            if count == context.settings.mean_over:
+                break
+            try:
+                picture = context.scenes[index].open()
+            except (OSError, ValueError):
+                continue
+            total += vectors_of(context.lens, picture).double().mean(dim=0).cpu()
+            count += 1
+        return total / max(count, 1)
+
+    made: Tensor = context.once("follow_ups.mean vector", make)
+    return made.to(context.picture.vectors)
+
+
+def activation_differences(conditions: Conditions, *, of: str, to: str, top_k: int) -> pd.DataFrame:
+    """The neurons that are most active with something and least without it: the largest differences over positions.
+
+    Args: of, to: names of two conditions; the difference is `of - to` at its largest image position.
+    Returns: `layer`, `neuron`, `difference`, largest first.
+    """
+    rows = [conditions.names.index(name) for name in (of, to)]
+    model = conditions.lens.model
+    names = [host.mlp_post(layer) for layer in range(host.shape(model).n_layers)]
+    kept = record(model, conditions.tokens[rows], names)
+    at = conditions.picture.image_pos
+    largest = torch.stack(
+        [wide(kept[n][0, at.to(kept[n].device)] - kept[n][1, at.to(kept[n].device)]).amax(0).cpu() for n in names]
+    )
+    best = largest.flatten().argsort(descending=True, stable=True)[:top_k]
+    d_mlp = largest.shape[1]
+    return pd.DataFrame(
+        {
+            "layer": (best // d_mlp).numpy(),
+            "neuron": (best % d_mlp).numpy(),
+            "difference": largest.flatten()[best].numpy(),
+        }
+    )

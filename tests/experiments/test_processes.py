@@ -1,0 +1,67 @@
+"""Two processes give the tables of one, also when all are killed on the way and another number goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lens_multimodal.experiments.stream.parts import read_parts
+from tests.experiments.stream_world import make_scenes, run_probe
+from tests.experiments.test_stream import bytes_of
+
+COUNT = 14
+SECONDS = 0.05
+
+
+def launch(home: Path, out: Path, *, processes: int = 2) -> subprocess.Popen[bytes]:
+    """As `torchrun` and `accelerate launch` do; the leader of its own group, so that all can be killed at once."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *launcher, "-m", "tests.experiments.stream_world", str(home), str(out), str(SECONDS)]
+    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("pictures")
+    make_scenes(home, COUNT)
+    return home
+
+
+@pytest.fixture(scope="module")
+def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "out"
+    run_probe(home, out, seconds=SECONDS, count=COUNT)
+    return out
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_both_wrote(home: Path, alone: Path, tmp_path: Path) -> None:
+    started = launch(home, tmp_path / "out")
+    _, said = started.communicate(timeout=550)
+    assert started.returncode == 0, said.decode()[-3000:]
+    assert bytes_of(tmp_path / "out") == bytes_of(alone)
+    writers = {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / "out")}
+    assert writers == {"0", "1"}
+
+
+@pytest.mark.slow
+def test_two_processes_killed_on_the_way_and_continued_by_one(home: Path, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    started = launch(home, out)
+    deadline = time.monotonic() + 500
+    while len(read_parts(out)) < 2 and time.monotonic() < deadline:
+        assert started.poll() is None, started.communicate()[1].decode()[-3000:]
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.communicate()
+    done = sum(len(part.done) for part in read_parts(out))
+    assert 0 < done < COUNT
+    assert not (out / "tables" / "probe.pictures.parquet").exists()
+    run_probe(home, out, seconds=SECONDS, count=COUNT)
+    assert bytes_of(out) == bytes_of(alone)
+    made = [image_id for part in read_parts(out) for image_id in part.done]
+    assert len(made) == len(set(made)) == COUNT
