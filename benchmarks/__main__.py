@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from benchmarks import machine, report
 from benchmarks.figures import FIGURES
-from benchmarks.workbench import SHAPES, make
+from benchmarks.workbench import SHAPES, Workbench
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,14 +28,21 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", module="captum")
     dtype = getattr(torch, options.dtype or ("bfloat16" if options.device != "cpu" else "float32"))
-    bench = make(options.shape, device=options.device, dtype=dtype, rounds=options.rounds, n_stream=options.pictures)
+    ceilings = machine.ceilings(options.device, dtype)
+    bench = Workbench(
+        shape=options.shape,
+        device=options.device,
+        dtype=dtype,
+        rounds=options.rounds,
+        n_stream=options.pictures,
+        ceilings=ceilings,
+    )
     meta = {
         **machine.describe(options.device),
         "shape": options.shape,
         "dtype": str(dtype).removeprefix("torch."),
         "command": _command(options),
     }
-    ceilings = machine.ceilings(options.device, dtype)
     figures = []
     for name in options.only or FIGURES:
         for figure in FIGURES[name](bench):

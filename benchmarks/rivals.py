@@ -1,7 +1,7 @@
 """The same attribution as people compute it elsewhere: on the same weights, from the same embedded prompt.
 
-Each takes the embedded prompt `[1, pos, d_model]` and a token, and returns activation times gradient of every MLP neuron
-`[layer, pos, d_mlp]` for that token's logit at the last position.
+Each takes the embedded prompt `[1, pos, d_model]` and a token, and returns activation times gradient of every MLP
+neuron `[layer, pos, d_mlp]` for that token's logit at the last position.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,23 @@ from lens_multimodal.model.random_weights import Architecture, RandomTrio, Rando
 class Workbench:
     """What every figure measures on."""
 
-    lens: VisionLens
-    plain: nn.Module
-    """A bare `GPTJForCausalLM` on the tensors of `lens.model`."""
     shape: str
+    """One of `SHAPES`; its weights are random."""
     device: str
     dtype: torch.dtype
     rounds: int
     n_stream: int
+    ceilings: dict[str, float]
+    """As `machine.ceilings` measured them."""
+
+    @cached_property
+    def lens(self) -> VisionLens:
+        return SHAPES[self.shape](device=self.device, dtype=self.dtype)
+
+    @cached_property
+    def plain(self) -> Any:
+        """A bare `GPTJForCausalLM` on the tensors of `lens.model`."""
+        return to_hugging_face(self.lens.model)
 
     @property
     def on_gpu(self) -> bool:
@@ -50,13 +59,6 @@ class Workbench:
     def targets(self, n: int) -> list[int]:
         """Token ids to explain."""
         return [(7 + 13 * i) % self.lens.shape.d_vocab for i in range(n)]
-
-
-def make(shape: str, *, device: str, dtype: torch.dtype, rounds: int, n_stream: int) -> Workbench:
-    """A workbench of one of `SHAPES`, its weights random."""
-    lens = SHAPES[shape](device=device, dtype=dtype)
-    plain: Any = to_hugging_face(lens.model)
-    return Workbench(lens=lens, plain=plain, shape=shape, device=device, dtype=dtype, rounds=rounds, n_stream=n_stream)
 
 
 def small_lens(

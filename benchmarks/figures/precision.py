@@ -1,9 +1,8 @@
 """Whether bf16 and fp16 find the neurons that float32 finds.
 
-The language model alone, four times: the same random numbers rounded to each precision, one model in memory at a
-time, as many positions as a picture has. Attribution is each neuron's maximum over the positions; products and
-reductions are in float32 whatever the model's precision. The float32 ranking of slightly disturbed weights says how much
-of a difference rounding of the weights alone would make.
+The language model alone, several times: the same random numbers rounded to each precision, one model in memory at a
+time. Attribution is each neuron's maximum over the positions; products and reductions are in float32 whatever the model's
+precision. Rounded weights that compute in float32 tell how much of a difference is rounding of the weights alone.
 """
 
 import gc
@@ -18,6 +17,7 @@ from benchmarks.workbench import Workbench
 from lens_multimodal import presets
 from lens_multimodal.analysis import neuron_attribution
 from lens_multimodal.model import host
+from lens_multimodal.model.loading import place
 from lens_multimodal.model.random_weights import Architecture, RandomTrio, RandomWeights
 
 POS, TOP = 64, 100
@@ -42,8 +42,10 @@ def measure(bench: Workbench) -> list[Figure]:
     exact = scores(preset.architecture, n_layers=n_layers, device=bench.device, dtype=torch.float32)
     found = {}
     for dtype in PRECISIONS:
-        own = scores(preset.architecture, n_layers=n_layers, device=bench.device, dtype=dtype)
-        found[str(dtype).removeprefix("torch.")] = agreement(exact, own)
+        name = str(dtype).removeprefix("torch.")
+        for what, computing in ((name, dtype), (f"{name} weights, float32 arithmetic", torch.float32)):
+            own = scores(preset.architecture, n_layers=n_layers, device=bench.device, dtype=dtype, computing=computing)
+            found[what] = agreement(exact, own)
     return [
         Figure(
             name="precision",
@@ -57,7 +59,13 @@ def measure(bench: Workbench) -> list[Figure]:
 
 
 def scores(
-    architecture: Architecture, *, n_layers: int | None, device: str, dtype: torch.dtype, seed: int = 0
+    architecture: Architecture,
+    *,
+    n_layers: int | None,
+    device: str,
+    dtype: torch.dtype,
+    computing: torch.dtype | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """Each neuron's largest attribution, `[layer * d_mlp]`; the model is gone afterwards."""
     trio = RandomTrio(
@@ -66,12 +74,14 @@ def scores(
         device=device,
         dtype=dtype,
     )
-    model = host.wrap(trio.language_model()[0])
+    language_model = trio.language_model()[0]
+    place(language_model, dtype=computing)
+    model = host.wrap(language_model)
     generator = torch.Generator().manual_seed(seed)
     d_vocab, n_ctx = host.shape(model).d_vocab, host.shape(model).n_ctx
     tokens = torch.randint(d_vocab, (1, min(POS, n_ctx)), generator=generator).to(device)
     found = neuron_attribution(model, tokens, 11)[0].amax(dim=1).flatten().cpu()
-    del model
+    del model, language_model
     gc.collect()
     return found
 
