@@ -27,7 +27,7 @@ def ablation_curve(counts: Sequence[int], left: Mapping[str, Sequence[float]]) -
         if len(shares) != len(counts):
             raise ValueError(f"{kind!r} has {len(shares)} values for {len(counts)} counts")
         _add_line(figure, counts, list(shares), kind, list(left))
-    return _finished(figure, "Probability of the word left after ablation")
+    return _finished(figure, counts, "Probability of the word left after ablation")
 
 
 def ablation_bands(
@@ -68,7 +68,9 @@ def ablation_bands(
         )
         _add_line(figure, counts, [i.mean for i in intervals], kind, list(left))
     n_prompts = len(next(iter(left.values()), []))
-    return _finished(figure, f"Probability of the word left after ablation ({n_prompts} prompts, {level:.0%} bands)")
+    return _finished(
+        figure, counts, f"Probability of the word left after ablation ({n_prompts} prompts, {level:.0%} bands)"
+    )
 
 
 def _add_line(figure: go.Figure, counts: Sequence[int], shares: list[float], kind: str, kinds: Sequence[str]) -> None:
@@ -92,10 +94,10 @@ def _with_alpha(colour: str, alpha: float) -> str:
     return f"rgba({red}, {green}, {blue}, {alpha})"
 
 
-def _finished(figure: go.Figure, title: str) -> go.Figure:
+def _finished(figure: go.Figure, counts: Sequence[int], title: str) -> go.Figure:
     return themed(
         figure,
         title=title,
-        xaxis={"title": "ablated neurons (at the image positions)", "type": "log"},
+        xaxis={"title": "ablated neurons (at the image positions)", "type": "log", "tickvals": list(counts)},
         yaxis={"title": "share of the probability", "rangemode": "tozero", "tickformat": ".0%"},
     )

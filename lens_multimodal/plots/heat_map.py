@@ -1,5 +1,6 @@
 """Numbers over layers, depths, positions or heads as a map of coloured cells."""
 
+import re
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -131,13 +132,18 @@ def _map(
     for update, names in ((figure.update_xaxes, column_names), (figure.update_yaxes, row_names)):
         update(
             tickvals=_ticks(names),
-            ticktext=[escaped(names[i]) for i in _ticks(names)],
+            ticktext=[escaped(_short(names[i])) for i in _ticks(names)],
             tickfont_size=12 if len(names) <= 24 else 10,
             showgrid=False,
             zeroline=False,
         )
     figure.update_layout(height=170 + max(24 * len(row_names), 140))
     return figure
+
+
+def _short(name: str) -> str:
+    """An image position by its row and column alone: there are many of them side by side."""
+    return re.sub(r"^<image:(\d+,\d+)>$", r"\1", name)
 
 
 def _ticks(names: Sequence[str]) -> list[int]:

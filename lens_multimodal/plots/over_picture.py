@@ -107,7 +107,7 @@ def attention_over_picture(
         cols=n_columns,
         subplot_titles=[f"head {head}" for head in range(n_heads)],
         horizontal_spacing=0.02,
-        vertical_spacing=0.25 / n_rows,
+        vertical_spacing=0.2 / n_rows,
     )
     shown = _strongest(attention.sum(dim=1))
     for index, layer in enumerate(numbers):
@@ -123,7 +123,9 @@ def attention_over_picture(
     return themed(
         figure,
         title="Attention to the image, by layer and head",
-        height=230 * n_rows + 150,
+        title_pad_b=34,
+        width=180 * n_columns + 150,
+        height=200 * n_rows + 190,
         sliders=[_slider(numbers, shown, n_each=n_heads)],
     )
 

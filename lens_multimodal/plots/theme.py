@@ -26,15 +26,34 @@ SIGNED = [
 
 CLEAR = "rgba(0, 0, 0, 0)"
 
+AXIS = {
+    "gridcolor": GRID,
+    "zerolinecolor": GRID,
+    "linecolor": TEXT,
+    "ticks": "outside",
+    "tickcolor": GRID,
+    "automargin": True,
+    "title": {"standoff": 10},
+}
+
 TEMPLATE = go.layout.Template(
     layout={
         "paper_bgcolor": CLEAR,
         "plot_bgcolor": CLEAR,
         "font": {"color": TEXT, "size": 13},
-        "title": {"font": {"size": 16}, "x": 0, "xref": "paper", "xanchor": "left"},
+        "title": {
+            "font": {"size": 16},
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "paper",
+            "yanchor": "bottom",
+            "pad": {"b": 10},
+        },
         "colorway": list(PALETTE),
-        "xaxis": {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": TEXT, "ticks": "outside", "tickcolor": GRID},
-        "yaxis": {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": TEXT, "ticks": "outside", "tickcolor": GRID},
+        "xaxis": AXIS,
+        "yaxis": AXIS,
         "legend": {"bgcolor": CLEAR},
         "hoverlabel": {"bgcolor": "#27272a", "bordercolor": TEXT, "font": {"color": "#fafafa", "size": 13}},
         "modebar": {"bgcolor": CLEAR, "color": TEXT, "activecolor": ORANGE},
@@ -45,7 +64,7 @@ TEMPLATE = go.layout.Template(
             "tickcolor": TEXT,
             "font": {"color": TEXT},
         },
-        "margin": {"l": 60, "r": 30, "t": 60, "b": 55},
+        "margin": {"l": 60, "r": 30, "t": 75, "b": 55},
     }
 )
 
