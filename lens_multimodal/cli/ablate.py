@@ -78,7 +78,7 @@ def _rows(
     """One row for the chosen neurons and one for each draw of random ones."""
     import torch
 
-    from lens_multimodal.analysis.effects import effect_of
+    from lens_multimodal.analysis import effect_of
     from lens_multimodal.hooks import ablate as ablation
     from lens_multimodal.hooks import random_neurons_like
     from lens_multimodal.model import host

@@ -47,7 +47,7 @@ def patch(
 
     lens-multimodal patch dog.png cat.png --word dog --site heads --layers 0,1,2 --format json
     """
-    from lens_multimodal.analysis.patching import sweeps
+    from lens_multimodal import analysis
 
     chosen = None if layers is None else _layers(layers)
     lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
@@ -57,10 +57,10 @@ def patch(
         text = lens.decode(own.tokens[0, own.text_pos[0]].tolist())
     prompt = lens.prompt([clean, corrupted], text)
     run = {
-        Site.resid_pre: sweeps.act_patch_resid_pre,
-        Site.mlp_out: sweeps.act_patch_mlp_out,
-        Site.attn_out: sweeps.act_patch_attn_out,
-        Site.heads: sweeps.act_patch_heads,
+        Site.resid_pre: analysis.act_patch_resid_pre,
+        Site.mlp_out: analysis.act_patch_mlp_out,
+        Site.attn_out: analysis.act_patch_attn_out,
+        Site.heads: analysis.act_patch_heads,
     }[site]
     sweep = run(lens.model, prompt.tokens[:1], prompt.tokens[1:], target, layers=chosen, batch_size=batch_size)
     table = sweep.table()

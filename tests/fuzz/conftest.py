@@ -1,7 +1,7 @@
 """What every fuzz test holds the library to: it works, or it refuses in words of its own and leaves all as it was.
 
-`FUZZ_EXAMPLES=2000 python -m pytest tests/fuzz` looks further than the default; `docs/reliability.md` has the counts
-of the last long run, which `--fuzz-counts FILE` writes.
+`FUZZ_EXAMPLES=1000 FUZZ_COUNTS=counts.json python -m pytest tests/fuzz` looks further than the default and writes down
+how many cases worked and how many were refused; `docs/reliability.md` has the counts of the last long run.
 """
 
 import hashlib
@@ -49,14 +49,9 @@ settings.load_profile("fuzz")
 COUNTS: dict[str, Counter[str]] = {}
 
 
-def pytest_addoption(parser) -> None:
-    parser.addoption("--fuzz-counts", type=Path, default=None, help="write how many cases worked and were refused")
-
-
-def pytest_sessionfinish(session) -> None:
-    path = session.config.getoption("--fuzz-counts", default=None)
-    if path is not None:
-        path.write_text(json.dumps(COUNTS, indent=1) + "\n")
+def pytest_sessionfinish() -> None:
+    if path := os.environ.get("FUZZ_COUNTS"):
+        Path(path).write_text(json.dumps(COUNTS, indent=1) + "\n")
 
 
 @pytest.fixture(autouse=True)

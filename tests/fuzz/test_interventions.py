@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_multimodal import hooks as builders
-from lens_multimodal.analysis import ablation_effects, decode_neurons, neuron_activations, top_neurons
-from lens_multimodal.analysis.effects import effect_of
+from lens_multimodal.analysis import ablation_effects, decode_neurons, effect_of, neuron_activations, top_neurons
 from lens_multimodal.model import host
 from tests.fuzz import anything
 from tests.trio import random_picture
