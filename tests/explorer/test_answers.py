@@ -9,6 +9,7 @@ from PIL import Image
 
 from lens_multimodal.hooks import ablate, scale
 from lens_multimodal.model import host
+from lens_multimodal.model.image_prompt import assemble
 from tests.explorer.conftest import LIMITS, TEXT, in_format, png
 from tests.trio import random_picture
 
@@ -21,8 +22,9 @@ def probability(lens, prompt, token: int, hooks=()) -> float:
 
 
 def prompt_at(lens, picture, place):
-    """The prompt in the library's own words: the caption's tokens as text."""
-    return lens.prompt(picture, place["text"] + lens.decode(place["before"]))
+    """The picture, the text and the caption's tokens before the word, put together from their parts."""
+    pieces = [lens.embed([picture])[0], lens.encode(place["text"]) + place["before"]]
+    return assemble([pieces], pad_id=0, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])

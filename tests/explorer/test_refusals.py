@@ -26,9 +26,10 @@ def refused(response, status: int, *parts: str) -> None:
 # --- who may ask -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::2]:8000", "0.0.0.0"]
-)
+OTHERS = ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::2]:8000", "0.0.0.0"]
+
+
+@pytest.mark.parametrize("host", OTHERS)
 @pytest.mark.parametrize("path", ["/", "/api/about", "/api/samples", "/static/main.js"])
 def test_another_host_name_is_refused(page, host, path):
     refused(page.client.get(path, headers={"host": host}), 421, "answers only to 127.0.0.1")
@@ -109,9 +110,10 @@ def test_no_path_leads_to_a_file_that_was_not_given(page, folder, trick):
     assert b"import" not in response.content.replace(b"important", b"")
 
 
-@pytest.mark.parametrize(
-    "trick", [*TRICKS, "sample-999999", "sample-01", "upload-" + "0" * 32, "sample-1\n", "sample-١"]
-)
+IDS = [*TRICKS, "sample-999999", "sample-01", "upload-" + "0" * 32, "sample-1\n", "sample-\u0661"]
+
+
+@pytest.mark.parametrize("trick", IDS)
 def test_no_picture_id_leads_to_a_file(page, trick):
     response = page.post("/api/look", picture=trick, text=TEXT)
     assert response.status_code in (404, 422), response.text
@@ -170,19 +172,18 @@ def test_a_strange_length_is_refused(page, length):
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"hello",
-        b"%PDF-1.7",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        SVG,
-        b"GIF89a" + b"\0" * 50,
-        b"MZ" * 40,
-    ],
-    ids=["empty", "text", "pdf", "postscript", "svg", "gif", "program"],
-)
+OTHER_TYPES = {
+    "empty": b"",
+    "text": b"hello",
+    "pdf": b"%PDF-1.7",
+    "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "svg": SVG,
+    "gif": b"GIF89a" + b"\0" * 50,
+    "program": b"MZ" * 40,
+}
+
+
+@pytest.mark.parametrize("data", OTHER_TYPES.values(), ids=OTHER_TYPES)
 def test_a_file_of_another_type_is_refused_whatever_it_claims(page, data):
     refused(page.upload(data, "image/png"), 415, "PNG, JPEG, WEBP")
 
@@ -198,21 +199,22 @@ def test_a_cut_off_picture_is_refused(page, kind, cut):
     refused(page.upload(in_format(random_picture(), kind)[:cut]), 415)
 
 
-def test_damaged_pictures_never_do_worse_than_a_clean_refusal():
-    whole, counts = {kind: in_format(random_picture(), kind) for kind in ("PNG", "JPEG", "WEBP")}, {True: 0, False: 0}
-    for kind, data in whole.items():
-        for place in range(0, len(data), max(1, len(data) // 150)):
-            damaged = bytearray(data)
-            damaged[place] ^= 0xFF
-            try:
-                picture = read_upload(bytes(damaged), LIMITS)
-            except (NotAPicture, TooLarge) as error:
-                assert "\n" not in str(error)
-                counts[False] += 1
-            else:
-                assert picture.mode == "RGB", kind
-                counts[True] += 1
-    assert min(counts.values()) > 0, "both kinds of damage were tried"
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damaged_pictures_never_do_worse_than_a_clean_refusal(kind):
+    data, outcomes = in_format(random_picture(), kind), []
+    for place in range(0, len(data), max(1, len(data) // 150)):
+        damaged = bytearray(data)
+        damaged[place] ^= 0xFF
+        outcomes.append(outcome(bytes(damaged)))
+    assert "refused" in outcomes
+    assert set(outcomes) <= {"refused", "taken"}, "every other error would be shown here"
+
+
+def outcome(data: bytes) -> str:
+    try:
+        return "taken" if read_upload(data, LIMITS).mode == "RGB" else "of another mode"
+    except (NotAPicture, TooLarge) as error:
+        return "refused in several lines" if "\n" in str(error) else "refused"
 
 
 def test_nothing_is_written_to_disk(page, tmp_path, monkeypatch):
@@ -278,20 +280,19 @@ def test_a_wrong_patch_is_refused_in_one_line(page, two, path, change, part):
     assert response.status_code in (400, 404, 422)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b"[" * 30_000,
-        b'{"picture": "sample-1", "text": "\\ud800"}',
-        b"\xff\xfe",
-        b'{"a":NaN}',
-    ],
-    ids=["empty", "open", "list", "null", "deep", "surrogate", "bytes", "nan"],
-)
+NO_QUESTIONS = {
+    "empty": b"",
+    "open": b"{",
+    "list": b"[]",
+    "null": b"null",
+    "deep": b"[" * 30_000,
+    "surrogate": b'{"picture": "sample-1", "text": "\\ud800"}',
+    "bytes": b"\xff\xfe",
+    "nan": b'{"picture": NaN}',
+}
+
+
+@pytest.mark.parametrize("body", NO_QUESTIONS.values(), ids=NO_QUESTIONS)
 def test_a_body_that_is_no_question_is_refused(page, body):
     headers = {"x-explorer-token": page.token, "content-type": "application/json"}
     response = page.client.post("/api/look", content=body, headers=headers)
