@@ -22,7 +22,7 @@ def decode(value: Any, *, height: int, width: int, where: str) -> Bool[np.ndarra
     try:
         from pycocotools import mask as rle
     except ImportError as error:
-        raise ImportError("segmentation masks need pycocotools: pip install 'lens-multimodal[coco]'") from error
+        raise ImportError("segmentation masks need pycocotools: pip install pycocotools") from error
     if isinstance(value, dict):
         if list(value.get("size", ())) != [height, width]:
             raise ValueError(
