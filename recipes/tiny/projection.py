@@ -63,9 +63,10 @@ def read_nouns(work: Path) -> list[str]:
 
 
 def visible_nouns(scenes: Scenes, data: Labelled, nouns: list[str], row: int) -> tuple[list[str], list[tuple]]:
-    """Nouns and centres of the objects of one scene that are large enough to be named."""
+    """Nouns and centres of the objects of one scene that are large enough to be named, the largest first."""
     needed = VISIBLE * scenes.label.shape[-1] ** 2
     slots = [k for k in range(SLOTS) if scenes.pictures[row, k] >= 0 and scenes.areas[row, k] >= needed]
+    slots.sort(key=lambda k: -int(scenes.areas[row, k]))
     classes = data.nouns[data.cutouts.rows(scenes.pictures[row, slots].cpu())].tolist()
     return [nouns[c] for c in classes], [tuple(scenes.centres[row, k].tolist()) for k in slots]
 

@@ -35,7 +35,7 @@ SUPERCATEGORIES = {
 }
 """Groups of nouns by their kinds in the knowledge table, as COCO has twelve; all others are things."""
 CAPTIONS = 5
-"""Reference captions of each scene, as COCO has."""
+"""Reference captions of each scene, as COCO has; the first names the largest object first, the others any."""
 JPEG_QUALITY = 92
 
 
@@ -91,7 +91,9 @@ def _make(settings: Settings, work: Path) -> dict[str, Any]:
             annotations += _annotations(scenes, row, image_id, len(annotations), drawings, nouns)
             seen, centres = visible_nouns(scenes, data, nouns, row)
             for variant in range(CAPTIONS):
-                text = PROMPT + continuation(seen, centres, random=Random(f"{half}:{row}:{variant}"))
+                random = Random(f"{half}:{row}:{variant}")
+                order = random.sample(range(len(seen)), len(seen)) if variant else range(len(seen))
+                text = PROMPT + continuation([seen[i] for i in order], [centres[i] for i in order], random=random)
                 captions.append({"id": len(captions) + 1, "image_id": image_id, "caption": text})
     info = {"description": "Scenes composed from drawings; see DATA_LICENSES.", "version": "1"}
     groups = supercategories()

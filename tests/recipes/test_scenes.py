@@ -253,13 +253,15 @@ def test_captions_say_what_is_there_and_where() -> None:
     dog, car, egg = (0.2, 0.2), (0.25, 0.8), (0.9, 0.25)
     assert continuation(["dog"], [dog], random=Random(0)) == " a dog."
     pairs = {continuation(["dog", "car"], [dog, car], random=Random(seed)) for seed in range(40)}
-    assert pairs == {" a dog and a car.", " a car and a dog.", " a dog above a car.", " a car below a dog."}
+    assert pairs == {" a dog and a car.", " a dog above a car."}
+    assert " a car below a dog." in {
+        continuation(["car", "dog"], [car, dog], random=Random(seed)) for seed in range(40)
+    }
     beside = {continuation(["dog", "egg"], [dog, egg], random=Random(seed)) for seed in range(40)}
     assert " a dog next to an egg." in beside
     assert not any("above" in text or "below" in text for text in beside)
     triples = {continuation(["dog", "car", "egg"], [dog, car, egg], random=Random(seed)) for seed in range(80)}
-    assert " a dog, a car and an egg." in triples
-    assert len(triples) == 6
+    assert triples == {" a dog, a car and an egg."}
     assert relation((0.5, 0.5), (0.55, 0.55)) is None
     with pytest.raises(ValueError, match="1 nouns and 2 centres"):
         continuation(["dog"], [dog, car], random=Random(0))

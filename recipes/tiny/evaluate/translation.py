@@ -9,11 +9,10 @@ from tqdm.auto import tqdm
 
 from lens_multimodal import ImagePrompt, VisionLens
 from lens_multimodal.analysis.attribution import top_neurons
-from lens_multimodal.analysis.decoding import decode_neurons
-from lens_multimodal.analysis.decoding.logit_lens import logit_lens
+from lens_multimodal.analysis.decoding import decode_neurons, logit_lens
+from lens_multimodal.analysis.effects import effects_of
 from lens_multimodal.hooks import ablate
 from lens_multimodal.hooks.neurons import random_neurons_like
-from lens_multimodal.model import host
 from recipes.tiny.sample_scene import Scene
 
 COUNTS = (20, 100, 300)
@@ -47,13 +46,15 @@ def translation(lens: VisionLens, scenes: Sequence[Scene], *, seed: int = 0) -> 
         positions = prompt.image_pos[0]
         ranked = top_neurons(lens.model, prompt.tokens, token, positions, top_k=max(COUNTS))
         layers.update(ranked["layer"][:5].tolist())
-        before = _probability(lens, prompt, token)
-        for n in COUNTS:
-            found = ranked.head(n)
-            control = random_neurons_like(found, lens.model, generator)
-            for who, neurons in (("top", found), ("random", control)):
-                hooks = ablate(neurons, lens.model, positions=positions)
-                kept[f"{who} {n}"].append(_probability(lens, prompt, token, hooks) / before)
+        compared = {
+            f"{who} {n}": neurons
+            for n in COUNTS
+            for found in [ranked.head(n)]
+            for who, neurons in (("top", found), ("random", random_neurons_like(found, lens.model, generator)))
+        }
+        hooks = [ablate(neurons, lens.model, positions=positions) for neurons in compared.values()]
+        for name, effect in zip(compared, effects_of(lens.model, prompt.tokens, hooks, token), strict=True):
+            kept[name].append(1 + float(effect.relative_probability_change))
         best = ranked.head(DECODED)
         for who, neurons in (("top", best), ("random", random_neurons_like(best, lens.model, generator))):
             table = decode_neurons(lens.model, neurons)
@@ -76,13 +77,6 @@ def translation(lens: VisionLens, scenes: Sequence[Scene], *, seed: int = 0) -> 
         "noun among ten tokens of a top-20 neuron": {name: _mean(values) for name, values in decodes.items()},
         "covered patches that read as the noun, by depth": torch.stack(depths).mean(0).tolist() if depths else [],
     }
-
-
-@torch.no_grad()
-def _probability(lens: VisionLens, prompt: ImagePrompt, token: int, hooks: Sequence[host.NamedHook] = ()) -> float:
-    with host.fired_hooks(lens.model, list(hooks)):
-        logits = host.logits_of(lens.model, prompt.tokens)
-    return float(logits[0, -1].float().softmax(-1)[token])
 
 
 def _mean(values: Sequence[float | bool]) -> float:

@@ -15,19 +15,18 @@ def continuation(nouns: Sequence[str], centres: Sequence[tuple[float, float]], *
     """What follows `PROMPT`: " a dog.", " a dog and a car.", " a dog above a car.", " a dog, a car and an apple."
 
     Two objects are listed half of the time, and else put in relation where their places allow it: above and
-    below by the larger vertical distance, next to by the larger horizontal one. The order is random.
+    below by the larger vertical distance, next to by the larger horizontal one.
 
     Args:
-        nouns: one for each visible object.
+        nouns: one for each visible object, in the order in which they are named.
         centres: (x, y) of each, as shares of the side, y downwards.
     Raises: ValueError if there is no noun, or not one centre for each.
     """
     if not nouns or len(nouns) != len(centres):
         raise ValueError(f"{len(nouns)} nouns and {len(centres)} centres: expected as many, and at least one")
-    order = random.sample(range(len(nouns)), len(nouns))
-    phrases = [with_article(nouns[index]) for index in order]
+    phrases = [with_article(noun) for noun in nouns]
     if len(phrases) == 2 and random.random() < 0.5:
-        between = relation(centres[order[0]], centres[order[1]])
+        between = relation(centres[0], centres[1])
         if between is not None:
             return f" {phrases[0]} {between} {phrases[1]}."
     if len(phrases) == 1:
