@@ -29,7 +29,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if not self.do_sample and (self.top_k, self.top_p, self.temperature) != (None, None, 1.0):
             raise ValueError("top_k, top_p and temperature choose among samples: set do_sample=True with them")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < float("inf"):
             raise ValueError(f"the temperature must be positive, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
@@ -59,6 +59,8 @@ def generate(
     """
     sampling = sampling or Sampling()
     n_ctx = host.shape(model).n_ctx
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
+        raise TypeError(f"max_new_tokens must be an integer, got {max_new_tokens!r}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     longest = prompt.tokens.shape[1]

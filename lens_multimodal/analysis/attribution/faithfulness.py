@@ -230,7 +230,7 @@ def _summary(table: pd.DataFrame, orders: Mapping[str, Tensor], curves: pd.DataF
         }
         for kind in ("deletion", "insertion"):
             curve = curves[(curves["score"] == name) & (curves["kind"] == kind)]
-            fraction = torch.from_numpy(curve["n_neurons"].to_numpy() / len(order))
-            row[f"{kind}_auc"] = float(torch.trapezoid(torch.from_numpy(curve["value"].to_numpy()), fraction))
+            fraction = torch.tensor(curve["n_neurons"].tolist()) / len(order)
+            row[f"{kind}_auc"] = float(torch.trapezoid(torch.tensor(curve["value"].tolist()), fraction))
         rows.append(row)
     return pd.DataFrame(rows)

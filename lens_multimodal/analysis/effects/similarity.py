@@ -77,43 +77,51 @@ class SentenceCosine:
 
 
 class BertScore:
-    """BERTScore F1 (Zhang et al. 2020) with an encoder of the user's, computed by torchmetrics.
+    """BERTScore F1 (Zhang et al. 2020) with an encoder of the user's, computed by torchmetrics, no rescaling.
 
     Texts without any word have no score of their own: 1 against each other, 0 against anything else.
 
     Args:
         model: the folder of a Hugging Face encoder and its tokenizer.
         layer: whose output is compared; None for the last.
-        batch_size: texts at a time.
     Raises: FileNotFoundError for a folder that is not there; ImportError without torchmetrics.
     """
 
     name = "bert_score"
 
-    def __init__(self, model: str | Path, *, layer: int | None = None, batch_size: int = 32) -> None:
-        self.folder = _existing(model, "BERTScore")
-        self.layer = layer
-        self.batch_size = batch_size
+    def __init__(self, model: str | Path, *, layer: int | None = None) -> None:
+        folder = _existing(model, "BERTScore")
         try:
             from torchmetrics.functional.text.bert import bert_score
         except ImportError as error:
             raise ImportError("BERTScore is computed by torchmetrics: pip install torchmetrics") from error
+        from transformers import AutoModel, AutoTokenizer
+
         self._score = bert_score
+        self._model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.layer = layer
 
     def __call__(self, before: Sequence[str], after: Sequence[str]) -> Float[Tensor, " pair"]:
-        result = torch.tensor([float(_words(a) == _words(b)) for a, b in zip(before, after, strict=True)])
-        worded = [i for i, pair in enumerate(zip(before, after, strict=True)) if all(map(_words, pair))]
-        if worded:
-            found = self._score(
-                [after[i] for i in worded],
-                [before[i] for i in worded],
-                model_name_or_path=str(self.folder),
-                num_layers=self.layer,
-                batch_size=self.batch_size,
-                truncation=True,
-            )
-            result[worded] = torch.as_tensor(found["f1"]).float().reshape(-1).cpu()
-        return _finite(result, self.name)
+        pairs = list(zip(before, after, strict=True))
+        found = {pair: self._pair(*pair) for pair in dict.fromkeys(pairs)}
+        return _finite(torch.tensor([found[pair] for pair in pairs]), self.name)
+
+    def _pair(self, before: str, after: str) -> float:
+        """One pair at a time: torchmetrics 1.9 sorts each side by length and mixes up pairs of unequal order."""
+        if not (_words(before) and _words(after)):
+            return float(_words(before) == _words(after))
+        longest = max(len(ids) for ids in self._tokenizer([before, after])["input_ids"])
+        score = self._score(
+            [after],
+            [before],
+            model=self._model,
+            user_tokenizer=self._tokenizer,
+            num_layers=self.layer,
+            max_length=min(longest, self._tokenizer.model_max_length),
+            truncation=True,
+        )
+        return float(score["f1"])
 
 
 def _dice(one: Counter[str], other: Counter[str]) -> float:

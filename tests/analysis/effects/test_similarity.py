@@ -56,12 +56,9 @@ def test_sentence_cosine_of_any_encoder_asks_once_for_each_text():
         SentenceCosine(Encoder({"a": 1.0, "b": 2.0}))(["a"], ["b"])
 
 
-def test_sentence_cosine_of_a_folder_equals_cosines_of_means_of_plain_transformers(bert, tmp_path):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    word = sentence_transformers.models.Transformer(str(bert))
-    pooling = sentence_transformers.models.Pooling(16, pooling_mode="mean")
-    sentence_transformers.SentenceTransformer(modules=[word, pooling], device="cpu").save(str(tmp_path))
-    found = SentenceCosine(tmp_path)(BEFORE, AFTER)
+def test_sentence_cosine_of_a_folder_equals_cosines_of_means_of_plain_transformers(bert):
+    pytest.importorskip("sentence_transformers")
+    found = SentenceCosine(bert)(BEFORE, AFTER)
     tokenizer, model = BertTokenizer.from_pretrained(bert), BertModel.from_pretrained(bert).eval()
 
     def vector(text):
@@ -87,7 +84,8 @@ def test_bert_score_equals_the_formula_on_plain_transformers(bert, layer):
     for index, (before, after) in enumerate(zip(BEFORE, AFTER, strict=True)):
         if before and after:
             cosines = vectors(after) @ vectors(before).T
-            precision, recall = cosines.amax(1).mean(), cosines.amax(0).mean()
+            # torchmetrics also lets a word match a special token's zero vector, so nothing counts below zero.
+            precision, recall = cosines.amax(1).clamp(min=0).mean(), cosines.amax(0).clamp(min=0).mean()
             expected = 2 * precision * recall / (precision + recall)
             assert found[index].item() == pytest.approx(expected.item(), abs=1e-4), (before, after)
         else:
@@ -98,7 +96,7 @@ def test_bert_score_equals_the_formula_on_plain_transformers(bert, layer):
 
 @pytest.mark.parametrize("measure", [SentenceCosine, BertScore])
 def test_a_name_is_never_looked_up_on_a_hub(measure):
-    with pytest.raises(FileNotFoundError, match="no folder 'bert-base-uncased' .* nothing is downloaded here"):
+    with pytest.raises(FileNotFoundError, match=r"no folder 'bert-base-uncased' .* nothing is downloaded here"):
         measure("bert-base-uncased")
 
 
