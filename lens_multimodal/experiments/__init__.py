@@ -6,6 +6,7 @@ from lens_multimodal.experiments.report import write_report
 from lens_multimodal.experiments.reproduce import reproduce
 from lens_multimodal.experiments.results import Results
 from lens_multimodal.experiments.seeds import generator_for
+from lens_multimodal.experiments.short import short_report
 from lens_multimodal.experiments.stream import DiskFull, Pace, SettingsChanged
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "Summary",
     "generator_for",
     "reproduce",
+    "short_report",
     "write_report",
 ]

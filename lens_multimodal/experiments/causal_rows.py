@@ -31,7 +31,7 @@ class Reading:
 
     @property
     def probability(self) -> Float[Tensor, "row token"]:
-        return self.log_probability.exp()
+        return self.log_probability.double().exp()
 
     @classmethod
     def joined(cls, parts: "Sequence[Reading]") -> "Reading":

@@ -61,8 +61,9 @@ def untrained_lens(context: Context) -> VisionLens:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(context.seed, "untrained language model"))
             model = untrained_language_model(context.lens.model, tokenizer=context.lens.tokenizer)
-        like = host.w_e(context.lens.model)
-        host.move(model, device=like.device, dtype=like.dtype)
+        like, made = host.w_e(context.lens.model), host.w_e(model)
+        if (made.device, made.dtype) != (like.device, like.dtype):
+            host.move(model, device=like.device, dtype=like.dtype)
         return attach_vision(
             model,
             vision=context.lens.vision,

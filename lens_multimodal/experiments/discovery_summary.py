@@ -56,8 +56,8 @@ def agreement_summary(agreement: pd.DataFrame, *, seed: int, verdict: str) -> Su
         frame=frame,
         title="Agreement of decoded words with the picture",
         caption=(
-            f"Each source says the same number of different tokens (the caption: its own). Mean over {n} pictures with "
-            f"95 % bootstrap intervals over pictures.{note}"
+            f"Each source says at most the same number of different tokens (the caption: its own). Mean over {n} "
+            f"pictures with 95 % bootstrap intervals over pictures.{note}"
         ),
         n_pictures=n,
         verdict=verdict,

@@ -37,8 +37,8 @@ def _regions(regions: pd.DataFrame, seed: int) -> Summary:
         caption=(
             f"The picture's vectors with the background shuffled, with the object's patches replaced by the mean "
             f"vector of the data set (removed), with the background or as many of its patches replaced; over {n} "
-            f"pictures whose caption names an annotated category. Objects take {size:.0%} of the patches. Last measure: "
-            f"neurons whose activation falls most when the object goes, among those of largest attribution."
+            f"pictures whose caption names an annotated category. Objects take {size:.0%} of the patches. Last "
+            f"measure: neurons whose activation falls most when the object goes, among those of largest attribution."
         ),
         n_pictures=n,
         verdict=_regions_verdict(long, seed),

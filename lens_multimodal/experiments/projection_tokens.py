@@ -26,6 +26,6 @@ def read_out_image_prompts(context: Context) -> TopTokens:
 def random_tokens(context: Context, count: int, *, purpose: str = "random tokens") -> list[int]:
     """Different tokens of the tokenizer's vocabulary, drawn anew for each picture."""
     lens = context.lens
-    known = min(lens.shape.d_vocab, len(lens.tokenizer))
+    known = lens.shape.d_vocab if lens.tokenizer is None else min(lens.shape.d_vocab, len(lens.tokenizer))
     generator = generator_for(context.seed, purpose, context.picture.scene.id)
     return torch.randperm(known, generator=generator)[:count].tolist()

@@ -18,7 +18,7 @@ class PaperNumber:
     key: str
     what: str
     unit: str
-    value: float | None
+    value: float | int | None
     """None where the number is not known here; never a guess."""
     finding: str | None
     """What the paper says in words."""

@@ -65,7 +65,7 @@ class Selectivity:
             if not len(neurons):
                 continue
             activations = _maps(context, neurons)
-            seg_mask = torch.from_numpy(scene.seg_mask(noun.noun.category)) if noun.in_picture else None
+            seg_mask = torch.from_numpy(scene.seg_mask(str(noun.noun.category))) if noun.in_picture else None
             about = {"image_id": scene.id, "noun": noun.name, "category": noun.noun.category}
             if index == 0:
                 maps = [{**about, **row} for row in _kept(picture, neurons, activations, settings, seg_mask)]

@@ -63,7 +63,7 @@ class AgreementSettings:
     """
 
     n_tokens: int = 50
-    """Different tokens that each source may say: the same for all, so that none profits from saying more."""
+    """Different tokens that each source may say at most: the same for all, so that none profits from saying more."""
     bertscore_model: str | None = None
     """Folder of a Hugging Face text encoder."""
     clipscore_model: str | None = None

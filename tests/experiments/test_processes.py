@@ -41,7 +41,7 @@ def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_two_processes_equal_one_and_both_wrote(home: Path, alone: Path, tmp_path: Path) -> None:
     started = launch(home, tmp_path / "out")
-    _, said = started.communicate(timeout=550)
+    _, said = started.communicate(timeout=1500)
     assert started.returncode == 0, said.decode()[-3000:]
     assert bytes_of(tmp_path / "out") == bytes_of(alone)
     writers = {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / "out")}
@@ -52,7 +52,7 @@ def test_two_processes_equal_one_and_both_wrote(home: Path, alone: Path, tmp_pat
 def test_two_processes_killed_on_the_way_and_continued_by_one(home: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     started = launch(home, out)
-    deadline = time.monotonic() + 500
+    deadline = time.monotonic() + 1500
     while len(read_parts(out)) < 2 and time.monotonic() < deadline:
         assert started.poll() is None, started.communicate()[1].decode()[-3000:]
         time.sleep(0.01)

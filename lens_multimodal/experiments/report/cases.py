@@ -110,11 +110,9 @@ def cases_of(tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], *,
 
 
 def data_uri(picture: Image.Image) -> str:
-    """A picture as text for a page, in the size in which it is shown."""
-    small = picture.convert("RGB")
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    """A picture as text for a page."""
     buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=88)
+    picture.save(buffer, format="JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -185,8 +183,11 @@ def _ablated(folder: Path, rewritten: pd.DataFrame, said: pd.Series, row: Mappin
 
 
 def _open(path: Path) -> Image.Image:
+    """A picture in the size in which it is shown: maps over it are drawn at that size too."""
     with Image.open(path) as file:
-        return file.convert("RGB")
+        picture = file.convert("RGB")
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return picture
 
 
 def _shown(picture: Image.Image, row: Mapping[Any, Any], preprocessing: Mapping[str, Any]) -> Shown:

@@ -1,6 +1,7 @@
 """Summaries drawn: curves with bands, bars with whiskers, layers, heat maps and points."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -27,6 +28,8 @@ def figure_of(summary: Summary) -> go.Figure | None:
     drawing, frame = summary.drawing, summary.frame
     if drawing is None or not len(frame):
         return None
+    if drawing.kind == "bars" and drawing.series == drawing.x:
+        drawing = replace(drawing, series=None)
     panels = [None] if drawing.panels is None else list(dict.fromkeys(frame[drawing.panels]))
     n_columns = 2 if len(panels) == 4 else min(PANELS_PER_ROW, len(panels))
     n_rows = -(-len(panels) // n_columns)
@@ -83,7 +86,7 @@ def _traces(frame: pd.DataFrame, drawing: Drawing, names: list[Any], *, first: b
                 name=label,
                 legendgroup=label,
                 showlegend=shown,
-                marker_color=colour,
+                marker_color=_bar_colours(part, drawing, colour),
                 error_y=_whiskers(part, drawing, TEXT),
             )
 
@@ -157,6 +160,14 @@ def _colour(name: Any, names: list[Any]) -> str:
         return COLOURS["top"]
     others = [n for n in names if n not in COLOURS]
     return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
+
+
+def _bar_colours(frame: pd.DataFrame, drawing: Drawing, colour: str) -> str | list[str]:
+    """Bars that stand for the found neurons and their control keep those colours without a legend."""
+    values = list(frame[drawing.x])
+    if drawing.series is not None or not set(COLOURS) & set(values):
+        return colour
+    return [COLOURS.get(value, OTHERS[0]) for value in values]
 
 
 def _has_interval(frame: pd.DataFrame, drawing: Drawing) -> bool:

@@ -1,6 +1,5 @@
 """A summary's frame as text: intervals in one column, the paper's number in the next."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +72,7 @@ def text_of(value: Any, name: str = "") -> str:
     if isinstance(value, (int, np.integer)):
         return f"{value:,}"
     if isinstance(value, (float, np.floating)):
-        return _p(float(value)) if name == "p" else number(float(value))
+        return _p(float(value)) if name.split(" ")[0] == "p" else number(float(value))
     return str(value)
 
 
@@ -98,5 +97,5 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _is_numeric(values: Sequence[Any]) -> bool:
+def _is_numeric(values: pd.Series) -> bool:
     return all(isinstance(v, (int, float, np.integer, np.floating)) and not isinstance(v, bool) for v in values)

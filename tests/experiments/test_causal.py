@@ -1,0 +1,148 @@
+"""Ablation curves recomputed with plain transformers, and the sentence that they support."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lens_multimodal.experiments.causal import Causal, CausalSettings, trials
+from lens_multimodal.experiments.causal_rows import read_without, zero_rows_hook
+from tests.experiments.planted import World, make_world, plain_trio
+from tests.experiments.reference import Plain
+
+SETTINGS = CausalSettings(counts=(1, 2, 5, 10, 20, 50), caption_counts=(1, 5), n_random=2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def plain(world) -> Plain:
+    return plain_trio(world)
+
+
+@pytest.fixture(scope="module")
+def rows(world):
+    picture = world.picture(0)
+    return Causal().rows(world.context(picture, SETTINGS), picture.scene)
+
+
+def pairs(table) -> list[tuple[int, int]]:
+    return list(zip(table["layer"], table["neuron"], strict=True))
+
+
+def test_every_probability_is_that_of_the_plain_model_without_the_neurons(world, plain, rows):
+    picture = world.picture(0)
+    noun = picture.nouns[0]
+    embeds = plain.embeds(plain.vectors(picture.scene.path), picture.tokens[0, 9:].tolist())
+    before = plain.probabilities(embeds)[noun.read_pos, noun.token]
+    tried = trials(world.lens.model, picture, SETTINGS, seed=0)
+    assert len(tried) == len(rows["ablations"])
+    for trial, row in zip(tried, rows["ablations"].itertuples(), strict=True):
+        after = plain.probabilities(embeds, pairs(trial.table), n_image=9)[noun.read_pos]
+        assert row.probability_before == pytest.approx(before, rel=1e-6)
+        assert row.probability_after == pytest.approx(after[noun.token], rel=1e-6)
+        assert row.relative_change == pytest.approx(after[noun.token] / before - 1, abs=1e-6)
+        assert row.rank_after == (after > after[noun.token]).sum()
+
+
+def test_captions_are_those_of_the_plain_model_without_the_neurons(world, plain, rows):
+    picture = world.picture(0)
+    vectors, ids = plain.vectors(picture.scene.path), plain.words("A picture of")["input_ids"]
+    tried = [t for t in trials(world.lens.model, picture, SETTINGS, seed=0) if t.n_neurons in SETTINGS.caption_counts]
+    for trial, row in zip(tried, rows["captions"].itertuples(), strict=True):
+        said = plain.words.decode(plain.caption(vectors, ids, 4, pairs(trial.table)), skip_special_tokens=True)
+        assert row.caption_after == said.strip()
+        assert row.changed == (said.strip() != picture.caption)
+
+
+def test_random_draws_match_in_number_and_layer_and_end_with_the_layer(world):
+    picture = world.picture(0)
+    tried = trials(world.lens.model, picture, SETTINGS, seed=0)
+    for count in SETTINGS.counts:
+        top = next(t for t in tried if t.n_neurons == count and t.neurons == "top")
+        random = [t for t in tried if t.n_neurons == count and t.neurons == "random"]
+        assert len(random) == (2 if top.table["layer"].value_counts().max() <= 20 else 0)
+        for drawn in random:
+            assert drawn.table["layer"].value_counts().to_dict() == top.table["layer"].value_counts().to_dict()
+            assert not set(pairs(drawn.table)) & set(pairs(top.table))
+        if count == 5:
+            assert set(pairs(random[0].table)) != set(pairs(random[1].table))
+
+
+def test_draws_depend_on_the_seed_and_on_nothing_else(world):
+    picture = world.picture(0)
+    one, same, other = (
+        [
+            t.table.to_numpy().tolist()
+            for t in trials(world.lens.model, picture, SETTINGS, seed)
+            if t.neurons == "random"
+        ]
+        for seed in (0, 0, 1)
+    )
+    assert one == same != other
+
+
+def test_batches_do_not_change_what_is_read(world):
+    picture = world.picture(0)
+    tables = [None, picture.top[0], None, picture.random[0]]
+    reads = [(picture.nouns[0].read_pos, picture.nouns[0].token)]
+    tokens = picture.tokens.expand(4, -1)
+    whole, single = (
+        read_without(world.lens.model, tokens, reads, tables, positions=picture.image_pos, batch_size=size)
+        for size in (4, 1)
+    )
+    torch.testing.assert_close(whole.logit, single.logit)
+    assert whole.logit[0] == whole.logit[2] != whole.logit[1]
+
+
+def test_the_hook_edits_a_copy_its_own_rows_and_no_generated_token():
+    activation = torch.randn(2, 4, 3)
+    before = activation.clone()
+    zeroed = torch.tensor([[True, False, False], [False, False, True]])
+    after = zero_rows_hook(activation, hook=None, zeroed=zeroed, positions=torch.tensor([1, 2]))
+    assert torch.equal(activation, before)
+    expected = before.clone()
+    expected[0, 1:3, 0] = 0
+    expected[1, 1:3, 2] = 0
+    assert torch.equal(after, expected)
+    single = torch.randn(2, 1, 3)
+    assert zero_rows_hook(single, hook=None, zeroed=zeroed, positions=torch.tensor([0])) is single
+
+
+@pytest.mark.parametrize(
+    ("top", "random", "said"),
+    [
+        (-0.8, -0.01, "MORE than random neurons"),
+        (-0.01, -0.8, "LESS than random neurons"),
+        (-0.1, -0.1, "NOT distinguishable"),
+    ],
+)
+def test_the_verdict_follows_the_numbers(top, random, said):
+    noise = np.random.default_rng(0).normal(0, 0.05, (2, 20))
+    rows = pd.DataFrame(
+        [
+            {"image_id": i, "noun": "dog", "own": True, "neurons": kind, "n_neurons": n, "relative_change": mean + e}
+            for n in (10, 100)
+            for kind, mean, errors in (("top", top, noise[0]), ("random", random, noise[1]))
+            for i, e in enumerate(errors)
+            if not (n == 100 and kind == "random" and i > 3)
+        ]
+    )
+    found = Causal().summarise({"ablations": rows, "captions": pd.DataFrame({"image_id": []})}, seed=0)
+    assert said in found["probability"].verdict
+    assert "top 10 " in found["probability"].verdict, "only four pictures have a control at 100"
+    assert "n = 20" in found["probability"].verdict
+    assert found["probability"].n_pictures == 20
+
+
+def test_no_rows_make_no_tables():
+    assert Causal().summarise({name: pd.DataFrame({"image_id": []}) for name in Causal.tables}, seed=0) == {}
+
+
+@pytest.mark.parametrize("bad", [{"counts": ()}, {"counts": (5, 2)}, {"counts": (0, 1)}, {"n_random": 0}])
+def test_counts_that_make_no_sense_are_refused(bad):
+    with pytest.raises(ValueError, match=r"positive and ascending|at least one count"):
+        CausalSettings(**bad)

@@ -1,0 +1,135 @@
+"""Controls recomputed with plain transformers, and when an effect is called an artefact."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lens_multimodal.experiments.controls import Controls, ControlsSettings
+from lens_multimodal.experiments.controls_models import partner_picture, untrained_lens, with_random_weights
+from tests.experiments.planted import World, make_world, plain_trio
+from tests.experiments.reference import Plain
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def plain(world) -> Plain:
+    return plain_trio(world)
+
+
+@pytest.fixture(scope="module")
+def context(world):
+    return world.context(world.picture(0), ControlsSettings())
+
+
+@pytest.fixture(scope="module")
+def conditions(world, context):
+    return Controls().rows(context, world.scenes[0])["conditions"].set_index("condition")
+
+
+def plain_vectors(world, plain, condition: str) -> np.ndarray:
+    grey = np.full((9, 3), 128 / 127.5 - 1)
+    if condition == "blank picture":
+        return plain.map(grey)
+    partner = partner_picture(world.scenes, world.scenes[0], 0)
+    if condition == "another picture":
+        pixels = np.asarray(partner.resize((24, 24), 2), dtype=np.float64) / 127.5 - 1
+        return plain.map(plain.colours(pixels, 8))
+    return plain.vectors(world.scenes[0].path)
+
+
+@pytest.mark.parametrize("condition", ["picture", "blank picture", "another picture"])
+def test_the_noun_and_its_neurons_under_a_condition_are_the_plain_ones(world, plain, conditions, condition):
+    picture = world.picture(0)
+    noun = picture.nouns[0]
+    vectors, ids = plain_vectors(world, plain, condition), picture.tokens[0, 9 : noun.read_pos + 1].tolist()
+    embeds = plain.embeds(vectors, ids)
+    before = plain.probabilities(embeds)[noun.read_pos, noun.token]
+    row = conditions.loc[condition]
+    assert row["probability"] == pytest.approx(before, rel=1e-5)
+    scores = plain.attribution(embeds, noun.read_pos, noun.token, 9).max(axis=1).ravel()
+    top = [divmod(int(i), 40) for i in np.argsort(-scores, kind="stable")[:12]]
+    own = set(zip(picture.top[0]["layer"], picture.top[0]["neuron"], strict=True))
+    assert row["overlap"] == pytest.approx(len(set(top) & own) / 12)
+    after = plain.probabilities(embeds, top, n_image=9)[noun.read_pos, noun.token]
+    assert row["relative_change_top"] == pytest.approx(after / before - 1, abs=1e-4)
+    assert row["says_noun_top"] == pytest.approx(np.mean([" dog" in plain.spoken(n) for n in top]))
+    said = plain.words.decode(plain.caption(vectors, plain.words("A picture of")["input_ids"], 4))
+    assert row["caption"] == said.strip()
+
+
+def test_all_controls_are_there_and_the_partner_shows_something_else(world, conditions):
+    assert conditions.index.tolist() == [
+        "picture", "blank picture", "shuffled positions", "another picture", "random projection", "random encoder",
+        "untrained language model",
+    ]  # fmt: skip
+    partner = np.asarray(partner_picture(world.scenes, world.scenes[0], 0))
+    assert (partner[..., 2] > 200).any()
+    assert not (partner[..., 0] > 200).any(), "dogs are red, and the partner of a dog shows none"
+
+
+def test_the_untrained_model_has_other_weights_and_leaves_the_trained_one_alone(world, context):
+    untrained = untrained_lens(context)
+    assert untrained is untrained_lens(context)
+    assert untrained.shape == world.lens.shape
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        trained, other = (lens.model(tokens, return_type="logits") for lens in (world.lens, untrained))
+        expected = world.plain(tokens).logits
+    assert (trained - other).abs().max() > 0.1
+    torch.testing.assert_close(trained, expected)
+
+
+def test_random_weights_keep_each_parameters_mean_and_spread():
+    module = torch.nn.Linear(200, 300)
+    twin = with_random_weights(module, torch.Generator().manual_seed(0))
+    assert float(twin.weight.std() / module.weight.std()) == pytest.approx(1.0, abs=0.02)
+    assert float(twin.weight.mean()) == pytest.approx(float(module.weight.mean()), abs=1e-3)
+    assert (twin.weight - module.weight).abs().max() > 0.05
+
+
+def fabricated(kept: float) -> pd.DataFrame:
+    """Effects of eight pictures; under the control `kept` of them is left."""
+    noise = np.random.default_rng(0).normal(0, 0.02, (2, 8))
+    return pd.DataFrame(
+        [
+            {
+                "image_id": i, "condition": condition, "says_noun_top": 0.5 * share + e, "says_noun_random": 0.0,
+                "relative_change_top": -0.8 * share + e, "relative_change_random": 0.0, "log_probability": -1.0,
+                "caption_says_noun": True, "overlap": 1.0,
+            }
+            for condition, share, errors in (("picture", 1.0, noise[0]), ("blank picture", kept, noise[1]))
+            for i, e in enumerate(errors)
+        ]
+    )  # fmt: skip
+
+
+def test_an_effect_that_a_control_keeps_is_called_an_artefact():
+    verdict = Controls().summarise({"conditions": fabricated(1.0)}, seed=0)["differences"].verdict
+    assert verdict.startswith("ARTEFACT: the effect 'says the noun'")
+    assert "kept under blank picture" in verdict
+
+
+def test_an_effect_that_no_control_keeps_is_none():
+    found = Controls().summarise({"conditions": fabricated(0.1)}, seed=0)
+    assert "ARTEFACT" not in found["differences"].verdict
+    assert "survives no control" in found["differences"].verdict
+    table = found["differences"].frame.set_index("effect")
+    assert not table.loc[["says the noun", "ablation"], "artefact"].any()
+
+
+def test_shuffled_positions_keep_the_content_and_make_no_artefact():
+    table = fabricated(1.0).replace({"condition": {"blank picture": "shuffled positions"}})
+    assert "ARTEFACT" not in Controls().summarise({"conditions": table}, seed=0)["differences"].verdict
+
+
+def test_without_the_untrained_model_its_rows_are_absent(world):
+    picture = world.picture(0)
+    context = world.context(picture, ControlsSettings(untrained=False))
+    found = Controls().rows(context, picture.scene)["conditions"]
+    assert "untrained language model" not in set(found["condition"])
+    assert "untrained language model" not in context.made

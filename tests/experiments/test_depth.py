@@ -1,0 +1,98 @@
+"""Logit lens and attention cuts recomputed with plain transformers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lens_multimodal.experiments.depth import Depth, DepthSettings
+from tests.experiments.planted import World, make_world, plain_trio
+from tests.experiments.reference import Plain
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def plain(world) -> Plain:
+    return plain_trio(world)
+
+
+@pytest.fixture(scope="module")
+def rows(world):
+    picture = world.picture(0)
+    return Depth().rows(world.context(picture, DepthSettings()), picture.scene)
+
+
+@pytest.fixture(scope="module")
+def embeds(world, plain):
+    picture = world.picture(0)
+    return plain.embeds(plain.vectors(picture.scene.path), picture.tokens[0, 9:].tolist())
+
+
+def test_the_logit_lens_is_plain_norm_and_head_at_every_depth(world, plain, rows, embeds):
+    noun = world.picture(0).nouns[0]
+    logits = plain.read_out(plain.residuals(embeds))
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_probability = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    places = {"image": range(9), "object": [4], "background": [0, 1, 2, 3, 5, 6, 7, 8], "prediction": [noun.read_pos]}
+    assert set(rows["lens"]["place"]) == set(places)
+    for row in rows["lens"].itertuples():
+        at = list(places[row.place])
+        own = log_probability[row.depth, at, noun.token]
+        rank = (logits[row.depth, at] > logits[row.depth, at, noun.token][:, None]).sum(axis=1)
+        assert row.log_probability == pytest.approx(own.mean(), abs=1e-5)
+        assert row.mean_rank == pytest.approx(rank.mean())
+        assert (row.best_rank, row.n_positions) == (rank.min(), len(at))
+
+
+def test_cutting_all_layers_is_a_plain_attention_mask(world, plain, rows, embeds):
+    noun = world.picture(0).nouns[0]
+    n_pos = embeds.shape[1]
+    mask = torch.full((n_pos, n_pos), torch.finfo(torch.float64).min, dtype=torch.float64).triu(1)
+    cut = mask.clone()
+    cut[9:, :9] = torch.finfo(torch.float64).min
+    before, after = (
+        plain.probabilities(embeds, attention_mask=own[None, None])[noun.read_pos, noun.token] for own in (mask, cut)
+    )
+    table = rows["cuts"].set_index(["cut", "layer"])
+    for whole in (("from", 0), ("up to", 3)):
+        assert table.loc[whole, "probability_before"] == pytest.approx(before, rel=1e-6)
+        assert table.loc[whole, "probability_after"] == pytest.approx(after, rel=1e-6)
+    assert table.loc[("from", 3), "relative_change"] == 0
+    assert len(table) == 7
+
+
+def test_small_batches_cut_the_same(world, rows):
+    picture = world.picture(0, batch_size=2)
+    found = Depth().rows(world.context(picture, DepthSettings()), picture.scene)["cuts"]
+    np.testing.assert_allclose(found["probability_after"], rows["cuts"]["probability_after"], rtol=1e-9)
+
+
+def test_the_verdicts_follow_the_numbers():
+    cuts = pd.DataFrame(
+        [
+            {"image_id": i, "cut": kind, "layer": layer, "relative_change": change + 0.01 * (i % 3)}
+            for i in range(9)
+            for kind, layer, change in (("from", 0, -0.9), ("from", 1, -0.5), ("from", 2, -0.05), ("from", 3, -0.01))
+        ]
+    )
+    lens = pd.DataFrame(
+        [
+            {"image_id": i, "in_picture": True, "place": p, "depth": d, "log_probability": value * d + 0.01 * (i % 3)}
+            for i in range(9)
+            for p, value in (("object", 1.0), ("background", 0.5 + 0.01 * i))
+            for d in (0, 1, 2)
+        ]
+    )
+    found = Depth().summarise({"lens": lens, "cuts": cuts}, seed=0)
+    assert "from layer 2 on the image is no longer needed" in found["attention cuts"].verdict
+    assert "is MORE likely" in found["object against background"].verdict
+    assert "at depth 2" in found["object against background"].verdict
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match=r"covered must lie in \(0, 1\], got 0"):
+        DepthSettings(covered=0)

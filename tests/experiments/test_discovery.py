@@ -1,0 +1,124 @@
+"""Tables of found neurons recomputed with plain transformers and NumPy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lens_multimodal.analysis import is_word
+from lens_multimodal.experiments.discovery import Discovery, DiscoverySettings
+from lens_multimodal.experiments.words_agreement import EmbeddingSpace, first_distinct, word_match
+from tests.experiments.planted import World, make_world, plain_trio
+from tests.experiments.reference import Plain
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def plain(world) -> Plain:
+    return plain_trio(world)
+
+
+@pytest.fixture(scope="module")
+def rows(world):
+    picture = world.picture(0)
+    return Discovery().rows(world.context(picture, DiscoverySettings(n_tokens=10)), picture.scene)
+
+
+def test_neurons_have_the_plain_attribution_place_and_words(world, plain, rows):
+    picture = world.picture(0)
+    noun = picture.nouns[0]
+    embeds = plain.embeds(plain.vectors(picture.scene.path), picture.tokens[0, 9:].tolist())
+    scores = plain.attribution(embeds, noun.read_pos, noun.token, 9)
+    for row in rows["neurons"].itertuples():
+        own = scores[row.layer, :, row.neuron]
+        assert row.attribution == pytest.approx(own.max(), rel=1e-4, abs=1e-10)
+        assert own[row.row * 3 + row.col] == pytest.approx(own.max(), rel=1e-6)
+        assert row.tokens == plain.spoken((row.layer, row.neuron))
+        assert row.interpretable == (sum(map(is_word, row.tokens)) >= 7)
+        assert row.says_noun == (" dog" in row.tokens)
+
+
+def test_nouns_have_the_plain_probability(world, plain, rows):
+    picture = world.picture(0)
+    embeds = plain.embeds(plain.vectors(picture.scene.path), picture.tokens[0, 9:].tolist())
+    for row in rows["nouns"].itertuples():
+        assert row.probability == pytest.approx(plain.probabilities(embeds)[row.read_pos, row.token], rel=1e-6)
+        assert row.logit == pytest.approx(plain.logits(embeds)[row.read_pos, row.token], rel=1e-6)
+
+
+def test_groups_count_what_the_plain_words_say(world, plain, rows):
+    picture = world.picture(0)
+    for kind, table in (("top", picture.top[0]), ("random", picture.random[0])):
+        spoken = [plain.spoken(pair) for pair in zip(table["layer"], table["neuron"], strict=True)]
+        row = rows["groups"].set_index("neurons").loc[kind]
+        assert row["n"] == len(table)
+        assert row["says_noun"] == pytest.approx(np.mean([" dog" in tokens for tokens in spoken]))
+        assert row["interpretable"] == pytest.approx(np.mean([sum(map(is_word, t)) >= 7 for t in spoken]))
+
+
+def test_agreement_is_the_plain_greedy_match_of_centred_embeddings(plain, rows):
+    table = plain.model.transformer.wte.weight.numpy()
+    table = table - table.mean(axis=0)
+    table = table / np.linalg.norm(table, axis=1, keepdims=True)
+    (dog,) = plain.words(" dog")["input_ids"]
+    id_of = {plain.words.decode([i]): i for i in range(len(plain.words))}
+    for row in rows["agreement"].itertuples():
+        ids = [id_of[token] for token in row.tokens]
+        cosine = table[ids] @ table[[dog]].T
+        assert row.precision == pytest.approx(cosine.max(axis=1).mean(), abs=1e-5)
+        assert row.recall == pytest.approx(cosine.max(axis=0).mean(), abs=1e-5)
+        assert row.human_hits == pytest.approx(np.mean([token == " dog" for token in row.tokens]))
+        assert row.bertscore is None
+        assert row.clipscore is None
+
+
+def test_all_sources_say_equally_many_different_tokens(rows):
+    said = rows["agreement"].set_index("source")["tokens"]
+    assert set(said.index) == {"neurons", "random neurons", "image prompts", "random tokens", "caption"}
+    for source in said.index.drop("caption"):
+        assert len(said[source]) == 10
+
+
+def test_captions_are_kept_with_their_picture(rows):
+    row = rows["captions"].iloc[0]
+    assert row["caption"].startswith("dog")
+    assert (row["human_caption"], row["file_name"], row["categories"]) == ("A picture of a dog.", "10.png", ["dog"])
+    assert row["right"]
+
+
+def test_summaries_state_their_pictures_and_layers(world):
+    parts = [
+        Discovery().rows(world.context(picture, DiscoverySettings()), picture.scene)
+        for picture in map(world.picture, range(6))
+    ]
+    rows = {name: pd.concat([part[name] for part in parts if len(part[name])]) for name in Discovery.tables}
+    found = Discovery().summarise(rows, seed=0)
+    n = rows["groups"]["image_id"].nunique()
+    assert f"n = {n} pictures" in found["words"].verdict
+    shares = found["layers"].frame.query("neurons == 'top'")["mean"]
+    assert shares.sum() == pytest.approx(1.0)
+    counted = rows["neurons"].groupby(["layer", "neuron"])["image_id"].nunique()
+    assert found["distinct"].frame["distinct"].iloc[0] == len(counted)
+    assert found["captions"].n_pictures == 6
+
+
+def test_first_distinct_goes_rank_by_rank():
+    assert first_distinct([[5, 6, 7], [5, 8]], 4) == [5, 6, 8, 7]
+    assert first_distinct([], 3) == []
+
+
+def test_agreement_of_nothing_is_unknown(world):
+    space = EmbeddingSpace.of(world.lens.model)
+    assert np.isnan(space.agreement([], [3])).all()
+    assert np.isnan(word_match([], {"dog"})).all()
+    assert space.agreement([3, 4], [3, 4]) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_scores_that_need_a_model_say_which_folder_is_missing(world):
+    picture = world.picture(0)
+    settings = DiscoverySettings(bertscore_model="nowhere/bert")
+    with pytest.raises(FileNotFoundError, match="nowhere/bert"):
+        Discovery().rows(world.context(picture, settings), picture.scene)

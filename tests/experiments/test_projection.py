@@ -1,0 +1,88 @@
+"""Image prompts read as words, recomputed by NumPy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lens_multimodal.experiments.controls_models import random_projection
+from lens_multimodal.experiments.projection import Projection, ProjectionSettings
+from tests.experiments.planted import World, make_world, plain_trio
+from tests.experiments.reference import Plain
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def plain(world) -> Plain:
+    return plain_trio(world)
+
+
+@pytest.fixture(scope="module")
+def rows(world):
+    picture = world.picture(0)
+    return Projection().rows(world.context(picture, ProjectionSettings(n_tokens=12)), picture.scene)
+
+
+def of(rows, source: str, way: str) -> pd.DataFrame:
+    table = rows["positions"]
+    return table[(table["source"] == source) & (table["way"] == way)]
+
+
+def test_nearest_tokens_are_those_of_the_plain_cosine(world, plain, rows):
+    vectors = plain.vectors(world.scenes[0].path)
+    for vector, row in zip(vectors, of(rows, "image prompts", "embedding").itertuples(), strict=True):
+        ids, values = plain.nearest(vector)
+        assert row.token_ids == ids
+        assert row.best == pytest.approx(values[0], abs=1e-5)
+
+
+def test_the_unembedding_reads_what_plain_norm_and_head_read(world, plain, rows):
+    logits = plain.read_out(plain.vectors(world.scenes[0].path))
+    for own, row in zip(logits, of(rows, "image prompts", "unembedding").itertuples(), strict=True):
+        assert row.token_ids == np.argsort(-own, kind="stable")[:10].tolist()
+        assert row.best == pytest.approx(own.max(), rel=1e-5)
+
+
+def test_hits_are_words_among_the_ten(rows):
+    for row in rows["positions"].itertuples():
+        assert row.human_noun == (" dog" in row.tokens)
+        assert row.caption_noun == (" dog" in row.tokens)
+        assert (row.shows == "dog") == ((row.row, row.col) == (1, 1))
+        assert row.shown_noun == (" dog" in row.tokens if isinstance(row.shows, str) else None)
+
+
+def test_random_tokens_are_as_many_and_fixed_by_the_picture(world, rows):
+    drawn = of(rows, "random tokens", "none")["token_ids"].tolist()
+    assert [len(ids) for ids in drawn] == [10] * 9
+    picture = world.picture(0)
+    again = Projection().rows(world.context(picture, ProjectionSettings(n_tokens=12)), picture.scene)
+    assert of(again, "random tokens", "none")["token_ids"].tolist() == drawn
+
+
+def test_the_random_projection_keeps_scale_and_loses_weights(world):
+    context = world.context(world.picture(0), ProjectionSettings())
+    twin, trained = random_projection(context).linear.weight, world.lens.projection.linear.weight
+    assert random_projection(context) is random_projection(context)
+    assert float(twin.std() / trained.std()) == pytest.approx(1.0, abs=0.3)
+    assert abs(float(torch.corrcoef(torch.stack([twin.flatten(), trained.flatten()]))[0, 1])) < 0.4
+
+
+@pytest.mark.parametrize(("prompts", "random", "said"), [(0.5, 0.0, " DO decode"), (0.01, 0.01, " DO NOT decode")])
+def test_the_verdict_follows_the_numbers(prompts, random, said):
+    generator = np.random.default_rng(0)
+    rows = [
+        {
+            "image_id": image, "source": source, "way": way, "human_noun": hit, "caption_noun": hit, "shown_noun": hit,
+        }
+        for image in range(12)
+        for source, way, share in (("image prompts", "embedding", prompts), ("random tokens", "none", random))
+        for hit in (generator.random(30) < share).tolist()
+    ]  # fmt: skip
+    empty = pd.DataFrame({"image_id": []})
+    found = Projection().summarise({"positions": pd.DataFrame(rows), "agreement": empty}, seed=0)
+    assert said in found["positions"].verdict
+    assert "n = 12 pictures" in found["positions"].verdict

@@ -1,0 +1,288 @@
+"""The report says what the tables hold: cells, figures, pictures, and plainly what cannot be compared."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lens_multimodal import Preprocessing
+from lens_multimodal.experiments import Drawing, Summary
+from lens_multimodal.experiments.reference import PaperNumber, paper_number, paper_numbers
+from lens_multimodal.experiments.report import markdown, page
+from lens_multimodal.experiments.report.cases import Cases, cases_of
+from lens_multimodal.experiments.report.content import Report, Section, entry_of, is_paper_setting
+from lens_multimodal.experiments.report.figures import figure_of
+from lens_multimodal.experiments.report.tables import number, table_of, text_of
+from tests.trio import random_picture
+
+CURVE = pd.DataFrame(
+    {
+        "neurons": ["top", "top", "random", "random"],
+        "n_neurons": [1, 1000, 1, 1000],
+        "mean": [-0.1, -0.8, 0.0, 0.01],
+        "low": [-0.2, -0.9, -0.1, np.nan],
+        "high": [-0.05, -0.7, 0.1, np.nan],
+        "n": [20, 20, 20, 1],
+    }
+)
+
+
+def summary(**changed: Any) -> Summary:
+    given: dict[str, Any] = {
+        "frame": CURVE,
+        "title": "Left <b>over</b>",
+        "caption": "Of the noun.",
+        "n_pictures": 20,
+        "verdict": "Found neurons DO matter.",
+        "paper_keys": (None, "causal.relative_probability_change.top", None, "causal.caption_bertscore.top"),
+        "drawing": Drawing(kind="curve", x="n_neurons", series="neurons", log_x=True),
+    }
+    return Summary(**{**given, **changed})
+
+
+def report(*summaries: Summary, same_setting: bool = False, **changed: Any) -> Report:
+    entries = tuple(entry_of(one, same_setting=same_setting) for one in summaries)
+    given: dict[str, Any] = {
+        "title": "Multimodal neurons",
+        "sections": (Section(name="causal", question="Do they cause the word?", entries=entries),),
+        "against": (),
+        "same_setting": same_setting,
+        "cases": Cases(fields=None, ablations=None, absent=()),
+        "n_pictures": 20,
+        "errors": (),
+        "smallest_batch": None,
+        "manifest": {"data": {"scenes": 440}, "seed": 3, "model": {"n_layers": 8, "d_mlp": 768}},
+    }
+    return Report(**{**given, **changed})
+
+
+def test_intervals_share_a_column_and_the_paper_stands_beside() -> None:
+    table = table_of(summary(), same_setting=True)
+    assert table.header == ("neurons", "neurons ablated", "mean [95% interval]", "pictures", "paper")
+    assert table.rows[1] == ("top", "1,000", "-0.800 [-0.900, -0.700]", "20", "-0.8 (recalled)")
+    assert table.rows[3] == ("random", "1,000", "0.010 [-, -]", "1", "not available")
+    assert table.rows[0][-1] == ""
+    assert table.numeric == (False, True, True, True, False)
+
+
+def test_nobody_can_take_the_papers_number_as_comparable_where_it_is_not() -> None:
+    heading = table_of(summary(), same_setting=False).header[-1]
+    assert "GPT-J-6B" in heading
+    assert "COCO" in heading
+    assert heading.endswith("another model and data set")
+    html = page(report(summary()))
+    assert "to be read, not to be compared" in html
+    assert "to be read, not to be compared" not in page(report(summary(), same_setting=True))
+
+
+def test_which_runs_are_the_papers() -> None:
+    model = {"n_layers": 28, "d_model": 4096, "grid": [14, 14]}
+    assert is_paper_setting({"model": model, "folder": "/data/coco/val2017"})
+    assert not is_paper_setting({"model": model, "folder": "/data/scenes/images"})
+    assert not is_paper_setting({"model": {**model, "n_layers": 8}, "folder": "/data/coco/val2017"})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.12345, "0.123"), (12.345, "12.3"), (123456.7, "123,457"), (0.00001, "1.0e-05"), (0.0, "0.000"), (7, "7"),
+        (True, "yes"), (None, "-"), (float("nan"), "-"), (["a", "b"], "a b"), ("word", "word"),
+        (np.int64(1200), "1,200"),
+    ],
+)  # fmt: skip
+def test_cells(value: object, text: str) -> None:
+    assert text_of(value) == text
+
+
+def test_p_values_are_never_zero() -> None:
+    assert text_of(0.00009, "p") == "< 0.001"
+    assert text_of(0.0312, "p") == "0.031"
+    assert number(float("inf")) == "-"
+
+
+def test_a_curve_draws_the_numbers_and_their_bands() -> None:
+    figure = figure_of(summary())
+    assert figure is not None
+    lines = {trace.name: trace for trace in figure.data if trace.mode == "lines+markers"}
+    assert list(lines["top"].x) == [1, 1000]
+    assert list(lines["top"].y) == [-0.1, -0.8]
+    bands = {trace.name: trace for trace in figure.data if trace.fill == "toself"}
+    assert list(bands["top band"].y) == [-0.05, -0.7, -0.9, -0.2]
+    assert list(bands["random band"].x) == [1, 1], "a band was drawn where there is no interval"
+    assert figure.layout.xaxis.type == "log"
+    assert figure.layout.title.text == "Left &lt;b&gt;over&lt;/b&gt; (20 pictures)"
+    assert lines["top"].line.color != lines["random"].line.color
+
+
+def test_bars_have_whiskers_layers_have_every_layer_and_panels_their_rows() -> None:
+    bars = figure_of(summary(drawing=Drawing(kind="bars", x="n_neurons", series="neurons", panels="neurons")))
+    assert bars is not None
+    top = bars.data[0]
+    assert [a.text for a in bars.layout.annotations] == ["top", "random"]
+    assert np.allclose(top.error_y.array, [0.05, 0.1])
+    assert np.allclose(top.error_y.arrayminus, [0.1, 0.1])
+    layers = figure_of(
+        summary(
+            frame=pd.DataFrame({"layer": [0, 1], "share": [0.4, 0.6]}),
+            paper_keys=(),
+            drawing=Drawing(kind="layers", x="layer", y="share"),
+        )
+    )
+    assert layers is not None
+    assert list(layers.data[0].y) == [0.4, 0.6]
+
+
+def test_a_heat_map_puts_each_number_in_its_cell() -> None:
+    frame = pd.DataFrame({"layer": [0, 1, 0, 1], "kind": ["a", "a", "b", "b"], "mean": [1.0, 2.0, 3.0, -4.0]})
+    figure = figure_of(summary(frame=frame, paper_keys=(), drawing=Drawing(kind="heat", x="layer", series="kind")))
+    assert figure is not None
+    assert figure.data[0].z.tolist() == [[1.0, 2.0], [3.0, -4.0]]
+    assert list(figure.data[0].y) == ["a", "b"]
+    assert figure.data[0].zmid == 0
+
+
+def test_nothing_to_draw_draws_nothing() -> None:
+    assert figure_of(summary(drawing=None)) is None
+    assert figure_of(summary(frame=CURVE.head(0), paper_keys=())) is None
+
+
+def test_summaries_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="has 4 rows but 1 paper keys; give one for each row"):
+        summary(paper_keys=("causal.finding",))
+    with pytest.raises(ValueError, match=r"uses columns \['depth'\], the frame has \['neurons'"):
+        summary(drawing=Drawing(kind="curve", x="depth"))
+    with pytest.raises(ValueError, match="one of curve, bars, layers, heat, points; got 'pie'"):
+        Drawing(kind="pie", x="n")
+
+
+def test_the_page_fetches_nothing_and_escapes_everything() -> None:
+    html = page(report(summary(verdict="A <script>alert(1)</script> & more"), summary(drawing=None, verdict="")))
+    assert not re.search(r"<script[^>]+src=", html)
+    outside = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+    assert "http" not in outside
+    assert "<script>alert" not in html
+    assert "A &lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in html
+    assert html.count("plotly.js v") == 1, "plotly's code is not in the page exactly once"
+    assert html.count("Plotly.newPlot(") >= 1
+
+
+def test_artefacts_are_marked() -> None:
+    html = page(report(summary(verdict="ARTEFACT: survives a blank image.")))
+    assert re.search(r'class="verdict artefact">ARTEFACT: survives', html)
+    assert not re.search(r'class="verdict artefact"', page(report(summary())))
+
+
+def test_what_went_wrong_is_reported() -> None:
+    broken = report(summary(), errors=({"image_id": 1, "file": "bad.jpg", "error": "cut off"},), smallest_batch=4)
+    for text in (page(broken), markdown(broken)):
+        assert "1 pictures could not be read and are left out (bad.jpg)" in text
+        assert "halved down to 4 rows" in text
+    assert "<li>bad.jpg: cut off</li>" in page(broken)
+
+
+def test_markdown_holds_the_tables_and_the_settings() -> None:
+    text = markdown(report(summary(verdict="a | b")))
+    assert "| top | 1,000 | -0.800 [-0.900, -0.700] | 20 | -0.8 (recalled) |" in text
+    assert "a \\| b" in text
+    assert json.loads(text.split("```json")[1].split("```")[0])["seed"] == 3
+
+
+def test_the_papers_numbers_are_known_for_what_they_are() -> None:
+    assert {entry.status for entry in paper_numbers().values()} == {"seen", "recalled", "unknown"}
+    assert str(paper_number("selectivity.iou.top")) == "not available"
+    assert str(paper_number("discovery.neurons")) == "458,752 (seen)"
+    assert paper_number("projection.finding").status == "seen"
+    with pytest.raises(KeyError, match=r"has no entry 'causal\.nothing'; it has projection\.finding"):
+        paper_number("causal.nothing")
+    common = {"key": "k", "what": "w", "unit": "u", "finding": None, "source": "s"}
+    with pytest.raises(ValueError, match="an unknown number has neither a value nor a finding"):
+        PaperNumber(**common, value=0.5, status="unknown")
+    with pytest.raises(ValueError, match="status is seen, but there is no value"):
+        PaperNumber(**common, value=None, status="seen")
+    with pytest.raises(ValueError, match="expected one of seen, recalled, unknown"):
+        PaperNumber(**common, value=0.5, status="guessed")
+
+
+def world(folder: Path, overlaps: list[float | None]) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Tables as the experiments write them, for random pictures."""
+    maps, captions, ablations = [], [], []
+    for i, overlap in enumerate(overlaps):
+        random_picture(i).save(folder / f"{i}.png")
+        said = {"caption": f"a dog {i}", "human_caption": f"dog number {i}", "file_name": f"{i}.png"}
+        captions.append({"image_id": i, **said})
+        for neuron in (-1, 5):
+            own = {"layer": neuron, "neuron": neuron, "tokens": [" dog", " cat"] if neuron > 0 else []}
+            grid = {"activation": np.arange(9.0).tolist(), "grid_h": 3, "grid_w": 3, "iou": overlap}
+            maps.append({"image_id": i, "noun": "dog", **own, **grid})
+        for count in (10, 100, 1000):
+            for kind, change in (("top", -0.1 * i), ("random", 0.0)):
+                if (count, kind) != (1000, "random"):
+                    one = {"n_neurons": count, "neurons": kind, "relative_change": change - count / 1e4, "own": True}
+                    ablations.append({"image_id": i, "noun": "dog", **one})
+    tables = {
+        "selectivity.maps": pd.DataFrame(maps),
+        "discovery.captions": pd.DataFrame(captions),
+        "causal.ablations": pd.DataFrame(ablations),
+        "causal.captions": pd.DataFrame(
+            [(1, "dog", "top", 10, "a cat"), (1, "dog", "top", 100, "a hat"), (1, "dog", "random", 100, "a dog")],
+            columns=["image_id", "noun", "neurons", "n_neurons", "caption_after"],
+        ),
+    }
+    preprocessing = Preprocessing(height=24, width=24).to_json()
+    return tables, {"folder": str(folder), "model": {"preprocessing": preprocessing}}
+
+
+def test_the_extremes_are_the_extremes(tmp_path: Path) -> None:
+    tables, manifest = world(tmp_path, [0.3, 0.9, None, 0.1, 0.5])
+    cases = cases_of(tables, manifest, each=2)
+    assert cases.fields is not None
+    assert [case.iou for case in cases.fields.best] == [0.9, 0.5]
+    assert [case.iou for case in cases.fields.worst] == [0.1, 0.3]
+    assert cases.fields.n_pictures == 4
+    best = cases.fields.best[0]
+    assert best.caption == "a dog 1"
+    assert [shown.label for shown in best.maps] == [
+        "mean of the top neurons, IoU 0.900",
+        "layer 5, neuron 5, IoU 0.900",
+    ]
+    assert best.maps[1].tokens == "dog cat"
+    assert cases.ablations is not None
+    assert [round(case.left, 3) for case in cases.ablations.best] == [0.59, 0.69]
+    assert [round(case.left, 3) for case in cases.ablations.worst] == [0.99, 0.89]
+    assert {case.n_neurons for case in cases.ablations.best} == {100}, "the largest count has no control"
+    assert cases.ablations.worst[1].caption_after == "a hat"
+    html = page(report(summary(), cases=cases))
+    assert html.count("data:image/jpeg;base64,") == 4 * 3 + 4
+    assert "of <span" in html
+
+
+def test_no_picture_is_at_both_ends_and_lost_files_are_said(tmp_path: Path) -> None:
+    tables, manifest = world(tmp_path, [0.3, 0.9, 0.5])
+    cases = cases_of(tables, manifest)
+    assert cases.fields is not None
+    assert [case.iou for case in (*cases.fields.best, *cases.fields.worst)] == [0.9, 0.5, 0.3]
+    (tmp_path / "1.png").unlink()
+    fewer = cases_of(tables, manifest)
+    assert fewer.absent == ("1.png",)
+    assert fewer.fields is not None
+    assert [case.iou for case in (*fewer.fields.best, *fewer.fields.worst)] == [0.5, 0.3]
+    assert "1 picture files are no longer where the run read them" in page(report(summary(), cases=fewer))
+
+
+def test_a_run_without_these_tables_shows_no_pictures(tmp_path: Path) -> None:
+    assert cases_of({}, {"folder": str(tmp_path)}) == Cases(fields=None, ablations=None, absent=())
+    tables, manifest = world(tmp_path, [None, None])
+    assert cases_of(tables, manifest).fields is None
+
+
+def test_pictures_are_embedded_small(tmp_path: Path) -> None:
+    tables, manifest = world(tmp_path, [0.5, 0.6])
+    Image.new("RGB", (3000, 2000), "red").save(tmp_path / "0.png")
+    cases = cases_of(tables, manifest)
+    assert cases.fields is not None
+    assert len(cases.fields.worst[0].picture) < 10_000

@@ -1,0 +1,86 @@
+"""`reproduce` from end to end on the embedded trio, and what it refuses."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lens_multimodal.experiments import EXPERIMENTS, Experiment, Results, SettingsChanged, reproduce, write_report
+from lens_multimodal.experiments.picture import PictureSettings
+from lens_multimodal.experiments.reproduce import all_settings, chosen
+
+
+def test_the_registry_names_finished_experiments_with_frozen_settings() -> None:
+    assert set(EXPERIMENTS) >= {"projection", "discovery", "selectivity", "causal"}
+    for name, experiment in EXPERIMENTS.items():
+        assert isinstance(experiment, Experiment)
+        assert experiment.name == name
+        assert experiment.settings.__dataclass_params__.frozen
+        assert experiment.settings() == experiment.settings()
+        assert len(set(experiment.tables)) == len(experiment.tables) > 0
+
+
+def test_experiments_come_in_the_order_of_the_report_and_strangers_are_refused() -> None:
+    assert [e.name for e in chosen(["causal", "projection"])] == ["projection", "causal"]
+    assert [e.name for e in chosen("causal")] == ["causal"]
+    assert [e.name for e in chosen(None)] == list(EXPERIMENTS)
+    with pytest.raises(ValueError, match=r"no experiment 'casual' \(closest: causal\); there are projection"):
+        chosen(["casual"])
+    with pytest.raises(ValueError, match="no experiment was named"):
+        chosen([])
+
+
+def test_settings_are_instances_or_mappings_and_unknown_fields_are_refused() -> None:
+    experiments = chosen(["causal"])
+    made = all_settings(experiments, {"causal": {"counts": [1, 2]}, "picture": {"top_k": 7}})
+    assert made["causal"].counts == (1, 2)
+    assert made["picture"] == PictureSettings(top_k=7)
+    own = PictureSettings(max_nouns=1)
+    assert all_settings(experiments, {"picture": own})["picture"] is own
+    with pytest.raises(ValueError, match=r"'causal' has no setting 'count' \(closest: counts\); it has counts"):
+        all_settings(experiments, {"causal": {"count": 3}})
+    with pytest.raises(ValueError, match="settings for 'projection', but what runs is picture, causal"):
+        all_settings(experiments, {"projection": {}})
+    with pytest.raises(TypeError, match="must be CausalSettings or a mapping of its fields, got 3"):
+        all_settings(experiments, {"causal": 3})
+
+
+def test_missing_data_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"instances"):
+        reproduce(data=tmp_path, out=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_finished_run_has_no_results(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        Results(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        write_report(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_tiny_trio_on_its_scenes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    names = ["discovery", "causal"]
+    results = reproduce(only=names, limit=3, out=out, progress=False)
+    assert sorted(results.tables) == sorted(f"{n}.{t}" for n in names for t in EXPERIMENTS[n].tables)
+    captions = results.tables["discovery.captions"]
+    assert len(captions) == 3
+    ablations = results.tables["causal.ablations"]
+    assert set(ablations["image_id"]) <= set(captions["image_id"])
+    html = results.html.read_text()
+    for summaries in results.summaries.values():
+        for summary in summaries.values():
+            assert summary.title in html
+    markdown = results.markdown.read_text()
+    assert "3 of 440 pictures" in markdown
+    assert "not to be compared" in html
+    before = {path.name: path.read_bytes() for path in out.rglob("*.parquet")}
+    again = reproduce(only=names, limit=3, out=out, progress=False)
+    assert {path.name: path.read_bytes() for path in out.rglob("*.parquet")} == before
+    pd.testing.assert_frame_equal(again.tables["causal.ablations"], ablations)
+    with pytest.raises(SettingsChanged, match=r"settings\.causal\.n_random: 1 there, 2 now"):
+        reproduce(only=names, limit=3, out=out, progress=False, settings={"causal": {"n_random": 2}})
+    (out / "tables" / "causal.ablations.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"is not finished: it has no table causal\.ablations"):
+        Results(out)

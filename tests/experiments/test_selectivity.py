@@ -1,0 +1,102 @@
+"""Receptive fields recomputed by NumPy: activations, upsampling, threshold, overlap."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lens_multimodal.experiments.selectivity import MEAN_MAP, Selectivity, SelectivitySettings
+from tests.experiments.planted import World, make_world, plain_trio
+from tests.experiments.reference import Plain, bilinear, overlap
+
+SETTINGS = SelectivitySettings(n_neurons=3)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def plain(world) -> Plain:
+    return plain_trio(world)
+
+
+@pytest.fixture(scope="module")
+def rows(world):
+    picture = world.picture(0)
+    return Selectivity().rows(world.context(picture, SETTINGS), picture.scene)
+
+
+@pytest.fixture(scope="module")
+def maps(world, plain) -> np.ndarray:
+    """Plain activations, `[layer, grid_h, grid_w, d_mlp]`."""
+    embeds = plain.embeds(plain.vectors(world.scenes[0].path), plain.words("A picture of")["input_ids"])
+    return plain.activations(embeds)[:, :9].reshape(3, 3, 3, -1)
+
+
+def red_square() -> np.ndarray:
+    mask = np.zeros((48, 48), dtype=bool)
+    mask[16:32, 16:32] = True
+    return mask
+
+
+def field(values: np.ndarray) -> np.ndarray:
+    heat = bilinear(values, 48, 48)
+    return heat > np.quantile(heat, 0.95)
+
+
+def test_every_overlap_is_the_plain_one(rows, maps):
+    fields = rows["fields"]
+    for kind in ("top", "random"):
+        own = fields[fields["neurons"] == kind]
+        single = own[own["unit"] == "neuron"]
+        assert 1 <= len(single) <= 3
+        for row in single.itertuples():
+            assert row.iou == pytest.approx(overlap(field(maps[row.layer, :, :, row.neuron]), red_square()), abs=0.01)
+        mean = np.mean([maps[r.layer, :, :, r.neuron] for r in single.itertuples()], axis=0)
+        assert own[own["unit"] == "mean"]["iou"].iloc[0] == pytest.approx(overlap(field(mean), red_square()), abs=0.01)
+
+
+def test_maps_are_the_plain_activations(rows, maps):
+    table = rows["maps"]
+    assert table["neuron"].iloc[0] == MEAN_MAP
+    for row in table.iloc[1:].itertuples():
+        np.testing.assert_allclose(row.activation, maps[row.layer, :, :, row.neuron].ravel(), rtol=1e-5, atol=1e-9)
+        assert (row.grid_h, row.grid_w) == (3, 3)
+
+
+def test_a_noun_that_is_not_annotated_has_maps_and_no_overlap(world):
+    bare = replace(world.scenes[0], objects=())
+    other = World(lens=world.lens, plain=world.plain, scenes=[bare, *world.scenes[1:], world.scenes[0]])
+    picture = other.picture(0)
+    found = Selectivity().rows(other.context(picture, SETTINGS), bare)
+    assert len(found["fields"]) == 0
+    assert found["maps"]["iou"].isna().all()
+
+
+@pytest.mark.parametrize(("top", "random", "said"), [(0.4, 0.1, "MORE than"), (0.2, 0.2, "do NOT differ from")])
+def test_the_verdict_follows_the_numbers(top, random, said):
+    noise = np.random.default_rng(1).normal(0, 0.02, (2, 15))
+    rows = pd.DataFrame(
+        [
+            {
+                "image_id": i, "noun": "dog", "category": ("dog", "cat")[i % 2], "supercategory": "animal",
+                "object_share": 0.1, "unit": unit, "neurons": kind, "layer": i % 3, "neuron": 4, "rank": 0,
+                "iou": mean + e, "inside": 1.0,
+            }
+            for unit in ("mean", "neuron")
+            for kind, mean, errors in (("top", top, noise[0]), ("random", random, noise[1]))
+            for i, e in enumerate(errors)
+        ]
+    )  # fmt: skip
+    found = Selectivity().summarise({"fields": rows, "maps": pd.DataFrame({"image_id": []})}, seed=0)
+    assert said in found["overlap"].verdict
+    assert set(found) == {"overlap", "overlap by category", "across pictures"}
+    assert found["across pictures"].frame["pictures"].iloc[0] == 3
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="a quantile from 0 to 1 and at least one neuron"):
+        SelectivitySettings(quantile=2.0)
