@@ -15,6 +15,7 @@ import torch
 from transformers.utils import logging
 
 from benchmarks import machine, report
+from benchmarks.figure import Figure
 from benchmarks.figures import FIGURES
 from benchmarks.workbench import SHAPES, Workbench
 
@@ -43,19 +44,16 @@ def main(arguments: list[str] | None = None) -> None:
         "dtype": str(dtype).removeprefix("torch."),
         "command": _command(options),
     }
-    figures = []
-    for name in options.only or FIGURES:
-        for figure in FIGURES[name](bench):
-            figures.append(figure)
-            result = report.as_json([figure], meta=meta, ceilings=ceilings)
-            print(report.as_table(result).split("\n", 2)[-1], flush=True)
-    result = report.as_json(figures, meta=meta, ceilings=ceilings)
-    kind = "cpu" if options.device == "cpu" else "gpu"
-    stem = f"{options.shape}_{meta['dtype']}_{kind}"
+    stem = f"{options.shape}_{meta['dtype']}_{'cpu' if options.device == 'cpu' else 'gpu'}"
     if options.only:
         stem += "_" + "_".join(options.only)
-    for path in report.write(result, options.out, stem):
-        print(path)
+    figures: list[Figure] = []
+    for name in options.only or FIGURES:
+        found = FIGURES[name](bench)
+        print(report.as_table(report.as_json(found, meta=meta, ceilings=ceilings)).split("\n", 2)[-1], flush=True)
+        figures += found
+        paths = report.write(report.as_json(figures, meta=meta, ceilings=ceilings), options.out, stem)
+    print(*paths, sep="\n")
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -84,7 +84,8 @@ def compare(
         assert differences[name] <= limit, f"{name} gives another result: {differences[name]} of the largest value"
         running[name] = run
     del ours
-    return interleaved(running, rounds=bench.rounds, device=bench.device), differences, missing
+    # Comparing has warmed everybody up.
+    return interleaved(running, rounds=bench.rounds, device=bench.device, warm_up=0), differences, missing
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -126,8 +127,8 @@ def load_language_model(
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
         raise _absent("language model", str(name), needed) from error
-    except SafetensorError as error:
-        raise ValueError(f"the weights of the language model {str(name)!r} are damaged: {error}") from error
+    except (SafetensorError, UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"the weights of the language model {str(name)!r} are damaged or unsafe: {error}") from error
     _check_complete(f"language model {str(name)!r}", info)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one of nothing when its files lack
         raise _absent("tokenizer of", str(name), needed)

@@ -1,8 +1,8 @@
 """Whether bf16 and fp16 find the neurons that float32 finds.
 
 The language model alone, several times: the same random numbers rounded to each precision, one model in memory at a
-time. Attribution is each neuron's maximum over the positions; products and reductions are in float32 whatever the model's
-precision. Rounded weights that compute in float32 tell how much of a difference is rounding of the weights alone.
+time. Attribution is each neuron's maximum over the positions; products and reductions are in float32 whatever the
+model's precision. Rounded weights that compute in float32 tell how much of a difference is rounding of the weights.
 """
 
 import gc

@@ -8,6 +8,7 @@ last tensor. Peak host memory is one shard and what stays on the host. Sharded s
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ def load_causal_lm(
         device: None for the CPU.
         dtype: None for the precision of the file.
     Returns: the model, and what transformers tells about missing and unexpected weights.
-    Raises: what `from_pretrained` raises: OSError, ValueError, SafetensorError.
+    Raises: what `from_pretrained` raises: OSError, ValueError, SafetensorError, UnpicklingError, RuntimeError.
     """
     from transformers import AutoModelForCausalLM
 
@@ -84,7 +85,7 @@ def _stored_dtype(folder: Path) -> torch.dtype | None:
                 code = file.get_slice(key).get_dtype()
                 if code in _CODES:
                     return _CODES[code]
-    for path in sorted(folder.glob("pytorch_model*.bin"))[:1]:
+    for path in filter(is_zipfile, sorted(folder.glob("pytorch_model*.bin"))[:1]):
         weights = torch.load(path, map_location="meta", weights_only=True)
         return next((value.dtype for value in weights.values() if value.is_floating_point()), None)
     return None

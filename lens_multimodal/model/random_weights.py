@@ -118,13 +118,12 @@ def random_module(
     with init_empty_weights(include_buffers=False):
         module = build()
     where = torch.device("cpu" if device is None else device)
-    made: dict[int, nn.Parameter] = {}
-    for name, empty in list(module.named_parameters(remove_duplicate=False)):
-        if id(empty) not in made:
-            values = _draw(name, empty, seed=f"{seed} {part} {name}", device=where, dtype=dtype or torch.float32)
-            made[id(empty)] = nn.Parameter(values, requires_grad=False)
+    for name, empty in list(module.named_parameters()):
+        values = _draw(name, empty, seed=f"{seed} {part} {name}", device=where, dtype=dtype or torch.float32)
         owner, _, last = name.rpartition(".")
-        setattr(module.get_submodule(owner), last, made[id(empty)])
+        setattr(module.get_submodule(owner), last, nn.Parameter(values, requires_grad=False))
+    if hasattr(module, "tie_weights"):
+        module.tie_weights()  # building without storage has untied them
     place(module, device=where, dtype=dtype)
     return module.eval()
 
