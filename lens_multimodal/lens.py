@@ -83,6 +83,8 @@ class VisionLens:
                 model's context.
         """
         pictures = as_pictures(images)
+        if not isinstance(text, (str, list, tuple)):
+            raise TypeError(f"expected a text or a list of texts, got {text!r} ({type(text).__name__})")
         texts = [text] * len(pictures) if isinstance(text, str) else list(text)
         if len(texts) != len(pictures):
             raise ValueError(f"got {len(pictures)} images but {len(texts)} texts; give one text, or one for each image")
@@ -100,6 +102,9 @@ class VisionLens:
 
         A string is text; give a path to a picture as `pathlib.Path`.
         """
+        for row in [rows, *rows] if isinstance(rows, (list, tuple)) else [rows]:
+            if not isinstance(row, (list, tuple)):
+                raise TypeError(f"expected a list of rows, each a list of pieces, got {type(row).__name__} among them")
         prepared = [
             [
                 piece
@@ -123,7 +128,7 @@ class VisionLens:
 
         Raises: ValueError if the grid does not have as many cells as there are vectors, or the width is wrong.
         """
-        if vectors.ndim != 3:
+        if vectors.ndim != 3 or vectors.shape[-1] != self.shape.d_model or not len(vectors):
             raise ValueError(f"expected vectors [batch, pos, d_model={self.shape.d_model}], got {list(vectors.shape)}")
         grid_h, grid_w = grid or self._grid_of(vectors.shape[1])
         if grid_h * grid_w != vectors.shape[1]:
@@ -351,6 +356,10 @@ class VisionLens:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text as the model reads it in the middle of a prompt: no special token is added."""
+        if not isinstance(text, str):
+            raise TypeError(f"expected text, got {text!r} ({type(text).__name__})")
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"{text!r} holds half a character (a lone surrogate), which no tokenizer can read")
         if not text:
             return []
         return list(self._need_tokenizer()(text, add_special_tokens=False)["input_ids"])

@@ -61,15 +61,16 @@ def cells_svg(
     )
 
 
-def lines_svg(lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], *, width: int = 320) -> Markup:
+def lines_svg(lines: Sequence[tuple[str, Sequence[float | int], Sequence[float | int]]], *, width: int = 320) -> Markup:
     """Lines over a common range: `(colour, x, y)` each; the ends of the y range are written."""
     height = 150
-    xs, ys = [x for _, x, _ in lines for x in x], [y for _, _, y in lines for y in y]
+    xs = [x for _, x_values, _ in lines for x in x_values]
+    ys = [y for _, _, y_values in lines for y in y_values]
     if not xs:
         return Markup("")
     (x_low, x_high), (y_low, y_high) = (min(xs), max(xs)), (min(ys), max(ys))
 
-    def point(x: float, y: float) -> str:
+    def point(x: float | int, y: float | int) -> str:
         across = 44 + (x - x_low) / ((x_high - x_low) or 1) * (width - 52)
         down = 8 + (y_high - y) / ((y_high - y_low) or 1) * (height - 34)
         return f"{across:.1f},{down:.1f}"

@@ -104,5 +104,5 @@ def _outlined(
     return result
 
 
-def _percent(part: float, whole: float) -> str:
+def _percent(part: float | int, whole: float | int) -> str:
     return f"{100 * part / whole if whole else 0:.5g}%"

@@ -2,18 +2,12 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lens_multimodal.plots.labels import visible
-
-
-class Shown(Protocol):
-    """Anything that notebooks show as HTML."""
-
-    def _repr_html_(self) -> str | None: ...
 
 
 def fragment(template: str, **values: Any) -> str:
@@ -28,7 +22,7 @@ def fragment(template: str, **values: Any) -> str:
     return f'<div class="lens-multimodal {scope}"><style>{style}</style>\n{body.replace(_SCOPE, scope)}</div>'
 
 
-def page(thing: Shown, *, title: str) -> str:
+def page(thing: Any, *, title: str) -> str:
     """A whole page around something's HTML, dark where the reader's system is.
 
     Raises: TypeError for something without HTML of its own.
@@ -42,7 +36,7 @@ def page(thing: Shown, *, title: str) -> str:
     return _ENVIRONMENT.get_template("page.html").render(title=title, body=Markup(body))
 
 
-def save_html(thing: Shown, path: str | Path, *, title: str = "lens_multimodal") -> Path:
+def save_html(thing: Any, path: str | Path, *, title: str = "lens_multimodal") -> Path:
     """Write what a notebook would show as one self-contained page.
 
     Returns: where it is.

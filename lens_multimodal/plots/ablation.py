@@ -13,7 +13,7 @@ from lens_multimodal.plots.theme import ORANGE, PALETTE, SLATE, themed
 COLOURS = {"top": ORANGE, "random": SLATE}
 
 
-def ablation_curve(counts: Sequence[int], left: Mapping[str, Sequence[float]]) -> go.Figure:
+def ablation_curve(counts: Sequence[int], left: Mapping[str, Sequence[float | int]]) -> go.Figure:
     """Share of the probability left, against the number of ablated neurons, one line for each kind of neuron.
 
     Args:
@@ -73,7 +73,9 @@ def ablation_bands(
     )
 
 
-def _add_line(figure: go.Figure, counts: Sequence[int], shares: list[float], kind: str, kinds: Sequence[str]) -> None:
+def _add_line(
+    figure: go.Figure, counts: Sequence[int], shares: list[float | int], kind: str, kinds: Sequence[str]
+) -> None:
     colour = _colour(kind, kinds)
     figure.add_scatter(
         x=list(counts),

@@ -133,7 +133,7 @@ def attention_over_picture(
 def receptive_field_over_picture(
     picture: Image.Image,
     heat: Float[Tensor, "height width"],
-    threshold: float,
+    threshold: float | int,
     *,
     seg_mask: Shaped[np.ndarray, "height width"] | None = None,
 ) -> go.Figure:
@@ -210,7 +210,9 @@ def _cells(
     )
 
 
-def _outline(values: np.ndarray, at: dict[str, np.ndarray], level: float, colour: str | None, name: str) -> go.Contour:
+def _outline(
+    values: np.ndarray, at: dict[str, np.ndarray], level: float | int, colour: str | None, name: str
+) -> go.Contour:
     return go.Contour(
         z=values,
         **at,

@@ -37,7 +37,7 @@ def test_slices_copies_and_pickles_keep_the_picture(found):
     assert isinstance(found.sort_values("neuron").reset_index(drop=True), NeuronTable)
 
 
-def test_merge_groupby_and_files_work(found, tmp_path):
+def test_merge_groupby_and_files_work(found):
     other = pd.DataFrame({"layer": found["layer"], "neuron": found["neuron"], "mine": range(len(found))})
     merged = found.merge(other, on=["layer", "neuron"])
     assert list(merged["mine"]) == list(range(len(found)))

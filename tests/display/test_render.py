@@ -31,8 +31,9 @@ def test_a_saved_page_is_whole(tmp_path):
 
 
 def test_lone_surrogates_do_not_break_a_page(tmp_path):
-    broken = NeuronTable({"layer": [1], "neuron": [2], "tokens": [("\ud800",)], "note": ["\ud800"]})
-    assert "<U+D800>".replace("<", "&lt;").replace(">", "&gt;") in save_html(broken, tmp_path / "p.html").read_text()
+    broken = NeuronTable({"layer": [1], "neuron": [2], "tokens": [("\ud800",)]})
+    broken.attrs["score"] = "\ud800"
+    assert "&lt;U+D800&gt;" in save_html(broken, tmp_path / "page.html").read_text()
 
 
 def test_things_that_cannot_be_saved(tmp_path):

@@ -62,7 +62,12 @@ def test_patch_sweeps_of_one_two_and_three_axes(lens, prompts):
 def test_a_sweep_between_equal_prompts_is_still_shown():
     nothing = torch.zeros(2, 2)
     sweep = PatchSweep(
-        site="resid_pre", axes={"layer": [0, 1], "pos": [0, 1]}, patched=nothing, estimate=nothing, clean=0, corrupted=0
+        site="resid_pre",
+        axes={"layer": [0, 1], "pos": [0, 1]},
+        patched=nothing,
+        estimate=nothing,
+        clean=0.0,
+        corrupted=0.0,
     )
     assert len(read(sweep._repr_html_()).all("rect")) == 4
 

@@ -6,21 +6,10 @@ import plotly.graph_objects as go
 import pytest
 
 from lens_multimodal.plots import theme
+from tests.plots.contrast import contrast
 from tests.plots.figures import HOSTILE, all_figures
 
 PAGES = {"white": "#ffffff", "notebook dark": "#111111", "editor dark": "#1e1e1e", "black": "#000000"}
-
-
-def contrast(one: str, other: str) -> float:
-    """Ratio of relative luminances (WCAG 2, 1.4.3): 1 is none, 21 black on white."""
-
-    def luminance(colour: str) -> float:
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_the_contrast_formula_knows_its_ends():
