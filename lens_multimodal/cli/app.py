@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             if not debug:
                 _quiet()
             application()(args=[a for a in own if a != "--debug"] + given[len(own) :], prog_name="lens-multimodal")
+    except SystemExit as ended:
+        if ended.code == EXIT_INTERRUPTED:
+            typer.echo("interrupted; what was written stays, and train and reproduce continue from it", err=True)
+        raise
     except Exception as error:
         if debug:
             raise

@@ -44,10 +44,9 @@ def reproduce(
 
     given = None if settings is None else read_settings(settings)
     lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
-    results: Any = experiments.reproduce(
-        lens, data=data, only=only or None, limit=limit, out=out, seed=seed, settings=given
-    )
-    typer.echo(f"report: {results.html}")
+    results = experiments.reproduce(lens, data=data, only=only or None, limit=limit, out=out, seed=seed, settings=given)
+    if options.is_first_process():
+        typer.echo(f"report: {results.html}")
 
 
 def report(

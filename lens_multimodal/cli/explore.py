@@ -8,7 +8,7 @@ from lens_multimodal.cli import options
 
 
 def explore(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8000,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     model: options.Model = None,
     vision: options.Vision = None,
@@ -29,4 +29,6 @@ def explore(
     except ImportError as error:
         raise ImportError(f"the explorer needs more ({error}): pip install 'lens-multimodal[explore]'") from error
     lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    if port:
+        typer.echo(f"the explorer is at http://127.0.0.1:{port}/ until Ctrl+C", err=True)
     explorer.serve(lens, port=port, open_browser=browser)

@@ -1,5 +1,6 @@
 """Options that several commands share, and the lens they ask for."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
@@ -69,6 +70,7 @@ def open_lens(
     """
     from lens_multimodal.attach import attach_vision
 
+    device = device or device_of_this_process()
     check_device(device)
     if model is None and (vision is not None or projection is not None):
         model = "tiny"
@@ -96,6 +98,19 @@ def check_device(device: str | None) -> None:
             f"the device {device!r} cannot be used here ({str(error).splitlines()[0]}); "
             f"`lens-multimodal info` lists the devices of this machine"
         ) from error
+
+
+def device_of_this_process() -> str | None:
+    """Under `accelerate launch` or `torchrun`, each process has a GPU of its own; None by itself."""
+    import torch
+
+    local_rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local_rank}" if local_rank and torch.cuda.is_available() else None
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def as_token(word: str) -> str:

@@ -65,7 +65,8 @@ def train(
         workers=workers,
     )
     fit_projection(lens, batches, settings=chosen, folder=out)
-    typer.echo(f"wrote {out / 'projection.safetensors'} and {out / 'proj.ckpt'}")
+    if options.is_first_process():
+        typer.echo(f"wrote {out / 'projection.safetensors'} and {out / 'proj.ckpt'}")
 
 
 def fit_settings(path: Path | None, changes: dict[str, Any]) -> "FitSettings":
@@ -76,7 +77,7 @@ def fit_settings(path: Path | None, changes: dict[str, Any]) -> "FitSettings":
     from lens_multimodal.train import FitSettings
 
     given = {} if path is None else read_settings(path)
-    types = {field.name: type(field.default) for field in fields(FitSettings)}
+    types: dict[str, Any] = {field.name: type(field.default) for field in fields(FitSettings)}
     unknown = sorted(set(given) - set(types))
     if unknown:
         raise ValueError(f"{str(path)!r} has unknown settings {', '.join(unknown)}; there are {', '.join(types)}")
@@ -125,6 +126,7 @@ def _lens(
             torch.manual_seed(seed)
             lens.projection.linear.reset_parameters()
         return lens
+    device = device or options.device_of_this_process()
     options.check_device(device)
     assert model is not None
     precision = options.torch_dtype(dtype)

@@ -7,6 +7,7 @@ how many cases worked and how many were refused; `docs/reliability.md` has the c
 import hashlib
 import json
 import os
+import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ OWN_ERRORS = (
     host.HookDidNotFire, HookHasNoEffect, CutHadNoEffect, MissingWeights,
 )  # fmt: skip
 """The documented kinds of error; each has to be raised by a line of this library, not by something beneath it."""
+
+PYTHONS_WORDS = "object is not|not supported between|has no attribute|unexpected keyword|has no len|argument must be"
+"""What Python itself says of a mistake: true, but of no use to someone who called this library."""
 
 OWN_FOLDER = Path(lens_multimodal.__file__).parent
 
@@ -95,7 +99,9 @@ def check_is_own(error: Exception) -> None:
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     if not raised_in.is_relative_to(OWN_FOLDER):
         raise AssertionError(f"raised by {raised_in}, not by this library: {type(error).__name__}: {error}") from error
-    if len(str(error).split()) < 4:
+    if re.search(PYTHONS_WORDS, str(error)):
+        raise AssertionError(f"Python's words, not this library's: {type(error).__name__}: {error}") from error
+    if len(str(error).split()) < 3:
         raise AssertionError(f"says too little: {error!r}") from error
 
 

@@ -72,7 +72,7 @@ def test_what_the_wheel_says_of_itself(built):
         metadata = HeaderParser().parsestr(wheel.read(inside["METADATA"]).decode())
         entry_points = wheel.read(inside["entry_points.txt"]).decode()
     assert metadata["Version"] == __version__
-    assert {"train", "coco", "dev"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"explore", "train", "metrics", "docs", "dev"} <= set(metadata.get_all("Provides-Extra"))
     assert "lens-multimodal = lens_multimodal.cli:main" in entry_points
     needed = {line.split(";")[0].strip() for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     bounded = {name: [line for line in needed if line.startswith(name)] for name in ("transformer-lens", "plotly")}
