@@ -57,7 +57,9 @@ def create_app(lens: VisionLens, *, scenes: Sequence[Scene] | None = None, limit
     """
     offered = read_coco(scenes_folder()) if scenes is None else scenes
     limits = limits or Limits()
-    app = FastAPI(title="lens_multimodal explorer", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="lens_multimodal explorer", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     token = secrets.token_urlsafe(32)
     app.add_middleware(Guard, token=token, limits=limits)
     _add_page(app, token)

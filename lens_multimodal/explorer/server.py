@@ -3,6 +3,7 @@
 import socket
 import threading
 import webbrowser
+from contextlib import closing
 
 import uvicorn
 
@@ -28,18 +29,17 @@ def serve(
         ValueError: a host that other machines could reach, or no port.
         OSError: the port is taken.
     """
-    listening = listen(host, port)
-    own = attach_vision() if lens is None else None
-    try:
-        server = make_server(own if lens is None else lens)
-        if open_browser:
-            # The socket listens already, so the page waits for the server rather than failing.
-            threading.Thread(target=webbrowser.open, args=[address(listening)], daemon=True).start()
-        server.run(sockets=[listening])
-    finally:
-        listening.close()
-        if own is not None:
-            own.detach()
+    with closing(listen(host, port)) as listening:
+        served = attach_vision() if lens is None else lens
+        try:
+            server = make_server(served)
+            if open_browser:
+                # The socket listens already, so the page waits for the server rather than failing.
+                threading.Thread(target=webbrowser.open, args=[address(listening)], daemon=True).start()
+            server.run(sockets=[listening])
+        finally:
+            if lens is None:
+                served.detach()
 
 
 def listen(host: str, port: int) -> socket.socket:

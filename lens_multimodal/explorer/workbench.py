@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -230,14 +231,14 @@ class Workbench:
         pairs = zip(drawn["layer"].tolist(), drawn["neuron"].tolist(), strict=True)
         return {pair: factors[neuron] for pair, neuron in zip(pairs, changed, strict=True)}
 
-    def _neuron(self, row: dict[str, object], active: Float[Tensor, " pos"], image: EmbeddedImage) -> Neuron:
+    def _neuron(self, row: dict[Any, Any], active: Float[Tensor, " pos"], image: EmbeddedImage) -> Neuron:
         geometry = geometry_of(image, self.lens)
         assert geometry is not None
         assert image.picture is not None
         field = receptive_field(active.reshape(image.grid_h, image.grid_w), geometry)
         return Neuron(
-            **{name: row[name] for name in ("layer", "neuron", "attribution", "row", "col", "interpretable")},  # type: ignore[arg-type]
-            tokens=list(row["tokens"]),  # type: ignore[call-overload]
+            **{name: row[name] for name in ("layer", "neuron", "attribution", "row", "col", "interpretable")},
+            tokens=list(row["tokens"]),
             activations=active.tolist(),
             field=data_uri(field_over_picture(image.picture, field, side=FIELD_SIDE)),
         )

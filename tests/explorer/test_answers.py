@@ -37,6 +37,12 @@ def test_an_uploaded_picture_is_captioned_as_by_the_library(page, lens, kind):
     assert sum(width * height for _, _, width, height in seen["patches"]["boxes"]) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("text", ["", "a", "\N{SNOWMAN} <|endoftext|>"])
+def test_any_text_may_follow_the_picture(page, lens, two, text):
+    seen = page.ask("/api/look", picture=two[1], text=text)
+    assert seen["caption"]["text"] == lens.caption(random_picture(1), text, max_new_tokens=LIMITS.new_tokens)
+
+
 def test_a_sample_is_captioned_and_shown(page, lens, scenes):
     [first, *others] = page.client.get("/api/samples").json()
     assert len(others) == len(scenes) - 1

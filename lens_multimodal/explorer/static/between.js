@@ -204,7 +204,7 @@ export class Between {
         "span",
         { class: "legend" },
         el("span", { class: "number" }, `−${most.toFixed(2)}`),
-        el("span", { class: "ramp", role: "img", "aria-label": "blue over dark at zero to orange" }),
+        el("span", { class: "ramp", role: "img", "aria-label": "from blue over nothing at zero to orange" }),
         el("span", { class: "number" }, `+${most.toFixed(2)}`),
       ),
     );

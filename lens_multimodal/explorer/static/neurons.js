@@ -79,7 +79,7 @@ export class NeuronTable {
           }),
         ),
       ),
-      el("td", { class: "small" }, `row ${neuron.row}, column ${neuron.col}`),
+      el("td", { class: "small" }, `row ${neuron.row}, col ${neuron.col}`),
       el("td", { class: "scale" }, slider, output),
     );
     return row;
