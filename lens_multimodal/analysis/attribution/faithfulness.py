@@ -230,7 +230,8 @@ def _summary(table: pd.DataFrame, orders: Mapping[str, Tensor], curves: pd.DataF
         }
         for kind in ("deletion", "insertion"):
             curve = curves[(curves["score"] == name) & (curves["kind"] == kind)]
-            fraction = torch.tensor(curve["n_neurons"].tolist()) / len(order)
-            row[f"{kind}_auc"] = float(torch.trapezoid(torch.tensor(curve["value"].tolist()), fraction))
+            fraction = torch.tensor(curve["n_neurons"].tolist(), dtype=torch.float64) / len(order)
+            values_at = torch.tensor(curve["value"].tolist(), dtype=torch.float64)
+            row[f"{kind}_auc"] = float(torch.trapezoid(values_at, fraction))
         rows.append(row)
     return pd.DataFrame(rows)

@@ -1,10 +1,10 @@
 """How a sweep is run: cells as rows of shared forward passes, and their first-order estimates."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 import torch
@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lens_multimodal.analysis.targets import ResolvedTarget, Target, resolve_targets
+from lens_multimodal.analysis.patching.pairs import Pair
+from lens_multimodal.analysis.selection import wide
+from lens_multimodal.analysis.targets import CaptionToken, ResolvedTarget, Target, resolve_targets
 from lens_multimodal.hooks.neurons import Neurons, as_neurons
-from lens_multimodal.hooks.positions import Positions, as_positions
+from lens_multimodal.hooks.positions import Positions
 from lens_multimodal.hooks.record import record
 from lens_multimodal.model import host
 
@@ -80,52 +82,77 @@ class Cell:
     unit: int | None = None
 
 
+class SweepSettings(TypedDict, total=False):
+    """Settings that every sweep takes."""
+
+    positions: Positions
+    """Of the corrupted prompt, to be patched; None for all that are not padding."""
+    source_positions: Positions
+    """Of the clean prompt, whose activations they get, one by one; None for the same. For prompts of unequal length."""
+    clean_mask: Tensor | None
+    corrupted_mask: Tensor | None
+    """Attention masks `[1, pos]`, zero at left padding, such as `prompt.attention_mask[:1]`. None without padding."""
+    batch_size: int
+    """Patched runs in one forward pass, 32 if not given; memory grows with it (logits: batch_size * pos * d_vocab)."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sweep:
-    """Two prompts, a target read off the corrupted one, and how many runs share a forward pass."""
+    """Two prompts, a target in each of them, and how many runs share a forward pass.
+
+    Padding is cut off, which changes nothing, and put back where logits are read and positions are named.
+    """
 
     model: nn.Module
-    clean_tokens: Tensor
-    corrupted_tokens: Tensor
+    pair: Pair
     target: ResolvedTarget
+    clean_target: ResolvedTarget
     batch_size: int
 
     @classmethod
     def between(
-        cls, model: nn.Module, clean_tokens: Tensor, corrupted_tokens: Tensor, target: Target, batch_size: int
+        cls,
+        model: nn.Module,
+        clean_tokens: Tensor,
+        corrupted_tokens: Tensor,
+        target: Target,
+        *,
+        positions: Positions = None,
+        source_positions: Positions = None,
+        clean_mask: Tensor | None = None,
+        corrupted_mask: Tensor | None = None,
+        batch_size: int = 32,
     ) -> "Sweep":
-        if clean_tokens.shape != corrupted_tokens.shape or clean_tokens.shape[0] != 1:
-            raise ValueError(
-                f"expected two prompts of shape [1, pos] and equal length, got {list(clean_tokens.shape)} and "
-                f"{list(corrupted_tokens.shape)}; to move patches between unequal prompts see hooks.patch_resid_pre"
-            )
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if isinstance(target, list):
             raise ValueError(f"a sweep has one target, got a list of {len(target)}; run one sweep for each")
-        [resolved] = resolve_targets(target, model, corrupted_tokens)
-        return cls(
-            model=model,
-            clean_tokens=clean_tokens,
-            corrupted_tokens=corrupted_tokens,
-            target=resolved,
-            batch_size=batch_size,
+        pair = Pair.of(
+            clean_tokens,
+            corrupted_tokens,
+            positions=positions,
+            source_positions=source_positions,
+            clean_mask=clean_mask,
+            corrupted_mask=corrupted_mask,
         )
+        [resolved] = resolve_targets(target, model, corrupted_tokens)
+        clean_target = resolved
+        if clean_tokens.shape != corrupted_tokens.shape:
+            if isinstance(target, CaptionToken):
+                raise ValueError("in prompts of unequal length a caption token has two places: name the token itself")
+            [clean_target] = resolve_targets(target, model, clean_tokens)
+        return cls(model=model, pair=pair, target=resolved, clean_target=clean_target, batch_size=batch_size)
 
-    def positions(self, positions: Positions) -> list[int]:
-        chosen = as_positions(positions).mask(self.clean_tokens.shape[1], device=torch.device("cpu"))
-        if len(chosen) != 1 or not chosen.any():
-            raise ValueError("a sweep needs at least one position of the prompt, given as a list or a slice")
-        return chosen[0].nonzero().flatten().tolist()
+    @property
+    def positions(self) -> list[int]:
+        return self.pair.positions
 
-    def over_sites(
-        self, site: str, name_of: Callable[[int], str], layers: list[int], positions: Positions
-    ) -> PatchSweep:
-        chosen = self.positions(positions)
-        cells = [Cell(name=name_of(layer), positions=(p,)) for layer in layers for p in chosen]
-        return self.run(site, {"layer": layers, "pos": chosen}, cells)
+    def over_sites(self, site: str, name_of: Callable[[int], str], layers: list[int]) -> PatchSweep:
+        cells = [Cell(name=name_of(layer), positions=(p,)) for layer in layers for p in self.positions]
+        return self.run(site, {"layer": layers, "pos": self.positions}, cells)
 
-    def over_heads(self, layers: list[int], groups: list[list[int]], further: dict[str, list[Any]]) -> PatchSweep:
+    def over_heads(self, layers: list[int], *, by_position: bool) -> PatchSweep:
+        groups, further = self._groups(by_position)
         heads = list(range(host.shape(self.model).n_heads))
         cells = [
             Cell(name=host.head_z(layer), unit=head, positions=tuple(group))
@@ -135,7 +162,8 @@ class Sweep:
         ]
         return self.run("heads", {"layer": layers, "head": heads, **further}, cells)
 
-    def over_neurons(self, neurons: Neurons, groups: list[list[int]], further: dict[str, list[Any]]) -> PatchSweep:
+    def over_neurons(self, neurons: Neurons, *, by_position: bool) -> PatchSweep:
+        groups, further = self._groups(by_position)
         pairs = [(layer, int(unit)) for layer, units in as_neurons(neurons, self.model).items() for unit in units]
         cells = [
             Cell(name=host.mlp_post(layer), unit=unit, positions=tuple(group))
@@ -146,21 +174,27 @@ class Sweep:
 
     def run(self, site: str, axes: dict[str, list[Any]], cells: list[Cell]) -> PatchSweep:
         names = list(dict.fromkeys(cell.name for cell in cells))
+        cells = [replace(cell, positions=tuple(map(self.pair.within, cell.positions))) for cell in cells]
         shape = [len(labels) for labels in axes.values()]
-        clean_run = record(self.model, self.clean_tokens, names)
-        estimates = self.estimates(names)
+        clean_run = self.clean_run(names)
+        estimates = self.estimates(clean_run)
         patched = []
         for start in tqdm(range(0, len(cells), self.batch_size), desc=f"activation patching, {site}", delay=2):
             patched.append(self.values(cells[start : start + self.batch_size], clean_run))
         estimate = torch.stack([_part(estimates[cell.name], cell).sum() for cell in cells])
+        clean, corrupted = self.unpatched()
         return PatchSweep(
             site=site,
             axes=axes,
             patched=torch.cat(patched).reshape(shape),
             estimate=estimate.reshape(shape),
-            clean=float(self.unpatched(self.clean_tokens)),
-            corrupted=float(self.unpatched(self.corrupted_tokens)),
+            clean=clean,
+            corrupted=corrupted,
         )
+
+    def clean_run(self, names: list[str]) -> dict[str, Float[Tensor, "pos ..."]]:
+        """Activations of the clean run, laid out along the corrupted prompt."""
+        return {name: self.pair.aligned(value[0]) for name, value in record(self.model, self.pair.clean, names).items()}
 
     def values(self, cells: Sequence[Cell], clean_run: dict[str, Tensor]) -> Float[Tensor, " cell"]:
         """The target's value for each cell, all of them rows of one forward pass."""
@@ -168,38 +202,47 @@ class Sweep:
         for row, cell in enumerate(cells):
             rows.setdefault(cell.name, []).append((row, cell))
         hooks: list[host.NamedHook] = [
-            (name, partial(_paste_hook, clean=clean_run[name][0], rows=of_name)) for name, of_name in rows.items()
+            (name, partial(_paste_hook, clean=clean_run[name], rows=of_name)) for name, of_name in rows.items()
         ]
-        tokens = self.corrupted_tokens.expand(len(cells), -1)
+        tokens = self.pair.corrupted.expand(len(cells), -1)
         with torch.no_grad(), host.fired_hooks(self.model, hooks):
             logits = host.logits_of(self.model, tokens)
-        return torch.stack([self.read(row) for row in logits])
+        return torch.stack([self.read(row, self.target, self.pair.corrupted_padding) for row in logits])
 
-    def estimates(self, names: list[str]) -> dict[str, Tensor]:
-        clean_run = record(self.model, self.clean_tokens, names)
+    def estimates(self, clean_run: dict[str, Tensor]) -> dict[str, Float[Tensor, "pos ..."]]:
+        """The estimated effect of every number in the activations, NaN at positions without a partner."""
         kept: dict[str, Tensor] = {}
         # One leaf at the bottom, so that a model with frozen weights has a gradient too.
         hooks: list[host.NamedHook] = [(host.resid_pre(0), _leaf_hook)]
-        hooks += [(name, partial(_keep_in_graph_hook, name=name, kept=kept)) for name in names]
+        hooks += [(name, partial(_keep_in_graph_hook, name=name, kept=kept)) for name in clean_run]
         with torch.enable_grad(), host.fired_hooks(self.model, hooks):
-            value = self.read(host.logits_of(self.model, self.corrupted_tokens)[0])
-            gradients = torch.autograd.grad(value, [kept[name] for name in names])
+            logits = host.logits_of(self.model, self.pair.corrupted)[0]
+            value = self.read(logits, self.target, self.pair.corrupted_padding)
+            gradients = torch.autograd.grad(value, [kept[name] for name in clean_run])
         return {
-            name: ((clean_run[name] - kept[name].detach()) * gradient)[0].to(value.dtype)
-            for name, gradient in zip(names, gradients, strict=True)
+            name: ((clean - kept[name][0].detach()) * gradient[0]).to(value.dtype)
+            for (name, clean), gradient in zip(clean_run.items(), gradients, strict=True)
         }
 
-    def unpatched(self, tokens: Tensor) -> Tensor:
+    def unpatched(self) -> tuple[float, float]:
+        """The target's value in the clean and in the corrupted run."""
+        pair = self.pair
         with torch.no_grad():
-            return self.read(host.logits_of(self.model, tokens)[0])
-
-    def read(self, logits: Float[Tensor, "pos d_vocab"]) -> Float[Tensor, ""]:
-        value = self.target.value(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-        if not bool(torch.isfinite(value)):
-            raise FloatingPointError(
-                f"the target {self.target.label!r} is {float(value)}; use float32, or a wider dtype"
+            return (
+                float(self.read(host.logits_of(self.model, pair.clean)[0], self.clean_target, pair.clean_padding)),
+                float(self.read(host.logits_of(self.model, pair.corrupted)[0], self.target, pair.corrupted_padding)),
             )
+
+    def read(self, logits: Float[Tensor, "pos d_vocab"], target: ResolvedTarget, padding: int) -> Float[Tensor, ""]:
+        """The target's value, positions counted along the prompt as it was given."""
+        value = target.value(torch.nn.functional.pad(wide(logits), (0, 0, padding, 0)))
+        if not bool(torch.isfinite(value)):
+            raise FloatingPointError(f"the target {target.label!r} is {float(value)}; use float32, or a wider dtype")
         return value
+
+    def _groups(self, by_position: bool) -> tuple[list[list[int]], dict[str, list[Any]]]:
+        """Positions patched together, and the axis they make."""
+        return ([[p] for p in self.positions], {"pos": self.positions}) if by_position else ([self.positions], {})
 
 
 def _column(values: Tensor) -> Any:

@@ -11,17 +11,26 @@ and how well the two agree: where they do, the estimate can stand in for sweeps 
     sweep = act_patch_resid_pre(model, dog.tokens, cat.tokens, " dog")
     sweep.recovered        # [layer, pos]: 1 where the clean answer is fully back
     sweep.correlation      # of the estimate with the truth
+
+All take two prompts, `[1, pos]` each, a target (most often a token, whose logit at the last position is read), and the
+settings of `SweepSettings`. Prompts may differ in length if the positions that belong together are listed:
+
+    act_patch_resid_pre(
+        model, dog.tokens, cat.tokens, " dog", positions=cat.image_pos[0], source_positions=dog.image_pos[0]
+    )
+
+Two rows of one left-padded prompt are matched from the right; give their masks as `clean_mask` and `corrupted_mask`.
 """
 
 from collections.abc import Sequence
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from lens_multimodal.analysis.patching.run import PatchSweep, Sweep
+from lens_multimodal.analysis.patching.run import PatchSweep, Sweep, SweepSettings
 from lens_multimodal.analysis.targets import Target
 from lens_multimodal.hooks.neurons import Neurons, as_layers
-from lens_multimodal.hooks.positions import Positions
 from lens_multimodal.model import host
 
 __all__ = [
@@ -44,23 +53,20 @@ def act_patch_resid_pre(
     target: Target,
     *,
     layers: int | Sequence[int] | None = None,
-    positions: Positions = None,
-    batch_size: int = 32,
+    **settings: Unpack[SweepSettings],
 ) -> PatchSweep:
     """Patch the residual stream entering each layer at each position, one cell at a time.
 
     Args:
-        clean_tokens, corrupted_tokens: prompts of equal length, such as two pictures before the same text.
-        target: see `analysis.targets`; most often a token, whose logit at the last position is read.
-        layers, positions: the cells; None for all.
-        batch_size: patched runs in one forward pass; memory grows with it (logits: batch_size * pos * d_vocab).
+        layers: None for all.
+        settings: see `SweepSettings`.
     Returns: a sweep over `layer` and `pos`.
-    Raises: ValueError for prompts of unequal length, or a target, layers or positions that do not exist;
-        FloatingPointError if a target's value is not finite.
+    Raises: ValueError for prompts of unequal length without listed positions, or a target, layers or positions that do
+        not exist; FloatingPointError if a target's value is not finite.
     Cost: one forward row for each cell, and one backward pass for the estimate.
     """
-    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, batch_size)
-    return sweep.over_sites("resid_pre", host.resid_pre, as_layers(layers, model), positions)
+    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
+    return sweep.over_sites("resid_pre", host.resid_pre, as_layers(layers, model))
 
 
 def act_patch_mlp_out(
@@ -70,12 +76,11 @@ def act_patch_mlp_out(
     target: Target,
     *,
     layers: int | Sequence[int] | None = None,
-    positions: Positions = None,
-    batch_size: int = 32,
+    **settings: Unpack[SweepSettings],
 ) -> PatchSweep:
     """Patch what each MLP writes at each position; settings as in `act_patch_resid_pre`."""
-    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, batch_size)
-    return sweep.over_sites("mlp_out", host.mlp_out, as_layers(layers, model), positions)
+    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
+    return sweep.over_sites("mlp_out", host.mlp_out, as_layers(layers, model))
 
 
 def act_patch_attn_out(
@@ -85,12 +90,11 @@ def act_patch_attn_out(
     target: Target,
     *,
     layers: int | Sequence[int] | None = None,
-    positions: Positions = None,
-    batch_size: int = 32,
+    **settings: Unpack[SweepSettings],
 ) -> PatchSweep:
     """Patch what each layer's attention writes at each position; settings as in `act_patch_resid_pre`."""
-    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, batch_size)
-    return sweep.over_sites("attn_out", host.attn_out, as_layers(layers, model), positions)
+    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
+    return sweep.over_sites("attn_out", host.attn_out, as_layers(layers, model))
 
 
 def act_patch_heads(
@@ -100,12 +104,11 @@ def act_patch_heads(
     target: Target,
     *,
     layers: int | Sequence[int] | None = None,
-    positions: Positions = None,
-    batch_size: int = 32,
+    **settings: Unpack[SweepSettings],
 ) -> PatchSweep:
     """Patch each attention head at all chosen positions together: a sweep over `layer` and `head`."""
-    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, batch_size)
-    return sweep.over_heads(as_layers(layers, model), [sweep.positions(positions)], {})
+    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
+    return sweep.over_heads(as_layers(layers, model), by_position=False)
 
 
 def act_patch_heads_by_position(
@@ -115,13 +118,11 @@ def act_patch_heads_by_position(
     target: Target,
     *,
     layers: int | Sequence[int] | None = None,
-    positions: Positions = None,
-    batch_size: int = 32,
+    **settings: Unpack[SweepSettings],
 ) -> PatchSweep:
     """Patch each attention head at each position: a sweep over `layer`, `head` and `pos`."""
-    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, batch_size)
-    chosen = sweep.positions(positions)
-    return sweep.over_heads(as_layers(layers, model), [[p] for p in chosen], {"pos": chosen})
+    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
+    return sweep.over_heads(as_layers(layers, model), by_position=True)
 
 
 def act_patch_neurons(
@@ -131,12 +132,11 @@ def act_patch_neurons(
     target: Target,
     *,
     neurons: Neurons,
-    positions: Positions = None,
-    batch_size: int = 32,
+    **settings: Unpack[SweepSettings],
 ) -> PatchSweep:
     """Patch each of some neurons at all chosen positions together: a sweep over `neuron`."""
-    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, batch_size)
-    return sweep.over_neurons(neurons, [sweep.positions(positions)], {})
+    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
+    return sweep.over_neurons(neurons, by_position=False)
 
 
 def act_patch_neurons_by_position(
@@ -146,13 +146,11 @@ def act_patch_neurons_by_position(
     target: Target,
     *,
     neurons: Neurons,
-    positions: Positions = None,
-    batch_size: int = 32,
+    **settings: Unpack[SweepSettings],
 ) -> PatchSweep:
     """Patch each of some neurons at each position: a sweep over `neuron` and `pos`."""
-    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, batch_size)
-    chosen = sweep.positions(positions)
-    return sweep.over_neurons(neurons, [[p] for p in chosen], {"pos": chosen})
+    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
+    return sweep.over_neurons(neurons, by_position=True)
 
 
 def attribution_patch(
@@ -161,14 +159,16 @@ def attribution_patch(
     corrupted_tokens: Int[Tensor, "1 corrupted_pos"],
     target: Target,
     names: Sequence[str],
+    **settings: Unpack[SweepSettings],
 ) -> dict[str, Float[Tensor, "pos ..."]]:
     """Attribution patching of whole activations: the estimated effect of every number in them.
 
     Sum over what is patched together: over d_model for a position, over d_head for a head.
 
     Args: names: hook names, such as `host.mlp_post(layer)` for all layers.
-    Returns: by hook name, the activation's layout without batch, in float32 or wider.
+    Returns: by hook name, the activation's layout without batch and padding, in float32 or wider; NaN at positions
+        that were not chosen.
     Cost: two forward passes and one backward for all hook points together.
     """
-    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, 1)
-    return sweep.estimates(list(dict.fromkeys(names)))
+    sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
+    return sweep.estimates(sweep.clean_run(list(dict.fromkeys(names))))

@@ -12,7 +12,7 @@ from lens_multimodal.analysis.patching.sweeps import (
     act_patch_resid_pre,
     attribution_patch,
 )
-from lens_multimodal.analysis.targets import Logit, LogitDifference
+from lens_multimodal.analysis.targets import CaptionToken, Logit, LogitDifference
 from lens_multimodal.model import host
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, input_edited, output_edited, put, wrapped
@@ -155,10 +155,86 @@ def test_frozen_weights_no_grad_and_left_over_hooks():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@cases
+def test_prompts_of_unequal_length_are_matched_by_listed_positions(layout, kind):
+    model = wrapped(layout, kind)
+    longer = reference.tokens(seed=2, batch=1, pos=9)
+    result = act_patch_resid_pre(
+        model, longer, CORRUPTED, TARGET, layers=[1, 2], positions=[4, 0, 2], source_positions=[8, 3, 1]
+    )
+    assert result.axes == {"layer": [1, 2], "pos": [0, 2, 4]}
+    logits = reference.logits(layout, longer)[0, -1]
+    assert result.clean == pytest.approx(float(logits[11] - logits[60]), abs=2e-5)
+    for row, layer in enumerate([1, 2]):
+        module = reference.block(layout, layer)
+        [clean] = reference.inputs_of(layout, longer, [module])
+        for column, (to, take) in enumerate([(0, 3), (2, 1), (4, 8)]):
+            expected = difference(layout, input_edited(module, put((0, to), clean[0, take])))
+            assert_close(result.patched[row, column], expected)
+    estimate = attribution_patch(
+        model, longer, CORRUPTED, TARGET, [host.resid_pre(1)], positions=[4, 0, 2], source_positions=[8, 3, 1]
+    )[host.resid_pre(1)]
+    torch.testing.assert_close(estimate[[0, 2, 4]].sum(-1), result.estimate[0])
+    assert estimate[[1, 3, 5]].isnan().all()
+
+
+@cases
+def test_left_padding_counts_as_nothing(layout, kind):
+    model = wrapped(layout, kind)
+
+    def padded(prompt, n):
+        mask = torch.cat([torch.zeros(1, n, dtype=torch.long), torch.ones_like(prompt)], dim=1)
+        return torch.cat([torch.full((1, n), 3), prompt], dim=1), mask
+
+    shorter = CLEAN[:, 2:]
+    (clean, clean_mask), (corrupted, corrupted_mask) = padded(shorter, 3), padded(CORRUPTED, 1)
+    masks = {"clean_mask": clean_mask, "corrupted_mask": corrupted_mask}
+    result = act_patch_mlp_out(model, clean, corrupted, LogitDifference(token=11, other=60, pos=5), **masks)
+    bare = act_patch_mlp_out(
+        model,
+        shorter,
+        CORRUPTED,
+        LogitDifference(token=11, other=60, pos=-2),
+        positions=range(2, 6),
+        source_positions=range(4),
+    )
+    assert result.axes["pos"] == [3, 4, 5, 6]
+    assert bare.axes["pos"] == [2, 3, 4, 5]
+    for name in ("patched", "estimate"):
+        torch.testing.assert_close(getattr(result, name), getattr(bare, name), rtol=0, atol=1e-12)
+    assert (result.clean, result.corrupted) == (bare.clean, bare.corrupted)
+    assert result.effect[:2].abs().max() > 1e-2
+    unmasked = act_patch_mlp_out(model, clean, corrupted, LogitDifference(token=11, other=60, pos=5))
+    assert abs(unmasked.clean - result.clean) > 1e-3
+
+
 def test_bad_input_is_named():
     model = wrapped("gpt-j", "bridge")
-    with pytest.raises(ValueError, match=r"equal length, got \[1, 6\] and \[1, 5\]"):
+    with pytest.raises(ValueError, match=r"clean_tokens of one prompt, \[1, pos\], got \[2, 6\]"):
+        attribution_patch(model, torch.cat([CLEAN, CLEAN]), CORRUPTED, 11, [host.resid_pre(0)])
+    with pytest.raises(ValueError, match=r"unequal length, 6 and 5 .*image_pos\[0\] of each.*range\(6 - n, 6\)"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED[:, :5], 11)
+    with pytest.raises(ValueError, match="2 source_positions cannot be copied to 3 positions"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1, 2, 3], source_positions=[1, 2])
+    with pytest.raises(ValueError, match="need both sides listed"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, source_positions=[1, 2])
+    with pytest.raises(ValueError, match="position 6 is outside this pass over 6"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1], source_positions=[6])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
+    with pytest.raises(ValueError, match=r"positions \[1\] are padding"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1, 4], clean_mask=mask)
+    with pytest.raises(
+        ValueError, match=r"corrupted_mask must be zero on the left and one on the right, got \[1, 1, 0"
+    ):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, corrupted_mask=1 - mask)
+    with pytest.raises(ValueError, match=r"clean_mask has shape \[1, 5\], expected .* \[1, 6\]"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, clean_mask=mask[:, 1:])
+    with pytest.raises(ValueError, match="a caption token has two places"):
+        act_patch_resid_pre(
+            model, CLEAN, CORRUPTED[:, :5], CaptionToken(pos=3), positions=[1, 2], source_positions=[1, 2]
+        )
+    with pytest.raises(TypeError, match="position"):
+        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, position=[1])
     with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, batch_size=0)
     with pytest.raises(ValueError, match="97"):
