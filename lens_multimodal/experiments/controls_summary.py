@@ -99,6 +99,8 @@ def _is_there(means: pd.DataFrame, effect: str, condition: str) -> bool:
 
 def _verdict(differences: pd.DataFrame, means: pd.DataFrame) -> str:
     itself = means[means["condition"] == ITSELF].set_index("effect")
+    if itself["n"].max() < 2:
+        return ""
     said = []
     for effect in ("says the noun", "ablation"):
         if effect not in itself.index:

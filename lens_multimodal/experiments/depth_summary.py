@@ -45,9 +45,6 @@ def _object(shown: pd.DataFrame, seed: int) -> Summary:
         shown, "log_probability", pair="place", first="object", second="background", by=["depth"], seed=seed
     )
     n = shown["image_id"].nunique()
-    strongest = paired.loc[paired["mean"].idxmax()]
-    clear = is_above(strongest["low"], strongest["high"])
-    difference = in_words(strongest["mean"], strongest["low"], strongest["high"])
     return Summary(
         frame=paired,
         title="Object against background by depth",
@@ -56,10 +53,7 @@ def _object(shown: pd.DataFrame, seed: int) -> Summary:
             f"pictures whose caption names an annotated category."
         ),
         n_pictures=n,
-        verdict=(
-            f"Read out at its object's patches the noun is {'MORE' if clear else 'NOT distinguishably more'} likely "
-            f"than at the background: at most {difference} nats at depth {int(strongest['depth'])} (n = {n} pictures)."
-        ),
+        verdict=_object_verdict(paired, n),
         drawing=Drawing(
             kind="curve",
             x="depth",
@@ -67,6 +61,19 @@ def _object(shown: pd.DataFrame, seed: int) -> Summary:
             y_title="log probability, object minus background (nats)",
             reference=0.0,
         ),
+    )
+
+
+def _object_verdict(paired: pd.DataFrame, n: int) -> str:
+    """At the depth of the largest difference."""
+    if n < 2:
+        return ""
+    strongest = paired.loc[paired["mean"].idxmax()]
+    said = "MORE" if is_above(strongest["low"], strongest["high"]) else "NOT distinguishably more"
+    difference = in_words(strongest["mean"], strongest["low"], strongest["high"])
+    return (
+        f"Read out at its object's patches the noun is {said} likely than at the background: {difference} nats "
+        f"at depth {int(strongest['depth'])}, where the difference is largest (n = {n} pictures)."
     )
 
 
@@ -95,6 +102,8 @@ def _cuts(cuts: pd.DataFrame, seed: int) -> Summary:
 
 def _verdict(frame: pd.DataFrame, n: int) -> str:
     """The earliest layer from which on the image is no longer needed: the mean loses less than a tenth."""
+    if n < 2:
+        return ""
     whole = frame[(frame["cut"] == "from") & (frame["layer"] == 0)].iloc[0]
     if is_above(whole["low"], whole["high"]) is not False:
         loss = in_words(whole["mean"], whole["low"], whole["high"], percent=True)

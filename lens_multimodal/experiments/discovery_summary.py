@@ -98,7 +98,7 @@ def _words(groups: pd.DataFrame, seed: int) -> Summary:
 def _verdict(frame: pd.DataFrame, paired: pd.DataFrame) -> str:
     label = SHARES["says_noun"]
     difference = paired[paired["share"] == label]
-    if not len(difference):
+    if not len(difference) or difference["n"].iloc[0] < 2:
         return ""
     row = difference.iloc[0]
     means = frame[frame["share"] == label].set_index("neurons")

@@ -117,7 +117,7 @@ def _scores(settings: FaithfulnessSettings, seed: int) -> dict[str, str | Score]
 def _verdict(scores: pd.DataFrame, seed: int) -> str:
     usable = scores[~scores["score"].isin(["ablation", "random"])]
     means = interval_table(usable, "spearman", by=["score"], seed=seed).sort_values("mean", ascending=False)
-    if not len(means):
+    if not len(means) or means["n"].max() < 2:
         return ""
     best = means.iloc[0]
     paper = means[means["score"] == "activation_x_gradient"]

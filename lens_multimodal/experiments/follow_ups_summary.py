@@ -51,7 +51,7 @@ def _regions_verdict(long: pd.DataFrame, seed: int) -> str:
     paired = paired_table(
         own, "value", pair="condition", first="object removed", second="as much background removed", seed=seed
     )
-    if not len(paired):
+    if not len(paired) or paired["n"].iloc[0] < 2:
         return ""
     row = paired.iloc[0]
     said = {
@@ -140,7 +140,7 @@ def _across_verdict(overlaps: pd.DataFrame, seed: int) -> str:
         second="another picture, another noun",
         seed=seed,
     )
-    if not len(paired):
+    if not len(paired) or paired["n"].iloc[0] < 2:
         return ""
     row = paired.iloc[0]
     said = {True: "MORE", False: "FEWER", None: "NOT distinguishably more"}[is_above(row["low"], row["high"])]

@@ -54,7 +54,7 @@ def _verdict(long: pd.DataFrame, seed: int) -> str:
     """Image prompts against random tokens, on the nouns that the model goes on to say."""
     own = long[long["read_as"] == HITS["caption_noun"]]
     paired = paired_table(own, "value", pair="source", first="image prompts", second="random tokens", seed=seed)
-    if not len(paired):
+    if not len(paired) or paired["n"].iloc[0] < 2:
         return ""
     row = paired.iloc[0]
     means = interval_table(own, "value", by=["source"], seed=seed).set_index("source")
@@ -72,7 +72,7 @@ def _verdict(long: pd.DataFrame, seed: int) -> str:
 
 def _agreement_verdict(agreement: pd.DataFrame, seed: int) -> str:
     paired = paired_table(agreement, "f1", pair="source", first="image prompts", second="random tokens", seed=seed)
-    if not len(paired):
+    if not len(paired) or paired["n"].iloc[0] < 2:
         return ""
     row = paired.iloc[0]
     said = {

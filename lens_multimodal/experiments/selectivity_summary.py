@@ -45,9 +45,10 @@ def _overlap(fields: pd.DataFrame, seed: int) -> Summary:
 
 
 def _verdict(frame: pd.DataFrame, paired: pd.DataFrame) -> str:
-    if not (paired["unit"] == "mean").any():
+    of_means = paired[paired["unit"] == "mean"]
+    if not len(of_means) or of_means["n"].iloc[0] < 2:
         return ""
-    row = paired[paired["unit"] == "mean"].iloc[0]
+    row = of_means.iloc[0]
     means = frame[frame["unit"] == "mean"].set_index("neurons")
     top, random = (in_words(*means.loc[k, ["mean", "low", "high"]], digits=3) for k in ("top", "random"))
     said = {True: "overlap the object MORE than", False: "overlap the object LESS than", None: "do NOT differ from"}

@@ -1,4 +1,4 @@
-"""BERTScore and CLIPScore through torchmetrics, for those who have the models; None for those who have not.
+"""BERTScore and CLIPScore for those who have the models; None for those who have not.
 
 Nothing is fetched: each score takes the folder of a model on this machine.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from lens_multimodal.analysis import BertScore
@@ -28,22 +29,27 @@ def bert_score(text: str, references: Sequence[str], model: str | None, *, once:
 
 
 def clip_score(text: str, picture: Image.Image, model: str | None, *, once: Once) -> float | None:
-    """CLIPScore (Hessel et al. 2021) of a text and a picture, 0 to 100; None without a model.
+    """CLIPScore (Hessel et al. 2021) of a text and a picture: 100 times their cosine, at least 0; None without a model.
+
+    The text is cut off at the model's longest. Computed with transformers alone: torchmetrics takes names of the hub
+    only, and its release of 2025 cannot read the features of transformers 5.
 
     Args: model: folder of a Hugging Face CLIP model with its processor.
-    Raises: FileNotFoundError for a folder that is not there; ImportError without torchmetrics.
+    Raises: FileNotFoundError for a folder that is not there.
     """
     if model is None:
         return None
-    metric = once("words.clipscore", lambda: _clip_metric(model))
-    from torchvision.transforms.functional import pil_to_tensor
+    clip, processor = once("clipscore", lambda: _clip(model))
+    given = processor(text=[text], images=[picture], return_tensors="pt", padding=True, truncation=True)
+    with torch.no_grad():
+        found = clip(**given)
+    return max(0.0, 100 * float(torch.cosine_similarity(found.image_embeds, found.text_embeds)[0]))
 
-    return float(metric(pil_to_tensor(picture), text))
 
-
-def _clip_metric(model: str) -> Any:
-    from torchmetrics.multimodal import CLIPScore
+def _clip(model: str) -> tuple[Any, Any]:
+    from transformers import CLIPModel, CLIPProcessor
 
     if not Path(model).is_dir():
         raise FileNotFoundError(f"no model at {model!r}: CLIPScore needs the folder of a Hugging Face CLIP model")
-    return CLIPScore(model_name_or_path=model)  # type: ignore[arg-type]
+    loaded = CLIPModel.from_pretrained(model, local_files_only=True).eval()
+    return loaded, CLIPProcessor.from_pretrained(model, local_files_only=True)

@@ -95,4 +95,4 @@ def test_the_verdicts_follow_the_numbers():
 
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match=r"covered must lie in \(0, 1\], got 0"):
-        DepthSettings(covered=0)
+        DepthSettings(covered=0.0)

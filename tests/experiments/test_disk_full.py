@@ -26,8 +26,8 @@ def test_a_full_disk_while_merging_says_how_to_go_on(tmp_path: Path) -> None:
     order = [image_id for part in read_parts(out) for image_id in part.done]
     with pytest.raises(DiskFull, match=r"no space left .* The rows of 4 pictures are safe there; make room and start"):
         merge(out, NAMES, order)
-    assert bytes_of(out) | {full.name: b""} == before | {full.name: b""}, "the old tables were damaged"
     full.unlink()
+    assert bytes_of(out) == before, "the old tables were damaged"
     run_probe(tmp_path / "pictures", out, count=4)
     assert bytes_of(out) == before
     assert len(order) == len(scenes)

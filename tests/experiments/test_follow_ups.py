@@ -129,7 +129,7 @@ def test_overlaps_across_pictures_are_counted_pair_by_pair():
     assert "n = 7 pictures" in found["across pictures"].verdict
 
 
-@pytest.mark.parametrize("bad", [{"covered": 0}, {"mean_over": 0}, {"n_other_nouns": 0}])
+@pytest.mark.parametrize("bad", [{"covered": 0.0}, {"mean_over": 0}, {"n_other_nouns": 0}])
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(ValueError, match=r"covered must lie|at least one"):
         FollowUpsSettings(**bad)

@@ -1,8 +1,11 @@
 """What experiments share: caption, nouns, neurons, by a plain route; and the rule that finds nouns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from lens_multimodal.data import Scene
 from lens_multimodal.experiments.picture import PictureSettings, with_control
 from lens_multimodal.experiments.picture_regions import covered_share
 from lens_multimodal.experiments.words import noun_finder, says, singular
@@ -112,20 +115,21 @@ def names(finder, text: str) -> list[str]:
     return [noun.name for noun in finder(text)]
 
 
-class Captioned:
-    """A scene as far as the noun finder looks at it."""
-
-    def __init__(self, categories: tuple[str, ...], *captions: str) -> None:
-        self.objects = [type("Object", (), {"category": c})() for c in categories]
-        self.categories, self.captions = categories, captions
+def captioned(like: Scene, categories: tuple[str, ...], *captions: str) -> Scene:
+    """A scene of other objects and captions; nobody looks at its picture."""
+    objects = tuple(replace(like.objects[0], category=category) for category in categories)
+    return replace(like, objects=objects, captions=captions)
 
 
 @pytest.fixture(scope="module")
 def finder(world):
+    like = world.scenes[0]
     coco = (
-        Captioned(("person", "skateboard"), "A man riding a skateboard on a wooden ramp.", "A man is on the ramp."),
-        Captioned(("traffic light", "bus"), "Two buses near a traffic light.", "A red bus and a tall building."),
-        Captioned(("knife", "dining table"), "Knives on a table next to a building.", "a photo of a red table"),
+        captioned(
+            like, ("person", "skateboard"), "A man riding a skateboard on a wooden ramp.", "A man is on the ramp."
+        ),
+        captioned(like, ("traffic light", "bus"), "Two buses near a traffic light.", "A red bus and a tall building."),
+        captioned(like, ("knife", "dining table"), "Knives on a table next to a building.", "a photo of a red table"),
     )
     return noun_finder(world.lens, coco)
 

@@ -14,7 +14,7 @@ from tests.experiments.stream_world import make_scenes, run_probe
 from tests.experiments.test_stream import bytes_of
 
 COUNT = 14
-SECONDS = 0.05
+SECONDS = 0.5
 
 
 def launch(home: Path, out: Path, *, processes: int = 2) -> subprocess.Popen[bytes]:

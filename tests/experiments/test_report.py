@@ -126,6 +126,12 @@ def test_bars_have_whiskers_layers_have_every_layer_and_panels_their_rows() -> N
     assert [a.text for a in bars.layout.annotations] == ["top", "random"]
     assert np.allclose(top.error_y.array, [0.05, 0.1])
     assert np.allclose(top.error_y.arrayminus, [0.1, 0.1])
+    words = CURVE.assign(kind=["<a>", "b", "<a>", "b"], measure=["p", "p", "q", "q"])
+    lying = figure_of(summary(frame=words, drawing=Drawing(kind="bars", x="kind", panels="measure", reference=0.0)))
+    assert lying is not None
+    assert list(lying.data[1].y) == ["&lt;a&gt;", "b"], "bars with words for names must lie"
+    assert list(lying.data[1].x) == [0.0, 0.01]
+    assert np.allclose(lying.data[0].error_x.array, [0.05, 0.1])
     layers = figure_of(
         summary(
             frame=pd.DataFrame({"layer": [0, 1], "share": [0.4, 0.6]}),

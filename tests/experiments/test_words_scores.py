@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from lens_multimodal.experiments.words_scores import bert_score, clip_score
@@ -70,15 +71,20 @@ def test_bertscore_takes_the_best_reference_and_is_one_for_the_same_words(bert):
     assert list(once.made) == ["bertscore"]
 
 
-def test_clipscore_is_a_number_of_the_picture_and_the_text(clip):
-    pytest.importorskip("torchmetrics")
-    once = Kept()
-    red, blue = (Image.new("RGB", (20, 30), colour) for colour in ("red", "blue"))
-    first = clip_score("a dog", red, clip, once=once)
-    assert 0 <= first <= 100
-    assert clip_score("a dog", red, clip, once=once) == pytest.approx(first, abs=1e-4), "pictures do not add up"
+def test_clipscore_is_the_cosine_of_the_models_own_embeddings(clip):
+    from transformers import CLIPModel, CLIPProcessor
+
+    once, red = Kept(), Image.new("RGB", (20, 30), "red")
+    score = clip_score("a dog", red, clip, once=once)
+    model, processor = CLIPModel.from_pretrained(clip), CLIPProcessor.from_pretrained(clip)
+    with torch.no_grad():
+        found = model(**processor(text=["a dog"], images=[red], return_tensors="pt"))
+    # logits_per_image = cosine * exp(logit_scale)
+    expected = 100 * float(found.logits_per_image[0, 0] / model.logit_scale.exp())
+    assert score == pytest.approx(max(0.0, expected), abs=1e-3)
+    assert clip_score("a dog", red, clip, once=once) == score
     assert len(once.made) == 1
-    clip_score("a cat", blue, clip, once=once)
+    assert clip_score("a long text " * 60, red, clip, once=once) is not None
 
 
 def test_without_a_model_there_is_no_score():

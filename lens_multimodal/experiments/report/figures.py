@@ -19,6 +19,9 @@ OTHERS = (PALETTE[1], GREEN, PURPLE, RED, "#b8860b", "#0e9aa7")
 
 PANELS_PER_ROW = 3
 
+HEAD, FOOT, GAP = 90, 60, 90
+"""Pixels above, below and between rows of panels: room for titles and axes."""
+
 
 def figure_of(summary: Summary) -> go.Figure | None:
     """The summary's drawing, or None where it has none or nothing to draw; its title says how many pictures.
@@ -33,26 +36,51 @@ def figure_of(summary: Summary) -> go.Figure | None:
     panels = [None] if drawing.panels is None else list(dict.fromkeys(frame[drawing.panels]))
     n_columns = 2 if len(panels) == 4 else min(PANELS_PER_ROW, len(panels))
     n_rows = -(-len(panels) // n_columns)
+    lying = _is_lying(frame, drawing)
+    height = _panel_height(frame, drawing, lying=lying)
     figure = make_subplots(
         rows=n_rows,
         cols=n_columns,
         subplot_titles=None if drawing.panels is None else [escaped(panel) for panel in panels],
-        shared_yaxes=drawing.kind == "heat",
-        vertical_spacing=0.3 / n_rows if n_rows > 1 else 0.3,
-        horizontal_spacing=0.1,
+        shared_yaxes=lying or drawing.kind == "heat",
+        vertical_spacing=(GAP if n_rows > 1 else 0) / (height * n_rows + GAP * (n_rows - 1)),
+        horizontal_spacing=0.04 if lying else 0.09,
     )
     names = _series_names(frame, drawing)
     for number, panel in enumerate(panels):
         row, column = divmod(number, n_columns)
         part = frame if panel is None else frame[frame[drawing.panels] == panel]
-        for trace in _traces(part, drawing, names, first=number == 0):
+        for trace in _traces(part, drawing, names, first=number == 0, lying=lying):
             figure.add_trace(trace, row=row + 1, col=column + 1)
-    _axes(figure, drawing, frame)
-    title = f"{escaped(summary.title)} ({summary.n_pictures} pictures)"
-    return themed(figure, title=title, height=110 + 330 * n_rows, barmode="group", legend={"orientation": "v"})
+    _axes(figure, drawing, frame, lying=lying)
+    themed(
+        figure,
+        title=f"{escaped(summary.title)} ({summary.n_pictures} pictures)",
+        height=HEAD + FOOT + height * n_rows + GAP * (n_rows - 1),
+        barmode="group",
+        margin={"t": HEAD, "b": FOOT},
+    )
+    figure.update_layout(title={"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 14}})
+    return figure
 
 
-def _traces(frame: pd.DataFrame, drawing: Drawing, names: list[Any], *, first: bool) -> Iterator[go.Scatter | go.Bar]:
+def _is_lying(frame: pd.DataFrame, drawing: Drawing) -> bool:
+    """Bars with words for names lie on their side, where the names can be read."""
+    return drawing.kind == "bars" and not pd.api.types.is_numeric_dtype(frame[drawing.x])
+
+
+def _panel_height(frame: pd.DataFrame, drawing: Drawing, *, lying: bool) -> int:
+    if drawing.kind == "heat" and drawing.series is not None:
+        return max(120, 26 * frame[drawing.series].nunique())
+    if not lying:
+        return 300
+    in_each = 1 if drawing.series is None else frame[drawing.series].nunique()
+    return max(90, frame[drawing.x].nunique() * (14 + 16 * in_each))
+
+
+def _traces(
+    frame: pd.DataFrame, drawing: Drawing, names: list[Any], *, first: bool, lying: bool
+) -> Iterator[go.Scatter | go.Bar | go.Heatmap]:
     if drawing.kind == "heat":
         yield _heat(frame, drawing, first=first)
         return
@@ -80,14 +108,18 @@ def _traces(frame: pd.DataFrame, drawing: Drawing, names: list[Any], *, first: b
                 error_y=_whiskers(part, drawing, colour) if drawing.kind == "points" else None,
             )
         else:
+            whiskers = _whiskers(part, drawing, TEXT)
+            places = [escaped(value) for value in part[drawing.x]] if lying else part[drawing.x]
             yield go.Bar(
-                x=part[drawing.x],
-                y=part[drawing.y],
+                x=part[drawing.y] if lying else places,
+                y=places if lying else part[drawing.y],
+                orientation="h" if lying else "v",
                 name=label,
                 legendgroup=label,
                 showlegend=shown,
                 marker_color=_bar_colours(part, drawing, colour),
-                error_y=_whiskers(part, drawing, TEXT),
+                error_x=whiskers if lying else None,
+                error_y=None if lying else whiskers,
             )
 
 
@@ -136,19 +168,22 @@ def _heat(frame: pd.DataFrame, drawing: Drawing, *, first: bool) -> go.Heatmap:
     )
 
 
-def _axes(figure: go.Figure, drawing: Drawing, frame: pd.DataFrame) -> None:
-    figure.update_xaxes(title_text=drawing.x_title or drawing.x.replace("_", " "), title_standoff=6)
-    if drawing.kind != "heat":
-        figure.update_yaxes(title_text=drawing.y_title or drawing.y.replace("_", " "), col=1)
-        if drawing.reference is not None:
-            figure.add_hline(y=drawing.reference, line={"color": TEXT, "dash": "dot", "width": 1})
+def _axes(figure: go.Figure, drawing: Drawing, frame: pd.DataFrame, *, lying: bool) -> None:
+    x_title = drawing.x_title or drawing.x.replace("_", " ")
+    y_title = drawing.y_title or drawing.y.replace("_", " ")
+    figure.update_xaxes(title_text=y_title if lying else x_title, title_standoff=6)
+    if lying:
+        figure.update_yaxes(autorange="reversed")
+    elif drawing.kind != "heat":
+        figure.update_yaxes(title_text=y_title, col=1)
+    if drawing.reference is not None and drawing.kind != "heat":
+        line = {"color": TEXT, "dash": "dot", "width": 1}
+        figure.add_vline(x=drawing.reference, line=line) if lying else figure.add_hline(y=drawing.reference, line=line)
     if drawing.log_x:
         # Powers of ten alone are labelled: plotly's 2 and 5 between them read as numbers of their own.
         figure.update_xaxes(type="log", dtick=1)
     if drawing.kind == "layers":
         figure.update_xaxes(dtick=1 if frame[drawing.x].nunique() <= 32 else 4)
-    if drawing.kind == "bars" and frame[drawing.x].nunique() > 8:
-        figure.update_xaxes(tickangle=-45)
 
 
 def _series_names(frame: pd.DataFrame, drawing: Drawing) -> list[Any]:
