@@ -118,8 +118,12 @@ def random_module(
     with init_empty_weights(include_buffers=False):
         module = build()
     where = torch.device("cpu" if device is None else device)
-    for name, empty in list(module.named_parameters()):
-        values = _draw(name, empty, seed=f"{seed} {part} {name}", device=where, dtype=dtype or torch.float32)
+    parameters = list(module.named_parameters())
+    # One buffer for all tensors: a new one for each would leave holes behind in main memory.
+    noise = torch.empty(min(CHUNK, max((p.numel() for _, p in parameters), default=1)), device=where)
+    for name, empty in parameters:
+        values = torch.empty(empty.shape, device=where, dtype=dtype or torch.float32)
+        _draw(name, values, noise, seed=f"{seed} {part} {name}")
         owner, _, last = name.rpartition(".")
         setattr(module.get_submodule(owner), last, nn.Parameter(values, requires_grad=False))
     if hasattr(module, "tie_weights"):
@@ -148,16 +152,14 @@ def stand_in_tokenizer(d_vocab: int) -> Any:
     )
 
 
-def _draw(name: str, like: Tensor, *, seed: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _draw(name: str, values: Tensor, noise: Tensor, *, seed: str) -> None:
+    """Fill a tensor, `len(noise)` numbers at a time."""
     number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7], "big")
-    generator = torch.Generator(device).manual_seed(number)
-    values = torch.empty(like.shape, device=device, dtype=dtype)
-    if like.ndim > 1:
-        centre, spread = 0.0, (like.shape[0] / like.numel()) ** 0.5
+    generator = torch.Generator(values.device).manual_seed(number)
+    if values.ndim > 1:
+        centre, spread = 0.0, (values.shape[0] / values.numel()) ** 0.5
     else:
         scales = name.endswith("weight") or "gamma" in name
         centre, spread = (1.0 if scales else 0.0), 0.1
-    for chunk in values.view(-1).split(CHUNK):
-        noise = torch.empty(len(chunk), device=device).normal_(centre, spread, generator=generator)
-        chunk.copy_(noise)
-    return values
+    for chunk in values.view(-1).split(len(noise)):
+        chunk.copy_(noise[: len(chunk)].normal_(centre, spread, generator=generator))
