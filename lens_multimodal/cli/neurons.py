@@ -14,7 +14,7 @@ def neurons(
     text: options.Before = None,
     top_k: Annotated[int, typer.Option(min=1, help="Neurons of each picture.")] = 20,
     score: Annotated[
-        str, typer.Option(help="activation_x_gradient (the paper's), integrated_gradients, direct_effect, ...")
+        str, typer.Option(help="activation_x_gradient (the paper's), integrated_gradients, activation_x_decoded, ...")
     ] = "activation_x_gradient",
     reduce: Annotated[str, typer.Option(help="Over image positions: max (the paper's), sum or mean.")] = "max",
     model: options.Model = None,

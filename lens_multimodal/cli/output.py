@@ -68,14 +68,18 @@ def _as_table(table: "pd.DataFrame", title: str) -> bytes:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left", header_style="bold")
+    shown = Table(header_style="bold")
     for name in table.columns:
         shown.add_column(str(name), overflow="fold", justify="right" if table[name].dtype.kind in "if" else "left")
     for row in table.itertuples(index=False):
         shown.add_row(*(_readable(value) for value in row))
     on_screen = sys.stdout.isatty()
     buffer = io.StringIO()
-    Console(file=buffer, width=None if on_screen else 160, force_terminal=on_screen, markup=False).print(shown)
+    console = Console(
+        file=buffer, width=None if on_screen else 160, force_terminal=on_screen, markup=False, highlight=False
+    )
+    console.print(title, style="bold", soft_wrap=True)
+    console.print(shown)
     return buffer.getvalue().encode()
 
 

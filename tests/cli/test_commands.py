@@ -49,11 +49,13 @@ def test_neurons_are_those_of_the_lens(run, lens, said, tmp_path):
 
 
 def test_neurons_behind_a_word_that_the_caption_does_not_say(run, lens, pictures):
-    ended = run("neurons", pictures[0], pictures[1], "-w", "dog", *AFTER, "--top-k", 2, "--score", "direct_effect",
-                "--reduce", "sum", "-f", "json")  # fmt: skip
+    how = ["--score", "activation_x_decoded", "--reduce", "sum"]
+    ended = run("neurons", pictures[0], pictures[1], "-w", "dog", *AFTER, "--top-k", 2, *how, "-f", "json")
     rows = pd.DataFrame(json.loads(ended.out))
     assert rows["picture"].tolist() == [str(p) for p in pictures[:2] for _ in range(2)]
-    expected = lens.neurons(lens.prompt(pictures[1], AFTER[1]), " dog", top_k=2, score="direct_effect", reduce="sum")
+    expected = lens.neurons(
+        lens.prompt(pictures[1], AFTER[1]), " dog", top_k=2, score="activation_x_decoded", reduce="sum"
+    )
     assert rows["neuron"].tolist()[2:] == expected["neuron"].tolist()
 
 
@@ -121,7 +123,7 @@ def test_patch_sweeps_over_positions_and_heads(run, lens, pictures, tmp_path):
 def test_patch_reads_the_word_where_the_clean_caption_says_it(run, said, pictures):
     ended = run("patch", said.picture, pictures[-1], "-w", said.word, "--layers", 7, "--site", "mlp_out")
     assert ended.code == 0
-    assert ended.out.startswith(f"mlp_out of {said.picture}"[:40])
+    assert ended.out.startswith(f"mlp_out of {said.picture} into {pictures[-1]}, logit of")
 
 
 def test_train_writes_a_projection_and_continues(run, pictures, tmp_path):

@@ -63,7 +63,7 @@ def test_table_folds_and_hides_nothing(table, capsys):
     out = capsys.readouterr().out
     assert "weight processing none" in out
     assert "0.1235" in out
-    assert table["picture"].iloc[0] in re.sub(r"[│\s]", "", out).replace("dog", "") or "…" not in out
+    assert "…" not in out
 
 
 def test_pictures_come_once_in_order(tmp_path):

@@ -4,6 +4,7 @@ Public is what `__all__` of these packages lists, and the public methods of the 
 """
 
 import inspect
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
@@ -41,7 +42,12 @@ def _described(path: str, value: object) -> list[str]:
             if not name.startswith("_") and inspect.isroutine(inspect.unwrap(getattr(value, name)))
         ]
         attributes = [f"{path}.{name}" for name in getattr(value, "__annotations__", {}) if not name.startswith("_")]
-        return [f"{path}{_parameters(value)}", *methods, *attributes]
+        properties = [
+            f"{path}.{name}"
+            for name, member in vars(value).items()
+            if not name.startswith("_") and isinstance(member, (property, cached_property))
+        ]
+        return [f"{path}{_parameters(value)}", *methods, *attributes, *properties]
     return [f"{path}{_parameters(value)}" if callable(value) else path]
 
 
