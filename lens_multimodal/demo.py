@@ -1,4 +1,4 @@
-"""`python -m lens_multimodal.demo`: the tiny trio captions its sample pictures; one HTML page shows how."""
+"""`python -m lens_multimodal.demo`: the tiny trio captions its sample pictures; one page shows how, one what holds."""
 
 import argparse
 import base64
@@ -16,12 +16,12 @@ import torch
 from jinja2 import Environment
 from PIL import Image
 
-from lens_multimodal.analysis import ImageGeometry, neuron_activations, receptive_field
+from lens_multimodal.analysis import ImageGeometry, effects_of, neuron_activations, receptive_field
 from lens_multimodal.attach import attach_vision
+from lens_multimodal.experiments import short_report
 from lens_multimodal.hooks import ablate
 from lens_multimodal.hooks.neurons import random_neurons_like
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model import host
 from lens_multimodal.model.image_prompt import ImagePrompt
 from lens_multimodal.plots import ablation_curve, heat_over_picture, layer_histogram
 from lens_multimodal.tiny import scenes_folder
@@ -90,8 +90,21 @@ def explain(lens: VisionLens, sample: Sample, caption: str, word: str, *, shown:
     )
 
 
-def page(lens: VisionLens, samples: Sequence[Sample], captions: Sequence[str], explained: Sequence[Explained]) -> str:
-    """One self-contained HTML page: pictures, captions, neurons, figures."""
+def page(
+    lens: VisionLens,
+    samples: Sequence[Sample],
+    captions: Sequence[str],
+    explained: Sequence[Explained],
+    *,
+    verdicts: Sequence[str] = (),
+    report: str = "",
+) -> str:
+    """One self-contained HTML page: pictures, captions, neurons, figures.
+
+    Args:
+        verdicts: of the paper's experiments in short form.
+        report: the name of their report beside this page.
+    """
     template = Environment(autoescape=True).from_string(
         files("lens_multimodal").joinpath("templates/demo.html").read_text()
     )
@@ -129,6 +142,8 @@ def page(lens: VisionLens, samples: Sequence[Sample], captions: Sequence[str], e
             }
             for e in explained
         ],
+        verdicts=verdicts,
+        report=report,
         figures=[figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(figures)],
     )
 
@@ -156,8 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"random ones, {one.left['random'][-1]:.0%}\n"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(page(lens, samples, captions, explained))
-    sys.stdout.write(f"wrote {options.out}\n")
+    report = options.out.with_name(f"{options.out.stem}_report.html")
+    verdicts = short_report(lens, page=report, pictures=options.pictures)
+    for verdict in verdicts:
+        sys.stdout.write(f"* {verdict}\n")
+    options.out.write_text(page(lens, samples, captions, explained, verdicts=verdicts, report=report.name))
+    sys.stdout.write(f"wrote {options.out} and {report}\n")
 
 
 def _overlay(lens: VisionLens, prompt: ImagePrompt, picture: Image.Image, neuron: object) -> Image.Image:
@@ -173,23 +192,14 @@ def _overlay(lens: VisionLens, prompt: ImagePrompt, picture: Image.Image, neuron
     return heat_over_picture(picture, receptive_field(grid, geometry).heat)
 
 
-@torch.no_grad()
 def _left(lens: VisionLens, prompt: ImagePrompt, token: int, ranked: pd.DataFrame) -> dict[str, list[float]]:
     generator = torch.Generator().manual_seed(0)
-
-    def probability(hooks: list[host.NamedHook]) -> float:
-        with host.fired_hooks(lens.model, hooks):
-            logits = host.logits_of(lens.model, prompt.tokens)
-        return float(logits[0, -1].float().softmax(-1)[token])
-
-    whole = probability([])
-    left: dict[str, list[float]] = {"top": [], "random": []}
-    for count in COUNTS:
-        top = ranked.head(count)
-        for kind, neurons in (("top", top), ("random", random_neurons_like(top, lens.model, generator))):
-            hooks = ablate(neurons, lens.model, positions=prompt.image_pos[0])
-            left[kind].append(probability(hooks) / whole)
-    return left
+    top = [ranked.head(count) for count in COUNTS]
+    random = [random_neurons_like(neurons, lens.model, generator) for neurons in top]
+    hooks = [ablate(neurons, lens.model, positions=prompt.image_pos[0]) for neurons in [*top, *random]]
+    effects = effects_of(lens.model, prompt.tokens, hooks, token)
+    left = [1 + float(effect.relative_probability_change) for effect in effects]
+    return {"top": left[: len(COUNTS)], "random": left[len(COUNTS) :]}
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lens_multimodal.model.images import as_picture
+from lens_multimodal.model.images import as_picture, read_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,7 @@ class CaptionedPicture:
         """
         if isinstance(self.picture, Path):
             return as_picture(self.picture)
-        try:
-            with Image.open(io.BytesIO(self.picture.read())) as image:
-                image.load()
-                return as_picture(image)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{self.key}: damaged, or not a picture ({error})") from error
+        return read_picture(io.BytesIO(self.picture.read()), name=self.key)
 
 
 @dataclass(kw_only=True)

@@ -209,20 +209,26 @@ def _objects(
         lacking = {"id", "image_id", "category_id", "segmentation", "area", "bbox"} - set(a)
         if lacking:
             raise ValueError(f"{str(path)!r}: annotation {a.get('id')} lacks {', '.join(sorted(lacking))}")
-        if a["image_id"] not in entries or a["category_id"] not in named:
+        ids = a["image_id"], a["category_id"]
+        if not all(map(coco_files.is_id, ids)) or ids[0] not in entries or ids[1] not in named:
             raise ValueError(
                 f"{str(path)!r}: annotation {a['id']} names picture {a['image_id']} and category {a['category_id']}, "
                 f"which are not both listed in the file"
             )
         entry, (name, above) = entries[a["image_id"]], named[a["category_id"]]
-        left, top, width, height = (float(x) for x in a["bbox"])
+        box, area = a["bbox"], a["area"]
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, (int, float)) for x in [*box, area]):
+            raise ValueError(
+                f"{str(path)!r}: annotation {a['id']} needs an area and a bbox of four numbers, got {area!r} and "
+                f"{box!r}"
+            )
         found.setdefault(a["image_id"], []).append(
             SceneObject(
                 id=a["id"],
                 category=name,
                 supercategory=above,
-                area=float(a["area"]),
-                box=(left, top, width, height),
+                area=float(area),
+                box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
                 is_crowd=bool(a.get("iscrowd", 0)),
                 height=entry["height"],
                 width=entry["width"],

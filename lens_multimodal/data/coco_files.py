@@ -57,11 +57,15 @@ def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     """One annotation file, which has to hold these lists."""
     try:
         value = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged or not JSON: {error}") from error
     lacking = [k for k in keys if not isinstance(value, dict) or not isinstance(value.get(k), list)]
     if lacking:
         raise ValueError(f"{str(path)!r} is not a COCO annotation file: it has no list {', '.join(lacking)}")
+    for key in keys:
+        for number, entry in enumerate(value[key]):
+            if not isinstance(entry, dict) or not is_id(entry.get("id", number)):
+                raise ValueError(f"{str(path)!r}: entry {number} of {key} must be an object with a number as its id")
     return value
 
 
@@ -78,6 +82,12 @@ def pictures(sources: list[tuple[dict[str, Any] | None, Path]]) -> dict[int, dic
             lacking = {"id", "file_name", "height", "width"} - set(entry)
             if lacking:
                 raise ValueError(f"{str(path)!r}: picture {entry.get('id')} lacks {', '.join(sorted(lacking))}")
+            sides = entry["height"], entry["width"]
+            if not isinstance(entry["file_name"], str) or not all(is_id(side) and side > 0 for side in sides):
+                raise ValueError(
+                    f"{str(path)!r}: picture {entry['id']} needs a file_name, height and width in pixels, got "
+                    f"{entry['file_name']!r}, {sides[0]!r}, {sides[1]!r}"
+                )
             known = entries.setdefault(entry["id"], entry)
             if any(known[k] != entry[k] for k in ("file_name", "height", "width")):
                 raise ValueError(
@@ -89,10 +99,10 @@ def pictures(sources: list[tuple[dict[str, Any] | None, Path]]) -> dict[int, dic
 
 def categories(instances: dict[str, Any], path: Path) -> dict[int, tuple[str, str]]:
     """Name and supercategory by id."""
-    try:
-        return {c["id"]: (c["name"], c.get("supercategory", "")) for c in instances["categories"]}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r}: every category needs id and name") from error
+    for c in instances["categories"]:
+        if "id" not in c or not isinstance(c.get("name"), str) or not isinstance(c.get("supercategory", ""), str):
+            raise ValueError(f"{str(path)!r}: every category needs id and name")
+    return {c["id"]: (c["name"], c.get("supercategory", "")) for c in instances["categories"]}
 
 
 def captions_by_picture(
@@ -101,7 +111,12 @@ def captions_by_picture(
     """The captions of each picture id, in the order of the file."""
     found: dict[int, list[str]] = {}
     for a in captions["annotations"]:
-        if a.get("image_id") not in entries or not isinstance(a.get("caption"), str):
+        if not is_id(a.get("image_id")) or a["image_id"] not in entries or not isinstance(a.get("caption"), str):
             raise ValueError(f"{str(path)!r}: annotation {a.get('id')} has no caption, or names a picture not listed")
         found.setdefault(a["image_id"], []).append(a["caption"].strip())
     return found
+
+
+def is_id(value: Any) -> bool:
+    """Whether a JSON value is an integer."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lens_multimodal.data.captioned import CaptionedPicture
@@ -27,7 +27,8 @@ def read_folder(folder: str | Path) -> list[CaptionedPicture]:
     Raises:
         FileNotFoundError: no such folder, pictures that the list names and the folder lacks, or pictures without
             their `.txt`; all are counted and listed.
-        ValueError: two lists, a malformed or empty one, or no picture at all.
+        ValueError: two lists, a malformed or empty one, one that names a picture outside of the folder, or no picture
+            at all.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -60,7 +61,10 @@ def _listed(folder: Path, path: Path) -> dict[str, list[str]]:
                 f"{sorted(k for k in row if isinstance(k, str))}"
             )
         captions.setdefault(name, []).extend(str(t).strip() for t in texts)
-    missing = [name for name in captions if not (folder / name).is_file()]
+    outside = [name for name in captions if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
+    if outside:
+        raise ValueError(f"{path.name} names pictures outside of {str(folder)!r}: {', '.join(outside[:5])}")
+    missing = [name for name in captions if not _is_file(folder / name)]
     if missing:
         raise FileNotFoundError(
             f"{len(missing):,} of {len(captions):,} pictures of {path.name} are missing in {str(folder)!r}: "
@@ -70,20 +74,34 @@ def _listed(folder: Path, path: Path) -> dict[str, list[str]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        if path.suffix == ".csv":
-            yield from enumerate(csv.DictReader(file), start=2)
-            return
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name}, line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path.name}, line {number}: expected an object, got {type(row).__name__}")
-            yield number, row
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            if path.suffix == ".csv":
+                yield from enumerate(csv.DictReader(file), start=2)
+                return
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _object(line, f"{path.name}, line {number}")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path.name} is not a list of captions in UTF-8: {error}") from error
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
+    return row
+
+
+def _is_file(path: Path) -> bool:
+    """False for names that no file can have, too."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _beside(folder: Path) -> dict[str, list[str]]:
@@ -101,7 +119,10 @@ def _beside(folder: Path) -> dict[str, list[str]]:
         )
     captions = {}
     for picture in pictures:
-        lines = picture.with_suffix(".txt").read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = picture.with_suffix(".txt").read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the captions beside {picture.name} are not UTF-8 text: {error}") from error
         captions[picture.relative_to(folder).as_posix()] = [line.strip() for line in lines if line.strip()]
     empty = [name for name, texts in captions.items() if not texts]
     if empty:

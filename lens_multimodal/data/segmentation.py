@@ -23,23 +23,43 @@ def decode(value: Any, *, height: int, width: int, where: str) -> Bool[np.ndarra
         from pycocotools import mask as rle
     except ImportError as error:
         raise ImportError("segmentation masks need pycocotools: pip install pycocotools") from error
-    if isinstance(value, dict):
-        if list(value.get("size", ())) != [height, width]:
-            raise ValueError(
-                f"{where}: its run lengths are for a picture of size {value.get('size')}, its picture has "
-                f"[{height}, {width}] (height, width)"
-            )
-        counts = value.get("counts")
-        encoded = rle.frPyObjects(value, height, width) if isinstance(counts, list) else dict(value)
-        if isinstance(counts, list) and sum(counts) != height * width:
-            raise ValueError(f"{where}: its run lengths cover {sum(counts)} pixels of {height * width}")
-        if isinstance(counts, str):
-            encoded["counts"] = counts.encode()
-    elif isinstance(value, list):
-        short = [p for p in value if not isinstance(p, list) or len(p) < 6 or len(p) % 2]
-        if short or not value:
-            raise ValueError(f"{where}: expected polygons of at least three points (x, y, ...), got {short or value}")
-        encoded = rle.merge(rle.frPyObjects(value, height, width))
-    else:
+    if not isinstance(value, (dict, list)):
         raise ValueError(f"{where}: a segmentation is polygons or run lengths, got {type(value).__name__}")
-    return rle.decode(encoded).astype(bool)
+    checked: Any = _polygons(value, height, width, where) if isinstance(value, list) else None
+    checked = checked or _run_lengths(value, height, width, where)
+    try:
+        if isinstance(checked, list):
+            encoded = rle.merge(rle.frPyObjects(checked, height, width))
+        else:
+            listed = isinstance(checked["counts"], list)
+            encoded = rle.frPyObjects(checked, height, width) if listed else checked
+        return rle.decode(encoded).astype(bool)
+    except Exception as error:  # pycocotools has no errors of its own
+        raise ValueError(f"{where}: the segmentation cannot be decoded: {error}") from error
+
+
+def _run_lengths(value: dict[str, Any], height: int, width: int, where: str) -> dict[str, Any]:
+    if value.get("size") != [height, width]:
+        raise ValueError(
+            f"{where}: its run lengths are for a picture of size {value.get('size')}, its picture has "
+            f"[{height}, {width}] (height, width)"
+        )
+    counts = value.get("counts")
+    if isinstance(counts, list):
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts):
+            raise ValueError(f"{where}: its run lengths are not numbers of pixels")
+        if sum(counts) != height * width:
+            raise ValueError(f"{where}: its run lengths cover {sum(counts)} pixels of {height * width}")
+    elif not isinstance(counts, (str, bytes)):
+        raise ValueError(f"{where}: run lengths have counts as a list or a string, got {type(counts).__name__}")
+    return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def _polygons(value: list[Any], height: int, width: int, where: str) -> list[list[float]]:
+    short = [p for p in value if not isinstance(p, list) or len(p) < 6 or len(p) % 2]
+    if short or not value:
+        raise ValueError(f"{where}: expected polygons of at least three points (x, y, ...), got {short or value}")
+    far = 2 * max(height, width)
+    if not all(isinstance(x, (int, float)) and -far <= x <= far for polygon in value for x in polygon):
+        raise ValueError(f"{where}: a polygon has points that are no numbers or lie far outside of its picture")
+    return value

@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,6 +17,9 @@ tensor `[c, h, w]`."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded."""
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000")
+"""File formats that are opened, whatever a file's name says. Not PostScript: Pillow would run it as a program."""
 
 
 def as_pictures(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
@@ -46,10 +50,13 @@ def as_picture(picture: Any) -> Image.Image:
     if isinstance(picture, (str, Path)):
         return _open(Path(picture))
     if isinstance(picture, Image.Image):
+        _check_size(picture.width, picture.height, "the picture")
         try:
             return _as_rgb(picture)
         except OSError as error:
             raise ValueError(f"the picture is damaged or cut off: {error}") from error
+        except Exception as error:  # Pillow has a different one for each thing that is wrong with an image
+            raise ValueError(f"the picture of mode {picture.mode} cannot be brought to RGB: {error}") from error
     if isinstance(picture, Tensor):
         own = picture.detach().cpu()
         return _from_array((own.float() if own.is_floating_point() else own).numpy(), channels_first=True)
@@ -60,22 +67,46 @@ def as_picture(picture: Any) -> Image.Image:
     )
 
 
-def _open(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture at {str(path)!r}" + (": it is a folder" if path.is_dir() else ""))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                _check_size(image.width, image.height, str(path))
+def read_picture(file: Path | BinaryIO, *, name: str) -> Image.Image:
+    """A picture file as an RGB image.
+
+    Args: name: of the file, for errors.
+    Raises: ValueError for a file that is no picture of `FORMATS`, is damaged or larger than `MAX_PIXELS`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(file, formats=_formats())
+        except UnidentifiedImageError:
+            raise ValueError(f"{name!r} is not a picture that Pillow can read (PNG, JPEG, WebP, ...)") from None
+        except Image.DecompressionBombError:
+            raise ValueError(f"{name!r} has more than {MAX_PIXELS:,} pixels; scale it down first") from None
+        except Exception as error:  # a damaged file fails in its decoder in any way
+            raise ValueError(f"{name!r} is damaged or cut off: {error}") from error
+        with image:
+            _check_size(image.width, image.height, name)
+            try:
                 image.load()
                 return _as_rgb(image)
-    except UnidentifiedImageError:
-        raise ValueError(f"{str(path)!r} is not a picture that Pillow can read (PNG, JPEG, WebP, ...)") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"{str(path)!r} has more than {MAX_PIXELS:,} pixels; scale it down first") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{str(path)!r} is damaged or cut off: {error}") from error
+            except Exception as error:
+                raise ValueError(f"{name!r} is damaged or cut off: {error}") from error
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise FileNotFoundError(f"no picture at {str(path)[:200]!r}: {error.strerror}") from error
+    if not found:
+        raise FileNotFoundError(f"no picture at {str(path)!r}" + (": it is a folder" if path.is_dir() else ""))
+    return read_picture(path, name=str(path))
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _check_size(width: int, height: int, what: str) -> None:

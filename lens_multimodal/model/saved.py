@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -135,20 +135,31 @@ class SavedLens:
         return str(self.card["name"])
 
     def language_model(self, *, device: Any = None, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
-        """The TransformerLens model of the saved class (a bridge where that class is gone), and its tokenizer."""
+        """The TransformerLens model of the saved class (a bridge where that class is gone), and its tokenizer.
+
+        Raises: ValueError if its files are damaged. Weights are read from safetensors alone, which cannot run code.
+        """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         home = self.folder / "language"
         self._check(path for path in self.card["files"] if path.startswith("language/"))
         options: dict[str, Any] = {"device_map": device} if device is not None else {}
-        tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True) if self.card["tokenizer"] else None
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            home,
-            local_files_only=True,
-            dtype=dtype or "auto",
-            attn_implementation=self.card["attn_implementation"],
-            **options,
-        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True) if self.card["tokenizer"] else None
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                home,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=dtype or "auto",
+                attn_implementation=self.card["attn_implementation"],
+                **options,
+            )
+        except Exception as error:  # a damaged config fails anywhere in transformers
+            raise ValueError(
+                f"the language model in {str(home)!r} cannot be loaded ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]})"
+            ) from error
         model.eval().requires_grad_(False)
         kind = self.card["model_class"]
         if kind == "HookedTransformer" and hooked.is_available():
@@ -220,16 +231,14 @@ def open_saved(folder: str | Path) -> SavedLens:
     try:
         card = json.loads((folder / CARD).read_text())
         found = card["format"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
         raise ValueError(f"{str(folder / CARD)!r} is damaged or not the card of a lens") from error
     if found != FORMAT:
         raise ValueError(
             f"{str(folder)!r} is a lens of format {found!r} (lens_multimodal {card.get('lens_multimodal')}); this is "
             f"lens_multimodal {_own_version()}, which reads format {FORMAT}: install the release that wrote it"
         )
-    needed = {"name", "model_class", "attn_implementation", "tokenizer", "without", "files"}
-    if lacking := needed - set(card):
-        raise ValueError(f"{str(folder / CARD)!r} is damaged: it lacks {', '.join(sorted(lacking))}")
+    _check_card(card, folder)
     if card["attn_implementation"] not in _ATTENTION:
         raise ValueError(
             f"{str(folder / CARD)!r} names an attention implementation {card['attn_implementation']!r}, expected "
@@ -239,6 +248,22 @@ def open_saved(folder: str | Path) -> SavedLens:
     if missing:
         raise FileNotFoundError(f"the lens in {str(folder)!r} lacks {', '.join(missing)}; copy the whole folder")
     return SavedLens(folder=folder, card=card)
+
+
+def _check_card(card: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError for a card with missing or mistyped entries, or one that names files outside of its folder."""
+    where = f"{str(folder / CARD)!r} is damaged"
+    kinds: dict[str, type] = {
+        "name": str, "model_class": str, "attn_implementation": str, "tokenizer": bool, "without": list, "files": dict,
+    }  # fmt: skip
+    if lacking := set(kinds) - set(card):
+        raise ValueError(f"{where}: it lacks {', '.join(sorted(lacking))}")
+    for key, kind in kinds.items():
+        if not isinstance(card[key], kind):
+            raise ValueError(f"{where}: {key} is {card[key]!r}, expected {kind.__name__}")
+    outside = [path for path in card["files"] if PurePath(path).is_absolute() or ".." in PurePath(path).parts]
+    if outside:
+        raise ValueError(f"{where}: it names files outside of its folder: {', '.join(outside[:5])}")
 
 
 def _describe(vision: VisionEncoder) -> dict[str, Any]:

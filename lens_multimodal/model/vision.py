@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,12 @@ from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
+
+LONGEST_SIDE = 8192
+"""Of an encoder's input, in pixels: far above any encoder's, far below what fills the memory."""
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+"""Ways to resize that timm knows by name; its `random` would give a picture another caption every time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +33,22 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
+        sides = (self.height, self.width)
+        if not all(isinstance(side, int) and side <= LONGEST_SIDE for side in sides):
+            raise ValueError(
+                f"the input size must be integers up to {LONGEST_SIDE}, got {self.height!r} x {self.width!r}"
+            )
+        if min(sides) < 1:
             raise ValueError(f"the input size must be positive, got {self.height} x {self.width}")
         if self.crop_mode not in ("squash", "center", "border"):
             raise ValueError(f"crop_mode must be squash, center or border, got {self.crop_mode!r}")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct must lie in (0, 1], got {self.crop_pct}")
+        if not (isinstance(self.crop_pct, (int, float)) and 0 < self.crop_pct <= 1):
+            raise ValueError(f"crop_pct must lie in (0, 1], got {self.crop_pct!r}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not _three_numbers(values) or (name == "std" and min(values) <= 0):
+                raise ValueError(f"{name} must be three {'positive ' * (name == 'std')}numbers, got {values!r}")
 
     def __call__(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch 3 height width"]:
         """Resize, crop and normalise with timm's own evaluation transform."""
@@ -54,6 +70,14 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Preprocessing":
+        """From what `to_json` gave.
+
+        Raises: ValueError for missing or unknown names, and values outside their range.
+        """
+        known = {field.name for field in fields(cls)}
+        if not isinstance(value, dict) or not {"height", "width"} <= set(value) <= known:
+            got = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise ValueError(f"expected preprocessing with height, width and any of {sorted(known)}, got {got}")
         lists_as_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
         return cls(**lists_as_tuples)
 
@@ -74,6 +98,14 @@ class Preprocessing:
             mean=config["mean"],
             std=config["std"],
         )
+
+
+def _three_numbers(values: Any) -> bool:
+    return (
+        isinstance(values, (tuple, list))
+        and len(values) == 3
+        and all(isinstance(v, (int, float)) and abs(v) < 1e6 for v in values)
+    )
 
 
 class VisionEncoder(nn.Module):

@@ -84,7 +84,7 @@ def test_unusable_members_are_counted(tmp_path: Path) -> None:
 def test_damaged_picture_is_an_error_when_opened(tmp_path: Path) -> None:
     whole = picture_bytes(0)
     path = shard(tmp_path / "a.tar", [("0.png", whole[: len(whole) // 2]), ("0.txt", b"x")])
-    with pytest.raises(ValueError, match=r"a.tar/0: damaged, or not a picture"):
+    with pytest.raises(ValueError, match=r"a.tar/0' is (damaged|not a picture)"):
         read(path)[0].open()
 
 

@@ -1,5 +1,6 @@
 """`make demo` in short: the page holds the pictures, the captions and the neurons, and fetches nothing."""
 
+import html
 import re
 from pathlib import Path
 
@@ -14,6 +15,12 @@ def test_the_page_is_complete_and_self_contained(tmp_path: Path, capsys: pytest.
     demo.main(["--out", str(out), "--pictures", "6"])
     said = capsys.readouterr().out
     page = out.read_text()
+    report = (tmp_path / "demo_report.html").read_text()
+    verdicts = [line.removeprefix("* ") for line in said.splitlines() if line.startswith("* ")]
+    assert verdicts
+    assert all(verdict in html.unescape(page) and verdict in html.unescape(report) for verdict in verdicts)
+    assert 'href="demo_report.html"' in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.html", "demo_report.html", "demo_report.md"]
     assert said.count("->") == 12
     assert page.count("data:image/png;base64,") >= 12
     assert not re.search(r"<script[^>]+src=", page)
