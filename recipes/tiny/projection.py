@@ -13,14 +13,18 @@ from torch import Generator, Tensor, nn
 from transformers import AutoTokenizer, GPTJForCausalLM
 
 from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vision
+from lens_multimodal.model.projection import save_linear
 from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, fit_projection, start_like_embeddings
+from recipes.tiny.coordinates import Coordinates, InCoordinates, caption_coordinates
 from recipes.tiny.probe import Labelled, read_labelled
 from recipes.tiny.scenes import PROMPT, SLOTS, compose, continuation
 from recipes.tiny.scenes.compose import Scenes
 from recipes.tiny.settings import Settings
-from recipes.tiny.stage import device, run_once
+from recipes.tiny.stage import device, load_checkpoint, run_once, save_checkpoint
 from recipes.tiny.vision import build_encoder, source_side
 
+BEFORE = 10**6
+"""The coordinates' scenes are numbered from here on, so that training composes others."""
 VISIBLE = 0.015
 """A caption names an object that shows on at least this share of the scene."""
 
@@ -30,14 +34,6 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
     fixed = {**settings.of("projection"), "language": digest(work / "language" / "model" / "model.safetensors"),
              "vision": digest(work / "vision" / "encoder.safetensors")}  # fmt: skip
     return run_once(work / "projection", fixed, lambda: _train(settings, work))
-
-
-def open_lens(work: Path) -> VisionLens:
-    """The recipe's language model and encoder with an untrained map."""
-    model, tokenizer = load_language_model(work)
-    vision = open_vision(work)
-    linear = nn.Linear(vision.d_vision, model.config.n_embd)
-    return attach_vision(model, vision=vision, projection=linear, tokenizer=tokenizer, device=device())
 
 
 def load_language_model(work: Path) -> tuple[Any, Any]:
@@ -98,6 +94,37 @@ def fit_settings(settings: Settings, *, steps: int) -> FitSettings:
     )
 
 
+def fit_map(
+    model: Any,
+    tokenizer: Any,
+    vision: VisionEncoder,
+    batches_from: BatchesFrom,
+    *,
+    nouns: list[str],
+    scenes: int,
+    settings: FitSettings,
+    folder: Path,
+) -> nn.Linear:
+    """Train a map from `vision` to `model` in the coordinates of `scenes` captioned scenes; write it to `folder`."""
+    kept = folder / "coordinates.pt"
+    if not kept.exists():
+        found = caption_coordinates(vision, batches_from(BEFORE), nouns, scenes=scenes, seed=settings.seed)
+        save_checkpoint(kept, {"mean": found.mean, "axes": found.axes})
+    coordinates = Coordinates(**(load_checkpoint(kept) or {}))
+    lens = attach_vision(
+        model,
+        vision=InCoordinates(vision, coordinates),
+        projection=nn.Linear(len(nouns), model.config.n_embd),
+        tokenizer=tokenizer,
+        device=device(),
+    )
+    fit_from_embeddings(lens, batches_from, settings=settings, folder=folder / "fit")
+    linear = coordinates.fold(lens.projection.linear)
+    lens.detach()
+    save_linear(linear, folder / "projection.safetensors")
+    return linear
+
+
 def fit_from_embeddings(
     lens: VisionLens, batches_from: BatchesFrom, *, settings: FitSettings, folder: Path
 ) -> nn.Linear:
@@ -137,10 +164,10 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def frozen_digest(lens: VisionLens) -> str:
+def frozen_digest(*parts: nn.Module) -> str:
     """One hash over every frozen weight."""
     seen = hashlib.sha256()
-    for part in (lens.model, lens.vision):
+    for part in parts:
         for name, tensor in sorted(part.state_dict().items()):
             seen.update(name.encode())
             seen.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -148,22 +175,29 @@ def frozen_digest(lens: VisionLens) -> str:
 
 
 def _train(settings: Settings, work: Path) -> dict[str, Any]:
-    torch.manual_seed(settings.seed)
     own = settings.projection
-    lens, nouns = open_lens(work), read_nouns(work)
+    model, tokenizer = load_language_model(work)
+    vision, nouns = open_vision(work), read_nouns(work)
     data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
-    before = frozen_digest(lens)
+    before = frozen_digest(model, vision)
     size = settings.vision.image_size
 
     def batches_from(first: int) -> Iterator[CaptionBatch]:
         return caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first)
 
-    fit_from_embeddings(
-        lens, batches_from, settings=fit_settings(settings, steps=own.steps), folder=work / "projection"
+    fit_map(
+        model,
+        tokenizer,
+        vision,
+        batches_from,
+        nouns=nouns,
+        scenes=own.coordinate_scenes,
+        settings=fit_settings(settings, steps=own.steps),
+        folder=work / "projection",
     )
-    after = frozen_digest(lens)
+    after = frozen_digest(model, vision)
     if after != before:
         raise RuntimeError("a frozen part changed while the projection was trained")
-    log = [json.loads(line) for line in (work / "projection" / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (work / "projection" / "fit" / "log.jsonl").read_text().splitlines()]
     last = [record["loss"] for record in log[-50:]]
     return {"steps": own.steps, "loss of the last steps": sum(last) / len(last), "frozen parts": after}

@@ -89,9 +89,12 @@ class Vision:
 class Projection:
     """One linear map; LiMBeR's dropout."""
 
+    coordinate_scenes: int = 20_000
+    """Captioned scenes from which the coordinates of training are found."""
+
     batch: int = 64
     steps: int = 2000
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     warmup: int = 20
     dropout: float = 0.1
 
@@ -147,6 +150,6 @@ def toy() -> Settings:
         tokenizer=replace(full.tokenizer, vocab_size=1024),
         language=replace(full.language, n_layers=2, d_model=32, n_heads=2, rotary_dim=8, batch=4, steps=4, warmup=1),
         vision=replace(full.vision, d_vision=32, n_layers=2, n_heads=2, batch=8, steps=4, warmup=1),
-        projection=replace(full.projection, batch=4, steps=4, warmup=1),
+        projection=replace(full.projection, coordinate_scenes=32, batch=4, steps=4, warmup=1),
         evaluate=replace(full.evaluate, scenes=8, translated=4, probe_scenes=64, control_steps=2),
     )

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lens_multimodal import VisionLens, attach_vision, tiny
 from recipes.tiny import evaluate_text, samples
@@ -13,7 +12,7 @@ from recipes.tiny.evaluate.probes import probes
 from recipes.tiny.evaluate.translation import translation
 from recipes.tiny.pack import packed_digest
 from recipes.tiny.probe import read_labelled
-from recipes.tiny.projection import caption_batches, fit_from_embeddings, fit_settings, read_nouns
+from recipes.tiny.projection import caption_batches, fit_map, fit_settings, read_nouns
 from recipes.tiny.sample_scene import Scene, of_split, read_scenes
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
@@ -92,16 +91,18 @@ def _random_encoder_control(settings: Settings, work: Path, lens: VisionLens) ->
     """A projection trained in the same way, for fewer steps, on an encoder that never learned."""
     config = tiny.read_vision_config(work / "packed")["beit"]
     encoder = captions.untrained_beit(lens.vision, config, seed=settings.seed + 99)
-    linear = nn.Linear(encoder.d_vision, lens.shape.d_model)
     model, tokenizer = tiny.load_language_model(work / "packed")
-    blind = attach_vision(model, vision=encoder, projection=linear, tokenizer=tokenizer)
     nouns, own = read_nouns(work), settings.projection
     data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
     size = settings.vision.image_size
-    fit_from_embeddings(
-        blind,
+    linear = fit_map(
+        model,
+        tokenizer,
+        encoder,
         lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
+        nouns=nouns,
+        scenes=own.coordinate_scenes,
         settings=fit_settings(settings, steps=settings.evaluate.control_steps),
         folder=work / "evaluate" / "random_encoder",
     )
-    return captions.random_encoder(blind.projection, encoder)
+    return captions.random_encoder(linear, encoder)
