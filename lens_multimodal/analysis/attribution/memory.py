@@ -4,6 +4,10 @@ What a backward pass needs is counted, not modelled: the model runs on three sho
 autograd saves is added up, and the exact quadratic in the prompt's length (linear layers plus attention) is read at
 the length asked for. So it holds for any architecture, attention implementation and precision.
 
+The estimate is of tensors that are alive at once (what `torch.cuda.max_memory_allocated` or torch's profiler counts),
+within 15 % in the tests. The size of a process is something else: it depends on what the allocator had kept from
+before, on fragments, and on code and weights touched for the first time.
+
 To need less: `ActivationXGradient(offload=True)` keeps the saved part in main memory; `layers=range(k, n_layers)`
 records nothing below layer k; `top_neurons` keeps no result of `targets * layers * positions * d_mlp`; the
 `batch_size` of integrated gradients and ablation, and the `budget_bytes` of decoding, trade time for memory directly.
@@ -34,13 +38,18 @@ class MemoryEstimate:
     logits: int
     """Logits and their gradient."""
     gradients: int
-    """Gradients that are alive at the same time: those around one layer's neurons."""
+    """Gradients that are alive at the same time: around one layer's neurons, or around its attention pattern."""
     result: int
+    n_targets: int
 
     @property
     def peak(self) -> int:
-        """Logits are gone when the gradients of the layers are made, so the larger of the two counts."""
-        return self.saved + self.result + max(self.logits, self.gradients)
+        """The larger of two moments: the logits' gradient, or the gradients of a layer beside the result.
+
+        The result is made when the first layer's gradient arrives, so a second target's logits find it there.
+        """
+        there = self.result if self.n_targets > 1 else 0
+        return self.saved + max(there + self.logits, self.result + self.gradients)
 
 
 def estimate_attribution(
@@ -77,16 +86,21 @@ def estimate_attribution(
     found = resolve_layers(layers, model)
     lengths = [length for length in PROBE_LENGTHS if length <= sizes.n_ctx]
     counted = [saved_bytes(model, length, layers=found) for length in lengths]
-    saved = float(np.polyval(np.polyfit(lengths, counted, deg=len(lengths) - 1), n_pos))
+    fit = np.polyfit(lengths, counted, deg=len(lengths) - 1)
+    saved = float(np.polyval(fit, n_pos))
     width = host.w_u(model).element_size()
     wide_width = max(4, width)
     cells = batch * looked_at * sizes.d_mlp
+    # Nothing grows with the square of the length where attention never writes its pattern down.
+    per_layer = max(0.0, float(fit[0])) / (sizes.n_layers - min(found)) if len(lengths) == 3 else 0.0
+    pattern = batch * n_pos**2 * min(2.0 * sizes.n_heads * wide_width, per_layer)
     return MemoryEstimate(
         weights=sum(p.numel() * p.element_size() for p in model.parameters()),
         saved=batch * max(0, round(saved)),
         logits=2 * batch * n_pos * sizes.d_vocab * width,
-        gradients=2 * batch * n_pos * sizes.d_mlp * width + 3 * cells * wide_width,
+        gradients=max(2 * batch * n_pos * sizes.d_mlp * width + 3 * cells * wide_width, round(pattern)),
         result=n_targets * len(found) * cells * wide_width if keeps_all else 0,
+        n_targets=n_targets,
     )
 
 

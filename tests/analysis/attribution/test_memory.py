@@ -1,8 +1,14 @@
+import gc
+from itertools import accumulate
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
 
-from lens_multimodal.analysis import estimate_attribution
+from lens_multimodal.analysis import estimate_attribution, neuron_attribution, top_neurons
 from lens_multimodal.analysis.attribution.memory import saved_bytes
+from lens_multimodal.model import host
 from tests.analysis.reference import each_case, hosted
 
 
@@ -11,6 +17,54 @@ def test_saved_bytes_are_predicted_for_longer_prompts(layout, kind):
     model = hosted(layout, kind)
     counted = saved_bytes(model, 50, layers=range(3))
     assert estimate_attribution(model, 50).saved == pytest.approx(counted, rel=0.01)
+
+
+def gpt_j(**sizes):
+    return GPTJConfig(n_positions=512, n_embd=64, n_head=4, rotary_dim=8, **sizes)
+
+
+SHAPES = {
+    "wide vocabulary": (gpt_j(vocab_size=5000, n_layer=3, n_inner=256), 100),
+    "long prompt": (gpt_j(vocab_size=100, n_layer=4, n_inner=256), 400),
+    "wide MLP": (gpt_j(vocab_size=300, n_layer=3, n_inner=1024), 100),
+    "gpt-2": (GPT2Config(vocab_size=1000, n_positions=512, n_embd=64, n_layer=3, n_head=4, n_inner=256), 200),
+    "llama": (
+        LlamaConfig(
+            vocab_size=1000, max_position_embeddings=512, hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, intermediate_size=256,
+        ),
+        200,
+    ),
+}  # fmt: skip
+
+
+def measured_peak(run):
+    """The most bytes of tensors alive at once beyond those there before, by torch's own account of its allocations."""
+    run()
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trainable"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_peak_is_within_fifteen_percent_of_what_torch_allocates(shape, frozen):
+    config, n_pos = SHAPES[shape]
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = host.wrap(AutoModelForCausalLM.from_config(config)).requires_grad_(not frozen)
+    tokens = torch.randint(3, 90, (1, n_pos))
+    cases = [
+        (lambda: neuron_attribution(model, tokens, 5), {}),
+        (lambda: top_neurons(model, tokens, 5, range(20)), {"n_positions": 20, "keeps_all": False}),
+        (lambda: neuron_attribution(model, tokens, [5, 6, 7]), {"n_targets": 3}),
+        (lambda: neuron_attribution(model, tokens, 5, layers=[2]), {"layers": [2]}),
+    ]
+    for run, settings in cases:
+        estimate = estimate_attribution(model, n_pos, **settings)
+        assert estimate.peak == pytest.approx(measured_peak(run), rel=0.15), (settings, estimate)
 
 
 def test_neurons_are_among_what_is_saved():
@@ -33,6 +87,8 @@ def test_parts_by_hand():
     assert found.logits == 2 * 2 * 40 * 97 * 8
     assert found.weights == sum(p.numel() for p in model.parameters()) * 8
     assert found.peak == found.saved + found.result + max(found.logits, found.gradients)
+    one = estimate_attribution(model, 40)
+    assert one.peak == one.saved + max(one.logits, one.result + one.gradients)
     assert estimate_attribution(model, 40, keeps_all=False).result == 0
 
 

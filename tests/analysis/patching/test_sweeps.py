@@ -16,6 +16,7 @@ from lens_multimodal.analysis.targets import CaptionToken, Logit, LogitDifferenc
 from lens_multimodal.model import host
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, input_edited, output_edited, put, wrapped
+from tests.lenses import unchecked
 
 cases = pytest.mark.parametrize(("layout", "kind"), CASES)
 CLEAN, CORRUPTED = reference.tokens(seed=0, batch=1, pos=6), reference.tokens(seed=1, batch=1, pos=6)
@@ -211,7 +212,7 @@ def test_left_padding_counts_as_nothing(layout, kind):
 def test_bad_input_is_named():
     model = wrapped("gpt-j", "bridge")
     with pytest.raises(ValueError, match=r"clean_tokens of one prompt, \[1, pos\], got \[2, 6\]"):
-        attribution_patch(model, torch.cat([CLEAN, CLEAN]), CORRUPTED, 11, [host.resid_pre(0)])
+        unchecked(attribution_patch)(model, torch.cat([CLEAN, CLEAN]), CORRUPTED, 11, [host.resid_pre(0)])
     with pytest.raises(ValueError, match=r"unequal length, 6 and 5 .*image_pos\[0\] of each.*range\(6 - n, 6\)"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED[:, :5], 11)
     with pytest.raises(ValueError, match="2 source_positions cannot be copied to 3 positions"):
@@ -223,9 +224,7 @@ def test_bad_input_is_named():
     mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
     with pytest.raises(ValueError, match=r"positions \[1\] are padding"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1, 4], clean_mask=mask)
-    with pytest.raises(
-        ValueError, match=r"corrupted_mask must be zero on the left and one on the right, got \[1, 1, 0"
-    ):
+    with pytest.raises(ValueError, match=r"corrupted_mask must be zero on the left and one on the right, got \[1, 1"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, corrupted_mask=1 - mask)
     with pytest.raises(ValueError, match=r"clean_mask has shape \[1, 5\], expected .* \[1, 6\]"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, clean_mask=mask[:, 1:])
