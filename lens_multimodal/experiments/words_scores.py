@@ -32,7 +32,7 @@ def clip_score(text: str, picture: Image.Image, model: str | None, *, once: Once
     """CLIPScore (Hessel et al. 2021) of a text and a picture: 100 times their cosine, at least 0; None without a model.
 
     The text is cut off at the model's longest. Computed with transformers alone: torchmetrics takes names of the hub
-    only, and its release of 2025 cannot read the features of transformers 5.
+    and no folders.
 
     Args: model: folder of a Hugging Face CLIP model with its processor.
     Raises: FileNotFoundError for a folder that is not there.
@@ -40,7 +40,8 @@ def clip_score(text: str, picture: Image.Image, model: str | None, *, once: Once
     if model is None:
         return None
     clip, processor = once("clipscore", lambda: _clip(model))
-    given = processor(text=[text], images=[picture], return_tensors="pt", padding=True, truncation=True)
+    longest = clip.config.text_config.max_position_embeddings
+    given = processor(text=[text], images=[picture], return_tensors="pt", truncation=True, max_length=longest)
     with torch.no_grad():
         found = clip(**given)
     return max(0.0, 100 * float(torch.cosine_similarity(found.image_embeds, found.text_embeds)[0]))

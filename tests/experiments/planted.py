@@ -172,7 +172,7 @@ def _scene(folder: Path, number: int, name: str, cell: tuple[int, int]) -> Scene
     ImageDraw.Draw(picture).rectangle((left, top, left + CELL - 1, top + CELL - 1), fill=colour)
     path = folder / f"{number}.png"
     picture.save(path)
-    corners = [left, top, left + CELL, top, left + CELL, top + CELL, left, top + CELL]
+    corners = [float(x) for x in (left, top, left + CELL, top, left + CELL, top + CELL, left, top + CELL)]
     shown = SceneObject(
         id=number,
         category=name,

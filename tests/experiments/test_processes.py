@@ -18,10 +18,19 @@ SECONDS = 0.5
 
 
 def launch(home: Path, out: Path, *, processes: int = 2) -> subprocess.Popen[bytes]:
-    """As `torchrun` and `accelerate launch` do; the leader of its own group, so that all can be killed at once."""
+    """As `torchrun` and `accelerate launch` do."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *launcher, "-m", "tests.experiments.stream_world", str(home), str(out), str(SECONDS)]
-    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def kill_all(launcher: subprocess.Popen[bytes]) -> None:
+    """The launcher and its workers, which live in sessions of their own and would go on without it."""
+    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    assert len(workers) == 2
+    for pid in (launcher.pid, *map(int, workers)):
+        os.kill(pid, signal.SIGKILL)
+    launcher.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +65,7 @@ def test_two_processes_killed_on_the_way_and_continued_by_one(home: Path, alone:
     while len(read_parts(out)) < 2 and time.monotonic() < deadline:
         assert started.poll() is None, started.communicate()[1].decode()[-3000:]
         time.sleep(0.01)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.communicate()
+    kill_all(started)
     done = sum(len(part.done) for part in read_parts(out))
     assert 0 < done < COUNT
     assert not (out / "tables" / "probe.pictures.parquet").exists()

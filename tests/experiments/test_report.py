@@ -282,8 +282,17 @@ def test_no_picture_is_at_both_ends_and_lost_files_are_said(tmp_path: Path) -> N
 
 def test_a_run_without_these_tables_shows_no_pictures(tmp_path: Path) -> None:
     assert cases_of({}, {"folder": str(tmp_path)}) == Cases(fields=None, ablations=None, absent=())
+
+
+def test_without_any_overlap_the_maps_are_shown_and_it_is_said(tmp_path: Path) -> None:
     tables, manifest = world(tmp_path, [None, None])
-    assert cases_of(tables, manifest).fields is None
+    cases = cases_of(tables, manifest)
+    assert cases.fields is not None
+    assert [case.iou for case in cases.fields.best] == [None]
+    html = page(report(summary(), cases=cases))
+    assert "so there is no overlap to choose by" in html
+    assert "which is not annotated in this picture" in html
+    assert "Where the neurons look at the object most" not in html
 
 
 def test_pictures_are_embedded_small(tmp_path: Path) -> None:

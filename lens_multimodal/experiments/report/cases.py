@@ -41,7 +41,8 @@ class Case:
     caption: str
     human_caption: str
     noun: str
-    iou: float
+    iou: float | None
+    """None where the noun's object is not annotated in the picture."""
     maps: tuple[Shown, ...]
 
 
@@ -117,12 +118,13 @@ def data_uri(picture: Image.Image) -> str:
 
 
 def _ranked_fields(tables: Mapping[str, pd.DataFrame], captions: pd.DataFrame) -> pd.DataFrame:
-    """Mean maps by their overlap, largest first."""
+    """Mean maps by their overlap, largest first; as they come where no picture has one."""
     maps = tables.get("selectivity.maps", pd.DataFrame())
     if not len(maps):
         return maps
-    known = maps[(maps["neuron"] == MEAN_MAP) & maps["iou"].notna() & maps["image_id"].isin(captions.index)]
-    return known.sort_values(["iou", "image_id"], ascending=[False, True], kind="stable")
+    means = maps[(maps["neuron"] == MEAN_MAP) & maps["image_id"].isin(captions.index)]
+    known = means[means["iou"].notna()]
+    return means if not len(known) else known.sort_values(["iou", "image_id"], ascending=[False, True], kind="stable")
 
 
 def _ranked_ablations(tables: Mapping[str, pd.DataFrame], captions: pd.DataFrame) -> pd.DataFrame:
@@ -161,7 +163,7 @@ def _case(
         caption=str(said["caption"]),
         human_caption=str(said["human_caption"] or ""),
         noun=str(row["noun"]),
-        iou=float(row["iou"]),
+        iou=None if pd.isna(row["iou"]) else float(row["iou"]),
         maps=tuple(_shown(picture, one, manifest["model"]["preprocessing"]) for one in ordered.to_dict("records")),
     )
 

@@ -19,8 +19,10 @@ OTHERS = (PALETTE[1], GREEN, PURPLE, RED, "#b8860b", "#0e9aa7")
 
 PANELS_PER_ROW = 3
 
-HEAD, FOOT, GAP = 90, 60, 90
+HEAD, FOOT, GAP = 60, 60, 90
 """Pixels above, below and between rows of panels: room for titles and axes."""
+
+PANEL_TITLE = 30
 
 
 def figure_of(summary: Summary) -> go.Figure | None:
@@ -53,12 +55,13 @@ def figure_of(summary: Summary) -> go.Figure | None:
         for trace in _traces(part, drawing, names, first=number == 0, lying=lying):
             figure.add_trace(trace, row=row + 1, col=column + 1)
     _axes(figure, drawing, frame, lying=lying)
+    head = HEAD if drawing.panels is None else HEAD + PANEL_TITLE
     themed(
         figure,
         title=f"{escaped(summary.title)} ({summary.n_pictures} pictures)",
-        height=HEAD + FOOT + height * n_rows + GAP * (n_rows - 1),
+        height=head + FOOT + height * n_rows + GAP * (n_rows - 1),
         barmode="group",
-        margin={"t": HEAD, "b": FOOT},
+        margin={"t": head, "b": FOOT},
     )
     figure.update_layout(title={"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 14}})
     return figure

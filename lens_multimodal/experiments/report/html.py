@@ -1,6 +1,7 @@
 """The report as one page that fetches nothing: plotly's code is inside it once."""
 
 import json
+import re
 from importlib.resources import files
 
 import plotly.graph_objects as go
@@ -21,7 +22,7 @@ def page(report: Report) -> str:
         facts=facts(report),
         artefact=ARTEFACT,
         plotly=get_plotlyjs() if any(e.figure is not None for s in report.sections for e in s.entries) else "",
-        manifest=json.dumps(report.manifest, indent=1, ensure_ascii=False),
+        manifest=_compact(json.dumps(report.manifest, indent=1, ensure_ascii=False)),
     )
 
 
@@ -31,3 +32,8 @@ def figure_html(figure: go.Figure) -> str:
         full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
     )
     return html
+
+
+def _compact(text: str) -> str:
+    """Lists of plain values in one line."""
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r",\s+", ", ", found[1]) + "]", text)

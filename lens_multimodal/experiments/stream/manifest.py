@@ -135,7 +135,7 @@ def weights_hash(module: nn.Module) -> str:
             continue
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.hexdigest()
 
 

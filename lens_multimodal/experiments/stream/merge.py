@@ -52,8 +52,8 @@ def _merge_table(path: Path, name: str, parts: Sequence[Part], image_ids: Sequen
     with partial_file.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for group in _in_groups(_by_picture(name, part_of, wanted), schema):
             writer.write_table(group, row_group_size=ROWS_PER_GROUP)
-    with partial_file.open("rb") as file:
-        os.fsync(file.fileno())
+    with partial_file.open("rb") as written:
+        os.fsync(written.fileno())
     os.replace(partial_file, path)
 
 
