@@ -50,7 +50,7 @@ def measure(bench: Workbench) -> list[Figure]:
 def _without(bench: Workbench, embedded: Tensor, image_pos: Tensor, neurons: object, token: int) -> Tensor:
     handles = []
     for layer, rows in neurons.groupby("layer"):  # type: ignore[attr-defined]
-        units = torch.from_numpy(rows["neuron"].to_numpy()).to(embedded.device)
+        units = torch.tensor(rows["neuron"].to_numpy()).to(embedded.device)
 
         def zero(_: object, args: tuple[Tensor], units: Tensor = units) -> tuple[Tensor]:
             edited = args[0].clone()

@@ -61,11 +61,11 @@ def load_hooked_gpt_j(
 def place(model: nn.Module, *, device: Any = None, dtype: torch.dtype | None = None) -> None:
     """Move and cast a model one tensor at a time, giving each back before the next is made.
 
-    Integers keep their type.
+    Integers keep their type. By address, so that one file is done with, and unmapped, before the next is read.
     """
+    for parameter in sorted(model.parameters(), key=torch.Tensor.data_ptr):
+        parameter.data = _placed(parameter.data, device, dtype)
     for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            parameter.data = _placed(parameter.data, device, dtype)
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = _placed(buffer, device, dtype)
 

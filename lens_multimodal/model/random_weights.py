@@ -127,7 +127,7 @@ def random_module(
         owner, _, last = name.rpartition(".")
         setattr(module.get_submodule(owner), last, nn.Parameter(values, requires_grad=False))
     if hasattr(module, "tie_weights"):
-        module.tie_weights()  # building without storage has untied them
+        module.tie_weights()  # type: ignore[operator]  # building without storage has untied them
     place(module, device=where, dtype=dtype)
     return module.eval()
 
