@@ -5,7 +5,8 @@ autograd saves is added up, and the exact quadratic in the prompt's length (line
 the length asked for. So it holds for any architecture, attention implementation and precision.
 
 The estimate is of tensors that are alive at once (what `torch.cuda.max_memory_allocated` or torch's profiler counts),
-within 15 % in the tests. The size of a process is something else: it depends on what the allocator had kept from
+within 15 % in the tests of attributions in all layers. For the last few layers alone the forward pass' own temporaries
+can be the larger part, and a model whose parameters ask for gradients is estimated too high. The size of a process is something else: it depends on what the allocator had kept from
 before, on fragments, and on code and weights touched for the first time.
 
 To need less: `ActivationXGradient(offload=True)` keeps the saved part in main memory; `layers=range(k, n_layers)`
@@ -94,11 +95,16 @@ def estimate_attribution(
     # Nothing grows with the square of the length where attention never writes its pattern down.
     per_layer = max(0.0, float(fit[0])) / (sizes.n_layers - min(found)) if len(lengths) == 3 else 0.0
     pattern = batch * n_pos**2 * min(2.0 * sizes.n_heads * wide_width, per_layer)
+    around = batch * n_pos * sizes.d_mlp * width
+    # The gradient and its product; copies where positions are picked out or the product is wider than the model.
+    product = around + cells * wide_width * (1 if looked_at == n_pos and width == wide_width else 3)
+    # Below the lowest layer's neurons nothing is differentiated; elsewhere the non-linearity has gradients of its own.
+    through = 4 * around if len(found) > 1 else 0
     return MemoryEstimate(
         weights=sum(p.numel() * p.element_size() for p in model.parameters()),
         saved=batch * max(0, round(saved)),
         logits=2 * batch * n_pos * sizes.d_vocab * width,
-        gradients=max(2 * batch * n_pos * sizes.d_mlp * width + 3 * cells * wide_width, round(pattern)),
+        gradients=max(product, through, round(pattern) if len(found) > 1 else 0),
         result=n_targets * len(found) * cells * wide_width if keeps_all else 0,
         n_targets=n_targets,
     )
