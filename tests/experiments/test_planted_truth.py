@@ -104,7 +104,7 @@ def test_controls_without_the_colour_keep_nothing(world):
     for control in ("blank picture", "another picture"):
         assert found.loc[control, "probability"] < 0.1
         assert abs(found.loc[control, "relative_change_top"]) < 0.5
-    assert abs(found.loc["untrained language model", "relative_change_top"]) < 0.1
+    assert abs(found.loc["untrained language model", "relative_change_top"]) < 0.5
     assert found["caption_says_noun"].dropna().loc["picture"]
     assert not found["caption_says_noun"].dropna().loc["blank picture"]
 

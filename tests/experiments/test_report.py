@@ -222,7 +222,11 @@ def world(folder: Path, overlaps: list[float | None]) -> tuple[dict[str, pd.Data
         said = {"caption": f"a dog {i}", "human_caption": f"dog number {i}", "file_name": f"{i}.png"}
         captions.append({"image_id": i, **said})
         for neuron in (-1, 5):
-            own = {"layer": neuron, "neuron": neuron, "tokens": [" dog", " cat"] if neuron > 0 else []}
+            own = {
+                "layer": neuron,
+                "neuron": neuron,
+                "tokens": np.array([" dog", " cat"] if neuron > 0 else [], dtype=object),
+            }
             grid = {"activation": np.arange(9.0).tolist(), "grid_h": 3, "grid_w": 3, "iou": overlap}
             maps.append({"image_id": i, "noun": "dog", **own, **grid})
         for count in (10, 100, 1000):

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -211,5 +211,5 @@ def _shown(picture: Image.Image, row: Mapping[Any, Any], preprocessing: Mapping[
     )
 
 
-def _words(tokens: Sequence[str] | None) -> str:
+def _words(tokens: Iterable[str] | None) -> str:
     return " ".join(str(token).strip() for token in list(tokens)[:8]) if tokens is not None else ""
