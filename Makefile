@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 # What touches TransformerLens; the rest of the suite cannot differ between its generations.
 TRANSFORMER_LENS_TESTS := tests/model tests/hooks tests/analysis tests/train tests/tiny tests/test_*.py
 
-.PHONY: demo test lint types tests tests-tl3 tiny clean
+.PHONY: demo test lint types tests tests-tl3 docs tiny clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m lens_multimodal.demo --out out/demo.html
@@ -28,6 +28,9 @@ tests: $(VENV)/ready
 # The same suite on the last TransformerLens with HookedTransformer; only that package differs.
 tests-tl3: $(OVERLAY)/ready
 	PYTHONPATH=$(OVERLAY) $(PYTEST) $(TRANSFORMER_LENS_TESTS)
+
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The tiny trio from scratch: hours on two cores, resumable.
 tiny: $(VENV)/ready

@@ -114,12 +114,12 @@ class Scenes:
 class Evaluate:
     """How many scenes each figure is measured on."""
 
-    scenes: int = 600
+    scenes: int = 400
     """New single-object scenes of each kind of drawing."""
     translated: int = 150
     """Of them, how many are looked into neuron by neuron."""
     probe_scenes: int = 8000
-    control_steps: int = 300
+    control_steps: int = 150
     """Training steps of the projection for the random encoder."""
 
 
