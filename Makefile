@@ -6,7 +6,7 @@ OVERLAY := $(VENV)/transformer-lens-3
 # One process per core, one thread each: faster than one process with two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 # What touches TransformerLens; the rest of the suite cannot differ between its generations.
-TRANSFORMER_LENS_TESTS := tests/model tests/hooks tests/analysis tests/train tests/tiny tests/test_*.py
+TRANSFORMER_LENS_TESTS := tests/model tests/hooks tests/analysis tests/train tests/tiny tests/experiments tests/test_*.py
 
 .PHONY: demo test lint types tests tests-tl3 docs tiny clean
 

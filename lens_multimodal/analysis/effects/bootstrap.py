@@ -33,6 +33,6 @@ def bootstrap_interval(values: Any, *, level: float = 0.95, n_resamples: int = 2
     if len(sample) < 2:
         return Interval(mean=mean, low=float("nan"), high=float("nan"), n=1, level=level)
     generator = np.random.default_rng(seed)
-    means = np.array([sample[generator.integers(len(sample), size=len(sample))].mean() for _ in range(n_resamples)])
+    means = sample[generator.integers(len(sample), size=(n_resamples, len(sample)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean=mean, low=float(low), high=float(high), n=len(sample), level=level)
