@@ -6,8 +6,8 @@ the length asked for. So it holds for any architecture, attention implementation
 
 The estimate is of tensors that are alive at once (what `torch.cuda.max_memory_allocated` or torch's profiler counts),
 within 15 % in the tests of attributions in all layers. For the last few layers alone the forward pass' own temporaries
-can be the larger part, and a model whose parameters ask for gradients is estimated too high. The size of a process is something else: it depends on what the allocator had kept from
-before, on fragments, and on code and weights touched for the first time.
+can be the larger part, and a model whose parameters ask for gradients is estimated too high. The size of a process is
+something else: it depends on what the allocator had kept, on fragments, and on weights touched for the first time.
 
 To need less: `ActivationXGradient(offload=True)` keeps the saved part in main memory; `layers=range(k, n_layers)`
 records nothing below layer k; `top_neurons` keeps no result of `targets * layers * positions * d_mlp`; the

@@ -39,13 +39,14 @@ SHAPES = {
 
 
 def measured_peak(run):
-    """The most bytes of tensors alive at once beyond those there before, by torch's own account of its allocations."""
+    """The largest rise in bytes of tensors, by torch's account; what a bridge kept from before is let go first."""
     run()
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+    alive = list(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+    return max(now - lowest for now, lowest in zip(alive, accumulate(alive, min), strict=True))
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trainable"])
@@ -61,7 +62,7 @@ def test_peak_is_within_fifteen_percent_of_what_torch_allocates(shape, frozen):
         (lambda: top_neurons(model, tokens, 5, range(20)), {"n_positions": 20, "keeps_all": False}),
         (lambda: neuron_attribution(model, tokens, [5, 6, 7]), {"n_targets": 3}),
     ]
-    if frozen and shape != "gpt-2":  # there the bridge's own attention takes more in the forward pass
+    if frozen and shape.startswith("wide"):  # elsewhere attention takes more in the forward pass
         top = config.num_hidden_layers - 1
         cases.append((lambda: neuron_attribution(model, tokens, 5, layers=[top]), {"layers": [top]}))
     for run, settings in cases:
