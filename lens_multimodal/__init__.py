@@ -1,22 +1,26 @@
 """See how a text-only transformer sees: images as tokens of any TransformerLens model."""
 
-from lens_multimodal.analysis import (
-    decode_neurons,
-    faithfulness,
-    logit_lens,
-    nearest_embeddings,
-    neuron_attribution,
-    receptive_field,
-    top_neurons,
-)
-from lens_multimodal.attach import attach_vision
-from lens_multimodal.hooks import ablate, cut_attention, edit_knowledge, patch_resid_pre, scale, steer
-from lens_multimodal.lens import VisionLens
-from lens_multimodal.model.generation import Sampling
-from lens_multimodal.model.hooked import hooked_gpt_j
-from lens_multimodal.model.image_prompt import ImagePrompt
-from lens_multimodal.model.projection import Projection, load_linear, save_linear
-from lens_multimodal.model.vision import Preprocessing, VisionEncoder
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_multimodal.analysis import (
+        decode_neurons,
+        faithfulness,
+        logit_lens,
+        nearest_embeddings,
+        neuron_attribution,
+        receptive_field,
+        top_neurons,
+    )
+    from lens_multimodal.attach import attach_vision
+    from lens_multimodal.hooks import ablate, cut_attention, edit_knowledge, patch_resid_pre, scale, steer
+    from lens_multimodal.lens import VisionLens
+    from lens_multimodal.model.generation import Sampling
+    from lens_multimodal.model.hooked import hooked_gpt_j
+    from lens_multimodal.model.image_prompt import ImagePrompt
+    from lens_multimodal.model.projection import Projection, load_linear, save_linear
+    from lens_multimodal.model.vision import Preprocessing, VisionEncoder
 
 __version__ = "0.1.0"
 
@@ -45,3 +49,37 @@ __all__ = [
     "steer",
     "top_neurons",
 ]
+
+_HOMES = {
+    "analysis": (
+        "decode_neurons", "faithfulness", "logit_lens", "nearest_embeddings", "neuron_attribution", "receptive_field",
+        "top_neurons",
+    ),
+    "attach": ("attach_vision",),
+    "hooks": ("ablate", "cut_attention", "edit_knowledge", "patch_resid_pre", "scale", "steer"),
+    "lens": ("VisionLens",),
+    "model.generation": ("Sampling",),
+    "model.hooked": ("hooked_gpt_j",),
+    "model.image_prompt": ("ImagePrompt",),
+    "model.projection": ("Projection", "load_linear", "save_linear"),
+    "model.vision": ("Preprocessing", "VisionEncoder"),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_ROOMS = ("analysis", "data", "experiments", "hooks", "model", "plots", "train")
+"""Subpackages that can be reached without an import of their own: `lens_multimodal.hooks.ablate`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that the command line's help does not wait for torch."""
+    if name in _HOME_OF:
+        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    elif name in _ROOMS:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -14,7 +14,8 @@ from lens_multimodal.hooks import ablate
 from tests.lenses import encoder, linear, picture
 from tests.models import random_language_model
 
-PARTS = ["transformer.wte", "transformer.drop", *(f"transformer.h.{i}" for i in range(3)), "transformer.ln_f", "lm_head"]
+BLOCKS = [f"transformer.h.{i}" for i in range(3)]
+PARTS = ["transformer.wte", "transformer.drop", *BLOCKS, "transformer.ln_f", "lm_head"]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pandas as pd
 from lens_multimodal.experiments.experiment import Experiment, Summary
 from lens_multimodal.experiments.registry import EXPERIMENTS
 from lens_multimodal.experiments.stream.manifest import read
+from lens_multimodal.experiments.stream.parts import read_parquet
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Results:
 
     def rows(self, name: str) -> pd.DataFrame:
         """One row table, such as `causal.ablations`."""
-        return pd.read_parquet(self.out / "tables" / f"{name}.parquet")
+        return read_parquet(
+            pd.read_parquet, self.out / "tables" / f"{name}.parquet", remedy="start `reproduce` again to merge it anew"
+        )
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:

@@ -180,8 +180,9 @@ class SavedLens:
             described = json.loads((self.folder / "vision.json").read_text())
             preprocessing = Preprocessing.from_json(described["preprocessing"])
             name, architecture = described["name"], described["architecture"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{str(self.folder / 'vision.json')!r} does not describe an encoder: {error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            told = error if isinstance(error, ValueError) else "expected name, architecture and preprocessing"
+            raise ValueError(f"{str(self.folder / 'vision.json')!r} does not describe an encoder: {told}") from error
         module = vision_config.build(architecture)
         try:
             state = load_file(self.folder / "vision.safetensors")

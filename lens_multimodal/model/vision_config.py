@@ -1,6 +1,7 @@
 """An image encoder's architecture as JSON, proved by building it again and comparing what it computes."""
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,9 @@ _NOT_ARCHITECTURE = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "device", "dtype"}
 )
 """Options of `timm.create_model` that read other files or choose a place; refused in a description."""
+
+LARGEST_NUMBER = 65_536
+"""In a description: more than any encoder has of anything, and less than what fills the memory."""
 
 Description = dict[str, Any]
 """`{"beit": {...}}`, the arguments of timm's `Beit`; or `{"timm": {"name": ..., "options": {...}}}`."""
@@ -54,6 +58,9 @@ def build(description: Description) -> nn.Module:
     import timm
     from timm.models.beit import Beit
 
+    too_large = [n for n in _numbers(description) if abs(n) > LARGEST_NUMBER]
+    if too_large:
+        raise ValueError(f"the description of the image encoder holds {too_large[0]}, more than {LARGEST_NUMBER:,}")
     try:
         if "beit" in description:
             options = dict(description["beit"])
@@ -64,10 +71,18 @@ def build(description: Description) -> nn.Module:
         if refused or not timm.is_model(name):
             raise KeyError(f"options {', '.join(refused)} are refused" if refused else f"timm has no {name!r}")
         return timm.create_model(name, pretrained=False, **options).eval()
-    except (KeyError, TypeError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # timm takes anything and fails anywhere
         raise ValueError(
             f"timm {timm.__version__} cannot build the image encoder {json.dumps(description)[:300]}: {error}"
         ) from error
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, (int, float)):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(inner)
 
 
 def _describe_beit(module: Any) -> Description | None:

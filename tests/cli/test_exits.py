@@ -176,7 +176,7 @@ for arguments in (["--help"], ["caption", "--help"], ["train", "--help"], ["--ve
     except SystemExit:
         pass
 heavy = {"torch", "numpy", "pandas", "plotly", "transformers", "transformer_lens", "timm"} & set(sys.modules)
-sys.exit(" ".join(sorted(heavy)))
+sys.exit(" ".join(sorted(heavy)) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT, check=False)
     assert done.returncode == 0, f"imported for the help alone: {done.stderr}"

@@ -114,9 +114,16 @@ def read(out: Path) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete {out} to start anew") from error
+    if not isinstance(found, dict) or not isinstance(found.get("experiments"), dict) or not _is_limit(found):
+        raise ValueError(f"{path} is not the manifest of a run: delete {out} to start anew")
     return found
+
+
+def _is_limit(manifest: Mapping[str, Any]) -> bool:
+    limit = manifest.get("limit", "absent")
+    return limit is None or (isinstance(limit, int) and not isinstance(limit, bool))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

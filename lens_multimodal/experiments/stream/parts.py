@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lens_multimodal.experiments.stream.frames import joined
+
+_MADE_AGAIN = "delete this folder, and its pictures are made again"
 
 NAME = re.compile(r"(\d+)-(\d+)\.r(\d+)(?:\.\d+)?")
 
@@ -39,10 +41,10 @@ class Part:
 
     def table(self, name: str) -> pa.Table:
         """Rows of one table (`experiment.table`), picture after picture in the order of `done`."""
-        return pq.read_table(self.folder / f"{name}.parquet")
+        return read_parquet(pq.read_table, self.folder / f"{name}.parquet", remedy=_MADE_AGAIN)
 
     def schema(self, name: str) -> pa.Schema:
-        return pq.read_schema(self.folder / f"{name}.parquet")
+        return read_parquet(pq.read_schema, self.folder / f"{name}.parquet", remedy=_MADE_AGAIN)
 
 
 def write_part(
@@ -90,14 +92,25 @@ def read_parts(out: Path) -> list[Part]:
     parts = []
     for folder in found:
         try:
-            said = json.loads((folder / "pictures.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{folder} is damaged ({error}): delete this folder, and its pictures are made again"
-            ) from error
-        done, failed = tuple(said["done"]), tuple(said["failed"])
-        parts.append(Part(folder=folder, done=done, failed=failed, batch_size=said["batch_size"]))
+            said = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
+            done, failed, batch_size = tuple(said["done"]), tuple(said["failed"]), int(said["batch_size"])
+            if not all(isinstance(image_id, int) for image_id in done) or not all(isinstance(f, dict) for f in failed):
+                raise ValueError("not a list of pictures")
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"{folder} is damaged ({error}): {_MADE_AGAIN}") from error
+        parts.append(Part(folder=folder, done=done, failed=failed, batch_size=batch_size))
     return parts
+
+
+def read_parquet(read: Callable[[Path], Any], path: Path, *, remedy: str) -> Any:
+    """What `read` gives of a Parquet file.
+
+    Raises: ValueError for a file that is damaged or gone, with the remedy.
+    """
+    try:
+        return read(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())[:200]}): {remedy}") from error
 
 
 def sweep(out: Path, *, rank: int) -> None:

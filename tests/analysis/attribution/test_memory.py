@@ -42,8 +42,12 @@ def measured_peak(run):
     """The largest rise in bytes of tensors, by torch's account; what a bridge kept from before is let go first."""
     run()
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        run()
+    gc.disable()  # a bridge makes reference cycles, which would go at any time
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            run()
+    finally:
+        gc.enable()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     alive = list(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
     return max(now - lowest for now, lowest in zip(alive, accumulate(alive, min), strict=True))
