@@ -115,8 +115,8 @@ class CocoScenes(Sequence[Scene]):
         self,
         *,
         categories: Collection[str] | None = None,
-        min_area: float = 0.0,
-        max_area: float = float("inf"),
+        min_area: float | int = 0.0,
+        max_area: float | int = float("inf"),
         crowds: bool = False,
     ) -> "CocoScenes":
         """Only objects of these categories and areas, and only scenes that still have one.

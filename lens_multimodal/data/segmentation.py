@@ -25,8 +25,8 @@ def decode(value: Any, *, height: int, width: int, where: str) -> Bool[np.ndarra
         raise ImportError("segmentation masks need pycocotools: pip install pycocotools") from error
     if not isinstance(value, (dict, list)):
         raise ValueError(f"{where}: a segmentation is polygons or run lengths, got {type(value).__name__}")
-    checked: Any = _polygons(value, height, width, where) if isinstance(value, list) else None
-    checked = checked or _run_lengths(value, height, width, where)
+    check: Any = _polygons if isinstance(value, list) else _run_lengths
+    checked = check(value, height, width, where)
     try:
         if isinstance(checked, list):
             encoded = rle.merge(rle.frPyObjects(checked, height, width))
@@ -55,7 +55,7 @@ def _run_lengths(value: dict[str, Any], height: int, width: int, where: str) -> 
     return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
-def _polygons(value: list[Any], height: int, width: int, where: str) -> list[list[float]]:
+def _polygons(value: list[Any], height: int, width: int, where: str) -> list[Any]:
     short = [p for p in value if not isinstance(p, list) or len(p) < 6 or len(p) % 2]
     if short or not value:
         raise ValueError(f"{where}: expected polygons of at least three points (x, y, ...), got {short or value}")

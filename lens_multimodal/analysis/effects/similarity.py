@@ -112,7 +112,7 @@ class BertScore:
         if not (_words(before) and _words(after)):
             return float(_words(before) == _words(after))
         longest = max(len(ids) for ids in self._tokenizer([before, after])["input_ids"])
-        score = self._score(
+        score: Any = self._score(
             [after],
             [before],
             model=self._model,
