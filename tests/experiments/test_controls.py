@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lens_multimodal.experiments.controls import Controls, ControlsSettings
-from lens_multimodal.experiments.controls_models import partner_picture, untrained_lens, with_random_weights
+from lens_multimodal.experiments.controls.models import partner_picture, untrained_lens, with_random_weights
 from tests.experiments.planted import World, make_world, plain_trio
 from tests.experiments.reference import Plain
 

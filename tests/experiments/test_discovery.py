@@ -6,7 +6,7 @@ import pytest
 
 from lens_multimodal.analysis import is_word
 from lens_multimodal.experiments.discovery import Discovery, DiscoverySettings
-from lens_multimodal.experiments.words_agreement import EmbeddingSpace, first_distinct, word_match
+from lens_multimodal.experiments.words.agreement import EmbeddingSpace, first_distinct, word_match
 from tests.experiments.planted import World, make_world, plain_trio
 from tests.experiments.reference import Plain
 

@@ -7,7 +7,7 @@ import pytest
 
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.picture import PictureSettings, with_control
-from lens_multimodal.experiments.picture_regions import covered_share
+from lens_multimodal.experiments.picture.regions import covered_share
 from lens_multimodal.experiments.words import noun_finder, says, singular
 from tests.experiments.planted import World, make_world, plain_trio
 from tests.experiments.reference import Plain

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lens_multimodal.experiments.controls_models import random_projection
+from lens_multimodal.experiments.controls.models import random_projection
 from lens_multimodal.experiments.projection import Projection, ProjectionSettings
 from tests.experiments.planted import World, make_world, plain_trio
 from tests.experiments.reference import Plain

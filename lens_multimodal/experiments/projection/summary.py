@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lens_multimodal.experiments.discovery_summary import agreement_summary
+from lens_multimodal.experiments.discovery.summary import agreement_summary
 from lens_multimodal.experiments.experiment import Drawing, Summary
 from lens_multimodal.experiments.statistics import in_words, interval_table, is_above, paired_table
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments import discovery_summary
-from lens_multimodal.experiments.causal_rows import read_without
+from lens_multimodal.experiments.causal.rows import read_without
+from lens_multimodal.experiments.discovery import summary
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState, SaidNoun
-from lens_multimodal.experiments.projection_tokens import nearest_to_image_prompts, random_tokens
+from lens_multimodal.experiments.projection.tokens import nearest_to_image_prompts, random_tokens
 from lens_multimodal.experiments.words import says
-from lens_multimodal.experiments.words_agreement import Agreement, AgreementSettings, first_distinct
+from lens_multimodal.experiments.words.agreement import Agreement, AgreementSettings, first_distinct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Discovery:
         }
 
     def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-        return discovery_summary.summarise(rows, seed=seed)
+        return summary.summarise(rows, seed=seed)
 
 
 def speaking(picture: PictureState, neurons: pd.DataFrame, count: int) -> list[list[int]]:

@@ -13,19 +13,19 @@ import torch
 
 from lens_multimodal.analysis import TopTokens, nearest_embeddings, read_out_tokens, token_strings
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments import projection_summary
-from lens_multimodal.experiments.controls_models import random_projection, vectors_of
+from lens_multimodal.experiments.controls.models import random_projection, vectors_of
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState
-from lens_multimodal.experiments.picture_regions import covered_share
-from lens_multimodal.experiments.projection_tokens import (
+from lens_multimodal.experiments.picture.regions import covered_share
+from lens_multimodal.experiments.projection import summary
+from lens_multimodal.experiments.projection.tokens import (
     WORDS_READ,
     nearest_to_image_prompts,
     random_tokens,
     read_out_image_prompts,
 )
 from lens_multimodal.experiments.words import says
-from lens_multimodal.experiments.words_agreement import Agreement, AgreementSettings, first_distinct
+from lens_multimodal.experiments.words.agreement import Agreement, AgreementSettings, first_distinct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Projection:
         return {"positions": pd.DataFrame(positions), "agreement": pd.DataFrame(compared)}
 
     def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-        return projection_summary.summarise(rows, seed=seed)
+        return summary.summarise(rows, seed=seed)
 
 
 def _what_positions_show(scene: Scene, picture: PictureState, covered: float) -> list[str | None]:

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_multimodal.analysis.selection import wide
-from lens_multimodal.experiments.controls_conditions import Conditions
-from lens_multimodal.experiments.controls_models import vectors_of
+from lens_multimodal.experiments.controls.conditions import Conditions
+from lens_multimodal.experiments.controls.models import vectors_of
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.hooks import record

@@ -17,7 +17,7 @@ from lens_multimodal.analysis.selection import wide
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.words import says
-from lens_multimodal.experiments.words_scores import bert_score, clip_score
+from lens_multimodal.experiments.words.scores import bert_score, clip_score
 from lens_multimodal.model import host
 
 

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments import controls_summary
-from lens_multimodal.experiments.controls_conditions import Conditions, as_pairs, measured
-from lens_multimodal.experiments.controls_models import (
+from lens_multimodal.experiments.controls import summary
+from lens_multimodal.experiments.controls.conditions import Conditions, as_pairs, measured
+from lens_multimodal.experiments.controls.models import (
     blank,
     partner_picture,
     random_encoder,
@@ -51,7 +51,7 @@ class Controls:
         return {"conditions": pd.DataFrame(found) if found else pd.DataFrame({"image_id": []})}
 
     def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-        return controls_summary.summarise(rows, seed=seed)
+        return summary.summarise(rows, seed=seed)
 
 
 def _conditions(context: Context, scene: Scene) -> Iterator[dict[str, object]]:

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from lens_multimodal.analysis import Logit, top_neurons
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments import follow_ups_summary
-from lens_multimodal.experiments.controls_conditions import Conditions, as_pairs, measured
+from lens_multimodal.experiments.controls.conditions import Conditions, as_pairs, measured
 from lens_multimodal.experiments.depth import object_cells
 from lens_multimodal.experiments.experiment import Context, Summary
-from lens_multimodal.experiments.follow_ups_vectors import activation_differences, mean_vector
+from lens_multimodal.experiments.follow_ups import summary
+from lens_multimodal.experiments.follow_ups.vectors import activation_differences, mean_vector
 from lens_multimodal.experiments.picture import PictureState, SaidNoun
 from lens_multimodal.experiments.seeds import generator_for
-from lens_multimodal.experiments.words_agreement import EmbeddingSpace
+from lens_multimodal.experiments.words.agreement import EmbeddingSpace
 
 GRADIENT_FREE = "activation_x_decoded"
 
@@ -75,7 +75,7 @@ class FollowUps:
         }
 
     def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-        return follow_ups_summary.summarise(rows, seed=seed)
+        return summary.summarise(rows, seed=seed)
 
 
 def _regions(context: Context, scene: Scene, noun: SaidNoun) -> Iterator[dict[str, object]]:

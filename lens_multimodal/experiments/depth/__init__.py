@@ -17,11 +17,11 @@ from torch import Tensor
 
 from lens_multimodal.analysis import LogitLens, logit_lens
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments import depth_summary
-from lens_multimodal.experiments.causal_rows import Reading, read_logits
+from lens_multimodal.experiments.causal.rows import Reading, read_logits
+from lens_multimodal.experiments.depth import summary
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState
-from lens_multimodal.experiments.picture_regions import covered_share
+from lens_multimodal.experiments.picture.regions import covered_share
 from lens_multimodal.hooks import cut_attention
 from lens_multimodal.model import host
 
@@ -59,7 +59,7 @@ class Depth:
         }
 
     def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-        return depth_summary.summarise(rows, seed=seed)
+        return summary.summarise(rows, seed=seed)
 
 
 def object_cells(context: Context, scene: Scene, category: str, covered: float) -> Bool[Tensor, " image_pos"]:

@@ -3,7 +3,7 @@
 The rule, in this order, over the words of a text:
 
 1. A category of the data set, of one word or several, singular or plural, is a noun.
-2. So is a common word for a COCO category that the data set has (`words_of_coco`): "sofa" for couch.
+2. So is a common word for a COCO category that the data set has (`of_coco`): "sofa" for couch.
 3. So is a word that the data set's own captions use as the head of a phrase: behind an article, number or
    possessive and at most three other words, before a preposition, a verb of being, punctuation or the end; at
    least twice, and in at least half of its occurrences. It has no category.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.words_of_coco import SYNONYMS
+from lens_multimodal.experiments.words.of_coco import SYNONYMS
 from lens_multimodal.lens import VisionLens
 
 HEADS_NEEDED = 2

@@ -16,10 +16,10 @@ from torch import Tensor
 from lens_multimodal.analysis import intersection_over_union, neuron_activations, receptive_field
 from lens_multimodal.analysis.image.receptive_field import PAPER_QUANTILE
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments import selectivity_summary
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.seeds import generator_for
+from lens_multimodal.experiments.selectivity import summary
 from lens_multimodal.hooks import as_neurons, random_neurons_like
 
 Row = dict[str, object]
@@ -77,7 +77,7 @@ class Selectivity:
         return {"fields": _frame(fields), "maps": _frame(maps)}
 
     def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-        return selectivity_summary.summarise(rows, seed=seed)
+        return summary.summarise(rows, seed=seed)
 
 
 def _chosen(context: Context, index: int) -> pd.DataFrame:

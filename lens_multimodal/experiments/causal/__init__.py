@@ -13,14 +13,14 @@ from torch import nn
 
 from lens_multimodal.analysis import WordOverlap
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments import causal_summary
-from lens_multimodal.experiments.causal_rows import Reading, captions_without, read_without
+from lens_multimodal.experiments.causal import summary
+from lens_multimodal.experiments.causal.rows import Reading, captions_without, read_without
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState, with_control
 from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.words import NounFinder
-from lens_multimodal.experiments.words_agreement import EmbeddingSpace
-from lens_multimodal.experiments.words_scores import bert_score
+from lens_multimodal.experiments.words.agreement import EmbeddingSpace
+from lens_multimodal.experiments.words.scores import bert_score
 from lens_multimodal.hooks import random_neurons_like
 
 
@@ -90,7 +90,7 @@ class Causal:
         }
 
     def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-        return causal_summary.summarise(rows, seed=seed)
+        return summary.summarise(rows, seed=seed)
 
 
 def trials(model: nn.Module, picture: PictureState, settings: CausalSettings, seed: int) -> list[Trial]:
