@@ -105,7 +105,10 @@ def fit_map(
     settings: FitSettings,
     folder: Path,
 ) -> nn.Linear:
-    """Train a map from `vision` to `model` in the coordinates of `scenes` captioned scenes; write it to `folder`."""
+    """Train a map from `vision` to `model` in the coordinates of `scenes` captioned scenes; write it to `folder`.
+
+    Raises: RuntimeError if a frozen part is not bit for bit what it was.
+    """
     kept = folder / "coordinates.pt"
     if not kept.exists():
         found = caption_coordinates(vision, batches_from(BEFORE), nouns, scenes=scenes, seed=settings.seed)
@@ -118,7 +121,12 @@ def fit_map(
         tokenizer=tokenizer,
         device=device(),
     )
+    before = frozen_digest(lens.model, lens.vision)
     fit_from_embeddings(lens, batches_from, settings=settings, folder=folder / "fit")
+    after = frozen_digest(lens.model, lens.vision)
+    if after != before:
+        raise RuntimeError("a frozen part changed while the projection was trained")
+    (folder / "frozen.txt").write_text(f"{after}\n")
     linear = coordinates.fold(lens.projection.linear)
     lens.detach()
     save_linear(linear, folder / "projection.safetensors")
@@ -179,7 +187,6 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
     model, tokenizer = load_language_model(work)
     vision, nouns = open_vision(work), read_nouns(work)
     data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
-    before = frozen_digest(model, vision)
     size = settings.vision.image_size
 
     def batches_from(first: int) -> Iterator[CaptionBatch]:
@@ -195,9 +202,10 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
         settings=fit_settings(settings, steps=own.steps),
         folder=work / "projection",
     )
-    after = frozen_digest(model, vision)
-    if after != before:
-        raise RuntimeError("a frozen part changed while the projection was trained")
     log = [json.loads(line) for line in (work / "projection" / "fit" / "log.jsonl").read_text().splitlines()]
     last = [record["loss"] for record in log[-50:]]
-    return {"steps": own.steps, "loss of the last steps": sum(last) / len(last), "frozen parts": after}
+    return {
+        "steps": own.steps,
+        "loss of the last steps": sum(last) / len(last),
+        "frozen parts": (work / "projection" / "frozen.txt").read_text().strip(),
+    }
