@@ -1,0 +1,122 @@
+"""Bad input across the toolkit: refused in words, and before any forward pass where nothing has to be run to know."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lens_multimodal.analysis import (
+    CaptionToken,
+    Logit,
+    ablation_effects,
+    act_patch_neurons,
+    act_patch_resid_pre,
+    decode_neurons,
+    driving_tokens,
+    effect_of,
+    faithfulness,
+    logit_lens,
+    neuron_activations,
+    neuron_attribution,
+    top_neurons,
+)
+from lens_multimodal.hooks import ablate, freeze_attention, patch_heads, patch_neurons, patch_resid_pre
+from lens_multimodal.model import host
+from tests.analysis.reference import PROMPT, hosted
+from tests.models import HOSTS, LAYOUTS, host_model, random_language_model
+
+OTHER = torch.tensor([[12, 41, 8, 91, 32, 65, 6]])
+TWICE = [(0, 3), (1, 4), (0, 3)]
+
+
+@contextmanager
+def forward_passes(model):
+    """How often the model runs within the block."""
+    passes: list[int] = []
+    handle = model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: ablation_effects(m, PROMPT, 5, TWICE), "more than once: layer 0 neuron 3"),
+        (lambda m: faithfulness(m, PROMPT, 5, neurons=TWICE), "more than once: layer 0 neuron 3"),
+        (lambda m: neuron_activations(m, PROMPT, TWICE), "more than once: layer 0 neuron 3"),
+        (lambda m: act_patch_neurons(m, PROMPT, OTHER, 5, neurons=TWICE), "more than once: layer 0 neuron 3"),
+        (lambda m: decode_neurons(m, TWICE), "more than once: layer 0 neuron 3"),
+        (lambda m: driving_tokens(m, TWICE), "more than once: layer 0 neuron 3"),
+        (lambda m: ablation_effects(m, PROMPT, 5, []), "no neurons given"),
+        (lambda m: neuron_activations(m, PROMPT, []), "no neurons given"),
+        (lambda m: neuron_activations(m, PROMPT, [(0, 1)], [7]), "position 7 is outside this prompt of 7"),
+        (lambda m: neuron_attribution(m, PROMPT, 5, [0, 9]), "position 9 is outside this prompt of 7"),
+        (lambda m: top_neurons(m, PROMPT, [Logit(token=5), CaptionToken(pos=7)]), "position 7 is outside"),
+        (lambda m: top_neurons(m, PROMPT, 97), "token 97 is outside the vocabulary of 97"),
+        (lambda m: logit_lens(m, PROMPT, [5, 200]), "token 200 is outside the vocabulary"),
+        (lambda m: act_patch_resid_pre(m, PROMPT, OTHER, 97), "token 97 is outside the vocabulary"),
+        (lambda m: act_patch_resid_pre(m, PROMPT, OTHER, 5, layers=[3]), "layer 3 is outside the model's 3 layers"),
+        (lambda m: effect_of(m, PROMPT, ablate([(0, 1)], m), 97), "target 97 is outside the vocabulary"),
+        (lambda m: effect_of(m, PROMPT, [("blocks.7.mlp.hook_post", lambda a, hook: a)], 5), "no hook point"),
+    ],
+)
+def test_refused_before_any_forward_pass(kind, call, message):
+    model = hosted("gpt-j", kind)
+    with forward_passes(model) as passes, pytest.raises(ValueError, match=message):
+        call(model)
+    assert not passes
+    with forward_passes(model) as passes:
+        neuron_attribution(model, PROMPT, 5)
+    assert passes, "the count must be able to fail"
+
+
+@pytest.fixture(scope="module")
+def overflowing():
+    """GPT-J in float16 whose second MLP writes more than float16 can hold."""
+    plain = random_language_model("gpt-j", dtype=torch.float16)
+    with torch.no_grad():
+        plain.transformer.h[1].mlp.fc_out.weight.mul_(6e4)
+    return host_model("bridge", plain)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: neuron_attribution(m, PROMPT, 5),
+        lambda m: top_neurons(m, PROMPT, 5, score="local_direct_effect"),
+        lambda m: top_neurons(m, PROMPT, 5, score="integrated_gradients"),
+        lambda m: ablation_effects(m, PROMPT, 5, [(0, 1)]),
+        lambda m: effect_of(m, PROMPT, ablate([(0, 1)], m), 5),
+        lambda m: logit_lens(m, PROMPT, 5),
+        lambda m: act_patch_resid_pre(m, PROMPT, OTHER, 5, layers=[0], positions=[0]),
+    ],
+)
+def test_overflow_in_half_precision_is_never_a_number(overflowing, call):
+    with pytest.raises(FloatingPointError, match="float32"):
+        call(overflowing)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_layer": 2}, r"the run given has no 'blocks.2"),
+        ({"n_embd": 32, "n_inner": 44, "n_head": 4}, "was it made with another model"),
+    ],
+)
+def test_cache_of_another_model_is_refused_when_hooks_are_built(changed, message):
+    config = LAYOUTS["gpt-j"].__class__.from_dict({**LAYOUTS["gpt-j"].to_dict(), **changed})
+    config._attn_implementation = "eager"
+    _, cache = host.wrap(AutoModelForCausalLM.from_config(config)).run_with_cache(PROMPT)
+    model = hosted("gpt-j", "bridge")
+    for build in (
+        lambda: patch_resid_pre([1, 2], model, run=cache, positions=[1]),
+        lambda: patch_neurons([(1, 1), (2, 3)], model, run=cache, positions=[1]),
+        lambda: patch_heads([(1, 0), (2, 1)], model, run=cache, positions=[1]),
+        lambda: freeze_attention(model, run=cache, layers=[1, 2]),
+    ):
+        with pytest.raises(ValueError, match=f"{message}|pattern"):
+            build()
