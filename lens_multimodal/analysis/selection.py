@@ -1,5 +1,6 @@
 """What users name (positions, layers, tokens), checked before any forward pass; and the precision of results."""
 
+from operator import index
 from typing import Any
 
 import torch
@@ -39,12 +40,16 @@ def resolve_position(pos: Any, n_pos: int) -> int:
 def resolve_layers(layers: Any, model: nn.Module) -> tuple[int, ...]:
     """Layers in ascending order; None means all.
 
-    Raises: ValueError for no layer, one outside the model, or one given twice.
+    Raises: ValueError for no layer, one outside the model, or one given twice; TypeError for anything else than whole
+        numbers.
     """
     n_layers = host.shape(model).n_layers
     if layers is None:
         return tuple(range(n_layers))
-    found = sorted(int(layer) for layer in (layers if hasattr(layers, "__iter__") else [layers]))
+    try:
+        found = sorted(index(layer) for layer in (layers if hasattr(layers, "__iter__") else [layers]))
+    except TypeError as error:
+        raise TypeError(f"layers are a layer number, several, or None for all; got {layers!r}") from error
     if not found:
         raise ValueError("no layers given: expected at least one, or None for all")
     if found[0] < 0 or found[-1] >= n_layers:

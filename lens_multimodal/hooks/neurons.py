@@ -41,14 +41,17 @@ def as_heads(heads: Heads, model: nn.Module) -> dict[int, Tensor]:
 def as_layers(layers: int | Sequence[int] | None, model: nn.Module) -> list[int]:
     """Layer numbers, ascending; None for all of them.
 
-    Raises: ValueError for none at all, repeated ones, or layers that the model does not have.
+    Raises: ValueError for none at all, repeated ones, or layers that the model does not have; TypeError for anything
+        else than whole numbers.
     """
     n_layers = host.shape(model).n_layers
     if layers is None:
         return list(range(n_layers))
+    if not isinstance(layers, (int, Iterable)):
+        raise TypeError(f"layers are a layer number, several, or None for all; got {layers!r}")
     given = [_integer(layer) for layer in ([layers] if isinstance(layers, int) else layers)]
     if not given:
-        raise ValueError("no layers given")
+        raise ValueError("no layers given: expected at least one, or None for all")
     if len(set(given)) < len(given):
         raise ValueError(f"layers given more than once: {sorted(x for x, n in Counter(given).items() if n > 1)}")
     _check_inside(given, n_layers, "layer")

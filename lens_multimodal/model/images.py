@@ -3,8 +3,9 @@
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -67,7 +68,7 @@ def as_picture(picture: Any) -> Image.Image:
     )
 
 
-def read_picture(file: Path | BinaryIO, *, name: str) -> Image.Image:
+def read_picture(file: Path | BytesIO, *, name: str) -> Image.Image:
     """A picture file as an RGB image.
 
     Args: name: of the file, for errors.

@@ -192,7 +192,7 @@ def test_preprocessing_round_trip_and_changes():
     assert Preprocessing.from_json(_CLIP.to_json()) == _CLIP
     squashed = encoder().with_preprocessing(interpolation="bicubic")
     assert squashed.preprocessing == Preprocessing(height=16, width=24, interpolation="bicubic")
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(ValueError, match="colour"):
         Preprocessing.from_json({**_CLIP.to_json(), "colour": 1})
 
 

@@ -237,7 +237,9 @@ class Sweep:
         """The target's value, positions counted along the prompt as it was given."""
         value = target.value(torch.nn.functional.pad(wide(logits), (0, 0, padding, 0)))
         if not bool(torch.isfinite(value)):
-            raise FloatingPointError(f"the target {target.label!r} is {float(value)}; use float32, or a wider dtype")
+            raise FloatingPointError(
+                f"the target {target.label!r} is {float(value.detach())}; use float32, or a wider dtype"
+            )
         return value
 
     def _groups(self, by_position: bool) -> tuple[list[list[int]], dict[str, list[Any]]]:
