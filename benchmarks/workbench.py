@@ -114,7 +114,9 @@ def _preset(name: str, *, device: str, dtype: torch.dtype, n_layers: int | None 
 SHAPES: dict[str, Callable[..., VisionLens]] = {
     "tiny": partial(_preset, "tiny"),
     "small": small_lens,
+    "deep": partial(small_lens, n_layers=28, d_model=256),
     "slice": partial(_preset, "gpt-j-limber-beit", n_layers=4),
     "gpt-j": partial(_preset, "gpt-j-limber-beit"),
 }
-"""By name: the embedded trio's, GPT-J's layout made small, 4 of GPT-J-6B's 28 layers, GPT-J-6B with BEiT-large."""
+"""By name: the embedded trio's, GPT-J's layout made small, the same with its 28 layers, 4 of GPT-J-6B's layers at full
+width, GPT-J-6B with BEiT-large."""
