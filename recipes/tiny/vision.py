@@ -61,7 +61,11 @@ def run(settings: Settings, work: Path, *, minutes: float | None = None, watch: 
     if done.exists() and json.loads(done.read_text())["stable_steps"] < stable_steps(settings.vision):
         done.unlink()
         (folder / "fall.pt").unlink(missing_ok=True)
-    return run_once(folder, fixed, lambda: _train(settings, work, minutes, watch))
+    torch.set_flush_denormal(True)
+    try:
+        return run_once(folder, fixed, lambda: _train(settings, work, minutes, watch))
+    finally:
+        torch.set_flush_denormal(False)  # it is a state of the processor: others in this process need theirs
 
 
 def stable_steps(settings: Vision) -> int:
@@ -247,7 +251,6 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 def _train(settings: Settings, work: Path, minutes: float | None, watch: Callable | None) -> dict[str, Any]:
     vision, folder, where = settings.vision, work / "vision", device()
-    torch.set_flush_denormal(True)
     cutouts = load(work / "pictures", splits=SPLITS, side=source_side(settings)).to(where)
     run = Run(vision, cutouts, settings.seed, where)
     stable, falling = folder / "checkpoint.pt", folder / "fall.pt"
