@@ -76,6 +76,35 @@ def test_peak_is_what_torch_allocates(shape, frozen):
         assert estimate.peak == pytest.approx(measured_peak(run), rel=within), (settings, estimate)
 
 
+def by_hand(language_model, tokens, target):
+    """Activation times gradient of all neurons with plain transformers and PyTorch hooks: the largest of each layer."""
+    kept = []
+
+    def keep(module, arguments):
+        arguments[0].retain_grad()
+        kept.append(arguments[0])
+
+    handles = [block.mlp.fc_out.register_forward_pre_hook(keep) for block in language_model.transformer.h]
+    embedded = language_model.transformer.wte(tokens).detach().requires_grad_(True)
+    language_model(inputs_embeds=embedded, use_cache=False).logits[0, -1, target].backward()
+    for handle in handles:
+        handle.remove()
+    return [(a * a.grad).detach()[0].amax(0).topk(10).values for a in kept]
+
+
+@pytest.mark.parametrize("shape", ["wide vocabulary", "long prompt", "wide MLP"])
+def test_peak_is_at_most_1_3_of_a_hand_written_backward_pass(shape):
+    config, n_pos = SHAPES[shape]
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    language_model = AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+    tokens = torch.randint(3, 90, (1, n_pos))
+    plain = measured_peak(lambda: by_hand(language_model, tokens, 5))
+    model = host.wrap(language_model)
+    ours = measured_peak(lambda: top_neurons(model, tokens, 5, range(n_pos)))
+    assert ours <= 1.3 * plain, f"{ours / plain:.2f} times"
+
+
 def test_neurons_are_among_what_is_saved():
     model = hosted("gpt-j", "bridge")
     assert saved_bytes(model, 10, layers=range(3)) > 3 * 10 * 40 * 8
