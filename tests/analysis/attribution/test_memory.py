@@ -80,7 +80,7 @@ def by_hand(language_model, tokens, target):
     """Activation times gradient of all neurons with plain transformers and PyTorch hooks: the largest of each layer."""
     kept = []
 
-    def keep(module, arguments):
+    def keep(_module, arguments):
         arguments[0].retain_grad()
         kept.append(arguments[0])
 
