@@ -3,7 +3,7 @@
 Every mean is taken within a picture first; pictures are what is resampled (Efron 1979) and what is paired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ def interval_table(
             (*key, interval.mean, interval.low, interval.high, interval.n),
         )
     return pd.DataFrame(found, columns=[*by, "mean", "low", "high", "n"])
+
+
+def by_measure(keys: pd.DataFrame, measures: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """Rows of several measures under one another: the columns of `keys`, then `measure` and `value`."""
+    return pd.concat([keys.assign(measure=name, value=values) for name, values in measures.items()])
 
 
 def paired_table(

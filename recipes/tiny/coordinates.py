@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lens_multimodal.model.vision import VisionEncoder
 from lens_multimodal.train import CaptionBatch
+from recipes.tiny.scenes import words_of
 
 EPOCHS = 15
 ROWS = 512
@@ -85,7 +86,7 @@ def _read(
         features.append(found.mean(dim=1))
         shares = torch.zeros(len(found), len(nouns))
         for row, caption in enumerate(batch.captions):
-            said = [place[word] for word in caption.replace(",", " ").replace(".", " ").split() if word in place]
+            said = [place[word] for word in words_of(caption) if word in place]
             shares[row, said] = 1 / max(1, len(said))
         truth.append(shares)
     return torch.cat(features), torch.cat(truth), first

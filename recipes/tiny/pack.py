@@ -39,13 +39,7 @@ def ship(work: Path, package: Path) -> None:
     for name in FOLDERS:
         shutil.rmtree(package / name, ignore_errors=True)
         shutil.copytree(work / "packed" / name, package / name)
-    for name in (
-        "vision.json",
-        "vision.safetensors",
-        "projection.safetensors",
-        "DATA_LICENSES",
-        "training_pictures.txt",
-    ):
+    for name in FILES:
         shutil.copyfile(work / "packed" / name, package / name)
 
 

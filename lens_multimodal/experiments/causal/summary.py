@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import in_words, interval_table, is_above, paired_table
+from lens_multimodal.experiments.statistics import by_measure, in_words, interval_table, is_above, paired_table
 
 
 def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
@@ -84,8 +84,7 @@ def _captions(captions: pd.DataFrame, seed: int) -> Summary:
         "embedding match": captions["embedding_match"],
         "BERTScore": captions["bertscore"].astype(float),
     }
-    keys = captions[["image_id", "neurons", "n_neurons"]]
-    long = pd.concat([keys.assign(measure=name, value=values) for name, values in measures.items()])
+    long = by_measure(captions[["image_id", "neurons", "n_neurons"]], measures)
     n = captions["image_id"].nunique()
     frame = interval_table(long.dropna(subset="value"), "value", by=["measure", "neurons", "n_neurons"], seed=seed)
     return Summary(

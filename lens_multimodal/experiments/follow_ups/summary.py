@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import in_words, interval_table, is_above, paired_table
+from lens_multimodal.experiments.statistics import by_measure, in_words, interval_table, is_above, paired_table
 
 
 def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
@@ -28,8 +28,7 @@ def _regions(regions: pd.DataFrame, seed: int) -> Summary:
         "captions that say the noun": regions["caption_says_noun"].astype(float),
         "overlap of attribution with differences of activation": regions["overlap_by_difference"].astype(float),
     }
-    keys = regions[["image_id", "condition"]]
-    long = pd.concat([keys.assign(measure=name, value=values) for name, values in measures.items()])
+    long = by_measure(regions[["image_id", "condition"]], measures)
     n, size = regions["image_id"].nunique(), (regions["n_object"] / regions["n_positions"]).mean()
     return Summary(
         frame=interval_table(long, "value", by=["measure", "condition"], seed=seed),
@@ -66,14 +65,13 @@ def _regions_verdict(long: pd.DataFrame, seed: int) -> str:
 
 
 def _scores(scores: pd.DataFrame, seed: int) -> Summary:
-    keys = scores[["image_id", "where"]]
     labels = {
         "spearman": "rank correlation with the paper's score",
         "overlap": "top neurons in common",
         "mean_layer": "mean layer of its top neurons",
         "mean_layer_paper": "mean layer of the paper's top neurons",
     }
-    long = pd.concat([keys.assign(measure=label, value=scores[column]) for column, label in labels.items()])
+    long = by_measure(scores[["image_id", "where"]], {label: scores[column] for column, label in labels.items()})
     n = scores["image_id"].nunique()
     return Summary(
         frame=interval_table(long, "value", by=["measure", "where"], seed=seed),
@@ -107,7 +105,8 @@ def _sensitivity(neurons: pd.DataFrame, seed: int) -> Summary:
 
 def _across(neurons: pd.DataFrame, seed: int) -> Summary:
     """Overlap of each picture's neurons with those of pictures with the same noun, and with another."""
-    frame = interval_table(_overlaps(neurons), "value", by=["compared with"], seed=seed)
+    overlaps = _overlaps(neurons)
+    frame = interval_table(overlaps, "value", by=["compared with"], seed=seed)
     chance = float(neurons["overlap_chance"].mean())
     n = neurons["image_id"].nunique()
     return Summary(
@@ -119,7 +118,7 @@ def _across(neurons: pd.DataFrame, seed: int) -> Summary:
             f"(those with a partner). Chance: {chance:.3f}."
         ),
         n_pictures=n,
-        verdict=_across_verdict(_overlaps(neurons), seed),
+        verdict=_across_verdict(overlaps, seed),
         drawing=Drawing(
             kind="bars",
             x="compared with",

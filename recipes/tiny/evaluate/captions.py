@@ -13,6 +13,7 @@ from lens_multimodal import VisionEncoder, VisionLens
 from lens_multimodal.analysis.decoding import nearest_embeddings
 from lens_multimodal.model.generation import generate
 from recipes.tiny.sample_scene import Scene
+from recipes.tiny.scenes import words_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,7 @@ def untrained_beit(like: VisionEncoder, config: dict[str, Any], *, seed: int) ->
 
 def nouns_in(caption: str, vocabulary: Sequence[str]) -> set[str]:
     """The nouns of the vocabulary that a caption says."""
-    words = set(caption.lower().replace(",", " ").replace(".", " ").split())
-    return words & set(vocabulary)
+    return set(words_of(caption)) & set(vocabulary)
 
 
 def naming(captioned: Sequence[Captioned], vocabulary: Sequence[str]) -> dict[str, float]:
@@ -96,11 +96,8 @@ def cider(captioned: Sequence[Captioned]) -> float:
     """CIDEr against the scenes' reference captions, tokenised by words (the PTB tokenizer needs Java)."""
     from pycocoevalcap.cider.cider import Cider
 
-    def words(text: str) -> str:
-        return " ".join(text.lower().replace(".", " ").replace(",", " ").split())
-
-    references = {i: [words(r) for r in c.scene.captions] for i, c in enumerate(captioned)}
-    candidates = {i: [words(f"a picture of {c.caption}")] for i, c in enumerate(captioned)}
+    references = {i: [" ".join(words_of(r)) for r in c.scene.captions] for i, c in enumerate(captioned)}
+    candidates = {i: [" ".join(words_of(f"a picture of {c.caption}"))] for i, c in enumerate(captioned)}
     return float(Cider().compute_score(references, candidates)[0])
 
 

@@ -1,6 +1,6 @@
 """Scenes with exact masks, composed on the fly from cut-outs."""
 
-from recipes.tiny.scenes.captions import PROMPT, continuation, relation, with_article
+from recipes.tiny.scenes.captions import PROMPT, continuation, relation, with_article, words_of
 from recipes.tiny.scenes.compose import NATURAL, SLOTS, STRONG, Look, Scenes, choose, compose
 from recipes.tiny.scenes.cutouts import SPLITS, CutOuts, load, of_pixels
 
@@ -20,4 +20,5 @@ __all__ = [
     "of_pixels",
     "relation",
     "with_article",
+    "words_of",
 ]

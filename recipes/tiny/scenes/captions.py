@@ -34,6 +34,11 @@ def continuation(nouns: Sequence[str], centres: Sequence[tuple[float, float]], *
     return f" {', '.join(phrases[:-1])} and {phrases[-1]}."
 
 
+def words_of(caption: str) -> list[str]:
+    """A caption's words in their order, lower case, without stops and commas."""
+    return caption.lower().replace(",", " ").replace(".", " ").split()
+
+
 def relation(first: tuple[float, float], second: tuple[float, float]) -> str | None:
     """How the first stands to the second: "above", "below", "next to", or None if they are too close."""
     across, down = second[0] - first[0], second[1] - first[1]
