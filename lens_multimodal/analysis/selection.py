@@ -1,12 +1,12 @@
 """What users name (positions, layers, tokens), checked before any forward pass; and the precision of results."""
 
-from operator import index
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from lens_multimodal.hooks.neurons import as_layers
 from lens_multimodal.model import host
 
 
@@ -43,20 +43,7 @@ def resolve_layers(layers: Any, model: nn.Module) -> tuple[int, ...]:
     Raises: ValueError for no layer, one outside the model, or one given twice; TypeError for anything else than whole
         numbers.
     """
-    n_layers = host.shape(model).n_layers
-    if layers is None:
-        return tuple(range(n_layers))
-    try:
-        found = sorted(index(layer) for layer in (layers if hasattr(layers, "__iter__") else [layers]))
-    except TypeError as error:
-        raise TypeError(f"layers are a layer number, several, or None for all; got {layers!r}") from error
-    if not found:
-        raise ValueError("no layers given: expected at least one, or None for all")
-    if found[0] < 0 or found[-1] >= n_layers:
-        raise ValueError(f"layers {found} are not all among the model's {n_layers} layers (0 to {n_layers - 1})")
-    if len(set(found)) < len(found):
-        raise ValueError(f"layers {found} are not all different")
-    return tuple(found)
+    return tuple(as_layers(layers, model))
 
 
 def resolve_token(token: Any, model: nn.Module) -> int:

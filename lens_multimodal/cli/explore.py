@@ -24,10 +24,8 @@ def explore(
 
     lens-multimodal explore --port 9000 --no-browser
     """
-    try:
-        from lens_multimodal import explorer
-    except ImportError as error:
-        raise ImportError(f"the explorer needs more ({error}): pip install 'lens-multimodal[explore]'") from error
+    from lens_multimodal import explorer
+
     lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
     if port:
         typer.echo(f"the explorer is at http://127.0.0.1:{port}/ until Ctrl+C", err=True)

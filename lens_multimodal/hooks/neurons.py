@@ -47,13 +47,12 @@ def as_layers(layers: int | Sequence[int] | None, model: nn.Module) -> list[int]
     n_layers = host.shape(model).n_layers
     if layers is None:
         return list(range(n_layers))
-    if not isinstance(layers, (int, Iterable)):
-        raise TypeError(f"layers are a layer number, several, or None for all; got {layers!r}")
-    given = [_integer(layer) for layer in ([layers] if isinstance(layers, int) else layers)]
+    given = [_integer(layer) for layer in (layers if isinstance(layers, Iterable) else [layers])]
     if not given:
         raise ValueError("no layers given: expected at least one, or None for all")
     if len(set(given)) < len(given):
-        raise ValueError(f"layers given more than once: {sorted(x for x, n in Counter(given).items() if n > 1)}")
+        twice = sorted(x for x, n in Counter(given).items() if n > 1)
+        raise ValueError(f"layers given more than once: {twice}; {given} are not all different")
     _check_inside(given, n_layers, "layer")
     return sorted(given)
 
