@@ -3,7 +3,6 @@
 import io
 import secrets
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -122,15 +121,13 @@ def read_upload(data: bytes, limits: Limits) -> Image.Image:
         raise TooLarge(f"the file has {len(data):,} bytes, more than the {limits.upload_bytes:,} allowed")
     kinds = ", ".join(FORMATS)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_pixels(image.width, image.height, limits)
-                image.load()
-                return as_picture(image)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image.width, image.height, limits)
+            image.load()
+            return as_picture(image)
     except TooLarge:
         raise
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLarge(f"the picture has more than the {limits.upload_pixels:,} pixels allowed") from None
     except UnidentifiedImageError:
         raise NotAPicture(f"this file is not a picture of a kind taken here ({kinds})") from None

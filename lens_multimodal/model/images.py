@@ -1,6 +1,5 @@
 """Pictures in any form a researcher has them, as RGB pixels."""
 
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
@@ -16,7 +15,7 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 integers from 0 to 255 (16-bit: 65,535), floats from 0 to 1. Where both readings fit, an array is `[h, w, c]` and a
 tensor `[c, h, w]`."""
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 89_000_000
 """Larger pictures are refused before they are decoded."""
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000")
@@ -74,23 +73,21 @@ def read_picture(file: Path | BytesIO, *, name: str) -> Image.Image:
     Args: name: of the file, for errors.
     Raises: ValueError for a file that is no picture of `FORMATS`, is damaged or larger than `MAX_PIXELS`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    try:
+        image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        raise ValueError(f"{name!r} is not a picture that Pillow can read (PNG, JPEG, WebP, ...)") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"{name!r} has more than {MAX_PIXELS:,} pixels; scale it down first") from None
+    except Exception as error:  # a damaged file fails in its decoder in any way
+        raise ValueError(f"{name!r} is damaged or cut off: {error}") from error
+    with image:
+        _check_size(image.width, image.height, name)
         try:
-            image = Image.open(file, formats=_formats())
-        except UnidentifiedImageError:
-            raise ValueError(f"{name!r} is not a picture that Pillow can read (PNG, JPEG, WebP, ...)") from None
-        except Image.DecompressionBombError:
-            raise ValueError(f"{name!r} has more than {MAX_PIXELS:,} pixels; scale it down first") from None
-        except Exception as error:  # a damaged file fails in its decoder in any way
+            image.load()
+            return _as_rgb(image)
+        except Exception as error:
             raise ValueError(f"{name!r} is damaged or cut off: {error}") from error
-        with image:
-            _check_size(image.width, image.height, name)
-            try:
-                image.load()
-                return _as_rgb(image)
-            except Exception as error:
-                raise ValueError(f"{name!r} is damaged or cut off: {error}") from error
 
 
 def _open(path: Path) -> Image.Image:

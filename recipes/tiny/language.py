@@ -29,7 +29,7 @@ from recipes.tiny.stage import atomic, device, load_checkpoint, run_once, save_c
 from recipes.tiny.text import read_documents
 
 DESCENT = 0.4
-RESTS = (2400,)
+RESTS = (2400, 4000)
 """Steps at which the learning rate has come down to zero on the way."""
 CHECKPOINT_SECONDS = 150
 HELD_OUT_EVERY = 200

@@ -1,14 +1,16 @@
 """Pictures in every form, and files that are none."""
 
 import struct
+import warnings
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lens_multimodal.model.images import MAX_PIXELS, as_picture, as_pictures
+from lens_multimodal.model.images import MAX_PIXELS, as_picture, as_pictures, read_picture
 from tests.lenses import picture
 
 
@@ -219,3 +221,16 @@ def test_other_things():
 def test_a_float_picture_of_pillow_with_nan():
     with pytest.raises(ValueError, match="NaN"):
         as_picture(Image.fromarray(np.full((4, 4), np.nan, dtype=np.float32)))
+
+
+def test_reading_changes_no_warning_filters(tmp_path):
+    """Filters belong to the process: changed while a thread reads pictures, they lose the warnings of others."""
+
+    class OfAnotherThread(BytesIO):
+        def read(self, *size: int | None) -> bytes:
+            warnings.warn("of another thread", stacklevel=2)
+            return super().read(*size)
+
+    picture(1).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="of another thread"):
+        read_picture(OfAnotherThread((tmp_path / "a.png").read_bytes()), name="a.png")

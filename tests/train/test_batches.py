@@ -148,14 +148,15 @@ def test_a_batch_without_a_readable_picture(pictures: list[CaptionedPicture]) ->
 
 
 def test_threads_end_with_the_batches(pictures: list[CaptionedPicture]) -> None:
+    others = set(threading.enumerate())
     batches = batches_of(pictures, preprocessing=SIDE, batch_size=2)(0)
     next(batches)
-    assert any(t.name.startswith("pictures") for t in threading.enumerate())
+    own = [thread for thread in threading.enumerate() if thread not in others]
+    assert any(thread.name.startswith("pictures") for thread in own)
     batches.close()  # type: ignore[attr-defined]
-    for thread in threading.enumerate():
-        if thread.name.startswith("pictures"):
-            thread.join(timeout=5)
-            assert not thread.is_alive()
+    for thread in own:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
 
 
 def stream(shards: Shards, **options: int) -> BatchesFrom:
