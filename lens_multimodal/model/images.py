@@ -15,7 +15,7 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 integers from 0 to 255 (16-bit: 65,535), floats from 0 to 1. Where both readings fit, an array is `[h, w, c]` and a
 tensor `[c, h, w]`."""
 
-MAX_PIXELS = 89_000_000
+MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded."""
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000")
