@@ -57,6 +57,19 @@ def test_reading_out_the_last_residual_stream_gives_the_logits(lens_of, layout, 
     torch.testing.assert_close(host.read_out(model, kept[host.resid_post(2)]), logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@torch.no_grad()
+def test_last_logits_are_those_of_the_whole_pass_and_no_others_are_made(lens_of, layout, kind):
+    model, tokens = lens_of(layout, kind).model, torch.randint(3, 40, (2, 9))
+    whole = host.logits_of(model, tokens)
+    unembedded = []
+    handle = model.unembed.register_forward_hook(lambda module, inputs, output: unembedded.append(output.shape[1]))
+    for n in (1, 4, 9):
+        torch.testing.assert_close(host.last_logits(model, tokens, n), whole[:, -n:], rtol=1e-5, atol=1e-5)
+    handle.remove()
+    assert unembedded == [1, 4, 9]
+
+
 def test_processed_weights_are_reported():
     for no_processing, expected in ((True, "none"), (False, "processed")):
         model = host_model("bridge", hugging_face("gpt-j"))

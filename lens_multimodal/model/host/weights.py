@@ -70,7 +70,9 @@ def final_norm_centres(model: nn.Module) -> bool:
 
 def read_out(model: nn.Module, resid: Float[Tensor, "... pos d_model"]) -> Float[Tensor, "... pos d_vocab"]:
     """Final norm and unembedding of any residual stream: the logit lens."""
-    return model.unembed(model.ln_final(resid))  # type: ignore[operator]
+    norm: Any = model.ln_final
+    place = next(norm.parameters(), w_u(model)).device  # in a model split by layer the last one's
+    return model.unembed(norm(resid.to(place)))  # type: ignore[operator]
 
 
 def config(model: Any) -> Any:
