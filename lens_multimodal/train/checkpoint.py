@@ -3,15 +3,17 @@
 import json
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 
-def resume(folder: Path, linear: nn.Linear, optimizer: Any, scaler: Any, settings: Any) -> int:
+def resume(folder: Path, linear: nn.Linear, optimizers: Sequence[Optimizer], scaler: Any, settings: Any) -> int:
     path = folder / "checkpoint.pt"
     if not path.exists():
         return 0
@@ -21,7 +23,8 @@ def resume(folder: Path, linear: nn.Linear, optimizer: Any, scaler: Any, setting
         changed = {k: (before.get(k), now[k]) for k in now if before.get(k) != now[k]}
         if not changed:
             linear.load_state_dict(state["linear"])
-            optimizer.load_state_dict(state["optimizer"])
+            for optimizer, own in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(own)
             scaler.load_state_dict(state.get("scaler", {}))
     except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise ValueError(
@@ -54,12 +57,14 @@ def cut_log(path: Path, step: int) -> None:
     os.replace(partial_file, path)
 
 
-def save(folder: Path, step: int, linear: nn.Linear, optimizer: Any, scaler: Any, settings: Any) -> None:
+def save(
+    folder: Path, step: int, linear: nn.Linear, optimizers: Sequence[Optimizer], scaler: Any, settings: Any
+) -> None:
     partial_file = folder / ".checkpoint.pt.partial"
     state = {
         "step": step,
         "linear": linear.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "scaler": scaler.state_dict(),
         "settings": asdict(settings),
     }

@@ -72,7 +72,7 @@ def build(settings: Language, vocab_size: int, *, seed: int) -> GPTJForCausalLM:
 
 
 def make_faster(model: GPTJForCausalLM) -> None:
-    """The same mathematics, fewer passes over memory: no float32 attention scores, tanh-GELU in one pass.
+    """The same mathematics, fewer passes over memory: no float32 attention scores, fused tanh-GELU.
 
     On CPUs this beats the fused `scaled_dot_product_attention`, whose bfloat16 backward pass is slow there.
     """
@@ -85,6 +85,12 @@ def make_faster(model: GPTJForCausalLM) -> None:
 
     for block in model.transformer.h:
         block.attn._attn = attend
+    fuse_activation(model)
+
+
+def fuse_activation(model: GPTJForCausalLM) -> None:
+    """Tanh-GELU in one pass over memory."""
+    for block in model.transformer.h:
         block.mlp.act = nn.GELU(approximate="tanh")
 
 

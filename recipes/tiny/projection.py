@@ -16,6 +16,7 @@ from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vis
 from lens_multimodal.model.projection import save_linear
 from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, fit_projection, start_like_embeddings
 from recipes.tiny.coordinates import Coordinates, InCoordinates, caption_coordinates
+from recipes.tiny.language import fuse_activation
 from recipes.tiny.probe import Labelled, read_labelled
 from recipes.tiny.scenes import PROMPT, SLOTS, compose, continuation
 from recipes.tiny.scenes.compose import Scenes
@@ -85,6 +86,7 @@ def fit_settings(settings: Settings, *, steps: int) -> FitSettings:
         steps=steps,
         batch_size=own.batch,
         learning_rate=own.learning_rate,
+        muon_rate=own.muon_rate,
         warmup=min(own.warmup, steps),
         dropout=own.dropout,
         prompt=PROMPT,
@@ -114,6 +116,7 @@ def fit_map(
         found = caption_coordinates(vision, batches_from(BEFORE), nouns, scenes=scenes, seed=settings.seed)
         save_checkpoint(kept, {"mean": found.mean, "axes": found.axes})
     coordinates = Coordinates(**(load_checkpoint(kept) or {}))
+    fuse_activation(model)
     lens = attach_vision(
         model,
         vision=InCoordinates(vision, coordinates),

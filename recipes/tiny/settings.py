@@ -93,8 +93,9 @@ class Projection:
     """Captioned scenes from which the coordinates of training are found."""
 
     batch: int = 64
-    steps: int = 2000
+    steps: int = 3500
     learning_rate: float = 1e-3
+    muon_rate: float = 0.002
     warmup: int = 20
     dropout: float = 0.1
 

@@ -101,6 +101,26 @@ def test_settings_of_one_step_written_out(lens: VisionLens, tmp_path: Path) -> N
     assert losses(tmp_path / "fit") == pytest.approx([loss.item()], rel=1e-5)
 
 
+def test_muon_steps_along_the_gradients_polar_factor(lens: VisionLens, tmp_path: Path) -> None:
+    """Every singular direction of the weight's gradient gets about the same step; the bias takes AdamW's."""
+    from lens_multimodal.train.loss import token_losses
+
+    settings = replace(SETTINGS, steps=1, dropout=0.0, warmup=0, learning_rate=0.02, muon_rate=0.01)
+    start = random_linear().requires_grad_(True)
+    token_losses(lens, start, next(batches(lens, 8)(0)), prompt=" picture").mean().backward()
+    assert start.weight.grad is not None
+    assert start.bias.grad is not None
+    u, sizes, v = torch.linalg.svd(start.weight.grad, full_matrices=False)
+    clear = sizes > 0.05 * sizes[0]
+    linear = fit(lens, tmp_path / "fit", settings)
+    rows, columns = start.weight.shape
+    step = (start.weight - linear.weight).detach() / (0.01 * max(1.0, rows / columns) ** 0.5)
+    along = torch.einsum("dk,dv,kv->k", u, step, v)[clear]
+    assert clear.sum() > 4
+    assert ((along > 0.6) & (along < 1.3)).all()
+    torch.testing.assert_close((start.bias - linear.bias).detach(), 0.02 * start.bias.grad.sign(), rtol=1e-2, atol=1e-4)
+
+
 @pytest.mark.parametrize("accumulation", [2, 8])
 def test_accumulation_equals_one_larger_batch(accumulation: int, lens: VisionLens, tmp_path: Path) -> None:
     """With dropout, and although the batches hold unequal numbers of tokens."""
@@ -112,10 +132,12 @@ def test_accumulation_equals_one_larger_batch(accumulation: int, lens: VisionLen
     assert not torch.allclose(other, whole, atol=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-def test_resumed_equals_uninterrupted_to_the_bit(precision: str, lens: VisionLens, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "muon_rate"), [("no", None), ("bf16", None), ("fp16", None), ("fp16", 0.01)])
+def test_resumed_equals_uninterrupted_to_the_bit(
+    precision: str, muon_rate: float | None, lens: VisionLens, tmp_path: Path
+) -> None:
     """Killed in step 4, after the checkpoint of step 2: weights, files and the log are those of one run."""
-    settings = replace(SETTINGS, steps=5, gradient_accumulation=2, precision=precision)
+    settings = replace(SETTINGS, steps=5, gradient_accumulation=2, precision=precision, muon_rate=muon_rate)
     fit(lens, tmp_path / "whole", settings)
 
     def killed(first: int) -> Iterator[CaptionBatch]:
@@ -248,6 +270,7 @@ def test_only_a_linear_layer(lens: VisionLens, tmp_path: Path) -> None:
         ({"steps": 0}, "steps must be at least 1"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"precision": "int8"}, "precision must be no, bf16 or fp16"),
+        ({"muon_rate": -0.1}, "muon_rate must be positive"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive"),
         ({"gradient_clipping": 0.0}, "gradient_clipping must be positive"),
