@@ -22,6 +22,10 @@ from lens_multimodal.lens import VisionLens
 Made = TypeVar("Made")
 
 
+class UnreadablePicture(ValueError):
+    """A picture that the rows of a scene need cannot be read: the scene is left out, and the report says so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What an experiment may use; the engine makes one for each picture and experiment."""

@@ -15,7 +15,16 @@ from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Context, Drawing, Summary
 from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.seeds import seed_for
-from lens_multimodal.experiments.statistics import in_words, interval_table, is_above, paired_table
+from lens_multimodal.experiments.statistics import (
+    ENOUGH,
+    in_words,
+    interval_table,
+    is_above,
+    paired_table,
+    too_few,
+)
+
+PAPERS = "activation_x_gradient"
 
 MEASURES = {
     "spearman": "rank correlation with the true effect",
@@ -96,7 +105,8 @@ class Faithfulness:
                     f"Neurons of {n} pictures ablated one by one at the image positions. Rank correlation of each "
                     f"score with the true effects (1: the same order), share of the truly best tenth among the best "
                     f"tenth, and by how much the noun's logit has fallen on average while neurons are ablated best "
-                    f"first, or risen while they are given back (more is better). `ablation` is the truth itself."
+                    f"first, or risen while they are given back (more is better). The score called ablation is the "
+                    f"truth itself."
                 ),
                 n_pictures=n,
                 verdict=_verdict(scores, seed),
@@ -115,22 +125,27 @@ def _scores(settings: FaithfulnessSettings, seed: int) -> dict[str, str | Score]
 
 
 def _verdict(scores: pd.DataFrame, seed: int) -> str:
+    """The score of the highest rank correlation, and by how much it leads the next and the paper's."""
     usable = scores[~scores["score"].isin(["ablation", "random"])]
-    means = interval_table(usable, "spearman", by=["score"], seed=seed).sort_values("mean", ascending=False)
-    if not len(means) or means["n"].max() < 2:
-        return ""
+    means = interval_table(usable, "spearman", by=["score"], seed=seed)
+    means = means[means["n"] >= ENOUGH].sort_values("mean", ascending=False, kind="stable")
+    if not len(means):
+        return too_few(usable["image_id"].nunique())
     best = means.iloc[0]
-    paper = means[means["score"] == "activation_x_gradient"]
-    parts = [
-        f"Most faithful of the scores is {best['score']}: rank correlation with the true effects "
+    said = (
+        f"The highest rank correlation with the true effects has {best['score']}: "
         f"{in_words(best['mean'], best['low'], best['high'])} (n = {int(best['n'])} pictures)"
-    ]
-    if len(paper) and best["score"] != "activation_x_gradient":
-        row = paper.iloc[0]
-        difference = paired_table(
-            usable, "spearman", pair="score", first=best["score"], second="activation_x_gradient", seed=seed
-        ).iloc[0]
-        clear = "clearly" if is_above(difference["low"], difference["high"]) else "not distinguishably"
-        own = in_words(row["mean"], row["low"], row["high"])
-        parts.append(f"; the paper's activation times gradient has {own}, {clear} less")
-    return "".join(parts) + "."
+    )
+    behind = means.iloc[1:]
+    behind = behind[behind["score"].isin([*behind["score"].head(1), PAPERS])]
+    return "; ".join([said, *(_behind(usable, str(best["score"]), row, seed) for _, row in behind.iterrows())]) + "."
+
+
+def _behind(usable: pd.DataFrame, best: str, row: pd.Series, seed: int) -> str:
+    paired = paired_table(usable, "spearman", pair="score", first=best, second=row["score"], seed=seed)
+    own = in_words(row["mean"], row["low"], row["high"])
+    name = f"{row['score']} (the paper's)" if row["score"] == PAPERS else str(row["score"])
+    if not len(paired) or paired["n"].iloc[0] < ENOUGH:
+        return f"{name} has {own}, on too few of the same pictures to compare"
+    clear = "clearly less" if is_above(paired["low"].iloc[0], paired["high"].iloc[0]) else "not distinguishably less"
+    return f"{name} has {own}, {clear} on the {int(paired['n'].iloc[0])} pictures that have both"

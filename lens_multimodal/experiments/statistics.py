@@ -14,6 +14,9 @@ from lens_multimodal.analysis.effects import bootstrap_interval
 
 LEVEL = 0.95
 
+ENOUGH = 6
+"""Fewest pictures for a verdict: with five, not even equal signs reach p < 0.05 in the sign-flip test."""
+
 
 def interval_table(
     rows: pd.DataFrame, value: str, *, by: Sequence[str] = (), seed: int = 0, level: float = LEVEL
@@ -121,13 +124,25 @@ def is_above(low: float, high: float, threshold: float = 0.0) -> bool | None:
     return bool(low > threshold)
 
 
-def in_words(mean: float, low: float, high: float, *, digits: int = 2, percent: bool = False) -> str:
-    """`0.31 [0.25, 0.38]`, or `31 % [25, 38]`."""
-    if percent:
-        numbers = [f"{100 * x:.{max(digits - 2, 0)}f}" if np.isfinite(x) else "?" for x in (mean, low, high)]
-        return f"{numbers[0]} % [{numbers[1]}, {numbers[2]}]"
-    numbers = [f"{x:.{digits}f}" if np.isfinite(x) else "?" for x in (mean, low, high)]
-    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+def too_few(n: int) -> str:
+    """What stands in a verdict's place where there are fewer than `ENOUGH` pictures; "" for none at all."""
+    return f"No verdict: {n} of this run's pictures count here, it takes {ENOUGH}." if n else ""
+
+
+def in_words(
+    mean: float, low: float, high: float, *, digits: int = 2, percent: bool = False, signed: bool = False
+) -> str:
+    """`0.31 [0.25, 0.38]`, or `31 % [25, 38]`; a change may carry its sign, `+31 % [+25, +38]`."""
+    digits, unit = (max(digits - 2, 0), " %") if percent else (digits, "")
+    numbers = [_rounded(100 * x if percent else x, digits, signed) for x in (mean, low, high)]
+    return f"{numbers[0]}{unit} [{numbers[1]}, {numbers[2]}]"
+
+
+def _rounded(value: float, digits: int, signed: bool) -> str:
+    if not np.isfinite(value):
+        return "?"
+    rounded = round(float(value), digits) + 0.0  # never -0
+    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}"
 
 
 def _groups(rows: pd.DataFrame, value: str, by: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lens_multimodal.model.vision import Preprocessing
 from recipes.tiny.projection import digest, load_language_model
+from recipes.tiny.samples import WITHOUT
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
 
@@ -66,7 +67,8 @@ def _pack(settings: Settings, work: Path) -> dict[str, Any]:
         save_file({k: v.to(torch.float16).contiguous() for k, v in state.items()}, packed / f"{target}.safetensors")
     shutil.rmtree(packed / "scenes", ignore_errors=True)
     (packed / "scenes").mkdir()
-    shutil.copytree(work / "samples" / "images", packed / "scenes" / "images")
+    for name in ("images", WITHOUT):
+        shutil.copytree(work / "samples" / name, packed / "scenes" / name)
     for name in ("instances.json", "captions.json"):
         _compact(work / "samples" / name, packed / "scenes" / name)
     (packed / "DATA_LICENSES").write_text(data_licences(work))

@@ -1,7 +1,12 @@
-"""Stage `samples`: the scenes that ship, in COCO format, half of known and half of held-out drawings."""
+"""Stage `samples`: the scenes that ship, in COCO format, half of known and half of held-out drawings.
+
+Every annotation names, beside COCO's own keys, its `drawing` (what was drawn, by whom) and `without`: the picture of
+the same scene composed without that object, as a path inside the folder.
+"""
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +19,7 @@ from tqdm.auto import tqdm
 from recipes.tiny.probe import Labelled
 from recipes.tiny.projection import read_nouns, visible_nouns
 from recipes.tiny.sample_scene import Scene
-from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, continuation, load
+from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, compose_with_removals, continuation, load
 from recipes.tiny.scenes.compose import Scenes
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
@@ -37,6 +42,8 @@ SUPERCATEGORIES = {
 CAPTIONS = 5
 """Reference captions of each scene, as COCO has; the first names the largest object first, the others any."""
 JPEG_QUALITY = 92
+WITHOUT = "without"
+"""Folder of the scenes that lack one object, and the key that names them; the picture is called as the annotation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +59,8 @@ class Drawing:
 
 
 def run(settings: Settings, work: Path) -> dict[str, Any]:
-    """Compose, write `images/`, `instances.json` and `captions.json` under `work/samples`."""
-    fixed = settings.of("scenes")
+    """Compose, write `images/`, `without/`, `instances.json` and `captions.json` under `work/samples`."""
+    fixed = {**settings.of("scenes"), "removals": True}
     return run_once(work / "samples", fixed, lambda: _make(settings, work))
 
 
@@ -72,7 +79,8 @@ def _make(settings: Settings, work: Path) -> dict[str, Any]:
     nouns = read_nouns(work)
     drawings = read_drawings(work / "pictures" / "pictures.csv", nouns)
     folder = work / "samples"
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for name in ("images", WITHOUT):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
     captions: list[dict] = []
@@ -82,13 +90,13 @@ def _make(settings: Settings, work: Path) -> dict[str, Any]:
         counts = torch.tensor([1] * own.singles_each + [2 + i % 2 for i in range(total - own.singles_each)])
         data = labelled(work, drawings, splits, nouns, side=settings.pictures.size)
         generator = Generator().manual_seed(settings.seed + (7 if half == "known" else 8))
-        scenes = seen_scenes(data, counts, nouns, size=own.size, generator=generator)
+        scenes = seen_scenes(data, counts, nouns, size=own.size, generator=generator, composed=compose_with_removals)
         for row in tqdm(range(total), desc=f"scenes of {half} drawings"):
             image_id = len(images) + 1
             name = f"{half}_{row:04d}.jpg"
-            _as_picture(scenes.image[row]).save(folder / "images" / name, quality=JPEG_QUALITY)
+            _save(scenes.image[row], folder / "images" / name)
             images.append({"id": image_id, "file_name": name, "width": own.size, "height": own.size, "drawings": half})
-            annotations += _annotations(scenes, row, image_id, len(annotations), drawings, nouns)
+            annotations += _annotations(scenes, row, image_id, len(annotations), drawings, nouns, folder)
             seen, centres = visible_nouns(scenes, data, nouns, row)
             for variant in range(CAPTIONS):
                 random = Random(f"{half}:{row}:{variant}")
@@ -143,17 +151,27 @@ def balanced(data: Labelled, counts: Tensor, *, generator: Generator) -> Tensor:
     return chosen
 
 
-def seen_scenes(data: Labelled, counts: Tensor, nouns: list[str], *, size: int, generator: Generator) -> Scenes:
+def seen_scenes(
+    data: Labelled,
+    counts: Tensor,
+    nouns: list[str],
+    *,
+    size: int,
+    generator: Generator,
+    composed: Callable[..., Scenes] = compose,
+) -> Scenes:
     """Scenes in which every object shows enough to be named; crowded ones are composed again."""
     pictures = balanced(data, counts, generator=generator)
-    scenes = compose(data.cutouts, pictures, size=size, generator=generator)
+    scenes = composed(data.cutouts, pictures, size=size, generator=generator)
     for _ in range(50):
         hidden = [r for r in range(len(counts)) if len(visible_nouns(scenes, data, nouns, r)[0]) < counts[r]]
         if not hidden:
             return scenes
-        again = compose(data.cutouts, pictures[hidden], size=size, generator=generator)
-        for field in ("image", "label", "centres", "areas"):
-            getattr(scenes, field)[hidden] = getattr(again, field)
+        again = composed(data.cutouts, pictures[hidden], size=size, generator=generator)
+        for field in fields(Scenes):
+            own = getattr(scenes, field.name)
+            if own is not None:
+                own[hidden] = getattr(again, field.name)
     raise RuntimeError(f"{len(hidden)} scenes stay crowded after 50 tries")
 
 
@@ -174,13 +192,26 @@ def _as_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray((pixels.permute(1, 2, 0) * 255).round().byte().numpy())
 
 
+def _save(pixels: Tensor, path: Path) -> None:
+    """All pictures are saved alike, so that 8 x 8 blocks of equal pixels stay equal."""
+    _as_picture(pixels).save(path, quality=JPEG_QUALITY)
+
+
 def _annotations(
-    scenes: Scenes, row: int, image_id: int, before: int, drawings: dict[int, Drawing], nouns: list[str]
+    scenes: Scenes,
+    row: int,
+    image_id: int,
+    before: int,
+    drawings: dict[int, Drawing],
+    nouns: list[str],
+    folder: Path,
 ) -> list[dict[str, Any]]:
+    """The objects of a scene; the scene without each of them is saved under the folder."""
     import numpy as np
     from pycocotools import mask as coco_mask
 
-    found = []
+    assert scenes.without is not None
+    found: list[dict[str, Any]] = []
     for slot in range(SLOTS):
         picture = int(scenes.pictures[row, slot])
         if picture < 0:
@@ -188,9 +219,12 @@ def _annotations(
         drawing = drawings[picture]
         binary = (scenes.label[row] == slot + 1).numpy().astype(np.uint8)
         rle = coco_mask.encode(np.asfortranarray(binary))
+        number = before + len(found) + 1
+        without = f"{WITHOUT}/{number}.jpg"
+        _save(scenes.without[row, slot], folder / without)
         found.append(
             {
-                "id": before + len(found) + 1,
+                "id": number,
                 "image_id": image_id,
                 "category_id": nouns.index(drawing.concept) + 1,
                 "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
@@ -199,6 +233,7 @@ def _annotations(
                 "iscrowd": 0,
                 "drawing": {"sha256": drawing.sha256, "style": drawing.style, "source": drawing.source,
                             "licence": drawing.licence, "split": drawing.split},
+                WITHOUT: without,
             }
         )  # fmt: skip
     return found

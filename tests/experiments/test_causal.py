@@ -116,26 +116,48 @@ def test_the_hook_edits_a_copy_its_own_rows_and_no_generated_token():
     ("top", "random", "said"),
     [
         (-0.8, -0.01, "MORE than random neurons"),
-        (-0.01, -0.8, "LESS than random neurons"),
+        (-0.1, -0.8, "lower its probability LESS than random neurons"),
         (-0.1, -0.1, "NOT distinguishable"),
+        (0.5, 2.0, "leave it LESS probable than random neurons"),
+        (0.5, 0.0, "leave it MORE probable than random neurons"),
     ],
 )
 def test_the_verdict_follows_the_numbers(top, random, said):
     noise = np.random.default_rng(0).normal(0, 0.05, (2, 20))
     rows = pd.DataFrame(
         [
-            {"image_id": i, "noun": "dog", "own": True, "neurons": kind, "n_neurons": n, "relative_change": mean + e}
-            for n in (10, 100)
+            {
+                "image_id": i, "noun": "dog", "own": True, "neurons": kind, "n_neurons": n, "n_model": 4000,
+                "relative_change": mean + e,
+            }
+            for n in (10, 50, 100)
             for kind, mean, errors in (("top", top, noise[0]), ("random", random, noise[1]))
             for i, e in enumerate(errors)
-            if not (n == 100 and kind == "random" and i > 3)
         ]
-    )
+    )  # fmt: skip
     found = Causal().summarise({"ablations": rows, "captions": pd.DataFrame({"image_id": []})}, seed=0)
     assert said in found["probability"].verdict
-    assert "top 10 " in found["probability"].verdict, "only four pictures have a control at 100"
+    assert "top 50 (1.2% of all)" in found["probability"].verdict, "the paper ablates up to 1.4 % of the neurons"
+    beside = found["probability"].frame.assign(key=found["probability"].paper_keys).dropna(subset="key")
+    assert beside[["neurons", "n_neurons"]].to_numpy().tolist() == [["top", 50], ["random", 50]]
     assert "n = 20" in found["probability"].verdict
     assert found["probability"].n_pictures == 20
+
+
+def test_few_controls_give_no_verdict():
+    rows = pd.DataFrame(
+        [
+            {
+                "image_id": i, "noun": "dog", "own": True, "neurons": kind, "n_neurons": 5, "n_model": 100,
+                "relative_change": -0.5,
+            }
+            for i in range(9)
+            for kind in ("top", "random")
+            if kind == "top" or i < 5
+        ]
+    )  # fmt: skip
+    found = Causal().summarise({"ablations": rows, "captions": pd.DataFrame({"image_id": []})}, seed=0)
+    assert found["probability"].verdict.startswith("No verdict: 5 of")
 
 
 def test_no_rows_make_no_tables():

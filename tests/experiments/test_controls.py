@@ -7,6 +7,7 @@ import torch
 
 from lens_multimodal.experiments.controls import Controls, ControlsSettings
 from lens_multimodal.experiments.controls.models import partner_picture, untrained_lens, with_random_weights
+from lens_multimodal.experiments.experiment import Summary
 from tests.experiments.planted import World, make_world, plain_trio
 from tests.experiments.reference import Plain
 
@@ -92,15 +93,17 @@ def test_random_weights_keep_each_parameters_mean_and_spread():
     assert (twin.weight - module.weight).abs().max() > 0.05
 
 
-def fabricated(kept: float) -> pd.DataFrame:
-    """Effects of eight pictures; under the control `kept` of them is left."""
-    noise = np.random.default_rng(0).normal(0, 0.02, (2, 8))
+def fabricated(
+    kept: float, *, says: float = 0.5, ablated: float = -0.8, pictures: int = 8, spread: float = 0.02
+) -> pd.DataFrame:
+    """Effects of some pictures; under the control `kept` of them is left."""
+    noise = np.random.default_rng(0).normal(0, spread, (2, pictures))
     return pd.DataFrame(
         [
             {
-                "image_id": i, "condition": condition, "says_noun_top": 0.5 * share + e, "says_noun_random": 0.0,
-                "relative_change_top": -0.8 * share + e, "relative_change_random": 0.0, "log_probability": -1.0,
-                "caption_says_noun": True, "overlap": 1.0,
+                "image_id": i, "condition": condition, "says_noun_top": says * share + e, "says_noun_random": 0.0,
+                "relative_change_top": ablated * share + e, "relative_change_random": 0.0, "log_probability": -1.0,
+                "caption_says_noun": condition == "picture", "overlap": 1.0,
             }
             for condition, share, errors in (("picture", 1.0, noise[0]), ("blank picture", kept, noise[1]))
             for i, e in enumerate(errors)
@@ -108,23 +111,76 @@ def fabricated(kept: float) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def differences_of(conditions: pd.DataFrame) -> Summary:
+    return Controls().summarise({"conditions": conditions}, seed=0)["differences"]
+
+
 def test_an_effect_that_a_control_keeps_is_called_an_artefact():
-    verdict = Controls().summarise({"conditions": fabricated(1.0)}, seed=0)["differences"].verdict
-    assert verdict.startswith("ARTEFACT: the effect 'says the noun'")
-    assert "kept under blank picture" in verdict
+    verdict = differences_of(fabricated(1.0)).verdict
+    assert verdict.startswith("ARTEFACT: the effect 'says the noun' (0.5")
+    assert "is kept by half or more under blank picture (10" in verdict
+    assert "the effect 'caption' (1.00 [1.00, 1.00]) is no artefact" in verdict
+    assert verdict.endswith("(n = 8 pictures).")
 
 
 def test_an_effect_that_no_control_keeps_is_none():
-    found = Controls().summarise({"conditions": fabricated(0.1)}, seed=0)
-    assert "ARTEFACT" not in found["differences"].verdict
-    assert "survives no control" in found["differences"].verdict
-    table = found["differences"].frame.set_index("effect")
-    assert not table.loc[["says the noun", "ablation"], "artefact"].any()
+    found = differences_of(fabricated(0.1))
+    assert "ARTEFACT" not in found.verdict
+    assert found.verdict.count("less than half of it is left under every control") == 3
+    assert not found.frame["artefact"].any()
+
+
+@pytest.mark.parametrize(
+    ("says", "spread", "why"),
+    [(0.0, 0.02, "not distinguishable from zero"), (0.004, 0.0001, "smaller than 0.01")],
+)
+def test_an_effect_of_practically_nothing_is_absent_and_never_kept(says, spread, why):
+    found = differences_of(fabricated(1.0, says=says, spread=spread))
+    assert "the effect 'says the noun' is ABSENT with the picture itself (" in found.verdict
+    assert f"{why}): there is nothing to keep" in found.verdict
+    assert "-0.00" not in found.verdict
+    assert found.verdict.startswith("ARTEFACT: the effect 'ablation'"), "the other effect is there, and kept"
+    row = found.frame.set_index("effect").loc["says the noun"]
+    assert np.isnan(row["kept"])
+    assert not row["artefact"]
+
+
+def test_an_effect_that_is_zero_in_every_picture_is_absent():
+    found = differences_of(fabricated(1.0, says=0.0, ablated=0.0, spread=0.0))
+    assert found.verdict.count("ABSENT with the picture itself (0.00 [0.00, 0.00], not distinguishable from zero)") == 2
+    assert "ARTEFACT" not in found.verdict
+
+
+def test_an_effect_of_the_other_sign_is_reversed():
+    found = differences_of(fabricated(1.0, says=-0.3, ablated=0.4))
+    assert found.verdict.count("is REVERSED with the picture itself") == 2
+    assert "ARTEFACT" not in found.verdict
+    assert not found.frame["artefact"].any()
+
+
+def test_a_control_whose_own_effect_is_noise_keeps_nothing():
+    table = fabricated(0.6)
+    blank = table["condition"] == "blank picture"
+    table.loc[blank, "says_noun_top"] = np.where(np.arange(blank.sum()) % 2, 5.0, -4.4)
+    found = differences_of(table).frame.set_index("effect").loc["says the noun"]
+    assert found["kept"] > 0.5
+    assert not found["artefact"]
+
+
+def test_few_pictures_give_no_verdict():
+    assert differences_of(fabricated(1.0, pictures=5)).verdict.startswith("No verdict: 5 of this run's pictures")
+
+
+def test_an_effect_without_a_control_says_so():
+    alone = fabricated(1.0)[lambda table: table["condition"] == "picture"]
+    found = differences_of(alone)
+    assert found.verdict.count("was put to no control") == 3
+    assert not len(found.frame)
 
 
 def test_shuffled_positions_keep_the_content_and_make_no_artefact():
     table = fabricated(1.0).replace({"condition": {"blank picture": "shuffled positions"}})
-    assert "ARTEFACT" not in Controls().summarise({"conditions": table}, seed=0)["differences"].verdict
+    assert "ARTEFACT" not in differences_of(table).verdict
 
 
 def test_without_the_untrained_model_its_rows_are_absent(world):

@@ -76,7 +76,7 @@ def test_the_verdicts_follow_the_numbers():
         [
             {"image_id": i, "cut": kind, "layer": layer, "relative_change": change + 0.01 * (i % 3)}
             for i in range(9)
-            for kind, layer, change in (("from", 0, -0.9), ("from", 1, -0.5), ("from", 2, -0.05), ("from", 3, -0.01))
+            for kind, layer, change in (("from", 0, -0.9), ("from", 1, -0.5), ("from", 2, -0.05), ("from", 3, 0.0))
         ]
     )
     lens = pd.DataFrame(
@@ -91,6 +91,14 @@ def test_the_verdicts_follow_the_numbers():
     assert "from layer 2 on the image is no longer needed" in found["attention cuts"].verdict
     assert "is MORE likely" in found["object against background"].verdict
     assert "at depth 2" in found["object against background"].verdict
+    assert "after Holm's correction for 3 depths" in found["object against background"].verdict
+    deeper = cuts.assign(relative_change=cuts["relative_change"].mask(cuts["layer"] == 2, -0.3))
+    verdict = Depth().summarise({"lens": lens, "cuts": deeper}, seed=0)["attention cuts"].verdict
+    assert "needed up to the last layer (without a look in layer 2 alone -30 % [-30, -30], n = 9 pictures)" in verdict
+    few = Depth().summarise({"lens": lens[lens["image_id"] < 5], "cuts": cuts[cuts["image_id"] < 5]}, seed=0)
+    assert all(
+        few[name].verdict.startswith("No verdict: 5") for name in ("attention cuts", "object against background")
+    )
 
 
 def test_settings_that_make_no_sense_are_refused():

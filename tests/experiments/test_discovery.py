@@ -6,6 +6,7 @@ import pytest
 
 from lens_multimodal.analysis import is_word
 from lens_multimodal.experiments.discovery import Discovery, DiscoverySettings
+from lens_multimodal.experiments.statistics import ENOUGH
 from lens_multimodal.experiments.words.agreement import EmbeddingSpace, first_distinct, word_match
 from tests.experiments.planted import World, make_world, plain_trio
 from tests.experiments.reference import Plain
@@ -97,12 +98,38 @@ def test_summaries_state_their_pictures_and_layers(world):
     rows = {name: pd.concat([part[name] for part in parts if len(part[name])]) for name in Discovery.tables}
     found = Discovery().summarise(rows, seed=0)
     n = rows["groups"]["image_id"].nunique()
-    assert f"n = {n} pictures" in found["words"].verdict
+    said = f"No verdict: {n} of" if n < ENOUGH else f"n = {n} pictures"
+    assert said in found["words"].verdict
+    assert found["layers"].frame["layer"].max() == 2, "layers without a found neuron are shown as well"
     shares = found["layers"].frame.query("neurons == 'top'")["mean"]
     assert shares.sum() == pytest.approx(1.0)
     counted = rows["neurons"].groupby(["layer", "neuron"])["image_id"].nunique()
     assert found["distinct"].frame["distinct"].iloc[0] == len(counted)
     assert found["captions"].n_pictures == 6
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([0, 1, 1, 2], "concentrate in the first third of the 9 layers: 100 % [100, 100] of a picture's, an even"),
+        ([3, 5, 4, 0], "concentrate in the middle third of the 9 layers: 75 % [75, 75]"),
+        ([0, 4, 8], "do NOT concentrate in any third of the layers; most are in the first third"),
+    ],
+)
+def test_all_layers_are_shown_and_the_verdict_names_where_most_neurons_lie(layers, said):
+    neurons = [
+        {"image_id": i, "layer": layer, "neuron": j, "interpretable": False}
+        for i in range(9)
+        for j, layer in enumerate(layers)
+    ]
+    empty = pd.DataFrame({"image_id": []})
+    captions = pd.DataFrame({"image_id": range(9), "right": True, "n_layers": 9})
+    given = {"groups": empty, "neurons": pd.DataFrame(neurons), "agreement": empty, "nouns": empty}
+    found = Discovery().summarise({**given, "captions": captions}, seed=0)["layers"]
+    assert found.frame["layer"].tolist() == list(range(9))
+    assert found.frame["mean"].tolist() == pytest.approx([layers.count(n) / len(layers) for n in range(9)])
+    assert said in found.verdict
+    assert found.verdict.endswith("(n = 9 pictures).")
 
 
 def test_first_distinct_goes_rank_by_rank():

@@ -113,10 +113,14 @@ def test_removing_the_object_removes_the_noun_and_removing_background_does_not(w
     found = rows(world, FollowUps(), FollowUpsSettings(covered=0.5, mean_over=1))
     regions = found["regions"].set_index("condition")
     assert regions.loc["picture", "probability"] > 0.5
-    assert regions.loc["object removed", "probability"] < 0.1
-    for harmless in ("background shuffled", "background removed", "as much background removed"):
+    assert regions.loc["object removed (mean vector)", "probability"] < 0.1
+    for harmless in (
+        "background shuffled",
+        "background removed (mean vector)",
+        "as much background removed (mean vector)",
+    ):
         assert regions.loc[harmless, "probability"] > 0.5
-    assert regions.loc["object removed", "n_object"] == 1
+    assert regions.loc["object removed (mean vector)", "n_object"] == 1
     neurons = found["neurons"].iloc[0]
     assert (neurons["layers"][0], neurons["neurons"][0]) == (LAYER, NEURON)
     assert neurons["sensitivity_top"] == pytest.approx(neurons["sensitivity_top"])

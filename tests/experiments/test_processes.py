@@ -1,4 +1,8 @@
-"""Two processes give the tables of one, also when all are killed on the way and another number goes on."""
+"""Two processes give the tables of one, also when all are killed on the way and another number goes on.
+
+The experiments themselves are run by the very command that the documentation gives, `accelerate launch -m
+lens_multimodal reproduce`. Where there is no GPU, accelerate starts several processes only when told `--multi_gpu`.
+"""
 
 import os
 import signal
@@ -73,3 +77,20 @@ def test_two_processes_killed_on_the_way_and_continued_by_one(home: Path, alone:
     assert bytes_of(out) == bytes_of(alone)
     made = [image_id for part in read_parts(out) for image_id in part.done]
     assert len(made) == len(set(made)) == COUNT
+
+
+@pytest.mark.slow
+def test_the_command_under_accelerate_launch_equals_itself_alone(tmp_path: Path) -> None:
+    command = ["-m", "lens_multimodal", "reproduce", "--only", "projection", "--only", "follow_ups", "--limit", "4"]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    for out, before in (("one", []), ("two", launcher)):
+        call = [sys.executable, *before, *command, "--out", str(tmp_path / out)]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=1500, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("report: ") == 1, "every process said it"
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / out / "tables").iterdir()} for out in ("one", "two")
+    )
+    assert len(one) == 5
+    assert one == two
+    assert {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / "two")} == {"0", "1"}

@@ -56,11 +56,11 @@ def test_hits_are_words_among_the_ten(rows):
 
 
 def test_random_tokens_are_as_many_and_fixed_by_the_picture(world, rows):
-    drawn = of(rows, "random tokens", "none")["token_ids"].tolist()
+    drawn = of(rows, "random tokens", "drawn")["token_ids"].tolist()
     assert [len(ids) for ids in drawn] == [10] * 9
     picture = world.picture(0)
     again = Projection().rows(world.context(picture, ProjectionSettings(n_tokens=12)), picture.scene)
-    assert of(again, "random tokens", "none")["token_ids"].tolist() == drawn
+    assert of(again, "random tokens", "drawn")["token_ids"].tolist() == drawn
 
 
 def test_the_random_projection_keeps_scale_and_loses_weights(world):
@@ -79,10 +79,14 @@ def test_the_verdict_follows_the_numbers(prompts, random, said):
             "image_id": image, "source": source, "way": way, "human_noun": hit, "caption_noun": hit, "shown_noun": hit,
         }
         for image in range(12)
-        for source, way, share in (("image prompts", "embedding", prompts), ("random tokens", "none", random))
+        for source, way, share in (("image prompts", "embedding", prompts), ("random tokens", "drawn", random))
         for hit in (generator.random(30) < share).tolist()
     ]  # fmt: skip
     empty = pd.DataFrame({"image_id": []})
     found = Projection().summarise({"positions": pd.DataFrame(rows), "agreement": empty}, seed=0)
     assert said in found["positions"].verdict
     assert "n = 12 pictures" in found["positions"].verdict
+    assert set(found["positions"].frame["tokens"]) == {"image prompts, nearest embedding", "random tokens"}
+    few = pd.DataFrame([row for row in rows if row["image_id"] < 5])
+    verdict = Projection().summarise({"positions": few, "agreement": empty}, seed=0)["positions"].verdict
+    assert verdict == "No verdict: 5 of this run's pictures count here, it takes 6."

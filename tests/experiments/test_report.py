@@ -15,7 +15,7 @@ from lens_multimodal.experiments import Drawing, Summary
 from lens_multimodal.experiments.reference import PaperNumber, paper_number, paper_numbers
 from lens_multimodal.experiments.report import markdown, page
 from lens_multimodal.experiments.report.cases import Cases, cases_of
-from lens_multimodal.experiments.report.content import Report, Section, entry_of, is_paper_setting
+from lens_multimodal.experiments.report.content import ANSWERS, Report, Section, against_of, entry_of, is_paper_setting
 from lens_multimodal.experiments.report.figures import figure_of
 from lens_multimodal.experiments.report.tables import number, table_of, text_of
 from tests.trio import random_picture
@@ -56,7 +56,12 @@ def report(*summaries: Summary, same_setting: bool = False, **changed: Any) -> R
         "n_pictures": 20,
         "errors": (),
         "smallest_batch": None,
-        "manifest": {"data": {"scenes": 440}, "seed": 3, "model": {"n_layers": 8, "d_mlp": 768}},
+        "manifest": {
+            "data": {"scenes": 440},
+            "seed": 3,
+            "model": {"n_layers": 8, "d_mlp": 768, "class": "TransformerBridge", "dtype": "float32", "device": "cpu"},
+            "versions": {"torch": "2.1"},
+        },
     }
     return Report(**{**given, **changed})
 
@@ -177,6 +182,38 @@ def test_the_page_fetches_nothing_and_escapes_everything() -> None:
     assert html.count("Plotly.newPlot(") >= 1
 
 
+def test_the_page_explains_its_brackets_and_names_its_versions() -> None:
+    html = page(report(summary()))
+    assert "95 % bootstrap intervals over pictures" in html
+    assert "fewer than 6 pictures" in html
+    assert "torch 2.1;" in html
+
+
+def test_every_finding_of_the_paper_stands_beside_the_verdict_on_its_own_question() -> None:
+    summaries = {
+        "discovery": {"words": summary(verdict="They speak."), "layers": summary(verdict="They lie early.")},
+        "causal": {"probability": summary(verdict=""), "difference": summary(verdict="Other.")},
+        "depth": {"attention cuts": summary(verdict="Until layer 3.")},
+    }
+    (row,) = against_of(summaries)
+    assert (row.question, row.here) == ("where translation between the modalities happens", "They lie early.")
+    assert str(row.paper) == "deeper within the transformer (seen)"
+    assert set(ANSWERS) == {key.split(".")[0] for key in paper_numbers() if key.endswith(".finding")}
+
+
+def test_a_series_that_only_a_later_panel_has_is_in_the_legend_once() -> None:
+    frame = pd.DataFrame({"kind": ["x", "x", "x", "x"], "way": ["p", "q", "q", "r"], "of": ["a", "a", "b", "b"]})
+    drawn = figure_of(
+        summary(
+            frame=frame.assign(mean=1.0),
+            paper_keys=(),
+            drawing=Drawing(kind="bars", x="kind", series="of", panels="way"),
+        )
+    )
+    assert drawn is not None
+    assert [trace.name for trace in drawn.data if trace.showlegend] == ["a", "b"]
+
+
 def test_artefacts_are_marked() -> None:
     html = page(report(summary(verdict="ARTEFACT: survives a blank image.")))
     assert re.search(r'class="verdict artefact">ARTEFACT: survives', html)
@@ -268,7 +305,7 @@ def test_the_extremes_are_the_extremes(tmp_path: Path) -> None:
     assert cases.ablations.worst[1].caption_after == "a hat"
     html = page(report(summary(), cases=cases))
     assert html.count("data:image/jpeg;base64,") == 4 * 3 + 4
-    assert "of <span" in html
+    assert re.search(r'probability of <span class="word">dog</span>: 59 % of it left', html)
 
 
 def test_no_picture_is_at_both_ends_and_lost_files_are_said(tmp_path: Path) -> None:

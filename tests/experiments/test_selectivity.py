@@ -95,6 +95,11 @@ def test_the_verdict_follows_the_numbers(top, random, said):
     assert said in found["overlap"].verdict
     assert set(found) == {"overlap", "overlap by category", "across pictures"}
     assert found["across pictures"].frame["pictures"].iloc[0] == 3
+    assert "mean of the neurons" in set(found["overlap"].frame["receptive_field_of"])
+    alone = rows[rows["image_id"] < 2]
+    few = Selectivity().summarise({"fields": alone, "maps": pd.DataFrame({"image_id": []})}, seed=0)
+    assert few["overlap"].verdict.startswith("No verdict: 2 of")
+    assert "across pictures" not in few, "no category is in two pictures"
 
 
 def test_settings_that_make_no_sense_are_refused():

@@ -9,12 +9,14 @@ import pytest
 
 from lens_multimodal.experiments.seeds import generator_for, seed_for
 from lens_multimodal.experiments.statistics import (
+    ENOUGH,
     holm,
     in_words,
     interval_table,
     is_above,
     paired_table,
     sign_flip_p,
+    too_few,
 )
 
 
@@ -104,7 +106,15 @@ def test_words_and_verdicts() -> None:
     assert is_above(0.6, 0.9, 0.5) is True
     assert in_words(0.3141, 0.25, 0.375) == "0.31 [0.25, 0.38]"
     assert in_words(-0.805, -0.9, -0.7, percent=True) == "-80 % [-90, -70]"
+    assert in_words(2.16, 1.5, -0.8, percent=True, signed=True) == "+216 % [+150, -80]"
+    assert in_words(-0.001, -0.004, 0.0) == "0.00 [0.00, 0.00]", "there is no minus zero"
     assert in_words(0.5, float("nan"), float("nan")) == "0.50 [?, ?]"
+
+
+def test_a_verdict_takes_as_many_pictures_as_a_significant_test() -> None:
+    assert sign_flip_p(np.ones(ENOUGH)) < 0.05 < sign_flip_p(np.ones(ENOUGH - 1))
+    assert too_few(2) == "No verdict: 2 of this run's pictures count here, it takes 6."
+    assert too_few(0) == ""
 
 
 def test_missing_values_and_columns() -> None:

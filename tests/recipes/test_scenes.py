@@ -18,6 +18,7 @@ from recipes.tiny.scenes import (
     Look,
     choose,
     compose,
+    compose_with_removals,
     continuation,
     load,
     of_pixels,
@@ -25,7 +26,7 @@ from recipes.tiny.scenes import (
     with_article,
 )
 from recipes.tiny.scenes.backgrounds import backgrounds
-from recipes.tiny.scenes.compose import arrange, colour_change, draw_objects, measure, object_grid, stack
+from recipes.tiny.scenes.compose import _parts, arrange, colour_change, draw_objects, measure, object_grid, stack
 
 PLAIN = Look(**{field.name: 0.0 for field in fields(Look)})
 
@@ -155,6 +156,46 @@ def test_same_seed_same_scene_and_other_seed_other_scene(cutouts: CutOuts) -> No
     assert torch.equal(once.image, again.image)
     assert torch.equal(once.label, again.label)
     assert not torch.equal(once.image, other.image)
+
+
+@pytest.mark.parametrize("look", [NATURAL, STRONG, PLAIN])
+def test_scenes_with_removals_are_the_scenes_to_the_bit(cutouts: CutOuts, look: Look) -> None:
+    pictures = choose(cutouts.ids, torch.tensor([1, 2, 3, 3]), generator=seeded())
+    once = compose(cutouts, pictures, size=32, generator=seeded(4), look=look)
+    again = compose_with_removals(cutouts, pictures, size=32, generator=seeded(4), look=look)
+    for field in ("image", "label", "pictures", "areas"):
+        assert torch.equal(getattr(once, field), getattr(again, field)), field
+    assert once.without is None
+    assert again.without is not None
+    assert torch.equal(again.without[0, 1], again.image[0]), "there is no second object to leave out"
+
+
+def test_a_scene_without_an_object_equals_it_outside_of_the_object(cutouts: CutOuts) -> None:
+    pictures = choose(cutouts.ids, torch.tensor([1, 2, 3] * 8), generator=seeded(1))
+    scenes = compose_with_removals(cutouts, pictures, size=32, generator=seeded(5))
+    _, layers, present = _parts(cutouts, pictures, size=32, generator=seeded(5), look=NATURAL)
+    assert scenes.without is not None
+    for layer, (scene, slot) in zip(layers, present.nonzero().tolist(), strict=True):
+        differs = (scenes.without[scene, slot] != scenes.image[scene]).any(dim=0)
+        near = torch.nn.functional.max_pool2d((layer[3:4] > 0).float()[None], 3, stride=1, padding=1)[0, 0] > 0
+        assert not (differs & ~near).any(), "blur reaches one pixel; background, other objects and noise are the same"
+        assert differs[scenes.label[scene] == slot + 1].float().mean() > 0.95
+
+
+def test_a_scene_without_an_object_against_a_loop_over_pixels(cutouts: CutOuts) -> None:
+    pictures = choose(cutouts.ids, torch.tensor([3, 2]), generator=seeded(2))
+    scenes = compose_with_removals(cutouts, pictures, size=12, generator=seeded(6), look=PLAIN)
+    ground, layers, present = _parts(cutouts, pictures, size=12, generator=seeded(6), look=PLAIN)
+    assert scenes.without is not None
+    places = present.nonzero().tolist()
+    for scene, slot in places:
+        others = [layer for layer, place in zip(layers, places, strict=True) if place[0] == scene and place[1] != slot]
+        for row in range(12):
+            for column in range(12):
+                colour = ground[scene, :, row, column]
+                for layer in others:
+                    colour = layer[:3, row, column] + (1 - layer[3, row, column]) * colour
+                torch.testing.assert_close(scenes.without[scene, slot, :, row, column], colour.clamp(0, 1))
 
 
 def test_images_lie_in_the_unit_interval_and_backgrounds_vary(cutouts: CutOuts) -> None:

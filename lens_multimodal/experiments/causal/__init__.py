@@ -65,7 +65,7 @@ class Causal:
     """Ablation of found against random neurons."""
 
     name = "causal"
-    version = 1
+    version = 2
     tables = ("ablations", "captions")
     settings = CausalSettings
 
@@ -83,7 +83,7 @@ class Causal:
             batch_size=context.batch_size,
         )
         return {
-            "ablations": _ablations(picture, tried, reading),
+            "ablations": _ablations(picture, tried, reading).assign(n_model=context.lens.shape.n_neurons),
             "captions": _captions(
                 context, picture, [t for t in tried if t.n_neurons in context.settings.caption_counts]
             ),

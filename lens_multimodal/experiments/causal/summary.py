@@ -3,7 +3,19 @@
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import by_measure, in_words, interval_table, is_above, paired_table
+from lens_multimodal.experiments.reference import paper_number
+from lens_multimodal.experiments.statistics import (
+    ENOUGH,
+    by_measure,
+    in_words,
+    interval_table,
+    is_above,
+    paired_table,
+    too_few,
+)
+
+PAPERS_SHARE = ("causal.counts.largest", "discovery.neurons")
+"""Entries of the reference: neurons ablated at most, and neurons there are."""
 
 
 def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
@@ -13,6 +25,7 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
         return {}
     own, other = ablations[ablations["own"]], ablations[~ablations["own"]]
     n = own["image_id"].nunique()
+    papers = papers_count(own)
     curve = interval_table(own, "relative_change", by=["neurons", "n_neurons"], seed=seed)
     paired = paired_table(
         own, "relative_change", pair="neurons", first="top", second="random", by=["n_neurons"], seed=seed
@@ -25,11 +38,15 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
                 f"Relative change of a noun's probability (-1: all of it is gone) when the N neurons of largest "
                 f"attribution, or as many random neurons of the same layers, are zero at the image positions; mean "
                 f"over {n} pictures and 95 % bootstrap interval over pictures. The control ends where a layer has too "
-                f"few other neurons."
+                f"few other neurons. {_paper_share()}: the paper's number and the verdict stand beside the largest "
+                f"count within that share here, {papers:,}."
             ),
             n_pictures=n,
-            verdict=_verdict(own, paired, seed),
-            paper_keys=_paper_keys(curve),
+            verdict=_verdict(own[own["n_neurons"] == papers], paired[paired["n_neurons"] == papers], seed),
+            paper_keys=tuple(
+                f"causal.relative_probability_change.{row.neurons}" if row.n_neurons == papers else None
+                for row in curve.itertuples()
+            ),
             drawing=Drawing(
                 kind="curve",
                 x="n_neurons",
@@ -113,32 +130,40 @@ def _captions(captions: pd.DataFrame, seed: int) -> Summary:
     )
 
 
-def _verdict(own: pd.DataFrame, paired: pd.DataFrame, seed: int) -> str:
-    """At the largest number of neurons for which at least half of the pictures have a control; over those pictures."""
-    enough = paired[paired["n"] >= max(2, paired["n"].max() / 2)]
-    if not len(enough):
-        return ""
-    last = enough.iloc[-1]
-    count = int(last["n_neurons"])
-    at = own[own["n_neurons"] == count]
+def papers_count(own: pd.DataFrame) -> int:
+    """The largest count that is no larger a share of the model's neurons than the paper ablates; else the smallest."""
+    largest, neurons = (paper_number(key).value for key in PAPERS_SHARE)
+    assert largest is not None
+    assert neurons is not None
+    within = own.loc[own["n_neurons"] <= largest / neurons * own["n_model"], "n_neurons"]
+    return int(within.max() if len(within) else own["n_neurons"].min())
+
+
+def _paper_share() -> str:
+    largest, neurons = (paper_number(key).value for key in PAPERS_SHARE)
+    assert largest is not None
+    assert neurons is not None
+    return f"The paper ablates up to {largest:,} of {neurons:,} neurons, {largest / neurons:.1%}"
+
+
+def _verdict(at: pd.DataFrame, paired: pd.DataFrame, seed: int) -> str:
+    """At one count, over the pictures that have a control there."""
+    if not len(paired) or paired["n"].iloc[0] < ENOUGH:
+        return too_few(int(paired["n"].sum()))
+    row, count = paired.iloc[0], int(paired["n_neurons"].iloc[0])
     at = at[at["image_id"].isin(at.loc[at["neurons"] == "random", "image_id"])]
     means = interval_table(at, "relative_change", by=["neurons"], seed=seed).set_index("neurons")
-    top, random = (in_words(*means.loc[kind, ["mean", "low", "high"]], percent=True) for kind in ("top", "random"))
-    said = {
-        False: "lower its probability MORE than random neurons of the same layers",
-        True: "lower its probability LESS than random neurons of the same layers",
-        None: "are NOT distinguishable from random neurons of the same layers",
-    }[is_above(last["low"], last["high"])]
-    return (
-        f"Ablated, the neurons of largest attribution for a noun {said}: without the top {count} it changes by {top}, "
-        f"without {count} random ones by {random} (n = {int(last['n'])} pictures)."
+    top, random = (
+        in_words(*means.loc[kind, ["mean", "low", "high"]], percent=True, signed=True) for kind in ("top", "random")
     )
-
-
-def _paper_keys(curve: pd.DataFrame) -> tuple[str | None, ...]:
-    """The paper's number stands beside the largest count."""
-    largest = curve["n_neurons"].max()
-    return tuple(
-        f"causal.relative_probability_change.{row.neurons}" if row.n_neurons == largest else None
-        for row in curve.itertuples()
+    lowers = is_above(means.loc["top", "low"], means.loc["top", "high"]) is False
+    said = {
+        False: "lower its probability MORE than" if lowers else "leave it LESS probable than",
+        True: "lower its probability LESS than" if lowers else "leave it MORE probable than",
+        None: "are NOT distinguishable from",
+    }[is_above(row["low"], row["high"])]
+    return (
+        f"Ablated, the neurons of largest attribution for a noun {said} random neurons of the same layers: without the "
+        f"top {count:,} ({count / int(at['n_model'].iloc[0]):.1%} of all) it changes by {top}, without {count:,} "
+        f"random ones by {random} (n = {int(row['n'])} pictures)."
     )

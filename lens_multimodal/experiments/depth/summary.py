@@ -3,7 +3,18 @@
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import in_words, interval_table, is_above, paired_table
+from lens_multimodal.experiments.statistics import (
+    ENOUGH,
+    holm,
+    in_words,
+    interval_table,
+    is_above,
+    paired_table,
+    too_few,
+)
+
+NEEDED = 0.1
+"""Share of the probability that is lost on average where the image is still needed."""
 
 
 def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
@@ -53,7 +64,7 @@ def _object(shown: pd.DataFrame, seed: int) -> Summary:
             f"pictures whose caption names an annotated category."
         ),
         n_pictures=n,
-        verdict=_object_verdict(paired, n),
+        verdict=_object_verdict(paired),
         drawing=Drawing(
             kind="curve",
             x="depth",
@@ -64,16 +75,19 @@ def _object(shown: pd.DataFrame, seed: int) -> Summary:
     )
 
 
-def _object_verdict(paired: pd.DataFrame, n: int) -> str:
-    """At the depth of the largest difference."""
-    if n < 2:
-        return ""
-    strongest = paired.loc[paired["mean"].idxmax()]
-    said = "MORE" if is_above(strongest["low"], strongest["high"]) else "NOT distinguishably more"
-    difference = in_words(strongest["mean"], strongest["low"], strongest["high"])
+def _object_verdict(paired: pd.DataFrame) -> str:
+    """At the depth of the largest difference, tested as the best of all depths."""
+    n = int(paired["n"].max())
+    if n < ENOUGH:
+        return too_few(n)
+    best = int(paired["mean"].to_numpy().argmax())
+    row, p = paired.iloc[best], holm(paired["p"].tolist())[best]
+    more = is_above(row["low"], row["high"]) and p < 0.05
+    difference = in_words(row["mean"], row["low"], row["high"])
     return (
-        f"Read out at its object's patches the noun is {said} likely than at the background: {difference} nats "
-        f"at depth {int(strongest['depth'])}, where the difference is largest (n = {n} pictures)."
+        f"Read out at its object's patches the noun is {'MORE' if more else 'NOT distinguishably more'} likely than at "
+        f"the background: {difference} nats at depth {int(row['depth'])}, where the difference is largest (p = {p:.3f} "
+        f"after Holm's correction for {len(paired)} depths, n = {int(row['n'])} pictures)."
     )
 
 
@@ -85,7 +99,8 @@ def _cuts(cuts: pd.DataFrame, seed: int) -> Summary:
         title="Text cannot look at the image",
         caption=(
             f"Relative change of the noun's probability when no text position may attend to image positions: in this "
-            f"layer and all after it (from), or in all layers before this one (up to); over {n} pictures."
+            f"layer and all after it (from), or in all layers before this one (up to); over {n} pictures. Behind the "
+            f"last layer nothing is left to cut, before the first neither."
         ),
         n_pictures=n,
         verdict=_verdict(frame, n),
@@ -102,15 +117,20 @@ def _cuts(cuts: pd.DataFrame, seed: int) -> Summary:
 
 def _verdict(frame: pd.DataFrame, n: int) -> str:
     """The earliest layer from which on the image is no longer needed: the mean loses less than a tenth."""
-    if n < 2:
-        return ""
-    whole = frame[(frame["cut"] == "from") & (frame["layer"] == 0)].iloc[0]
-    if is_above(whole["low"], whole["high"]) is not False:
-        loss = in_words(whole["mean"], whole["low"], whole["high"], percent=True)
-        return f"Cutting the text off from the image does NOT lower the noun's probability here ({loss}, n = {n})."
-    later = frame[(frame["cut"] == "from") & (frame["mean"] > -0.1)]["layer"]
-    return (
-        f"Without any look at the image the noun's probability changes by "
-        f"{in_words(whole['mean'], whole['low'], whole['high'], percent=True)}; from layer {int(later.min())} on the "
-        f"image is no longer needed (less than a tenth is lost on average, n = {n} pictures)."
-    )
+    if n < ENOUGH:
+        return too_few(n)
+    cut = frame[frame["cut"] == "from"].sort_values("layer").set_index("layer")
+    whole = in_words(*cut[["mean", "low", "high"]].iloc[0], percent=True, signed=True)
+    if is_above(cut["low"].iloc[0], cut["high"].iloc[0]) is not False:
+        return f"Cutting the text off from the image does NOT lower the noun's probability here ({whole}, n = {n})."
+    # The last row is a cut behind the last layer, which cuts nothing.
+    needed = cut.iloc[:-1]
+    later = needed.index[needed["mean"] > -NEEDED]
+    if len(later):
+        until = f"from layer {int(later.min())} on the image is no longer needed (less than a tenth is lost on average"
+    else:
+        last = in_words(*needed[["mean", "low", "high"]].iloc[-1], percent=True, signed=True)
+        until = (
+            f"the image is needed up to the last layer (without a look in layer {int(needed.index[-1])} alone {last}"
+        )
+    return f"Without any look at the image the noun's probability changes by {whole}; {until}, n = {n} pictures)."

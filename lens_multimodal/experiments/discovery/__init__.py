@@ -33,7 +33,7 @@ class Discovery:
     """The found neurons, their words, and how they fit the picture."""
 
     name = "discovery"
-    version = 1
+    version = 2
     tables = ("captions", "nouns", "neurons", "groups", "agreement")
     settings = DiscoverySettings
 
@@ -70,6 +70,7 @@ def _captions(picture: PictureState) -> pd.DataFrame:
                 "nouns": [noun.name for noun in picture.nouns],
                 "categories": list(scene.categories),
                 "right": any(noun.in_picture for noun in picture.nouns),
+                "n_layers": picture.lens.shape.n_layers,
             }
         ]
     )

@@ -3,7 +3,14 @@
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import in_words, interval_table, is_above, paired_table
+from lens_multimodal.experiments.statistics import (
+    ENOUGH,
+    in_words,
+    interval_table,
+    is_above,
+    paired_table,
+    too_few,
+)
 
 MEASURES = {
     "human_hits": "tokens that are people's nouns",
@@ -15,6 +22,8 @@ MEASURES = {
     "clipscore": "CLIPScore with the picture",
 }
 """Columns of the agreement tables and how they are called."""
+
+THIRDS = ("first", "middle", "last")
 
 SHARES = {
     "interpretable": "interpretable",
@@ -29,7 +38,7 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
     if len(rows["groups"]):
         found["words"] = _words(rows["groups"], seed)
     if len(rows["neurons"]):
-        found["layers"] = _layers(rows["neurons"], seed)
+        found["layers"] = _layers(rows["neurons"], int(rows["captions"]["n_layers"].max()), seed)
         found["distinct"] = _distinct(rows["neurons"])
     if len(rows["agreement"]):
         found["agreement"] = agreement_summary(rows["agreement"], seed=seed, verdict="")
@@ -98,8 +107,8 @@ def _words(groups: pd.DataFrame, seed: int) -> Summary:
 def _verdict(frame: pd.DataFrame, paired: pd.DataFrame) -> str:
     label = SHARES["says_noun"]
     difference = paired[paired["share"] == label]
-    if not len(difference) or difference["n"].iloc[0] < 2:
-        return ""
+    if not len(difference) or difference["n"].iloc[0] < ENOUGH:
+        return too_few(int(difference["n"].sum()))
     row = difference.iloc[0]
     means = frame[frame["share"] == label].set_index("neurons")
     top, random = (in_words(*means.loc[k, ["mean", "low", "high"]], percent=True, digits=3) for k in ("top", "random"))
@@ -112,28 +121,52 @@ def _verdict(frame: pd.DataFrame, paired: pd.DataFrame) -> str:
     )
 
 
-def _layers(neurons: pd.DataFrame, seed: int) -> Summary:
-    """Share of a picture's found neurons in each layer, so that every picture weighs the same."""
-    layers = range(int(neurons["layer"].max()) + 1)
+def _layers(neurons: pd.DataFrame, n_layers: int, seed: int) -> Summary:
+    """Share of a picture's found neurons in each layer of the model, so that every picture weighs the same."""
     parts = []
     for kind, table in (("top", neurons), ("top and interpretable", neurons[neurons["interpretable"]])):
-        if not len(table):
-            continue
-        shares = pd.crosstab(table["image_id"], table["layer"], normalize="index").reindex(
-            columns=layers, fill_value=0.0
-        )
-        long = shares.reset_index().melt(id_vars="image_id", var_name="layer", value_name="value")
-        parts.append(long.assign(neurons=kind, layer=long["layer"].astype(int)))
-    frame = interval_table(pd.concat(parts), "value", by=["neurons", "layer"], seed=seed)
+        if len(table):
+            long = _layer_shares(table, n_layers).reset_index().melt("image_id", var_name="layer", value_name="value")
+            parts.append(long.assign(neurons=kind, layer=long["layer"].astype(int)))
     n = neurons["image_id"].nunique()
     return Summary(
-        frame=frame,
+        frame=interval_table(pd.concat(parts), "value", by=["neurons", "layer"], seed=seed),
         title="Where in depth the found neurons lie",
-        caption=f"Share of a picture's found neurons in each layer; mean over {n} pictures, 95 % bootstrap intervals.",
+        caption=(
+            f"Share of a picture's found neurons in each of the {n_layers} layers; mean over {n} pictures, 95 % "
+            f"bootstrap intervals."
+        ),
         n_pictures=n,
+        verdict=_layers_verdict(neurons, n_layers, seed),
         drawing=Drawing(
             kind="bars", x="layer", series="neurons", x_title="layer", y_title="share of a picture's neurons"
         ),
+    )
+
+
+def _layer_shares(neurons: pd.DataFrame, n_layers: int) -> pd.DataFrame:
+    shares = pd.crosstab(neurons["image_id"], neurons["layer"], normalize="index")
+    return shares.reindex(columns=range(n_layers), fill_value=0.0)
+
+
+def _layers_verdict(neurons: pd.DataFrame, n_layers: int, seed: int) -> str:
+    """The third of the layers that holds most of the found neurons, against an even spread."""
+    n = neurons["image_id"].nunique()
+    if n < ENOUGH or n_layers < len(THIRDS):
+        return too_few(n) if n < ENOUGH else ""
+    third_of = [layer * len(THIRDS) // n_layers for layer in range(n_layers)]
+    long = _layer_shares(neurons, n_layers).reset_index().melt("image_id", var_name="layer", value_name="value")
+    long["third"] = [third_of[layer] for layer in long["layer"]]
+    of_thirds = long.groupby(["third", "image_id"], as_index=False)["value"].sum()
+    table = interval_table(of_thirds, "value", by=["third"], seed=seed)
+    most = table.loc[table["mean"].idxmax()]
+    even = third_of.count(most["third"]) / n_layers
+    above = is_above(most["low"], most["high"], even)
+    said = "concentrate in" if above else "do NOT concentrate in any third of the layers; most are in"
+    return (
+        f"Found neurons {said} the {THIRDS[int(most['third'])]} third of the {n_layers} layers: "
+        f"{in_words(most['mean'], most['low'], most['high'], percent=True)} of a picture's, an even spread would put "
+        f"{even:.0%} there (n = {n} pictures)."
     )
 
 

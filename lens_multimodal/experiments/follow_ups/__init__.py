@@ -1,10 +1,11 @@
 """What later work asks of such neurons (paper notes, section 5), for the first noun of each caption.
 
-- Region invariance and object removal: the neurons are found again with the background's vectors shuffled, with the
-  object's vectors replaced by a mean vector (Neo et al. 2024), with the background's replaced instead, and with as many
-  random background patches replaced. Only where the caption names an annotated category.
-- Differences of activation between the picture and the same without its object, as a way to find neurons (two-stage
-  filtering), against attribution.
+- Region invariance and object removal: the neurons are found again in the same scene composed without the object, where
+  the data set has it, beside the scene composed without another object; with the object's vectors replaced by a mean
+  vector (Neo et al. 2024), as in any data set, beside as many random background patches replaced; with the whole
+  background's vectors replaced, and shuffled. Only where the caption names an annotated category.
+- Differences of activation between the picture and the same without its object, both ways, as a way to find neurons
+  (two-stage filtering), against attribution.
 - The gradient-free score (Pan et al. 2024) against the paper's: rank correlation and overlap.
 - Semantic sensitivity: closeness of a neuron's decoded words to the noun; specificity and invariance across pictures:
   overlap of the neurons found for the same and for other nouns, here and in other pictures.
@@ -22,9 +23,18 @@ from torch import Tensor
 from lens_multimodal.analysis import Logit, top_neurons
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.controls.conditions import Conditions, as_pairs, measured
+from lens_multimodal.experiments.controls.models import vectors_of
 from lens_multimodal.experiments.depth import object_cells
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.follow_ups import summary
+from lens_multimodal.experiments.follow_ups.removal import (
+    EXACT,
+    EXACT_CONTROL,
+    REPLACED,
+    REPLACED_CONTROL,
+    picture_without,
+    picture_without_another,
+)
 from lens_multimodal.experiments.follow_ups.vectors import activation_differences, mean_vector
 from lens_multimodal.experiments.picture import PictureState, SaidNoun
 from lens_multimodal.experiments.seeds import generator_for
@@ -58,7 +68,7 @@ class FollowUps:
     """Regions, removal, gradient-free score, sensitivity, specificity, invariance."""
 
     name = "follow_ups"
-    version = 1
+    version = 2
     tables = ("regions", "scores", "neurons")
     settings = FollowUpsSettings
 
@@ -80,16 +90,20 @@ class FollowUps:
 
 def _regions(context: Context, scene: Scene, noun: SaidNoun) -> Iterator[dict[str, object]]:
     picture: PictureState = context.picture
-    on_object = object_cells(context, scene, str(noun.noun.category), context.settings.covered)
-    vectors = _without_regions(context, on_object)
+    category = str(noun.noun.category)
+    on_object = object_cells(context, scene, category, context.settings.covered)
+    vectors = _without_regions(context, on_object) | _composed_anew(context, scene, category)
     conditions = Conditions.of(context.lens, picture, noun, vectors)
     reference = as_pairs(picture.top[0])
     rows = measured(context, conditions, purpose="follow_ups", reference=reference)
-    captions = conditions.captions()
-    differences = activation_differences(conditions, of="picture", to="object removed", top_k=picture.settings.top_k)
-    by_difference = as_pairs(differences)
-    for row, caption in zip(rows, captions, strict=True):
-        removed = row["condition"] == "object removed"
+    top_k = picture.settings.top_k
+    overlap = {
+        name: len(as_pairs(activation_differences(conditions, of="picture", to=name, top_k=top_k)) & reference)
+        / len(reference)
+        for name in (EXACT, REPLACED)
+        if name in vectors
+    }
+    for row, caption in zip(rows, conditions.captions(), strict=True):
         yield {
             "image_id": scene.id,
             "noun": noun.name,
@@ -98,7 +112,7 @@ def _regions(context: Context, scene: Scene, noun: SaidNoun) -> Iterator[dict[st
             **row,
             "caption": caption,
             "caption_says_noun": noun.name in {found.name for found in context.words(caption)},
-            "overlap_by_difference": len(by_difference & reference) / len(reference) if removed else None,
+            "overlap_by_difference": overlap.get(str(row["condition"])),
         }
 
 
@@ -110,16 +124,22 @@ def _without_regions(
     own, mean = picture.vectors.detach(), mean_vector(context)
     inside, outside = on_object.nonzero().flatten(), (~on_object).nonzero().flatten()
     generator = generator_for(context.seed, "follow_ups", picture.scene.id, "regions")
-    found = {"picture": own, "object removed": own.clone()}
-    found["object removed"][inside] = mean
+    found = {"picture": own, REPLACED: own.clone()}
+    found[REPLACED][inside] = mean
     if len(outside):
         order = outside[torch.randperm(len(outside), generator=generator)]
         shuffled, without, some = own.clone(), own.clone(), own.clone()
         shuffled[outside] = own[order]
         without[outside] = mean
         some[order[: len(inside)]] = mean
-        found |= {"background shuffled": shuffled, "background removed": without, "as much background removed": some}
+        found |= {"background shuffled": shuffled, "background removed (mean vector)": without, REPLACED_CONTROL: some}
     return found
+
+
+def _composed_anew(context: Context, scene: Scene, category: str) -> dict[str, Float[Tensor, "image_pos d_model"]]:
+    """Image vectors of the scene composed without the object, and without another; nothing where there are none."""
+    pictures = {EXACT: picture_without(scene, category), EXACT_CONTROL: picture_without_another(scene, category)}
+    return {name: vectors_of(context.lens, other) for name, other in pictures.items() if other is not None}
 
 
 def _scores(context: Context, noun: SaidNoun) -> Iterator[dict[str, object]]:

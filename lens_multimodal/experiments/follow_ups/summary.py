@@ -4,7 +4,18 @@ import numpy as np
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import by_measure, in_words, interval_table, is_above, paired_table
+from lens_multimodal.experiments.follow_ups.removal import EXACT, EXACT_CONTROL, REPLACED, REPLACED_CONTROL
+from lens_multimodal.experiments.statistics import (
+    ENOUGH,
+    by_measure,
+    in_words,
+    interval_table,
+    is_above,
+    paired_table,
+    too_few,
+)
+
+CHANGE = "change of the log probability"
 
 
 def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
@@ -23,21 +34,24 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
 def _regions(regions: pd.DataFrame, seed: int) -> Summary:
     whole = regions[regions["condition"] == "picture"].set_index("image_id")["log_probability"]
     measures = {
-        "change of the log probability": regions["log_probability"] - regions["image_id"].map(whole),
+        CHANGE: regions["log_probability"] - regions["image_id"].map(whole),
         "neurons in common with the picture's": regions["overlap"],
         "captions that say the noun": regions["caption_says_noun"].astype(float),
         "overlap of attribution with differences of activation": regions["overlap_by_difference"].astype(float),
     }
     long = by_measure(regions[["image_id", "condition"]], measures)
     n, size = regions["image_id"].nunique(), (regions["n_object"] / regions["n_positions"]).mean()
+    exact = int((regions["condition"] == EXACT).sum())
     return Summary(
         frame=interval_table(long, "value", by=["measure", "condition"], seed=seed),
-        title="Regions: background shuffled, object removed",
+        title="Regions: object removed, background shuffled",
         caption=(
-            f"The picture's vectors with the background shuffled, with the object's patches replaced by the mean "
-            f"vector of the data set (removed), with the background or as many of its patches replaced; over {n} "
-            f"pictures whose caption names an annotated category. Objects take {size:.0%} of the patches. Last "
-            f"measure: neurons whose activation falls most when the object goes, among those of largest attribution."
+            f"Scene without it: the same scene composed without the object, or without another one, and seen anew by "
+            f"the encoder ({_exactly(exact, n)}). Mean vector: the image vectors of the object's patches, of as many "
+            f"random background patches or of the whole background replaced by the mean vector of the data set. "
+            f"Shuffled: the background's vectors change places. Over {n} pictures whose caption names an annotated "
+            f"category; objects take {size:.0%} of the patches. Last measure: neurons whose activation falls most when "
+            f"the object goes, among those of largest attribution."
         ),
         n_pictures=n,
         verdict=_regions_verdict(long, seed),
@@ -45,23 +59,49 @@ def _regions(regions: pd.DataFrame, seed: int) -> Summary:
     )
 
 
+def _exactly(exact: int, n: int) -> str:
+    if not exact:
+        return "this data set has no such scenes: nothing here is removed exactly"
+    return "all pictures" if exact == n else f"{exact} of {n} pictures; the data set has none for the others"
+
+
 def _regions_verdict(long: pd.DataFrame, seed: int) -> str:
-    own = long[long["measure"] == "change of the log probability"]
-    paired = paired_table(
-        own, "value", pair="condition", first="object removed", second="as much background removed", seed=seed
+    own = long[long["measure"] == CHANGE]
+    ways = (
+        (EXACT, EXACT_CONTROL, "composing the scene without the object", "composing it without another object"),
+        (
+            REPLACED,
+            REPLACED_CONTROL,
+            "replacing the object's patches by the mean vector",
+            "replacing as much background",
+        ),
     )
-    if not len(paired) or paired["n"].iloc[0] < 2:
+    said = [_way(own, seed, *way) for way in ways]
+    text = "; ".join(sentence for sentence in said if sentence)
+    return f"{text[:1].upper()}{text[1:]}." if text else too_few(own["image_id"].nunique())
+
+
+def _way(own: pd.DataFrame, seed: int, first: str, second: str, doing: str, control: str) -> str:
+    """What one way of removing the object does to the noun, by itself and against its control."""
+    alone = interval_table(own[own["condition"] == first], "value", seed=seed)
+    if not len(alone) or alone["n"].iloc[0] < ENOUGH:
         return ""
-    row = paired.iloc[0]
-    said = {
-        False: "lowers the noun's probability MORE than removing as much background",
-        True: "lowers the noun's probability LESS than removing as much background",
-        None: "does NOT lower the noun's probability distinguishably more than removing as much background",
-    }[is_above(row["low"], row["high"])]
-    return (
-        f"Removing the object {said}: difference of log probability {in_words(row['mean'], row['low'], row['high'])} "
-        f"(n = {int(row['n'])} pictures)."
+    row = alone.iloc[0]
+    does = {False: "LOWERS", True: "RAISES", None: "does NOT distinguishably change"}[is_above(row["low"], row["high"])]
+    said = (
+        f"{doing} {does} the noun's log probability: {in_words(row['mean'], row['low'], row['high'])} "
+        f"(n = {int(row['n'])} pictures)"
     )
+    paired = paired_table(own, "value", pair="condition", first=first, second=second, seed=seed)
+    if not len(paired) or paired["n"].iloc[0] < ENOUGH:
+        return said
+    row = paired.iloc[0]
+    against = {
+        False: f"it leaves the noun LESS likely than {control} does",
+        True: f"it leaves the noun MORE likely than {control} does",
+        None: f"it is NOT distinguishable from {control}",
+    }[is_above(row["low"], row["high"])]
+    return f"{said}; {against}: difference {in_words(row['mean'], row['low'], row['high'])} (n = {int(row['n'])})"
 
 
 def _scores(scores: pd.DataFrame, seed: int) -> Summary:
@@ -139,8 +179,8 @@ def _across_verdict(overlaps: pd.DataFrame, seed: int) -> str:
         second="another picture, another noun",
         seed=seed,
     )
-    if not len(paired) or paired["n"].iloc[0] < 2:
-        return ""
+    if not len(paired) or paired["n"].iloc[0] < ENOUGH:
+        return too_few(int(paired["n"].sum()))
     row = paired.iloc[0]
     said = {True: "MORE", False: "FEWER", None: "NOT distinguishably more"}[is_above(row["low"], row["high"])]
     return (

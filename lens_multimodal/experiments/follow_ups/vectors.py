@@ -1,8 +1,10 @@
 """Pictures without their object: what stands in its place, and which neurons notice."""
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_multimodal.analysis.selection import wide
@@ -44,10 +46,11 @@ def activation_differences(conditions: Conditions, *, of: str, to: str, top_k: i
     rows = [conditions.names.index(name) for name in (of, to)]
     model = conditions.lens.model
     names = [host.mlp_post(layer) for layer in range(host.shape(model).n_layers)]
-    kept = record(model, conditions.tokens[rows], names)
+    size = min(len(rows), conditions.picture.batch_size)
+    kept = [record(model, conditions.tokens[rows[start : start + size]], names) for start in range(0, len(rows), size)]
     at = conditions.picture.image_pos
     largest = torch.stack(
-        [wide(kept[n][0, at.to(kept[n].device)] - kept[n][1, at.to(kept[n].device)]).amax(0).cpu() for n in names]
+        [wide(own[0] - other[0]).amax(0).cpu() for own, other in (_rows_at(kept, name, at) for name in names)]
     )
     best = largest.flatten().argsort(descending=True, stable=True)[:top_k]
     d_mlp = largest.shape[1]
@@ -58,3 +61,10 @@ def activation_differences(conditions: Conditions, *, of: str, to: str, top_k: i
             "difference": largest.flatten()[best].numpy(),
         }
     )
+
+
+def _rows_at(
+    kept: Sequence[Mapping[str, Tensor]], name: str, at: Int[Tensor, " image_pos"]
+) -> list[Float[Tensor, "1 image_pos d_mlp"]]:
+    """Each row's activations at some positions, whatever batches they came in."""
+    return [row[None, at.to(row.device)] for batch in kept for row in batch[name]]

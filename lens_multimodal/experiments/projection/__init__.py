@@ -40,7 +40,7 @@ class Projection:
     """Image prompts read as words."""
 
     name = "projection"
-    version = 1
+    version = 2
     tables = ("positions", "agreement")
     settings = ProjectionSettings
 
@@ -58,7 +58,7 @@ class Projection:
             ("random projection", "unembedding"): read_out_tokens(
                 context.lens.model, random_vectors, top_k=WORDS_READ, probabilities=False
             ),
-            ("random tokens", "none"): _random(context, len(shown)),
+            ("random tokens", "drawn"): _random(context, len(shown)),
         }
         positions = [row for key, found in read.items() for row in _positions(context, *key, found, shown)]
         agreement = Agreement.of(context, settings)

@@ -1,13 +1,13 @@
 """What a report says, before it is a page: verdicts, tables, figures, cases, and what the run was."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
 from lens_multimodal.experiments.experiment import Summary
-from lens_multimodal.experiments.reference import PaperNumber, paper_numbers, paper_setting
+from lens_multimodal.experiments.reference import PaperNumber, paper_number, paper_setting
 from lens_multimodal.experiments.report.cases import Cases, cases_of
 from lens_multimodal.experiments.report.figures import figure_of
 from lens_multimodal.experiments.report.tables import Table, table_of
@@ -25,6 +25,9 @@ QUESTIONS = {
     "follow_ups": "What do later methods say about the same neurons?",
 }
 """Headings of the experiments."""
+
+ANSWERS = {"projection": "positions", "discovery": "layers", "selectivity": "overlap", "causal": "probability"}
+"""The summary whose verdict answers what the paper finds, by experiment."""
 
 ARTEFACT = "ARTEFACT"
 
@@ -101,7 +104,7 @@ def report_of(results: Results) -> Report:
     return Report(
         title=f"Multimodal neurons: {manifest['model']['name']}",
         sections=sections,
-        against=tuple(_against(sections)),
+        against=tuple(against_of(results.summaries)),
         same_setting=same,
         cases=cases_of(results.tables, manifest),
         n_pictures=len({image_id for part in parts for image_id in part.done}),
@@ -130,11 +133,10 @@ def is_paper_setting(manifest: Mapping[str, Any]) -> bool:
     return shape == (28, 4096, (14, 14)) and "2017" in str(manifest["folder"])
 
 
-def _against(sections: tuple[Section, ...]) -> list[Against]:
-    by_name = {section.name: section for section in sections}
-    findings = {key.split(".")[0]: n for key, n in paper_numbers().items() if key.endswith(".finding")}
-    return [
-        Against(question=by_name[name].question, paper=finding, here=by_name[name].verdicts[0])
-        for name, finding in findings.items()
-        if name in by_name and by_name[name].verdicts
-    ]
+def against_of(summaries: Mapping[str, Mapping[str, Summary]]) -> Iterator[Against]:
+    """Every finding of the paper beside the verdict on the same question."""
+    for name, answer in ANSWERS.items():
+        summary = summaries.get(name, {}).get(answer)
+        if summary is not None and summary.verdict:
+            finding = paper_number(f"{name}.finding")
+            yield Against(question=finding.what, paper=finding, here=summary.verdict)

@@ -49,10 +49,15 @@ def figure_of(summary: Summary) -> go.Figure | None:
         horizontal_spacing=0.04 if lying else 0.09,
     )
     names = _series_names(frame, drawing)
+    listed: set[Any] = set()
     for number, panel in enumerate(panels):
         row, column = divmod(number, n_columns)
         part = frame if panel is None else frame[frame[drawing.panels] == panel]
         for trace in _traces(part, drawing, names, first=number == 0, lying=lying):
+            if drawing.series is not None and _is_of_series(trace):
+                # A later panel may be the first to have a series.
+                trace.showlegend = trace.name not in listed
+                listed.add(trace.name)
             figure.add_trace(trace, row=row + 1, col=column + 1)
     _axes(figure, drawing, frame, lying=lying)
     head = HEAD if drawing.panels is None else HEAD + PANEL_TITLE
@@ -65,6 +70,11 @@ def figure_of(summary: Summary) -> go.Figure | None:
     )
     figure.update_layout(title={"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 14}})
     return figure
+
+
+def _is_of_series(trace: go.Scatter | go.Bar | go.Heatmap) -> bool:
+    """Bars, lines and points, not the bands behind them."""
+    return trace.type == "bar" or (trace.type == "scatter" and trace.mode != "lines")
 
 
 def _is_lying(frame: pd.DataFrame, drawing: Drawing) -> bool:
@@ -93,7 +103,6 @@ def _traces(
             continue
         label = escaped(name) if drawing.series is not None else escaped(drawing.y_title or drawing.y)
         colour = _colour(name, names)
-        shown = first and drawing.series is not None
         if drawing.kind == "curve":
             part = part.sort_values(drawing.x)
             if _has_interval(part, drawing):
@@ -104,7 +113,7 @@ def _traces(
                 y=part[drawing.y],
                 name=label,
                 legendgroup=label,
-                showlegend=shown,
+                showlegend=False,
                 mode="lines+markers" if drawing.kind == "curve" else "markers",
                 line={"color": colour},
                 marker={"color": colour, "size": 6 if drawing.kind == "curve" else 8},
@@ -119,7 +128,7 @@ def _traces(
                 orientation="h" if lying else "v",
                 name=label,
                 legendgroup=label,
-                showlegend=shown,
+                showlegend=False,
                 marker_color=_bar_colours(part, drawing, colour),
                 error_x=whiskers if lying else None,
                 error_y=None if lying else whiskers,

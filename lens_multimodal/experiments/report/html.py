@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from lens_multimodal.experiments.report.content import ARTEFACT, Report
 from lens_multimodal.experiments.report.markdown import facts
+from lens_multimodal.experiments.statistics import ENOUGH
 
 
 def page(report: Report) -> str:
@@ -21,6 +22,7 @@ def page(report: Report) -> str:
         report=report,
         facts=facts(report),
         artefact=ARTEFACT,
+        enough=ENOUGH,
         plotly=get_plotlyjs() if any(e.figure is not None for s in report.sections for e in s.entries) else "",
         manifest=_compact(json.dumps(report.manifest, indent=1, ensure_ascii=False)),
     )

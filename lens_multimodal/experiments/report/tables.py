@@ -11,7 +11,13 @@ from lens_multimodal.experiments.reference import paper_number, paper_setting
 
 NOTHING = "-"
 
-NAMES = {"n": "pictures", "p": "p (sign flips)", "n_neurons": "neurons ablated", "iou": "IoU"}
+NAMES = {
+    "n": "pictures",
+    "p": "p (sign flips)",
+    "n_neurons": "neurons ablated",
+    "iou": "IoU",
+    "iou_lowest": "lowest IoU",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,16 @@
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import in_words, interval_table, is_above, paired_table
+from lens_multimodal.experiments.statistics import (
+    ENOUGH,
+    in_words,
+    interval_table,
+    is_above,
+    paired_table,
+    too_few,
+)
+
+UNITS = {"mean": "mean of the neurons", "neuron": "each neuron alone"}
 
 MOST_GROUPS = 24
 """Categories shown, those of most pictures first."""
@@ -19,7 +28,9 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
     for column, plural in (("supercategory", "supercategories"), ("category", "categories")):
         if means[column].nunique() > 1:
             found[f"overlap by {column}"] = _by(means, column, plural, seed)
-    found["across pictures"] = _across(fields[(fields["unit"] == "neuron")])
+    top = fields[(fields["unit"] == "neuron") & (fields["neurons"] == "top")]
+    if (top.groupby("category")["image_id"].nunique() > 1).any():
+        found["across pictures"] = _across(top)
     return found
 
 
@@ -29,25 +40,27 @@ def _overlap(fields: pd.DataFrame, seed: int) -> Summary:
     frame = frame.merge(paired[["unit", "p"]].rename(columns={"p": "p top against random"}), on="unit", sort=False)
     n = fields["image_id"].nunique()
     return Summary(
-        frame=frame,
+        frame=frame.assign(unit=frame["unit"].map(UNITS)).rename(columns={"unit": "receptive_field_of"}),
         title="Receptive fields against segmentations",
         caption=(
             f"Intersection over union of receptive fields with the segmentation of the noun's category: of the mean "
-            f"activation of a noun's best interpretable neurons (mean, as in the paper) and of each alone (neuron), "
-            f"against random neurons of the same layers. {n} pictures whose caption names an annotated category; the "
+            f"activation of a noun's best interpretable neurons (as in the paper) and of each alone, against "
+            f"random neurons of the same layers. {n} pictures whose caption names an annotated category; the "
             f"objects cover {fields.groupby('image_id')['object_share'].mean().mean():.0%} of them on average."
         ),
         n_pictures=n,
         verdict=_verdict(frame, paired),
         paper_keys=tuple(f"selectivity.iou.{r.neurons}" if r.unit == "mean" else None for r in frame.itertuples()),
-        drawing=Drawing(kind="bars", x="unit", series="neurons", x_title="", y_title="intersection over union"),
+        drawing=Drawing(
+            kind="bars", x="receptive_field_of", series="neurons", x_title="", y_title="intersection over union"
+        ),
     )
 
 
 def _verdict(frame: pd.DataFrame, paired: pd.DataFrame) -> str:
     of_means = paired[paired["unit"] == "mean"]
-    if not len(of_means) or of_means["n"].iloc[0] < 2:
-        return ""
+    if not len(of_means) or of_means["n"].iloc[0] < ENOUGH:
+        return too_few(int(of_means["n"].sum()))
     row = of_means.iloc[0]
     means = frame[frame["unit"] == "mean"].set_index("neurons")
     top, random = (in_words(*means.loc[k, ["mean", "low", "high"]], digits=3) for k in ("top", "random"))
@@ -78,9 +91,8 @@ def _by(means: pd.DataFrame, column: str, plural: str, seed: int) -> Summary:
     )
 
 
-def _across(fields: pd.DataFrame) -> Summary:
+def _across(top: pd.DataFrame) -> Summary:
     """The neurons found in most pictures of one category."""
-    top = fields[fields["neurons"] == "top"]
     of_category = top.groupby("category")["image_id"].nunique()
     table = (
         top.groupby(["category", "layer", "neuron"])

@@ -150,10 +150,10 @@ def data_hash(scenes: Sequence[Scene]) -> str:
     """SHA-256 over names and sizes of the picture files, captions and objects of a data set; pixels are not read."""
     digest = hashlib.sha256()
     for scene in scenes:
-        objects = [(o.id, o.category, o.supercategory, o.area, o.box, o.is_crowd) for o in scene.objects]
+        objects = [(o.id, o.category, o.supercategory, o.area, o.box, o.is_crowd, o.extra) for o in scene.objects]
         size = scene.path.stat().st_size if scene.path.is_file() else None
         entry = (scene.id, scene.path.name, size, scene.height, scene.width, scene.captions, objects)
-        digest.update(json.dumps(entry, ensure_ascii=False).encode())
+        digest.update(json.dumps(entry, ensure_ascii=False, default=str).encode())
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.experiment import Context, Experiment
+from lens_multimodal.experiments.experiment import Context, Experiment, UnreadablePicture
 from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.seeds import seed_for
 from lens_multimodal.experiments.stream import manifest as manifests
@@ -143,6 +143,8 @@ class _Work:
         while True:
             try:
                 return self._run(scene, image), None
+            except UnreadablePicture as error:
+                return {}, {"image_id": scene.id, "file": scene.path.name, "error": str(error)}
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -61,6 +61,11 @@ class Scenes:
     """Mean (x, y) of the visible pixels, as shares of the side; NaN if nothing is seen; (scene, 3, 2)."""
     areas: Tensor
     """Visible pixels of each object; shape (scene, 3)."""
+    without: Tensor | None = None
+    """The scene without object k, or as it is where there is none; shape (scene, 3, 3, size, size).
+
+    Only `compose_with_removals` makes it.
+    """
 
 
 def compose(cutouts: CutOuts, pictures: Tensor, *, size: int, generator: Generator, look: Look = NATURAL) -> Scenes:
@@ -72,23 +77,38 @@ def compose(cutouts: CutOuts, pictures: Tensor, *, size: int, generator: Generat
         generator: all randomness; on the device of the cut-outs.
     Raises: ValueError if `pictures` has another shape or names a picture that is not loaded.
     """
-    if pictures.ndim != 2 or pictures.shape[1] != SLOTS:
-        raise ValueError(f"pictures has shape {tuple(pictures.shape)}, expected (scenes, {SLOTS}), -1 for none")
-    present = pictures >= 0
-    sizes, places = arrange(present, generator=generator)
-    flat = present.flatten()
-    layers = draw_objects(
-        cutouts,
-        pictures.flatten()[flat],
-        sizes.flatten()[flat],
-        places.flatten(0, 1)[flat],
-        size=size,
-        generator=generator,
-        look=look,
-    )
-    image, label = stack(backgrounds(len(pictures), size=size, generator=generator), layers, present)
+    ground, layers, present = _parts(cutouts, pictures, size=size, generator=generator, look=look)
+    image, label = stack(ground, layers, present)
+    image = _through(_lens(image, generator, look), image)
     areas, centres = measure(label)
-    return Scenes(image=_lens(image, generator, look), label=label, pictures=pictures, centres=centres, areas=areas)
+    return Scenes(image=image, label=label, pictures=pictures, centres=centres, areas=areas)
+
+
+def compose_with_removals(
+    cutouts: CutOuts, pictures: Tensor, *, size: int, generator: Generator, look: Look = NATURAL
+) -> Scenes:
+    """The very scenes of `compose`, and each of them composed again without each of its objects, in `without`.
+
+    Background, other objects, blur and noise are the same to the bit: what differs is the object.
+    """
+    ground, layers, present = _parts(cutouts, pictures, size=size, generator=generator, look=look)
+    image, label = stack(ground.clone(), layers, present)
+    lens = _lens(image, generator, look)
+    without = []
+    for slot in range(SLOTS):
+        others = present.clone()
+        others[:, slot] = False
+        less, _ = stack(ground.clone(), layers[others[present]], others)
+        without.append(_through(lens, less))
+    areas, centres = measure(label)
+    return Scenes(
+        image=_through(lens, image),
+        label=label,
+        pictures=pictures,
+        centres=centres,
+        areas=areas,
+        without=torch.stack(without, dim=1),
+    )
 
 
 def choose(pool: Tensor, counts: Tensor, *, generator: Generator) -> Tensor:
@@ -216,13 +236,50 @@ def measure(label: Tensor) -> tuple[Tensor, Tensor]:
     return areas.long(), centres
 
 
-def _lens(image: Tensor, generator: Generator, look: Look) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class _Lens:
     """Blur of up to three pixels and noise, different for each scene."""
+
+    blur: Tensor
+    """Share of the blurred picture; shape (scene,)."""
+    noise: Tensor
+    """Standard deviation of the grain; shape (scene,)."""
+    grain: Tensor | None
+    """Standard normal, shape (scene, 3, size, size); None for no noise."""
+
+
+def _lens(image: Tensor, generator: Generator, look: Look) -> _Lens:
     amount = torch.rand(len(image), 2, generator=generator, device=image.device)
-    if look.blur:
+    grain = torch.randn(image.shape, generator=generator, device=image.device) if look.noise else None
+    return _Lens(blur=look.blur * amount[:, 0].square(), noise=look.noise * amount[:, 1], grain=grain)
+
+
+def _through(lens: _Lens, image: Tensor) -> Tensor:
+    """The scenes as the lens shows them; `image` is changed."""
+    if lens.blur.any():
         soft = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        image = torch.lerp(image, soft, (look.blur * amount[:, 0].square())[:, None, None, None])
-    if look.noise:
-        grain = torch.randn(image.shape, generator=generator, device=image.device)
-        image = image.addcmul_(grain, (look.noise * amount[:, 1])[:, None, None, None])
+        image = torch.lerp(image, soft, lens.blur[:, None, None, None])
+    if lens.grain is not None:
+        image = image.addcmul_(lens.grain, lens.noise[:, None, None, None])
     return image.clamp_(0, 1)
+
+
+def _parts(
+    cutouts: CutOuts, pictures: Tensor, *, size: int, generator: Generator, look: Look
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Backgrounds, premultiplied layers of the present objects, and which objects are present."""
+    if pictures.ndim != 2 or pictures.shape[1] != SLOTS:
+        raise ValueError(f"pictures has shape {tuple(pictures.shape)}, expected (scenes, {SLOTS}), -1 for none")
+    present = pictures >= 0
+    sizes, places = arrange(present, generator=generator)
+    flat = present.flatten()
+    layers = draw_objects(
+        cutouts,
+        pictures.flatten()[flat],
+        sizes.flatten()[flat],
+        places.flatten(0, 1)[flat],
+        size=size,
+        generator=generator,
+        look=look,
+    )
+    return backgrounds(len(pictures), size=size, generator=generator), layers, present

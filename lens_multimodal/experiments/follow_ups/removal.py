@@ -1,0 +1,70 @@
+"""Pictures without an object: the same scene composed without it, where the data set offers one.
+
+An annotation may name such a picture under `without`, a path inside the data set's folder; the scenes of the package do
+for every object. It is the exact removal: background, other objects and noise stay, and the encoder looks at it anew.
+Where there is none, as in COCO, only the object's vectors can be replaced.
+"""
+
+from pathlib import PurePosixPath
+
+from PIL import Image
+
+from lens_multimodal.data import Scene, SceneObject
+from lens_multimodal.experiments.experiment import UnreadablePicture
+from lens_multimodal.model.images import as_picture
+
+KEY = "without"
+
+EXACT = "object removed (scene without it)"
+EXACT_CONTROL = "another object removed (scene without it)"
+REPLACED = "object removed (mean vector)"
+REPLACED_CONTROL = "as much background removed (mean vector)"
+"""Conditions: both ways of removing, each with the removal of something else of that kind."""
+
+
+def picture_without(scene: Scene, category: str) -> Image.Image | None:
+    """The scene composed without its object of a category.
+
+    Returns: None where the data set has no such picture, or the scene has several objects of the category: each
+        picture lacks one object only.
+    Raises: UnreadablePicture if a picture is named but missing, damaged, or of another size than the scene.
+    """
+    own = [thing for thing in scene.objects if thing.category == category]
+    return _read(scene, own[0]) if len(own) == 1 and KEY in own[0].extra else None
+
+
+def picture_without_another(scene: Scene, category: str) -> Image.Image | None:
+    """The scene without the object of another category that is closest in area to those of this one: a control.
+
+    Returns: None where there is no such picture.
+    Raises: as `picture_without`.
+    """
+    area = sum(thing.area for thing in scene.objects if thing.category == category)
+    others = [thing for thing in scene.objects if thing.category != category and KEY in thing.extra]
+    if not others:
+        return None
+    return _read(scene, min(others, key=lambda thing: (abs(thing.area - area), thing.id)))
+
+
+def _read(scene: Scene, thing: SceneObject) -> Image.Image:
+    named = str(thing.extra[KEY])
+    path = PurePosixPath(named)
+    if path.is_absolute() or ".." in path.parts:
+        raise UnreadablePicture(f"object {thing.id} names a picture outside of the data set's folder: {named!r}")
+    # The data set's folder is the one that holds the pictures' folder; pictures may lie in folders within that.
+    found = next((folder / path for folder in scene.path.parents if (folder / path).is_file()), None)
+    if found is None:
+        raise UnreadablePicture(
+            f"object {thing.id} ({thing.category}) names the scene without it, {named!r}, which is not in "
+            f"{str(scene.path.parent.parent)!r}; copy that folder as well, or take {KEY!r} out of the annotations"
+        )
+    try:
+        picture = as_picture(found)
+    except (ValueError, OSError) as error:
+        raise UnreadablePicture(f"object {thing.id} ({thing.category}): {error}") from error
+    if picture.size != (scene.width, scene.height):
+        raise UnreadablePicture(
+            f"{found} is {picture.width} x {picture.height}, but it should be {scene.path.name} without an object, "
+            f"{scene.width} x {scene.height}"
+        )
+    return picture
