@@ -111,7 +111,7 @@ def _pairs(units: Any, kind: str) -> list[tuple[int, int]]:
         return [
             (_integer(layer), _integer(unit))
             for layer, indices in units.items()
-            for unit in (indices.tolist() if isinstance(indices, Tensor) else indices)
+            for unit in _listed(indices, layer, kind)
         ]
     if isinstance(units, str) or not isinstance(units, Iterable):
         raise TypeError(
@@ -127,6 +127,15 @@ def _pair(item: Any, kind: str) -> tuple[int, int]:
     except (TypeError, ValueError):
         raise TypeError(f"expected (layer, {kind}) pairs of integers, got {item!r} among them") from None
     return _integer(layer), _integer(unit)
+
+
+def _listed(indices: Any, layer: Any, kind: str) -> list[Any]:
+    """What a mapping gives for one layer, as a list."""
+    if isinstance(indices, Tensor):
+        indices = indices.tolist()
+    if isinstance(indices, str) or not isinstance(indices, Iterable):
+        raise TypeError(f"expected a list of {kind}s for layer {layer}, such as {{{layer}: [120, 7]}}, got {indices!r}")
+    return list(indices)
 
 
 def _integer(value: Any) -> int:

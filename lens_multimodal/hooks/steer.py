@@ -5,6 +5,7 @@ Steering adds and scaling multiplies, so both keep what the model computed; sett
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 from typing import Any
 
 from jaxtyping import Float
@@ -18,21 +19,27 @@ from lens_multimodal.model import host
 def steer(
     neurons: Neurons, model: nn.Module, *, amount: float | int, positions: Positions = None
 ) -> list[host.NamedHook]:
-    """Add `amount` to the activations of neurons (in units of their activation)."""
+    """Add `amount` to the activations of neurons (in units of their activation).
+
+    Raises: TypeError for an amount that is no number; as `as_neurons`.
+    """
+    _check_number(amount, "amount")
     return _change_neurons(neurons, model, partial(_add, amount=amount), positions)
 
 
 def scale(
     neurons: Neurons, model: nn.Module, *, factor: float | int, positions: Positions = None
 ) -> list[host.NamedHook]:
-    """Multiply the activations of neurons; 0 is zero ablation, 1 changes nothing."""
+    """Multiply the activations of neurons; 0 is zero ablation, 1 changes nothing. Raises: as `steer`."""
+    _check_number(factor, "factor")
     return _change_neurons(neurons, model, partial(_multiply, factor=factor), positions)
 
 
 def set_to(
     neurons: Neurons, model: nn.Module, *, value: float | int, positions: Positions = None
 ) -> list[host.NamedHook]:
-    """Fix the activations of neurons at `value`."""
+    """Fix the activations of neurons at `value`. Raises: as `steer`."""
+    _check_number(value, "value")
     return _change_neurons(neurons, model, partial(_fill, value=value), positions)
 
 
@@ -92,6 +99,11 @@ def residual_hook(
         return resid.index_copy(1, index, values.expand(len(resid), -1, -1))
 
     return edit_at(activation, positions=positions, change=change)
+
+
+def _check_number(number: Any, name: str) -> None:
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(f"{name} must be a number, got {number!r} ({type(number).__name__})")
 
 
 def _change_neurons(

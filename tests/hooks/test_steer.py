@@ -1,3 +1,4 @@
+import jaxtyping
 import pytest
 import torch
 
@@ -153,3 +154,19 @@ def test_wrong_vectors_are_named():
         write_vector(torch.zeros(2, 24), model, layer=0)
     with pytest.raises(ValueError, match="layer 3 is outside"):
         write_vector(torch.zeros(24), model, layer=3)
+
+
+@pytest.fixture
+def as_users_have_it():
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("amount", [None, "2", True, [1.0], torch.ones(2)])
+def test_amounts_that_are_no_numbers(amount):
+    model = wrapped("gpt-j", "bridge")
+    for build, name in ((steer, "amount"), (scale, "factor"), (set_to, "value")):
+        with pytest.raises(TypeError, match=f"{name} must be a number, got"):
+            build(NEURONS, model, **{name: amount})

@@ -77,7 +77,7 @@ def visit_gradients(
     check_differentiable(model)
     lowest = min(names)
     kept: dict[int, Tensor] = {}
-    finite: list[Tensor] = []
+    extremes: list[Tensor] = []
     current = 0
 
     def watch(layer: int) -> host.HookFunction:
@@ -93,8 +93,9 @@ def visit_gradients(
         return keep
 
     def arrive(layer: int, gradient: Tensor) -> None:
-        finite.append(gradient.detach().isfinite().all())
-        visit(current, layer, kept[layer], gradient.detach())
+        gradient = gradient.detach()
+        extremes.append(torch.stack(gradient.aminmax()))  # one pass, and NaN carries through
+        visit(current, layer, kept[layer], gradient)
 
     inputs: list[Tensor] = []
     hooks = [(host.resid_pre(lowest), start_graph), *((name, watch(layer)) for layer, name in names.items())]
@@ -106,12 +107,11 @@ def visit_gradients(
         del logits
         check_finite_targets(values, kept)
         for current, value in enumerate(values):
-            finite.clear()
+            extremes.clear()
             last = current == len(values) - 1
             torch.autograd.grad(value.sum(), inputs, retain_graph=not last)
-            assert len(finite) == len(names)
-            padded = attention_mask is not None and not bool(attention_mask.all())
-            _check_finite_gradients(finite, names, padded=padded)
+            assert len(extremes) == len(names)
+            _check_finite_gradients(extremes, names, attention_mask)
 
 
 @contextmanager
@@ -128,14 +128,16 @@ def start_graph(activation: Tensor, hook: Any) -> Tensor:
 
 def check_differentiable(model: nn.Module) -> None:
     """Raise ValueError for a model made under inference mode, or one whose dropout is switched on."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_inference():
-            raise ValueError(
-                f"the model was made under torch.inference_mode (parameter {name}), so nothing can be "
-                f"differentiated through it; make it outside, torch.no_grad is fine"
-            )
-    for name, module in model.named_modules():
+    for module in _modules(model):
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.is_inference():
+                name = next(name for name, own in model.named_parameters() if own is parameter)
+                raise ValueError(
+                    f"the model was made under torch.inference_mode (parameter {name}), so nothing can be "
+                    f"differentiated through it; make it outside, torch.no_grad is fine"
+                )
         if isinstance(module, nn.Dropout) and module.training and module.p > 0:
+            name = next(name for name, own in model.named_modules() if own is module)
             raise ValueError(f"dropout is on ({name}, p={module.p}): attributions would be random; call model.eval()")
 
 
@@ -152,9 +154,25 @@ def check_finite_targets(values: Sequence[Float[Tensor, " row"]], activations: M
     )
 
 
-def _check_finite_gradients(finite: Sequence[Tensor], names: Mapping[int, str], *, padded: bool) -> None:
-    flags = torch.stack([flag.to(finite[0].device) for flag in finite])
+def _modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Every module once, without names: a bridge has a thousand, and `model.modules()` spells out each one's path."""
+    seen: set[nn.Module] = set()
+    waiting: list[nn.Module | None] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and module not in seen:
+            seen.add(module)
+            waiting.extend(module._modules.values())
+            yield module
+
+
+def _check_finite_gradients(
+    extremes: Sequence[Float[Tensor, " 2"]], names: Mapping[int, str], attention_mask: Tensor | None
+) -> None:
+    """Raise FloatingPointError unless the smallest and the largest gradient of every layer, deepest first, are."""
+    flags = torch.stack([pair.to(extremes[0].device) for pair in extremes]).isfinite().all(dim=1)
     if not bool(flags.all()):
+        padded = attention_mask is not None and not bool(attention_mask.all())
         first = sorted(names, reverse=True)[int((~flags).nonzero()[0])]
         advice = (
             "this model class may not be differentiable where whole rows of attention are masked: give the "

@@ -11,6 +11,7 @@ raw logit (see `targets`). Scores that read `W_out @ W_U` directly do depend on 
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -151,7 +152,7 @@ def reduce_positions(scores: Float[Tensor, "... pos d_mlp"], reduce: str) -> Flo
 
 
 def _check_reduction(reduce: Any) -> None:
-    if reduce not in REDUCTIONS:
+    if not isinstance(reduce, str) or reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
 
 
@@ -180,16 +181,16 @@ def _rank(request: Request, score: str | Score, reduce: str, top_k: int) -> pd.D
     def keep(index: int, layer: int, scores: Tensor) -> None:
         reduced = reduce_positions(scores, reduce)
         values, neurons = reduced.topk(min(top_k, reduced.shape[-1]), dim=-1)
-        where = scores.argmax(dim=1).gather(-1, neurons)
+        where = scores.gather(2, neurons[:, None].expand(-1, scores.shape[1], -1)).argmax(dim=1)
         found[index].append((layer, values, neurons, where))
 
     run_score(resolve_score(score), request, keep)
-    rows = [
-        _table(found[index], row, target.label, positions, top_k)
+    columns = [
+        _columns(found[index], row, target.label, positions, top_k)
         for index, targets in enumerate(request.passes)
         for row, target in enumerate(targets)
     ]
-    table = pd.concat(rows, ignore_index=True)
+    table = pd.DataFrame({name: np.concatenate([part[name] for part in columns]) for name in columns[0]})
     table.attrs.update(
         score=score if isinstance(score, str) else repr(score),
         reduce=reduce,
@@ -198,21 +199,20 @@ def _rank(request: Request, score: str | Score, reduce: str, top_k: int) -> pd.D
     return table
 
 
-def _table(
+def _columns(
     found: list[tuple[int, Tensor, Tensor, Tensor]], row: int, label: str, positions: Tensor, top_k: int
-) -> pd.DataFrame:
+) -> dict[str, Any]:
+    """The rows of one target, by column."""
     found = sorted(found, key=lambda part: part[0])
     layers = torch.cat([torch.full_like(index[row], layer).cpu() for layer, _, index, _ in found])
     values, neurons, where = (torch.cat([tensors[i][row].cpu() for _, *tensors in found]) for i in range(3))
     best = values.argsort(descending=True, stable=True)[:top_k]
-    return pd.DataFrame(
-        {
-            "row": row,
-            "target": label,
-            "rank": range(len(best)),
-            "layer": layers[best].numpy(),
-            "neuron": neurons[best].numpy(),
-            "attribution": values[best].numpy(),
-            "pos": positions[where[best]].numpy(),
-        }
-    )
+    return {
+        "row": np.full(len(best), row),
+        "target": np.full(len(best), label, dtype=object),
+        "rank": np.arange(len(best)),
+        "layer": layers[best].numpy(),
+        "neuron": neurons[best].numpy(),
+        "attribution": values[best].numpy(),
+        "pos": positions[where[best]].numpy(),
+    }

@@ -88,8 +88,9 @@ def _direction(
         value = torch.stack([t.value(leaf[row]) for row, t in enumerate(request.passes[index])])
         check_finite_targets([value], dict(enumerate(kept.values())))
         (weight,) = torch.autograd.grad(value.sum(), [leaf])
-    used = weight.any(dim=-1)
     w_u = host.w_u(request.model).detach()
+    weight = weight.to(w_u.device)
+    used = weight.any(dim=-1)
     direction = torch.zeros(*weight.shape[:2], w_u.shape[0], device=w_u.device, dtype=wide(w_u[:1, :1]).dtype)
     direction[used] = wide(weight[used] @ w_u.T)
     return direction

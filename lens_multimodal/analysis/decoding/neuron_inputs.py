@@ -39,8 +39,8 @@ def driving_tokens(
             weights = host.w_gate(model, layer) if gate else host.w_in(model, layer)
             before = host.mlp_norm(model, layer) if norm else None
 
-            def columns(start: int, stop: int, before: Any = before) -> Tensor:
-                part = embeddings[start:stop]
+            def columns(start: int, stop: int, before: Any = before, place: torch.device = weights.device) -> Tensor:
+                part = embeddings[start:stop].to(place)
                 return wide(part if before is None else before(part[None])[0]).T
 
             found = search_vocabulary(

@@ -181,7 +181,7 @@ class Sweep:
         patched = []
         for start in tqdm(range(0, len(cells), self.batch_size), desc=f"activation patching, {site}", delay=2):
             patched.append(self.values(cells[start : start + self.batch_size], clean_run))
-        estimate = torch.stack([_part(estimates[cell.name], cell).sum() for cell in cells])
+        estimate = torch.stack([_part(estimates[cell.name], cell).sum().to(patched[0].device) for cell in cells])
         clean, corrupted = self.unpatched()
         return PatchSweep(
             site=site,
