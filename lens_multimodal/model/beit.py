@@ -52,7 +52,6 @@ def timm_beit(config: Any) -> nn.Module:
         use_abs_pos_emb=config.use_absolute_position_embeddings,
         use_rel_pos_bias=config.use_relative_position_bias,
         use_shared_rel_pos_bias=config.use_shared_relative_position_bias,
-        use_fc_norm=config.use_mean_pooling,
     )
 
 

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from lens_multimodal.model import host
 from lens_multimodal.model.image_prompt import ImagePrompt
 
+LOWEST_TEMPERATURE = 0.01
+"""Logits of hundreds divided by less leave the range of 16-bit floats."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -29,8 +32,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if not self.do_sample and (self.top_k, self.top_p, self.temperature) != (None, None, 1.0):
             raise ValueError("top_k, top_p and temperature choose among samples: set do_sample=True with them")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"the temperature must be positive, got {self.temperature}")
+        if not LOWEST_TEMPERATURE <= self.temperature < float("inf"):
+            raise ValueError(
+                f"the temperature must be finite and at least {LOWEST_TEMPERATURE}, got {self.temperature}; the "
+                f"likeliest token is taken without do_sample"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -112,10 +112,16 @@ def _describe_beit(module: Any) -> Description | None:
             "use_abs_pos_emb": module.pos_embed is not None,
             "use_rel_pos_bias": block.attn.relative_position_bias_table is not None,
             "use_shared_rel_pos_bias": module.rel_pos_bias is not None,
-            "use_fc_norm": isinstance(module.norm, nn.Identity),
             "norm_eps": block.norm1.eps,
+            **_final_norm(module),
         }
     }
+
+
+def _final_norm(module: Any) -> dict[str, bool]:
+    """Which norm comes last, where it does not follow from the pooling; older releases of timm have no such encoder."""
+    after_pooling = isinstance(module.norm, nn.Identity)
+    return {} if after_pooling == (module.global_pool == "avg") else {"use_fc_norm": after_pooling}
 
 
 def _describe_timm(module: Any) -> Description | None:

@@ -12,7 +12,7 @@ LAYOUTS = {
     "both biases": {"use_relative_position_bias": True, "use_shared_relative_position_bias": True},
     "no bias": {},
     "absolute positions": {"use_absolute_position_embeddings": True, "use_relative_position_bias": True},
-    "no layer scale": {"use_relative_position_bias": True, "layer_scale_init_value": 0},
+    "no layer scale": {"use_relative_position_bias": True, "layer_scale_init_value": 0.0},
 }
 
 

@@ -106,7 +106,8 @@ def test_beams_on_a_model_class_without_them(lens_of):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0, "do_sample": True}, "temperature must be positive, got 0.0"),
+        ({"temperature": 0.0, "do_sample": True}, "temperature must be finite and at least 0.01, got 0.0"),
+        ({"temperature": 1e-40, "do_sample": True}, "temperature must be finite and at least 0.01, got 1e-40"),
         ({"temperature": 0.5}, "set do_sample=True"),
         ({"top_k": 3}, "set do_sample=True"),
         ({"top_p": 0.3}, "set do_sample=True"),

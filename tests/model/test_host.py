@@ -120,7 +120,7 @@ def test_an_error_within_the_block_is_not_covered_up(lens_of):
 @pytest.mark.parametrize(
     ("installed", "works"),
     [
-        ("2.18.0", False), ("3.6.0", False), ("3.7.0", True), ("3.9.0", True), ("3.10.1", True), ("4.3.0", True),
+        ("2.18.0", False), ("3.7.3", False), ("3.8.0", True), ("3.9.0", True), ("3.10.1", True), ("4.3.0", True),
         ("4.0.0rc1", True), ("4.12.0.dev3", True), ("5.0.0", False), ("5.0rc1", False), ("6.1", False),
     ],
 )  # fmt: skip

@@ -10,8 +10,9 @@ from torch import nn
 
 from lens_multimodal.model.host.weights import config, w_e, w_out
 
-OLDEST, TOO_NEW = (3, 7), (5, 0)
-"""TransformerLens releases that this library works with: before 3.7 the bridge gives GPT-J's W_out transposed."""
+OLDEST, TOO_NEW = (3, 8), (5, 0)
+"""Releases that work. Before 3.7 the bridge gives GPT-J's W_out transposed; in 3.7 the bridge generates other text than
+`transformers` with GPT-NeoX's key-value cache, and that of OPT has no W_out."""
 
 
 def check_version() -> None:

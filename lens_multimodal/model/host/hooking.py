@@ -27,10 +27,11 @@ def check_hook_names(model: nn.Module, names: Iterable[str]) -> None:
     Raises: ValueError.
     """
     hook_points: Any = model.hook_dict
-    known: set[str] = {*hook_points, *(getattr(model, "_hook_alias_registry", None) or {})}
+    aliases = getattr(model, "_hook_alias_registry", None) or {}
     for name in dict.fromkeys(names):
-        if name in known:
+        if name in hook_points or name in aliases:
             continue
+        known: set[str] = {*hook_points, *aliases}
         close = difflib.get_close_matches(name, known, n=3)
         raise ValueError(
             f"{type(model).__name__} has no hook point {name!r}"
