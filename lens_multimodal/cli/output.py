@@ -18,6 +18,10 @@ THUMBNAIL = 96
 """Longest side of a picture in an HTML table, in pixels."""
 
 
+ON_SCREEN = 20
+"""Rows of a long table that are shown where somebody reads them."""
+
+
 class Format(str, Enum):
     """What a table is written as."""
 
@@ -34,14 +38,21 @@ AsFormat = Annotated[
 ]
 
 
-def write(table: "pd.DataFrame", *, title: str, out: Path | None, form: Format | None) -> None:
+def write(
+    table: "pd.DataFrame", *, title: str, out: Path | None, form: Format | None, largest: str | None = None
+) -> None:
     """Write a table to a file or to stdout.
 
+    Args: largest: a long table on the screen is cut down to the rows that are largest in this column.
     Raises: ValueError for Parquet onto a terminal, or an ending of `out` that names no format.
     """
     form = form or _by_ending(out)
     made_with = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in table.attrs.items())
-    content = _RENDERERS[form](table, f"{title} ({made_with})" if made_with else title)
+    title = f"{title} ({made_with})" if made_with else title
+    if out is None and form is Format.table and largest is not None and len(table) > ON_SCREEN:
+        title += f"; {ON_SCREEN} of {len(table):,} rows, largest {largest} first (all with --out or --format)"
+        table = table.nlargest(ON_SCREEN, largest)
+    content = _RENDERERS[form](table, title)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)
@@ -69,6 +80,7 @@ def _as_table(table: "pd.DataFrame", title: str) -> bytes:
     from rich.table import Table
 
     shown = Table(header_style="bold")
+    table = _for_reading(table)
     for name in table.columns:
         shown.add_column(str(name), overflow="fold", justify="right" if table[name].dtype.kind in "if" else "left")
     for row in table.itertuples(index=False):
@@ -98,6 +110,7 @@ def _as_parquet(table: "pd.DataFrame", _title: str) -> bytes:
 
 
 def _as_html(table: "pd.DataFrame", title: str) -> bytes:
+    table = _for_reading(table)
     heads = "".join(f"<th>{escape(str(name))}</th>" for name in table.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{_cell(name, value)}</td>" for name, value in row.items()) + "</tr>"
@@ -108,6 +121,11 @@ def _as_html(table: "pd.DataFrame", title: str) -> bytes:
         f"</head><body><h1>{escape(title)}</h1><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
         f"</body></html>\n"
     ).encode()
+
+
+def _for_reading(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Without the ids of tokens that are spelt out beside them."""
+    return table.drop(columns="token_ids") if {"tokens", "token_ids"} <= set(table.columns) else table
 
 
 def _cell(name: Any, value: Any) -> str:

@@ -63,11 +63,20 @@ def patch(
         Site.heads: analysis.act_patch_heads,
     }[site]
     sweep = run(lens.model, prompt.tokens[:1], prompt.tokens[1:], target, layers=chosen, batch_size=batch_size)
+    if sweep.clean == sweep.corrupted:
+        raise ValueError(
+            f"the logit of {word!r} is {sweep.clean:.4g} after {clean} and after {corrupted}, so there is no "
+            f"difference to recover: give two pictures that the model sees differently"
+        )
     table = sweep.table()
     if "pos" in table:
         names = lens.to_str_tokens(prompt.row(0))
         table.insert(table.columns.get_loc("pos") + 1, "token", [names[pos] for pos in table["pos"]])
-    output.write(table, title=f"{site.value} of {clean} into {corrupted}, logit of {word!r}", out=out, form=form)
+    title = (
+        f"{site.value} of {clean} into {corrupted}, logit of {word!r}: {sweep.clean:.4g} clean, "
+        f"{sweep.corrupted:.4g} corrupted"
+    )
+    output.write(table, title=title, out=out, form=form, largest="recovered")
 
 
 def _layers(given: str) -> list[int]:

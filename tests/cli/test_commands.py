@@ -126,6 +126,12 @@ def test_patch_reads_the_word_where_the_clean_caption_says_it(run, said, picture
     assert ended.out.startswith(f"mlp_out of {said.picture} into {pictures[-1]}, logit of")
 
 
+def test_patch_between_a_picture_and_itself_has_nothing_to_recover(run, pictures):
+    ended = run("patch", pictures[0], pictures[0], "-w", "dog", *AFTER, "--layers", 0)
+    assert ended.code == 1
+    assert "no difference to recover" in ended.err.splitlines()[-1]
+
+
 def test_train_writes_a_projection_and_continues(run, pictures, tmp_path):
     data, out = tmp_path / "data", tmp_path / "run"
     data.mkdir()

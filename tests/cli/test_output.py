@@ -66,6 +66,30 @@ def test_table_folds_and_hides_nothing(table, capsys):
     assert "…" not in out
 
 
+def test_a_long_table_on_the_screen_is_cut_down_to_its_largest_rows(capsys, tmp_path):
+    long = pd.DataFrame({"cell": [f"cell{i}" for i in range(500)], "value": range(500)})
+    write(long, title="t", out=None, form=None, largest="value")
+    out = capsys.readouterr().out
+    assert out.startswith("t; 20 of 500 rows, largest value first (all with --out or --format)")
+    assert re.findall(r"cell\d+", out) == [f"cell{499 - i}" for i in range(20)]
+    write(long, title="t", out=tmp_path / "t.txt", form=None, largest="value")
+    assert len(re.findall(r"cell\d+", (tmp_path / "t.txt").read_text())) == 500
+    write(long, title="t", out=None, form=Format.json, largest="value")
+    assert len(json.loads(capsys.readouterr().out)) == 500
+    write(long.head(20), title="t", out=None, form=None, largest="value")
+    assert " of " not in capsys.readouterr().out
+
+
+def test_ids_of_spelt_tokens_are_for_programs(capsys):
+    found = pd.DataFrame({"tokens": [[" dog"]], "token_ids": [[4242]]})
+    write(found, title="t", out=None, form=Format.table)
+    assert "4242" not in capsys.readouterr().out
+    write(found, title="t", out=None, form=Format.json)
+    assert json.loads(capsys.readouterr().out)[0]["token_ids"] == [4242]
+    write(found[["token_ids"]], title="t", out=None, form=Format.table)
+    assert "4242" in capsys.readouterr().out
+
+
 def test_pictures_come_once_in_order(tmp_path):
     for name in ("b.png", "a.JPG", "deep/c.webp", "readme.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
