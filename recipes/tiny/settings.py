@@ -120,7 +120,7 @@ class Evaluate:
     translated: int = 150
     """Of them, how many are looked into neuron by neuron."""
     probe_scenes: int = 8000
-    control_steps: int = 150
+    control_steps: int = 500
     """Training steps of the projection for the random encoder."""
 
 
