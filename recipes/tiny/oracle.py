@@ -37,7 +37,7 @@ from recipes.tiny.vision import source_side
 BACKGROUNDS = 16
 NOISE = 1.0
 """Standard deviation of the noise; the vectors have entries of standard deviation 1."""
-STEPS = 1200
+STEPS = 600
 TESTED = 300
 
 
