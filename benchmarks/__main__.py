@@ -8,6 +8,7 @@ Writes JSON, a table and a plotly page under benchmarks/results/.
 """
 
 import argparse
+import traceback
 import warnings
 from pathlib import Path
 
@@ -48,12 +49,21 @@ def main(arguments: list[str] | None = None) -> None:
     if options.only:
         stem += "_" + "_".join(options.only)
     figures: list[Figure] = []
+    failed = []
     for name in options.only or FIGURES:
-        found = FIGURES[name](bench)
+        try:
+            found = FIGURES[name](bench)
+        except Exception:  # what was measured so far, and what comes, is worth more than a clean end
+            traceback.print_exc()
+            failed.append(name)
+            continue
         print(report.as_table(report.as_json(found, meta=meta, ceilings=ceilings)).split("\n", 2)[-1], flush=True)
         figures += found
         paths = report.write(report.as_json(figures, meta=meta, ceilings=ceilings), options.out, stem)
-    print(*paths, sep="\n")
+    if figures:
+        print(*paths, sep="\n")
+    if failed:
+        raise SystemExit(f"could not be measured: {', '.join(failed)}")
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

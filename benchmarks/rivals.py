@@ -4,6 +4,7 @@ Each takes the embedded prompt `[1, pos, d_model]` and a token, and returns acti
 neuron `[layer, pos, d_mlp]` for that token's logit at the last position.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +13,13 @@ from torch import Tensor, nn
 from lens_multimodal.model import host
 
 
-def by_hand(plain: Any, embedded: Tensor, tokens: list[int]) -> Tensor:
-    """Bare `transformers`: PyTorch hooks on each `fc_out`, one forward, one `autograd.grad` for each token."""
+def by_hand(
+    plain: Any, embedded: Tensor, tokens: list[int], *, keep: Callable[[Tensor], Tensor] = lambda scores: scores
+) -> Tensor:
+    """Bare `transformers`: PyTorch hooks on each `fc_out`, one forward, one `autograd.grad` for each token.
+
+    Args: keep: what is kept of each token's scores, `[layer, pos, d_mlp]`.
+    """
     kept: list[Tensor] = []
     handles = [
         block.mlp.fc_out.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
@@ -28,7 +34,8 @@ def by_hand(plain: Any, embedded: Tensor, tokens: list[int]) -> Tensor:
     found = []
     for index, token in enumerate(tokens):
         gradients = torch.autograd.grad(last[token], kept, retain_graph=index < len(tokens) - 1)
-        found.append(torch.stack([(a.detach().float() * g.float())[0] for a, g in zip(kept, gradients, strict=True)]))
+        pairs = zip(kept, gradients, strict=True)
+        found.append(keep(torch.stack([(a.detach().float() * g.float())[0] for a, g in pairs])))
     return torch.stack(found)
 
 

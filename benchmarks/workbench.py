@@ -1,5 +1,6 @@
 """The models that are measured: one lens, and a plain Hugging Face model on the very same weights."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -38,6 +39,14 @@ class Workbench:
     def plain(self) -> Any:
         """A bare `GPTJForCausalLM` on the tensors of `lens.model`."""
         return to_hugging_face(self.lens.model)
+
+    def let_go(self) -> None:
+        """Give back the memory of both models; they are made again when they are asked for."""
+        for name in ("plain", "lens"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
 
     @property
     def on_gpu(self) -> bool:

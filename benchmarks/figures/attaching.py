@@ -1,9 +1,11 @@
 """What eyes cost: a forward pass over words with the lens's two hooks in place, and without."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from benchmarks.figure import OURS, Aim, Figure, compare, relative
+from benchmarks.figure import OURS, Figure, compare, relative
 from benchmarks.floor import forward
 from benchmarks.workbench import Workbench
 from lens_multimodal.model import host
@@ -46,11 +48,4 @@ def measure(bench: Workbench) -> list[Figure]:
         differences=differences,
         absent=absent,
     )
-    aim = Aim(text="time over the same model without a lens", value=round(figure.over(name), 3), limit=1.02)
-    return [_with(figure, aim)]
-
-
-def _with(figure: Figure, *aims: Aim) -> Figure:
-    from dataclasses import replace
-
-    return replace(figure, aims=aims)
+    return [replace(figure, aims=figure.aims_beside(name, "time over the same model without a lens", 1.02))]

@@ -5,14 +5,17 @@ from torch import Tensor
 
 from benchmarks.figure import OURS, Figure, compare
 from benchmarks.floor import decoding
-from benchmarks.memory import peak, reset_peak
+from benchmarks.memory import tensor_peak
 from benchmarks.workbench import Workbench
 from lens_multimodal.analysis import decode_layers
-from lens_multimodal.analysis.decoding.vocabulary_search import search_vocabulary
+from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, chunk_sizes, search_vocabulary
 from lens_multimodal.model import host
 
 ON_A_CPU = 2e11
-"""Operations that are decoded on a CPU; all the rest is extrapolated."""
+"""Operations that are decoded on a CPU; all the rest is extrapolated. Memory is measured over two chunks of neurons:
+the most that is ever alive."""
+
+TOP = 10
 
 
 def measure(bench: Workbench) -> list[Figure]:
@@ -21,32 +24,32 @@ def measure(bench: Workbench) -> list[Figure]:
     per_layer = shape.d_mlp if bench.on_gpu else min(shape.d_mlp, max(1, int(ON_A_CPU / shape.n_layers / cost)))
     w_u = host.w_u(model).detach()
 
+    def in_chunks(layer: int, n: int) -> Tensor:
+        rows = host.w_out(model, layer)[:n].detach()
+        return search_vocabulary(rows, lambda a, b: w_u[:, a:b].float(), shape.d_vocab, top_k=TOP).tokens
+
     def ours() -> Tensor:
         if per_layer == shape.d_mlp:
-            return torch.cat([found.tokens for _, found in decode_layers(model)])
-        parts = [
-            search_vocabulary(
-                host.w_out(model, layer)[:per_layer], lambda a, b: w_u[:, a:b].float(), shape.d_vocab, top_k=10
-            ).tokens
-            for layer in range(shape.n_layers)
-        ]
-        return torch.cat(parts)
+            return torch.cat([found.tokens for _, found in decode_layers(model, top_k=TOP)])
+        return torch.cat([in_chunks(layer, per_layer) for layer in range(shape.n_layers)])
 
     @torch.no_grad()
-    def whole_layers() -> Tensor:
+    def at_once(layer: int, n: int) -> Tensor:
         head = bench.plain.lm_head.weight.float().T
-        return torch.cat(
-            [(b.mlp.fc_out.weight.T[:per_layer].float() @ head).topk(10).indices for b in bench.plain.transformer.h]
-        )
+        return (bench.plain.transformer.h[layer].mlp.fc_out.weight.T[:n].float() @ head).topk(TOP).indices
+
+    def whole_layers() -> Tensor:
+        return torch.cat([at_once(layer, per_layer) for layer in range(shape.n_layers)])
 
     timings, differences, absent = compare(
         bench, {OURS: ours, "whole product of a layer": whole_layers}, same=_other_tokens, tolerance=1e-3
     )
-    peaks = {}
-    for name, run in ((OURS, ours), ("whole product of a layer", whole_layers)):
-        before = reset_peak(bench.device)
-        run()
-        peaks[name] = round((peak(bench.device) - before) / 2**20, 1)
+    chunk, _ = chunk_sizes(shape.d_model, shape.d_vocab, top_k=TOP, budget_bytes=DEFAULT_BUDGET)
+    some = shape.d_mlp if bench.on_gpu else min(shape.d_mlp, 2 * chunk + 1)
+    peaks = {
+        name: round(tensor_peak(lambda run=run: run(0, some), bench.device) / 2**20, 1)
+        for name, run in ((OURS, in_chunks), ("whole product of a layer", at_once))
+    }
     n = shape.n_layers * per_layer
     return [
         Figure(
@@ -57,7 +60,7 @@ def measure(bench: Workbench) -> list[Figure]:
             differences=differences,
             absent=absent,
             more={
-                "peak beyond what was there, MB": peaks,
+                f"tensors beyond what was there, at most, for {some:,} neurons of a layer, MB": peaks,
                 "seconds for all neurons": timings[OURS].median / n * shape.n_neurons,
                 "difference": "share of tokens that differ (ties within rounding)",
             },

@@ -77,6 +77,8 @@ def measure(bench: Workbench) -> list[Figure]:
             "layers": lens.shape.n_layers,
         },
     )
+    if rival not in timings:
+        return [figure]
     gain = round(1 / figure.over(rival), 2)
     return [
         replace(figure, aims=(Aim(text="times as fast as the way per layer", value=gain, limit=10, at_most=False),))

@@ -44,6 +44,24 @@ def test_one_command(tmp_path, capsys):
     assert "aim:" in path.with_suffix(".txt").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_figure_that_fails_does_not_take_the_others_with_it(tmp_path, capfd, monkeypatch):
+    def fails(_bench):
+        raise MemoryError("not on this machine")
+
+    monkeypatch.setitem(FIGURES, "attaching", fails)
+    chosen = ["--only", "attaching", "--only", "image_prompt"]
+    with pytest.raises(SystemExit, match="could not be measured: attaching"):
+        main(["--shape", "tiny", "--rounds", "1", "--out", str(tmp_path), *chosen])
+    assert "MemoryError: not on this machine" in capfd.readouterr().err
+    [path] = tmp_path.glob("*.json")
+    assert [figure["name"] for figure in json.loads(path.read_text())["figures"]] == [
+        "image prompt, 1 picture",
+        "image prompt, 8 pictures",
+    ]
+
+
 def test_rounds_are_interleaved_and_warmed_up():
     order = []
     runs = {name: (lambda name=name: order.append(name)) for name in "ab"}
@@ -78,6 +96,14 @@ def test_what_is_not_reached_is_printed():
     assert "aim: gain >= 10: 12 (reached)" in table
     drawn = as_figure(result)
     assert list(drawn.data[0].x) == [bars[name].median * 1e3 for name in ("rival", OURS)]
+
+
+def test_a_rival_that_is_absent_sets_no_aim():
+    figure = Figure(name="sums", work="adds", timings=interleaved({OURS: lambda: None}, rounds=1, device="cpu"))
+    assert figure.aims_beside("rival", "time over it", 1.15) == ()
+    [aim] = figure.aims_beside(OURS, "time over it", 1.15)
+    assert aim.value == 1
+    assert aim.reached
 
 
 def test_agreement_of_rankings():

@@ -1,11 +1,8 @@
-import gc
-from itertools import accumulate
-
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
 
+from benchmarks.memory import tensor_peak
 from lens_multimodal.analysis import estimate_attribution, neuron_attribution, top_neurons
 from lens_multimodal.analysis.attribution.memory import saved_bytes
 from lens_multimodal.model import host
@@ -38,21 +35,6 @@ SHAPES = {
 }  # fmt: skip
 
 
-def measured_peak(run):
-    """The largest rise in bytes of tensors, by torch's account; what a bridge kept from before is let go first."""
-    run()
-    gc.collect()
-    gc.disable()  # a bridge makes reference cycles, which would go at any time
-    try:
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            run()
-    finally:
-        gc.enable()
-    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    alive = list(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
-    return max(now - lowest for now, lowest in zip(alive, accumulate(alive, min), strict=True))
-
-
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trainable"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_peak_is_what_torch_allocates(shape, frozen):
@@ -73,7 +55,7 @@ def test_peak_is_what_torch_allocates(shape, frozen):
         estimate = estimate_attribution(model, n_pos, **settings)
         # GPT-2's own peak differs by 14 % from process to process.
         within = 0.2 if shape == "gpt-2" else 0.15
-        assert estimate.peak == pytest.approx(measured_peak(run), rel=within), (settings, estimate)
+        assert estimate.peak == pytest.approx(tensor_peak(run), rel=within), (settings, estimate)
 
 
 def by_hand(language_model, tokens, target):
@@ -99,9 +81,9 @@ def test_peak_is_at_most_1_3_of_a_hand_written_backward_pass(shape):
     torch.manual_seed(0)
     language_model = AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
     tokens = torch.randint(3, 90, (1, n_pos))
-    plain = measured_peak(lambda: by_hand(language_model, tokens, 5))
+    plain = tensor_peak(lambda: by_hand(language_model, tokens, 5))
     model = host.wrap(language_model)
-    ours = measured_peak(lambda: top_neurons(model, tokens, 5, range(n_pos)))
+    ours = tensor_peak(lambda: top_neurons(model, tokens, 5, range(n_pos)))
     assert ours <= 1.3 * plain, f"{ours / plain:.2f} times"
 
 
