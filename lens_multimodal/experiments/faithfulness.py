@@ -76,10 +76,11 @@ class Faithfulness:
             picture.tokens[:, : noun.read_pos + 1],
             noun.token,
             picture.image_pos,
-            scores=_scores(settings, seed),
+            scores=_scores(settings, seed, context.batch_size),
             n_neurons=settings.n_neurons,
             n_points=settings.n_points,
-            batch_size=context.batch_size,
+            # Each batch of ablations carries one clean row besides.
+            batch_size=max(1, context.batch_size - 1),
             seed=seed,
         )
         table = found.summary.assign(
@@ -117,10 +118,11 @@ class Faithfulness:
         }
 
 
-def _scores(settings: FaithfulnessSettings, seed: int) -> dict[str, str | Score]:
+def _scores(settings: FaithfulnessSettings, seed: int, batch_size: int) -> dict[str, str | Score]:
     named: dict[str, str | Score] = {name: name for name in COMPARED if name != "integrated_gradients"}
     if seed % settings.integrate_every == 0:
-        named["integrated_gradients"] = IntegratedGradients(steps=settings.integration_steps)
+        most = min(batch_size, IntegratedGradients.batch_size)
+        named["integrated_gradients"] = IntegratedGradients(steps=settings.integration_steps, batch_size=most)
     return named
 
 
@@ -136,6 +138,9 @@ def _verdict(scores: pd.DataFrame, seed: int) -> str:
         f"The highest rank correlation with the true effects has {best['score']}: "
         f"{in_words(best['mean'], best['low'], best['high'])} (n = {int(best['n'])} pictures)"
     )
+    short = sorted(set(usable["score"]) - set(means["score"]))
+    if short:
+        said += f", leaving out {', '.join(short)}, measured on fewer than {ENOUGH}"
     behind = means.iloc[1:]
     behind = behind[behind["score"].isin([*behind["score"].head(1), PAPERS])]
     return "; ".join([said, *(_behind(usable, str(best["score"]), row, seed) for _, row in behind.iterrows())]) + "."

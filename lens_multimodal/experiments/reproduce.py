@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lens_multimodal.attach import attach_vision
-from lens_multimodal.data import Scene, read_coco
+from lens_multimodal.data import Scene
+from lens_multimodal.experiments.coco import scenes_of
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.picture import PictureSettings
 from lens_multimodal.experiments.registry import EXPERIMENTS
@@ -42,7 +43,8 @@ def reproduce(
 
     Args:
         lens: None for the embedded tiny trio.
-        data: a folder in COCO's format, or scenes; None for the scenes inside the package.
+        data: a folder in COCO's format (see `experiments.coco.scenes_of`), or scenes, which are taken as they are; None
+            for the scenes inside the package.
         only: names of `EXPERIMENTS`; None for all.
         limit: so many pictures, drawn at random; larger limits contain smaller ones.
         out: a folder for rows, tables and report.
@@ -60,7 +62,7 @@ def reproduce(
     """
     experiments = chosen(only)
     wanted = all_settings(experiments, settings or {})
-    scenes = data if isinstance(data, Sequence) and not isinstance(data, str) else read_coco(data or scenes_folder())
+    scenes = data if isinstance(data, Sequence) and not isinstance(data, str) else scenes_of(data or scenes_folder())
     processes = Processes.of_environment()
     lens = lens or attach_vision(device=processes.device)
     home = Path(out)

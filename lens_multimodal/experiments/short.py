@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lens_multimodal.experiments.reproduce import reproduce
+from lens_multimodal.experiments.statistics import NO_VERDICT
 from lens_multimodal.lens import VisionLens
 
 ONLY = ("projection", "discovery", "selectivity", "causal")
@@ -22,14 +23,15 @@ def short_report(
         page: the HTML file to write, in the place of an older one; the Markdown summary stands beside it.
         pictures: how many, drawn at random; with so few, intervals are wide.
 
-    Returns: the verdicts, as on top of the page.
+    Returns: the verdicts on top of the page, without those that so few pictures do not allow.
     """
     page = Path(page)
     page.parent.mkdir(parents=True, exist_ok=True)
     # On the disk of the page, so that the page appears there in one step.
     with TemporaryDirectory(prefix=".reproduction-", dir=page.parent) as folder:
         results = reproduce(lens, only=ONLY, limit=pictures, out=Path(folder) / "run", seed=seed, progress=progress)
-        verdicts = [s.verdict for summaries in results.summaries.values() for s in summaries.values() if s.verdict]
+        every = [summary.verdict for summaries in results.summaries.values() for summary in summaries.values()]
+        verdicts = [verdict for verdict in every if verdict and not verdict.startswith(NO_VERDICT)]
         os.replace(results.html, page)
         shutil.copyfile(results.markdown, page.with_suffix(".md"))
     return verdicts

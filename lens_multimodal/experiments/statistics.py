@@ -17,6 +17,8 @@ LEVEL = 0.95
 ENOUGH = 6
 """Fewest pictures for a verdict: with five, not even equal signs reach p < 0.05 in the sign-flip test."""
 
+NO_VERDICT = "No verdict"
+
 
 def interval_table(
     rows: pd.DataFrame, value: str, *, by: Sequence[str] = (), seed: int = 0, level: float = LEVEL
@@ -126,7 +128,7 @@ def is_above(low: float, high: float, threshold: float = 0.0) -> bool | None:
 
 def too_few(n: int) -> str:
     """What stands in a verdict's place where there are fewer than `ENOUGH` pictures; "" for none at all."""
-    return f"No verdict: {n} of this run's pictures count here, it takes {ENOUGH}." if n else ""
+    return f"{NO_VERDICT}: {n} of this run's pictures count here, it takes {ENOUGH}." if n else ""
 
 
 def in_words(

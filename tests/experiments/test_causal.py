@@ -137,7 +137,7 @@ def test_the_verdict_follows_the_numbers(top, random, said):
     )  # fmt: skip
     found = Causal().summarise({"ablations": rows, "captions": pd.DataFrame({"image_id": []})}, seed=0)
     assert said in found["probability"].verdict
-    assert "top 50 (1.2% of all)" in found["probability"].verdict, "the paper ablates up to 1.4 % of the neurons"
+    assert "top 50 (1.2 % of all)" in found["probability"].verdict, "the paper ablates up to 1.4 % of the neurons"
     beside = found["probability"].frame.assign(key=found["probability"].paper_keys).dropna(subset="key")
     assert beside[["neurons", "n_neurons"]].to_numpy().tolist() == [["top", 50], ["random", 50]]
     assert "n = 20" in found["probability"].verdict

@@ -49,6 +49,7 @@ def field(values: np.ndarray) -> np.ndarray:
 
 def test_every_overlap_is_the_plain_one(rows, maps):
     fields = rows["fields"]
+    assert (fields["share_of_objects"] == 1.0).all(), "the dog is alone"
     for kind in ("top", "random"):
         own = fields[fields["neurons"] == kind]
         single = own[own["unit"] == "neuron"]
@@ -83,7 +84,8 @@ def test_the_verdict_follows_the_numbers(top, random, said):
         [
             {
                 "image_id": i, "noun": "dog", "category": ("dog", "cat")[i % 2], "supercategory": "animal",
-                "object_share": 0.1, "unit": unit, "neurons": kind, "layer": i % 3, "neuron": 4, "rank": 0,
+                "object_share": 0.1, "share_of_objects": 1.0 if i < 12 else 0.4, "unit": unit, "neurons": kind,
+                "layer": i % 3, "neuron": 4, "rank": 0,
                 "iou": mean + e, "inside": 1.0,
             }
             for unit in ("mean", "neuron")
@@ -95,6 +97,8 @@ def test_the_verdict_follows_the_numbers(top, random, said):
     assert said in found["overlap"].verdict
     assert set(found) == {"overlap", "overlap by category", "across pictures"}
     assert found["across pictures"].frame["pictures"].iloc[0] == 3
+    assert found["overlap"].n_pictures == 15
+    assert found["overlap by category"].n_pictures == 12, "in three pictures another category takes more room"
     assert "mean of the neurons" in set(found["overlap"].frame["receptive_field_of"])
     alone = rows[rows["image_id"] < 2]
     few = Selectivity().summarise({"fields": alone, "maps": pd.DataFrame({"image_id": []})}, seed=0)

@@ -162,8 +162,9 @@ def _verdict(at: pd.DataFrame, paired: pd.DataFrame, seed: int) -> str:
         True: "lower its probability LESS than" if lowers else "leave it MORE probable than",
         None: "are NOT distinguishable from",
     }[is_above(row["low"], row["high"])]
+    share = 100 * count / int(at["n_model"].iloc[0])
     return (
         f"Ablated, the neurons of largest attribution for a noun {said} random neurons of the same layers: without the "
-        f"top {count:,} ({count / int(at['n_model'].iloc[0]):.1%} of all) it changes by {top}, without {count:,} "
-        f"random ones by {random} (n = {int(row['n'])} pictures)."
+        f"top {count:,} ({share:.1f} % of all) it changes by {top}, without {count:,} random ones by {random} "
+        f"(n = {int(row['n'])} pictures)."
     )

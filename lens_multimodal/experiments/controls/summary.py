@@ -172,7 +172,7 @@ def _sentence(effect: str, row: pd.Series, differences: pd.DataFrame) -> str:
     controls = differences[~differences["condition"].isin(KEEPS_CONTENT)]
     kept = controls[controls["artefact"].astype(bool)]
     if len(kept):
-        named = ", ".join(f"{control.condition} ({control.kept:.0%})" for control in kept.itertuples())
+        named = ", ".join(f"{control.condition} ({100 * control.kept:.0f} %)" for control in kept.itertuples())
         return f"ARTEFACT: the effect '{effect}' ({own}) is kept by half or more under {named}"
     if not len(controls):
         return f"the effect '{effect}' ({own}) was put to no control"

@@ -166,7 +166,7 @@ def _layers_verdict(neurons: pd.DataFrame, n_layers: int, seed: int) -> str:
     return (
         f"Found neurons {said} the {THIRDS[int(most['third'])]} third of the {n_layers} layers: "
         f"{in_words(most['mean'], most['low'], most['high'], percent=True)} of a picture's, an even spread would put "
-        f"{even:.0%} there (n = {n} pictures)."
+        f"{100 * even:.0f} % there (n = {n} pictures)."
     )
 
 

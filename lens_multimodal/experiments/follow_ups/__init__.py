@@ -92,7 +92,11 @@ def _regions(context: Context, scene: Scene, noun: SaidNoun) -> Iterator[dict[st
     picture: PictureState = context.picture
     category = str(noun.noun.category)
     on_object = object_cells(context, scene, category, context.settings.covered)
-    vectors = _without_regions(context, on_object) | _composed_anew(context, scene, category)
+    vectors = {
+        "picture": picture.vectors.detach(),
+        **_composed_anew(context, scene, category),
+        **_without_regions(context, on_object),
+    }
     conditions = Conditions.of(context.lens, picture, noun, vectors)
     reference = as_pairs(picture.top[0])
     rows = measured(context, conditions, purpose="follow_ups", reference=reference)
@@ -119,12 +123,12 @@ def _regions(context: Context, scene: Scene, noun: SaidNoun) -> Iterator[dict[st
 def _without_regions(
     context: Context, on_object: Bool[Tensor, " image_pos"]
 ) -> dict[str, Float[Tensor, "image_pos d_model"]]:
-    """The picture's vectors, whole, shuffled or replaced region by region; no background, no condition of it."""
+    """The picture's vectors, shuffled or replaced region by region; no background, no condition of it."""
     picture: PictureState = context.picture
     own, mean = picture.vectors.detach(), mean_vector(context)
     inside, outside = on_object.nonzero().flatten(), (~on_object).nonzero().flatten()
     generator = generator_for(context.seed, "follow_ups", picture.scene.id, "regions")
-    found = {"picture": own, REPLACED: own.clone()}
+    found = {REPLACED: own.clone()}
     found[REPLACED][inside] = mean
     if len(outside):
         order = outside[torch.randperm(len(outside), generator=generator)]

@@ -50,7 +50,7 @@ class Selectivity:
     """Receptive fields of found and of random neurons."""
 
     name = "selectivity"
-    version = 1
+    version = 2
     tables = ("fields", "maps")
     settings = SelectivitySettings
 
@@ -73,11 +73,19 @@ class Selectivity:
                 continue
             about["supercategory"] = supercategories[str(noun.noun.category)]
             about["object_share"] = float(seg_mask.float().mean())
+            about["share_of_objects"] = _share_of_objects(scene, str(noun.noun.category))
             fields += [{**about, **row} for row in _fields(picture, neurons, activations, seg_mask, settings.quantile)]
         return {"fields": _frame(fields), "maps": _frame(maps)}
 
     def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
         return summary.summarise(rows, seed=seed)
+
+
+def _share_of_objects(scene: Scene, category: str) -> float:
+    """Share of the annotated area that is this category's."""
+    own = sum(thing.area for thing in scene.objects if thing.category == category)
+    total = sum(thing.area for thing in scene.objects)
+    return own / total if total else 0.0
 
 
 def _chosen(context: Context, index: int) -> pd.DataFrame:

@@ -14,6 +14,9 @@ from lens_multimodal.experiments.statistics import (
 
 UNITS = {"mean": "mean of the neurons", "neuron": "each neuron alone"}
 
+DOMINANT = 0.5
+"""Least share of the annotated area of a picture's dominant category."""
+
 MOST_GROUPS = 24
 """Categories shown, those of most pictures first."""
 
@@ -24,7 +27,7 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
     if not len(fields):
         return {}
     found = {"overlap": _overlap(fields, seed)}
-    means = fields[fields["unit"] == "mean"]
+    means = fields[(fields["unit"] == "mean") & (fields["share_of_objects"] >= DOMINANT)]
     for column, plural in (("supercategory", "supercategories"), ("category", "categories")):
         if means[column].nunique() > 1:
             found[f"overlap by {column}"] = _by(means, column, plural, seed)
@@ -84,7 +87,8 @@ def _by(means: pd.DataFrame, column: str, plural: str, seed: int) -> Summary:
         title=f"Receptive fields by {column}",
         caption=(
             f"The same for the mean activation, by {column} ({len(shown)} of {len(pictures)} {plural}, those with most "
-            f"pictures first); {n} pictures."
+            f"pictures first); {n} pictures in which the category dominates: it takes at least half of what is "
+            f"annotated (the paper's choice of pictures, recalled)."
         ),
         n_pictures=n,
         drawing=Drawing(kind="bars", x=column, series="neurons", x_title=column, y_title="intersection over union"),

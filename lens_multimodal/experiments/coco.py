@@ -1,0 +1,40 @@
+"""The pictures of a data set as the experiments take them: the split and the filters of the paper.
+
+COCO 2017 is read as it is published, `annotations/` beside `val2017/`. Of several splits the validation split is taken,
+which neither the encoder nor LiMBeR's projection was fitted on (which one the paper took is not known here). Regions
+annotated as crowds are left out: they are not one object; and so are pictures without any object.
+"""
+
+from pathlib import Path
+
+from lens_multimodal.data import CocoScenes, read_coco
+
+SPLIT = "val2017"
+
+
+def scenes_of(folder: str | Path) -> CocoScenes:
+    """The scenes of a folder in COCO's format, filtered.
+
+    Args:
+        folder: `instances.json`, `captions.json` and `images/`; or COCO as published; or the folder of one of its
+            splits, such as `coco/train2017`.
+
+    Raises:
+        FileNotFoundError: annotation files or pictures are missing; they are listed.
+        ValueError: no picture has an object; or what `read_coco` refuses.
+    """
+    home, split = _split_of(Path(folder).absolute())
+    scenes = read_coco(home, split=split)
+    kept = scenes.with_objects(crowds=False)
+    if not len(kept):
+        raise ValueError(f"none of the {len(scenes)} pictures of {str(folder)!r} has an object that is not a crowd")
+    return kept
+
+
+def _split_of(folder: Path) -> tuple[Path, str | None]:
+    """The data set's folder and the split, None where the folder says it itself."""
+    if (folder / "annotations").is_dir():
+        return folder, SPLIT if (folder / SPLIT).is_dir() else None
+    if (folder.parent / "annotations").is_dir() and not (folder / "instances.json").is_file():
+        return folder.parent, folder.name
+    return folder, None
