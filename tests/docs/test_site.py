@@ -1,10 +1,13 @@
 """The site builds strictly, fetches nothing, and says only what the source says."""
 
 import ast
+import json
 import re
 import runpy
+import shlex
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -93,16 +96,39 @@ def test_the_demos_are_the_ones_listed():
 
 
 def test_the_paper_page_names_things_that_exist():
-    from lens_multimodal import VisionLens, analysis, data, experiments, hooks, presets, train
+    from lens_multimodal import VisionLens, analysis, data, experiments, hooks, plots, presets, train
 
     page = (DOCS / "paper.md").read_text()
-    known = {name for module in (lens_multimodal, analysis, data, hooks, train, experiments) for name in module.__all__}
+    modules = (lens_multimodal, analysis, data, hooks, train, experiments, plots)
+    known = {name for module in modules for name in module.__all__} | set(_reference_keys())
     known |= set(analysis.SCORES) | set(experiments.EXPERIMENTS) | set(presets.names()) | {"presets", "beit-large"}
     known |= {f"lens.{name}" for name in dir(VisionLens)} | {f"PatchSweep.{name}" for name in dir(analysis.PatchSweep)}
     known |= set(analysis.PatchSweep.__dataclass_fields__) | {"PatchSweep.estimate", "W_out"}
     named = re.findall(r"`([A-Za-z][\w.-]*)(?:\([^`]*\))?`", page)
     paths = [name for name in named if "/" in name]
     assert not [name for name in named if name not in known and name not in paths]
+
+
+def test_the_paper_page_has_a_row_for_each_thing_that_the_paper_shows():
+    page = (DOCS / "paper.md").read_text()
+    listed = re.findall(r"`((?:\w+\.)+[\w*]+)`", page)
+    assert not [key for key in _reference_keys() if not any(fnmatch(key, pattern) for pattern in listed)]
+
+
+def test_commands_of_the_paper_page_are_understood():
+    typer_main = pytest.importorskip("typer.main")
+    from lens_multimodal.cli import app
+
+    group = typer_main.get_command(app.application())
+    lines = re.findall(r"`lens-multimodal ([^`]+)`", (DOCS / "paper.md").read_text())
+    assert len(lines) > 5
+    for command, *arguments in map(shlex.split, lines):
+        group.commands[command].make_context(command, arguments, resilient_parsing=False)
+
+
+def _reference_keys() -> list[str]:
+    reference = json.loads((ROOT / "lens_multimodal" / "experiments" / "paper_reference.json").read_text())
+    return [entry["key"] for entry in reference["entries"]]
 
 
 def test_the_paper_page_lists_every_experiment():

@@ -34,7 +34,10 @@ OWN_ERRORS = (
 )  # fmt: skip
 """The documented kinds of error; each has to be raised by a line of this library, not by something beneath it."""
 
-PYTHONS_WORDS = "object is not|not supported between|has no attribute|unexpected keyword|has no len|argument must be"
+PYTHONS_WORDS = (
+    "object is not|not supported between|has no attribute|unexpected keyword|has no len|argument must be|"
+    "unsupported operand"
+)
 """What Python itself says of a mistake: true, but of no use to someone who called this library."""
 
 OWN_FOLDER = Path(lens_multimodal.__file__).parent

@@ -2,7 +2,7 @@
 
 import { latest, post } from "./api.js";
 import { Board } from "./board.js";
-import { $, bar, difference, el, readable, words } from "./dom.js";
+import { $, bar, difference, el, readable, signed, words } from "./dom.js";
 
 const PAUSE_MS = 150;
 
@@ -52,7 +52,7 @@ export class Between {
   #slot(name, title) {
     const pick = el("button", { type: "button", class: "pick", "aria-pressed": "false", onclick: () => this.#turn(name) });
     const says = el("p", { class: "small" }, "");
-    const caption = el("p", { class: "caption" }, el("span", { class: "quiet" }, "Choose a picture on the left."));
+    const caption = el("p", { class: "caption" }, el("span", { class: "quiet" }, "Choose a picture first."));
     const place = el("div", {});
     pick.append(title);
     $(`slot-${name}`).append(pick, place, says, caption);
@@ -199,7 +199,7 @@ export class Between {
     const most = Math.max(...swept.flatMap((one) => one.effect.flat().map(Math.abs)), 1e-9);
     const { label, clean, corrupted } = swept[0];
     $("sweep-note").replaceChildren(
-      `Change of the ${label} when one image patch of A is copied into B (A has ${clean.toFixed(2)}, B ${corrupted.toFixed(2)}):`,
+      `Change of the ${label} when one image patch of A is copied into B (A has ${signed(clean)}, B ${signed(corrupted)}):`,
       el(
         "span",
         { class: "legend" },

@@ -22,6 +22,11 @@ export function percent(share) {
   return share >= 0.00001 ? `${(100 * share).toFixed(3)} %` : "< 0.001 %";
 }
 
+// A number with its sign as it is printed.
+export function signed(value) {
+  return value.toFixed(2).replace("-", "−");
+}
+
 export function readable(word) {
   const text = word.trim();
   return text === "" ? JSON.stringify(word) : text;
