@@ -126,6 +126,9 @@ def random_module(
         _draw(name, values, noise, seed=f"{seed} {part} {name}")
         owner, _, last = name.rpartition(".")
         setattr(module.get_submodule(owner), last, nn.Parameter(values, requires_grad=False))
+    for inner in module.modules():
+        if hasattr(inner, "init_non_persistent_buffers"):  # older timm leaves them unfilled without storage
+            inner.init_non_persistent_buffers()  # type: ignore[operator]
     if hasattr(module, "tie_weights"):
         module.tie_weights()  # type: ignore[operator]  # building without storage has untied them
     place(module, device=where, dtype=dtype)

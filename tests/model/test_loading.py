@@ -1,5 +1,7 @@
 """Loading from local folders: the right numbers, and no more host memory than a shard and the model."""
 
+import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -16,9 +18,6 @@ from lens_multimodal.model.loading import load_causal_lm, load_hooked_gpt_j, pla
 from tests.lenses import encoder, hugging_face, linear, picture
 from tests.models import HOSTS, random_language_model
 from tests.tokenizers import make_tokenizer
-
-CODE = 16 * 2**20
-"""Bytes of program that wake up on the way, whatever the model's size; nothing beside a real model."""
 
 FORMATS = ["safetensors", "sharded safetensors", "pytorch_model.bin", "sharded bin", "old bin"]
 
@@ -135,10 +134,10 @@ def test_no_hooked_transformer_in_transformer_lens_4(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory from /proc")
 def test_peak_host_memory(tmp_path):
     """At most 1.2 times one shard and the model, for every format, precision and model class."""
-    model = GPTJForCausalLM(big())
-    for form in FORMATS:
-        save(model, tmp_path / form, form, shard="8MB")
-        make_tokenizer(tmp_path / form)
+    for name, model in (("big", GPTJForCausalLM(big())), ("small", random_language_model("gpt-j"))):
+        for form in FORMATS:
+            save(model, tmp_path / name / form, form, shard="8MB")
+            make_tokenizer(tmp_path / name / form)
     done = subprocess.run(
         [sys.executable, "-m", "tests.model.test_loading", str(tmp_path)], capture_output=True, text=True, check=False
     )
@@ -146,7 +145,8 @@ def test_peak_host_memory(tmp_path):
     cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(cases) == len(FORMATS) * 2 * (2 if "hooked" in HOSTS else 1)
     for case in cases:
-        assert case["peak"] <= 1.2 * (case["shard"] + case["model"]) + CODE, case
+        assert case["peak"] <= 1.2 * (case["shard"] + case["model"]), case
+        assert case["peak"] >= 0.9 * case["model"], case
         assert case["finite"], case
 
 
@@ -158,10 +158,13 @@ def big() -> GPTJConfig:
 
 
 def main() -> None:
-    """Each case in a process of its own, forked once everything is imported."""
+    """Each case in a process of its own, forked once everything is imported.
+
+    A forked process maps the program anew: torch's own libraries alone come to 25 MB by the time a model is loaded. A
+    small model goes first, so that this is there before measuring begins.
+    """
     home = Path(sys.argv[1])
     classes = ["bridge", *(["hooked"] if "hooked" in HOSTS else [])]
-    load_as("bridge", home / FORMATS[0], torch.bfloat16)
     for form in FORMATS:
         for dtype in (torch.float32, torch.bfloat16):
             for kind in classes:
@@ -169,7 +172,8 @@ def main() -> None:
                 if child := os.fork():
                     assert os.waitpid(child, 0)[1] == 0
                 else:
-                    sys.stdout.write(json.dumps(measured(kind, home / form, dtype)) + "\n")
+                    measured(kind, home / "small" / form, dtype)
+                    sys.stdout.write(json.dumps(measured(kind, home / "big" / form, dtype)) + "\n")
                     sys.stdout.flush()
                     os._exit(0)
 
@@ -184,6 +188,8 @@ def load_as(kind: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
 def measured(kind: str, folder: Path, dtype: torch.dtype) -> dict[str, object]:
     from benchmarks.memory import peak, reset_peak
 
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or the model would go unseen into memory that was kept
     before = reset_peak("cpu")
     model = load_as(kind, folder, dtype)
     read = sum(float(p.detach().float().sum()) for p in model.parameters())  # what is only mapped counts when read

@@ -38,7 +38,7 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
                 f"Relative change of a noun's probability (-1: all of it is gone) when the N neurons of largest "
                 f"attribution, or as many random neurons of the same layers, are zero at the image positions; mean "
                 f"over {n} pictures and 95 % bootstrap interval over pictures. The control ends where a layer has too "
-                f"few other neurons. {_paper_share()}: the paper's number and the verdict stand beside the largest "
+                f"few other neurons. {_papers_share_in_words()}: the paper's number and the verdict stand beside the largest "
                 f"count within that share here, {papers:,}."
             ),
             n_pictures=n,
@@ -132,18 +132,18 @@ def _captions(captions: pd.DataFrame, seed: int) -> Summary:
 
 def papers_count(own: pd.DataFrame) -> int:
     """The largest count that is no larger a share of the model's neurons than the paper ablates; else the smallest."""
-    largest, neurons = (paper_number(key).value for key in PAPERS_SHARE)
-    assert largest is not None
-    assert neurons is not None
-    within = own.loc[own["n_neurons"] <= largest / neurons * own["n_model"], "n_neurons"]
+    within = own.loc[own["n_neurons"] <= _papers_share() * own["n_model"], "n_neurons"]
     return int(within.max() if len(within) else own["n_neurons"].min())
 
 
-def _paper_share() -> str:
+def _papers_share() -> float:
     largest, neurons = (paper_number(key).value for key in PAPERS_SHARE)
-    assert largest is not None
-    assert neurons is not None
-    return f"The paper ablates up to {largest:,} of {neurons:,} neurons, {largest / neurons:.1%}"
+    return largest / neurons if largest and neurons else 1.0
+
+
+def _papers_share_in_words() -> str:
+    largest, neurons = map(paper_number, PAPERS_SHARE)
+    return f"The paper ablates up to {largest} of {neurons} neurons, {100 * _papers_share():.1f} %"
 
 
 def _verdict(at: pd.DataFrame, paired: pd.DataFrame, seed: int) -> str:
