@@ -57,7 +57,7 @@ def _on_cpu(run: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    alive = list(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+    alive = list(accumulate((e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())), initial=0))
     return max(now - lowest for now, lowest in zip(alive, accumulate(alive, min), strict=True))
 
 

@@ -113,6 +113,9 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
     Raises: DevicesMixed.
     """
+    if function._can_decompose():  # in inference mode nobody has taken it apart before
+        with _Everywhere():
+            return function.decompose(*args, **kwargs)
     named = kwargs.get("device")
     device = torch.device(named) if named is not None else place_of(function, args, kwargs)
     pretended = _is_pretended(device)

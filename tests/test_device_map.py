@@ -237,6 +237,8 @@ def swept(lens: VisionLens):
 )
 def test_the_same_numbers(what, lenses):
     spread, whole = lenses
+    if what is captions and not host.is_bridge(spread.model):
+        pytest.skip("HookedTransformer.generate takes no subclass of Tensor, which pretended tensors are")
     assert_same(what(spread), what(whole))
 
 

@@ -55,6 +55,28 @@ def test_hits_are_words_among_the_ten(rows):
         assert row.shown_noun == (" dog" in row.tokens if isinstance(row.shows, str) else None)
 
 
+def test_agreement_is_the_plain_match_of_the_first_different_tokens(world, plain, rows):
+    nearest = [plain.nearest(vector)[0] for vector in plain.vectors(world.scenes[0].path)]
+    said: list[int] = []
+    for rank in range(10):
+        for ids in nearest:
+            if ids[rank] not in said and len(said) < 12:
+                said.append(ids[rank])
+    row = rows["agreement"].set_index("source").loc["image prompts"]
+    assert list(row["tokens"]) == [plain.words.decode([token]) for token in said]
+    (dog,) = plain.words(" dog")["input_ids"]
+    table = plain.model.transformer.wte.weight.numpy()
+    table = table - table.mean(axis=0)
+    table = table / np.linalg.norm(table, axis=1, keepdims=True)
+    cosine = table[said] @ table[dog]
+    precision, recall = cosine.mean(), cosine.max()
+    assert row["precision"] == pytest.approx(precision, abs=1e-5)
+    assert row["recall"] == pytest.approx(recall, abs=1e-5)
+    f1 = 2 * precision * recall / (precision + recall) if min(precision, recall) > 0 else 0.0
+    assert row["f1"] == pytest.approx(f1, abs=1e-5)
+    assert row["human_found"] == float(dog in said)
+
+
 def test_random_tokens_are_as_many_and_fixed_by_the_picture(world, rows):
     drawn = of(rows, "random tokens", "drawn")["token_ids"].tolist()
     assert [len(ids) for ids in drawn] == [10] * 9

@@ -63,7 +63,7 @@ def test_last_logits_are_those_of_the_whole_pass_and_no_others_are_made(lens_of,
     model, tokens = lens_of(layout, kind).model, torch.randint(3, 40, (2, 9))
     whole = host.logits_of(model, tokens)
     unembedded = []
-    handle = model.unembed.register_forward_hook(lambda module, inputs, output: unembedded.append(output.shape[1]))
+    handle = model.unembed.register_forward_hook(lambda *run: unembedded.append(run[-1].shape[1]))
     for n in (1, 4, 9):
         torch.testing.assert_close(host.last_logits(model, tokens, n), whole[:, -n:], rtol=1e-5, atol=1e-5)
     handle.remove()
@@ -129,7 +129,7 @@ def test_releases(monkeypatch, installed, works):
     if works:
         host.check_version()
         return
-    message = rf"transformer-lens {installed} is installed; .* at least 3\.7 and less than 5\.0 \(pip install"
+    message = rf"transformer-lens {installed} is installed; .* at least 3\.8 and less than 5\.0 \(pip install"
     with pytest.raises(RuntimeError, match=message):
         host.check_version()
 

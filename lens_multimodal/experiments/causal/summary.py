@@ -38,8 +38,8 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
                 f"Relative change of a noun's probability (-1: all of it is gone) when the N neurons of largest "
                 f"attribution, or as many random neurons of the same layers, are zero at the image positions; mean "
                 f"over {n} pictures and 95 % bootstrap interval over pictures. The control ends where a layer has too "
-                f"few other neurons. {_papers_share_in_words()}: the paper's number and the verdict stand beside the largest "
-                f"count within that share here, {papers:,}."
+                f"few other neurons. {_papers_share_in_words()}: the paper's number and the verdict stand beside the "
+                f"largest count within that share here, {papers:,}."
             ),
             n_pictures=n,
             verdict=_verdict(own[own["n_neurons"] == papers], paired[paired["n_neurons"] == papers], seed),
