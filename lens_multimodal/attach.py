@@ -9,6 +9,7 @@ from torch import nn
 from lens_multimodal import presets
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.model import host, saved
+from lens_multimodal.model.loading import load_language_model
 from lens_multimodal.model.projection import Projection, load_linear
 from lens_multimodal.model.random_weights import RandomWeights
 from lens_multimodal.model.self_check import self_check
@@ -98,7 +99,7 @@ def _language_model(
     if model is None:
         raise ValueError("vision and projection were given without a model; give the language model they belong to")
     if isinstance(model, (str, Path)):
-        return presets.load_language_model(model, device=device, dtype=dtype)
+        return load_language_model(model, device=device, dtype=dtype)
     if isinstance(model, nn.Module):
         return model, getattr(model, "tokenizer", None)
     raise TypeError(

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BeitConfig, BeitModel
 
 from lens_multimodal import attach_vision, presets, save_linear
+from lens_multimodal.model.loading import load_language_model
 from tests.lenses import encoder, hugging_face, linear
 from tests.models import random_language_model
 from tests.tokenizers import make_tokenizer
@@ -40,7 +41,7 @@ def test_a_language_model_that_is_not_here(tmp_path):
 def test_a_language_model_without_its_tokenizer(tmp_path):
     random_language_model("gpt-j").save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="and the tokenizer"):
-        presets.load_language_model(tmp_path)
+        load_language_model(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut weights", "cut config", "no model"])
@@ -55,14 +56,14 @@ def test_a_damaged_language_model(tmp_path, damage):
     else:
         (tmp_path / "config.json").write_text("{}")
     with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):
-        presets.load_language_model(tmp_path)
+        load_language_model(tmp_path)
 
 
 def test_loading_keeps_or_takes_the_precision(tmp_path):
     random_language_model("gpt-j", dtype=torch.bfloat16).save_pretrained(tmp_path)
     make_tokenizer(tmp_path)
     for asked, found in ((None, torch.bfloat16), (torch.float32, torch.float32)):
-        model, tokenizer = presets.load_language_model(tmp_path, dtype=asked)
+        model, tokenizer = load_language_model(tmp_path, dtype=asked)
         assert {p.dtype for p in model.parameters()} == {found}
         assert not any(p.requires_grad for p in model.parameters())
         assert not model.training
@@ -104,7 +105,7 @@ def test_weights_that_are_not_all_there(tmp_path):
     hugging_face("gpt-j").transformer.save_pretrained(tmp_path / "headless")
     make_tokenizer(tmp_path / "headless")
     with pytest.raises(ValueError, match=r"language model '.*headless' lack lm_head\.bias, lm_head\.weight"):
-        presets.load_language_model(tmp_path / "headless")
+        load_language_model(tmp_path / "headless")
     config = BeitConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
     BeitModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "beit")
     weights = {k: v for k, v in load_file(tmp_path / "beit" / "model.safetensors").items() if "cls_token" not in k}

@@ -118,6 +118,7 @@ def _lens(
 
     from lens_multimodal import presets
     from lens_multimodal.attach import attach_vision
+    from lens_multimodal.model.loading import load_language_model
 
     own_parts = model is not None and presets.get(model) is None
     if not (fresh and own_parts and vision is not None and projection is None):
@@ -131,7 +132,7 @@ def _lens(
     assert model is not None
     precision = options.torch_dtype(dtype)
     encoder = presets.load_vision(vision)
-    language_model, tokenizer = presets.load_language_model(model, device=device, dtype=precision)
+    language_model, tokenizer = load_language_model(model, device=device, dtype=precision)
     torch.manual_seed(seed)
     linear = nn.Linear(encoder.d_vision, language_model.config.hidden_size)  # type: ignore[union-attr,arg-type]
     return attach_vision(

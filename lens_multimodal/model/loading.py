@@ -7,13 +7,40 @@ last tensor. Peak host memory is one shard and what stays on the host. Sharded s
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from lens_multimodal.model import hooked
+
+
+def load_language_model(
+    name: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, Any]:
+    """A Hugging Face causal language model and its tokenizer from a folder or from this machine's cache.
+
+    Raises:
+        FileNotFoundError: the model or its tokenizer is not there; says where it was looked for.
+        ValueError: the weights are damaged or not all there.
+    """
+    from transformers import AutoTokenizer
+
+    needed = "config.json, *.safetensors (or pytorch_model.bin) and the tokenizer"
+    try:
+        model, info = load_causal_lm(name, device=device, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise absent("language model", str(name), needed) from error
+    except (SafetensorError, UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"the weights of the language model {str(name)!r} are damaged or unsafe: {error}") from error
+    check_complete(f"language model {str(name)!r}", info)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one of nothing when its files lack
+        raise absent("tokenizer of", str(name), needed)
+    return model, tokenizer
 
 
 def load_causal_lm(
@@ -49,12 +76,10 @@ def load_hooked_gpt_j(
 
     Args: as `load_causal_lm`; tokenizer: None takes the folder's own.
     Raises: RuntimeError without a `HookedTransformer` (TransformerLens 4); TypeError for another architecture;
-        otherwise as `presets.load_language_model`.
+        otherwise as `load_language_model`.
     """
-    from lens_multimodal import presets
-
     hooked.check_available()
-    language_model, own = presets.load_language_model(name, device=device, dtype=dtype)
+    language_model, own = load_language_model(name, device=device, dtype=dtype)
     return hooked.share_gpt_j(language_model, tokenizer=own if tokenizer is None else tokenizer)
 
 
@@ -68,6 +93,22 @@ def place(model: nn.Module, *, device: Any = None, dtype: torch.dtype | None = N
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = _placed(buffer, device, dtype)
+
+
+def check_complete(what: str, info: dict[str, Any]) -> None:
+    """Raise ValueError where weights are missing: transformers fills them with random ones and only warns."""
+    unused = ("mask_token", "relative_position_index")
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith(unused))
+    if missing:
+        raise ValueError(f"the weights of the {what} lack {', '.join(missing[:5])}: this is the file of another model")
+
+
+def absent(what: str, name: str, files: str) -> FileNotFoundError:
+    """The error for a part whose files are neither in a folder nor in the cache."""
+    return FileNotFoundError(
+        f"no {what} {name!r} on this machine: neither a folder of that name with {files}, nor in the Hugging Face "
+        f"cache. Fetch it once with `hf download {name}` on a machine with access, or pass the folder it lies in"
+    )
 
 
 def _placed(values: torch.Tensor, device: Any, dtype: torch.dtype | None) -> torch.Tensor:

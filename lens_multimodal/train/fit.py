@@ -131,7 +131,12 @@ def fit_projection(
     for part in (lens.model, lens.vision):
         part.eval().requires_grad_(False)
     linear.requires_grad_(True).float()
-    optimizers = optimizers_of(linear, settings)
+    optimizers = optimizers_of(
+        linear,
+        learning_rate=settings.learning_rate,
+        muon_rate=settings.muon_rate,
+        weight_decay=settings.weight_decay,
+    )
     scaler = torch.amp.GradScaler(linear.weight.device.type, enabled=settings.precision == "fp16")
     step = checkpoint.resume(folder, linear, optimizers, scaler, settings)
     _same_everywhere(linear)

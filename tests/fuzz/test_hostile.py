@@ -17,8 +17,8 @@ from PIL import Image
 
 from lens_multimodal import attach_vision, load_linear
 from lens_multimodal.data import read_coco, read_folder, read_shards
+from lens_multimodal.model.loading import load_language_model
 from lens_multimodal.model.saved import _digest
-from lens_multimodal.presets import load_language_model
 from lens_multimodal.train import FitSettings, checkpoint
 from tests.trio import random_picture
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import GPTJConfig, GPTJForCausalLM
 
-from lens_multimodal import attach_vision, presets
+from lens_multimodal import attach_vision
 from lens_multimodal.model import host
-from lens_multimodal.model.loading import load_causal_lm, load_hooked_gpt_j, place
+from lens_multimodal.model.loading import load_causal_lm, load_hooked_gpt_j, load_language_model, place
 from tests.lenses import encoder, hugging_face, linear, picture
 from tests.models import HOSTS, random_language_model
 from tests.tokenizers import make_tokenizer
@@ -78,7 +78,7 @@ def test_the_old_file_of_gpt_j_holds_masks_too(tmp_path):
         state[f"transformer.h.{layer}.attn.masked_bias"] = torch.tensor(-1e9)
     torch.save(state, tmp_path / "pytorch_model.bin")
     make_tokenizer(tmp_path)
-    model, _ = presets.load_language_model(tmp_path)
+    model, _ = load_language_model(tmp_path)
     tokens = torch.arange(3, 20)[None]
     torch.testing.assert_close(model(tokens).logits, plain(tokens).logits)
 
@@ -92,7 +92,7 @@ def test_a_file_that_wants_to_run_code(tmp_path):
     make_tokenizer(tmp_path)
     torch.save({"transformer.wte.weight": Evil()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"weights of the language model .* are damaged or unsafe"):
-        presets.load_language_model(tmp_path)
+        load_language_model(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -181,7 +181,7 @@ def main() -> None:
 def load_as(kind: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     if kind == "hooked":
         return load_hooked_gpt_j(folder, dtype=dtype)
-    model, tokenizer = presets.load_language_model(folder, dtype=dtype)
+    model, tokenizer = load_language_model(folder, dtype=dtype)
     return host.wrap(model, tokenizer=tokenizer)
 
 

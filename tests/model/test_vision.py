@@ -11,7 +11,7 @@ from torchvision import transforms
 from transformers import BeitImageProcessorPil, CLIPImageProcessorPil
 
 from lens_multimodal import Preprocessing, VisionEncoder
-from lens_multimodal.presets import _BEIT, _CLIP, _NF_RESNET, PooledGrid
+from lens_multimodal.presets.encoders import BEIT, CLIP, NF_RESNET, PooledGrid
 from tests.lenses import encoder, picture
 
 
@@ -87,7 +87,7 @@ def test_patches_go_row_by_row_from_the_top_left():
 @torch.no_grad()
 def test_clip_resnet_of_limber():
     """The true layout of CLIP's RN50x16: 12 x 12 patches of 3072."""
-    found = VisionEncoder(timm.create_model("resnet50x16_clip", pretrained=False), preprocessing=_CLIP)
+    found = VisionEncoder(timm.create_model("resnet50x16_clip", pretrained=False), preprocessing=CLIP)
     assert (found.n_patches, found.d_vision, found.grid_h, found.grid_w) == (144, 3072, 12, 12)
 
 
@@ -99,7 +99,7 @@ def test_pooled_resnet_of_limber():
     pixels = torch.randn(2, 3, 64, 64)
     pooled = module.forward_head(module.forward_features(pixels), pre_logits=True)
     torch.testing.assert_close(found(pixels)[:, 0], pooled)
-    assert (_NF_RESNET.mean, _NF_RESNET.std) == ((0, 0, 0), (1, 1, 1))
+    assert (NF_RESNET.mean, NF_RESNET.std) == ((0, 0, 0), (1, 1, 1))
 
 
 def test_any_module():
@@ -155,7 +155,7 @@ def test_beit_is_squashed_as_limber_does(size):
         image_mean=[0.5] * 3, image_std=[0.5] * 3,
     )  # fmt: skip
     expected = theirs(photo(*size), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(_BEIT([photo(*size)]), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(BEIT([photo(*size)]), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -166,20 +166,20 @@ def test_clip_is_resized_and_cropped(size):
             transforms.Resize(384, interpolation=transforms.InterpolationMode.BICUBIC),
             transforms.CenterCrop(384),
             transforms.ToTensor(),
-            transforms.Normalize(_CLIP.mean, _CLIP.std),
+            transforms.Normalize(CLIP.mean, CLIP.std),
         ]
     )
-    torch.testing.assert_close(_CLIP([photo(*size)])[0], clip(photo(*size)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(CLIP([photo(*size)])[0], clip(photo(*size)), rtol=0, atol=1e-6)
     theirs = CLIPImageProcessorPil(size={"shortest_edge": 384}, crop_size={"height": 384, "width": 384})
     if size != (37, 501):
         expected = theirs(photo(*size), return_tensors="pt")["pixel_values"]
-        torch.testing.assert_close(_CLIP([photo(*size)]), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(CLIP([photo(*size)]), expected, rtol=0, atol=1e-5)
 
 
 def test_squash_differs_from_what_timm_publishes():
     published = Preprocessing.of_timm(small("beit_base_patch16_224", depth=1, embed_dim=24, num_heads=2))
     assert (published.crop_mode, published.interpolation, published.crop_pct) == ("center", "bicubic", 0.9)
-    assert (published([photo(640, 480)]) - _BEIT([photo(640, 480)])).abs().mean() > 0.1
+    assert (published([photo(640, 480)]) - BEIT([photo(640, 480)])).abs().mean() > 0.1
 
 
 def test_timm_model_of_another_size_than_published():
@@ -189,11 +189,11 @@ def test_timm_model_of_another_size_than_published():
 
 
 def test_preprocessing_round_trip_and_changes():
-    assert Preprocessing.from_json(_CLIP.to_json()) == _CLIP
+    assert Preprocessing.from_json(CLIP.to_json()) == CLIP
     squashed = encoder().with_preprocessing(interpolation="bicubic")
     assert squashed.preprocessing == Preprocessing(height=16, width=24, interpolation="bicubic")
     with pytest.raises(ValueError, match="colour"):
-        Preprocessing.from_json({**_CLIP.to_json(), "colour": 1})
+        Preprocessing.from_json({**CLIP.to_json(), "colour": 1})
 
 
 @pytest.mark.parametrize(

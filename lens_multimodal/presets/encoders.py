@@ -1,0 +1,116 @@
+"""Image encoders by name, trained, with the preprocessing they were trained with."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lens_multimodal import tiny
+from lens_multimodal.model.beit import beit_from_huggingface
+from lens_multimodal.model.loading import absent, check_complete
+from lens_multimodal.model.vision import Preprocessing, VisionEncoder
+
+BEIT = Preprocessing(height=224, width=224)
+"""LiMBeR's feature extractor: both sides to 224 without keeping the aspect ratio, mean and deviation 0.5."""
+
+CLIP = Preprocessing(
+    height=384,
+    width=384,
+    crop_mode="center",
+    interpolation="bicubic",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+
+NF_RESNET = Preprocessing(height=384, width=384, crop_mode="center", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""LiMBeR feeds this encoder unnormalised pixels of a random crop; here the centre, so that a picture always
+gives the same caption."""
+
+
+class PooledGrid(nn.Module):
+    """A convolutional encoder's mean over the grid as one image patch, as LiMBeR's NF-ResNet50."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        grid: torch.Tensor = self.module.forward_features(pixels)  # type: ignore[operator]
+        return grid.mean(dim=(2, 3))[:, None]
+
+
+def load_vision(name: str) -> VisionEncoder:
+    """An encoder by the name of a preset, of a local Hugging Face BEiT folder, or of a pretrained timm model.
+
+    Raises:
+        FileNotFoundError: its weights are not on this machine.
+        ValueError: no encoder of this name.
+    """
+    import timm
+
+    if name in _VISIONS:
+        return _VISIONS[name]()
+    if Path(name).is_dir():
+        return _huggingface_beit(name)
+    if not timm.is_model(name.split(".")[0]):
+        close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=5)
+        raise ValueError(
+            f"no image encoder {name!r}: expected one of {', '.join(_VISIONS)}, a folder with a Hugging Face "
+            f"BEiT, or a timm model" + (f" such as {', '.join(close)}" if close else "")
+        )
+    return VisionEncoder(_timm(name), name=name)
+
+
+def _huggingface_beit(name: str) -> VisionEncoder:
+    from transformers import AutoConfig, BeitModel
+
+    needed = "config.json and the weights of a BeitModel"
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise absent("image encoder", name, needed)
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=True)
+        if config.model_type != "beit":
+            raise ValueError(f"{name!r} holds a {config.model_type} model, expected a BEiT")
+        load: Any = BeitModel.from_pretrained
+        model, info = load(
+            name, config=config, local_files_only=True, add_pooling_layer=False, output_loading_info=True
+        )
+    except OSError as error:
+        raise absent("image encoder", name, needed) from error
+    check_complete(f"image encoder {name!r}", info)
+    size: Any = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return VisionEncoder(
+        beit_from_huggingface(model).requires_grad_(False),
+        preprocessing=replace(BEIT, height=height, width=width),
+        name=Path(name).name,
+    )
+
+
+def _timm(name: str, **options: Any) -> nn.Module:
+    import timm
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        return timm.create_model(name, pretrained=True, **options).eval().requires_grad_(False)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
+        raise absent("image encoder", f"timm/{name}", "model.safetensors") from error
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
+
+
+_VISIONS: dict[str, Callable[[], VisionEncoder]] = {
+    "tiny": tiny.load_vision,
+    "beit-large": lambda: _huggingface_beit("microsoft/beit-large-patch16-224-pt22k"),
+    "beit-large-ft": lambda: _huggingface_beit("microsoft/beit-large-patch16-224-pt22k-ft22k"),
+    "clip-rn50x16": lambda: VisionEncoder(_timm("resnet50x16_clip.openai"), preprocessing=CLIP, name="CLIP RN50x16"),
+    "nf-resnet50": lambda: VisionEncoder(
+        PooledGrid(_timm("nf_resnet50.ra2_in1k")), preprocessing=NF_RESNET, name="NF-ResNet50"
+    ),
+}
