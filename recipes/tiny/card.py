@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _what(figures: dict[str, Any]) -> str:
         "language model": (
             f"GPT-J: {language.n_layers} layers of width {language.d_model}, {language.n_heads} heads, rotary "
             f"{language.rotary_dim}, vocabulary {s.tokenizer.vocab_size:,}, context {language.n_ctx}",
-            f"text only, bytes by source: {_flat(figures['corpus'])}",
+            f"text only: {_mix(figures['corpus']['mix'])}",
         ),
         "encoder": (
             f"timm `Beit`: {vision.image_size} px, patches of {vision.patch_size} px, {vision.n_layers} layers of "
@@ -90,14 +91,12 @@ def _what(figures: dict[str, Any]) -> str:
             f"captions of composed scenes of {pictures['nouns']} nouns; everything else frozen",
         ),
     }
-    table = ["| part | layout | trained on |", "| --- | --- | --- |"]
-    table += [f"| {part} | {layout} | {data} |" for part, (layout, data) in rows.items()]
     reports = "\n".join(f"- {name}: {_flat(report)}" for name, report in training.items())
     return "\n".join(
         [
             "## What it is",
             "",
-            *table,
+            *_table(("part", "layout", "trained on"), [(part, *about) for part, about in rows.items()]),
             "",
             f"Labelled drawings by split: {splits}.",
             "",
@@ -109,30 +108,21 @@ def _what(figures: dict[str, Any]) -> str:
 
 
 def _naming(figures: dict[str, Any]) -> str:
+    named = [(who, *(_share(by_kind[kind]) for kind in KINDS)) for who, by_kind in figures["naming"].items()]
+    several = [
+        (who, f"{figure['precision']:.1%}", f"{figure['recall']:.1%}", f"{figures['cider'][who]:.3f}")
+        for who, figure in figures["several objects"].items()
+    ]
     lines = [
         "## Captions",
         "",
         "Share of new single-object scenes whose greedy caption says the right noun (± standard error):",
         "",
-        "| | " + " | ".join(KINDS.values()) + " |",
-        "| --- | " + " | ".join("---" for _ in KINDS) + " |",
-    ]
-    for who, by_kind in figures["naming"].items():
-        cells = [
-            f"{by_kind[kind]['share']:.1%} ± {by_kind[kind]['standard error']:.1%} (n={by_kind[kind]['scenes']})"
-            for kind in KINDS
-        ]
-        lines.append(f"| {who} | " + " | ".join(cells) + " |")
-    lines += [
+        *_table(("", *KINDS.values()), named),
         "",
         "On the shipped scenes:",
         "",
-        "| | noun precision | noun recall | CIDEr |",
-        "| --- | --- | --- | --- |",
-    ]
-    for who, figure in figures["several objects"].items():
-        lines.append(f"| {who} | {figure['precision']:.1%} | {figure['recall']:.1%} | {figures['cider'][who]:.3f} |")
-    lines += [
+        *_table(("", "noun precision", "noun recall", "CIDEr"), several),
         "",
         "Precision and recall are over scenes of several objects, CIDEr over all (words split at spaces, five "
         "references each).",
@@ -155,34 +145,39 @@ def _naming(figures: dict[str, Any]) -> str:
 
 
 def _language(figures: dict[str, Any]) -> str:
-    lines = [
-        "## The language model on text",
-        "",
-        "| held-out text | model | 5-gram | unigram |",
-        "| --- | --- | --- | --- |",
+    perplexity = [
+        (f"{name}, perplexity per token", *(f"{row[who]['per_token']:.1f}" for who in ("model", "5-gram", "unigram")))
+        for name, row in figures["text"]["perplexity"].items()
     ]
-    for name, row in figures["text"]["perplexity"].items():
-        cells = [f"{row[who]['per_token']:.1f}" for who in ("model", "5-gram", "unigram")]
-        lines.append(f"| {name}, perplexity per token | " + " | ".join(cells) + " |")
-    lines += ["", f"Cloze test of word knowledge: {_flat(figures['text']['cloze'])}."]
-    return "\n".join(lines)
+    asked = figures["text"]["cloze"]
+    cloze = [
+        (question, *(f"{asked[who][question]['calibrated']:.0%}" for who in ("model", "5-gram")),
+         f"{answered['chance']:.0%}", answered["items"])
+        for question, answered in asked["model"].items()
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            "## The language model on text",
+            "",
+            *_table(("held-out text", "model", "5-gram", "unigram"), perplexity),
+            "",
+            "Cloze test of word knowledge: which of the answers does a noun make likelier most, against the same "
+            "sentence about a thing? Told: the corpus says it in other words. Withheld: it does not.",
+            "",
+            *_table(("asked for", "model", "5-gram", "chance", "questions"), cloze),
+        ]
+    )
 
 
 def _encoder(figures: dict[str, Any]) -> str:
     probe = figures["probe"]
-    lines = [
-        "## The encoder",
-        "",
-        f"Linear probe for the noun (chance {probe['chance']:.1%}):",
-        "",
-        "| | " + " | ".join(KINDS.values()) + " |",
-        "| --- | " + " | ".join("---" for _ in KINDS) + " |",
+    rows = [
+        (f"{who}, {label}", *(f"{probe[who][kind + suffix]:.1%}" for kind in KINDS))
+        for who in ("trained", "random weights")
+        for suffix, label in (("", "object"), ("_patch", "single patch"))
     ]
-    for who in ("trained", "random weights"):
-        for suffix, label in (("", "object"), ("_patch", "single patch")):
-            cells = [f"{probe[who][kind + suffix]:.1%}" for kind in KINDS]
-            lines.append(f"| {who}, {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    head = ["## The encoder", "", f"Linear probe for the noun (chance {probe['chance']:.1%}):", ""]
+    return "\n".join([*head, *_table(("", *KINDS.values()), rows)])
 
 
 def _translation(figures: dict[str, Any]) -> str:
@@ -198,11 +193,8 @@ def _translation(figures: dict[str, Any]) -> str:
         "left after the top neurons by attribution are set to zero at the image positions, against as many random "
         "neurons of the same layers:",
         "",
-        "| | " + " | ".join(map(str, counts)) + " |",
-        "| --- | " + " | ".join("---" for _ in counts) + " |",
+        *_table(("", *counts), [(who, *(f"{left[f'{who} {n}']:.2f}" for n in counts)) for who in ("top", "random")]),
     ]
-    for who in ("top", "random"):
-        lines.append(f"| {who} | " + " | ".join(f"{left[f'{who} {n}']:.2f}" for n in counts) + " |")
     layers = ", ".join(f"{k}: {v:.0%}" for k, v in found["layers of the top five neurons"].items())
     decodes = ", ".join(f"{k}: {v:.0%}" for k, v in found["noun among ten tokens of a top-20 neuron"].items())
     depth = ", ".join(f"{v:.0%}" for v in found["covered patches that read as the noun, by depth"])
@@ -215,6 +207,18 @@ def _translation(figures: dict[str, Any]) -> str:
         f"Covered image patches whose logit lens reads the noun first, from the embeddings up: {depth}.",
     ]
     return "\n".join(lines)
+
+
+def _mix(sources: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {mix['train_bytes'] / 1e6:.1f} MB" for name, mix in sources.items())
+
+
+def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
+    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _share(figure: dict[str, Any]) -> str:
+    return f"{figure['share']:.1%} ± {figure['standard error']:.1%} (n={figure['scenes']})"
 
 
 def _pictures(work: Path) -> dict[str, Any]:

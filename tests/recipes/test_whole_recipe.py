@@ -121,11 +121,12 @@ def _write(work: Path, settings: Settings) -> None:
     told, withheld = knowledge.withhold(knowledge.load(), share=text.WITHHELD_SHARE, seed=settings.seed)
     documents = itertools.islice(grammar.documents(told, seed=settings.seed), 1500)
     more = itertools.islice(grammar.documents(told, seed=settings.seed + 1), 300)
-    train, held_out, _ = text.divide({"wordnet": more, "generated": documents}, share=0.05, seed=settings.seed)
+    train, held_out, mix = text.divide({"wordnet": more, "generated": documents}, share=0.05, seed=settings.seed)
     text.write_documents(work / "text" / "train.txt", train)
     for name, part in held_out.items():
         text.write_documents(work / "text" / f"held_out_{name}.txt", part)
     write_json(work / "text" / "cloze.json", cloze.items(knowledge.load(), withheld, seed=settings.seed)[:5])
+    write_json(work / "text" / "done.json", {"mix": mix})
     shapes = {"name": "shapes", "version": "1", "licence": "CC0-1.0", "author": "the test"}
     (work / "fetch").mkdir()
     (work / "fetch" / "licences.json").write_text(json.dumps([shapes]))
