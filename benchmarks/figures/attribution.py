@@ -1,7 +1,6 @@
 """Attribution of every MLP neuron at every position, for 1, 8 and 32 targets, and for a batch with one target each."""
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,12 +9,12 @@ from benchmarks import rivals
 from benchmarks.figure import OURS, Aim, Figure, compare, relative
 from benchmarks.floor import attribution
 from benchmarks.memory import tensor_peak
-from benchmarks.timing import interleaved
 from benchmarks.workbench import Workbench
 from lens_multimodal.analysis import estimate_attribution, neuron_attribution, top_neurons, top_neurons_by_row
 
 TARGETS = (1, 8, 32)
-BATCH = 8
+BATCH, TOP = 8, 100
+BESIDE = "time over bare transformers with PyTorch hooks"
 
 
 def measure(bench: Workbench) -> list[Figure]:
@@ -52,7 +51,7 @@ def _targets(bench: Workbench, n: int) -> Figure:
 
         # The result of all positions would be n times gigabytes: what is kept of each target is every neuron's maximum.
         contenders = {
-            OURS: lambda: _best(top_neurons(model, tokens, targets, top_k=100), n),
+            OURS: lambda: _best(top_neurons(model, tokens, targets, top_k=TOP), n),
             "transformers + PyTorch hooks": lambda: _top(together()),
         }
         if n < max(TARGETS):
@@ -67,27 +66,40 @@ def _targets(bench: Workbench, n: int) -> Figure:
         absent=absent,
         more=_memory(bench, tokens, embedded, targets) if n == 1 else {},
     )
-    text = "time over bare transformers with PyTorch hooks"
-    return replace(figure, aims=figure.aims_beside("transformers + PyTorch hooks", text, 1.15))
+    return replace(figure, aims=figure.aims_beside("transformers + PyTorch hooks", BESIDE, 1.15))
 
 
 def _batch(bench: Workbench) -> Figure:
     """One target for each of several pictures: one forward, one backward."""
-    prompt = bench.prompts(BATCH)
-    targets = bench.targets(BATCH)
-    run = partial(top_neurons_by_row, bench.lens.model, prompt.tokens, targets, prompt.image_pos[0])
-    timings = interleaved({OURS: run}, rounds=bench.rounds, device=bench.device)
-    pos = prompt.tokens.shape[1]
+    model, prompt, targets = bench.lens.model, bench.prompts(BATCH), bench.targets(BATCH)
+    embedded, image_pos, pos = bench.embedded(prompt), prompt.image_pos[0], prompt.tokens.shape[1]
+
+    def one_by_one() -> Tensor:
+        rows = zip(embedded, targets, strict=True)
+        return torch.cat([rivals.by_hand_in_batch(bench.plain, e[None], [t], image_pos, top=TOP) for e, t in rows])
+
+    contenders = {
+        OURS: lambda: _best(top_neurons_by_row(model, prompt.tokens, targets, image_pos, top_k=TOP), BATCH),
+        "transformers + PyTorch hooks": lambda: rivals.by_hand_in_batch(
+            bench.plain, embedded, targets, image_pos, top=TOP
+        ),
+        "transformers, picture by picture": one_by_one,
+    }
+    timings, differences, absent = compare(bench, contenders, same=relative)
     floor = attribution(bench.lens.shape, pos, batch=BATCH, width=bench.dtype.itemsize)
     figure = Figure(
         name=f"attribution, batch of {BATCH}",
-        work=f"{BATCH} pictures of {pos} positions with one target each, top 100 neurons",
+        work=f"{BATCH} pictures of {pos} positions with one target each, top {TOP} neurons",
         timings=timings,
         floor=floor,
+        differences=differences,
+        absent=absent,
     )
     share = floor.flops / timings[OURS].median / bench.ceilings["matmul FLOP/s"]
-    aim = Aim(text="share of the measured matrix product ceiling", value=round(share, 3), limit=0.45, at_most=False)
-    return replace(figure, aims=(aim,) if bench.on_gpu else ())
+    of_ceiling = Aim(text="share of the measured matrix product ceiling", value=round(share, 3), limit=0.45,
+                     at_most=False)  # fmt: skip
+    beside = figure.aims_beside("transformers + PyTorch hooks", BESIDE, 1.15)
+    return replace(figure, aims=(*beside, of_ceiling) if bench.on_gpu else beside)
 
 
 def _memory(bench: Workbench, tokens: Tensor, embedded: Tensor, targets: list[int]) -> dict[str, float]:
@@ -106,8 +118,8 @@ def _maximum(scores: Tensor) -> Tensor:
 
 
 def _top(maxima: Tensor) -> Tensor:
-    return maxima.flatten(1).topk(100).values
+    return maxima.flatten(1).topk(TOP).values
 
 
 def _best(table: object, n: int) -> Tensor:
-    return torch.tensor(table["attribution"].to_numpy()).reshape(n, 100)  # type: ignore[index]
+    return torch.tensor(table["attribution"].to_numpy()).reshape(n, TOP)  # type: ignore[index]

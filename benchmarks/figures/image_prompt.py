@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from benchmarks import rivals
 from benchmarks.figure import OURS, Figure, compare, relative
 from benchmarks.floor import encoder
 from benchmarks.workbench import Workbench
@@ -20,13 +21,8 @@ def _batch(bench: Workbench, size: int) -> Figure:
         prompt = lens.prompt(pictures)
         return torch.stack([prompt.spans[row][0].image.soft_prompt.vectors for row in range(size)])
 
-    @torch.no_grad()
-    def by_hand() -> Tensor:
-        pixels = lens.vision.preprocessing(pictures).to(device=bench.device, dtype=bench.dtype)
-        features = lens.vision.module.forward_features(pixels)[:, 1:]
-        return lens.projection.linear(features)
-
-    timings, differences, absent = compare(bench, {OURS: ours, "timm by hand": by_hand}, same=relative)
+    contenders = {OURS: ours, "timm by hand": lambda: rivals.soft_prompts(lens, pictures)}
+    timings, differences, absent = compare(bench, contenders, same=relative)
     return Figure(
         name=f"image prompt, {size} picture{'s' * (size > 1)}",
         work=f"{size} picture(s) of 480 x 640 to {lens.vision.n_patches} image positions each",

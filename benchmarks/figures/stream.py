@@ -3,15 +3,19 @@
 import gc
 
 import torch
+from PIL import Image
+from torch import Tensor
 
-from benchmarks.figure import OURS, Aim, Figure
+from benchmarks import rivals
+from benchmarks.figure import OURS, Aim, Figure, compare, relative
 from benchmarks.floor import Floor, attribution, encoder
 from benchmarks.memory import in_use
 from benchmarks.timing import Timing, timed
 from benchmarks.workbench import Workbench
 from lens_multimodal.analysis import top_neurons_by_row
+from lens_multimodal.lens import PROMPT
 
-BATCH, DISTINCT, LOOKS = 8, 64, 20
+BATCH, DISTINCT, LOOKS, TOP = 8, 64, 20, 100
 
 
 def measure(bench: Workbench) -> list[Figure]:
@@ -21,13 +25,25 @@ def measure(bench: Workbench) -> list[Figure]:
     targets = bench.targets(BATCH)
     pos = 0
 
-    def one_batch(number: int) -> None:
+    def of_batch(number: int) -> list[Image.Image]:
+        return [pictures[(number * BATCH + i) % DISTINCT] for i in range(BATCH)]
+
+    def one_batch(number: int) -> Tensor:
         nonlocal pos
-        batch = [pictures[(number * BATCH + i) % DISTINCT] for i in range(BATCH)]
-        prompt = lens.prompt(batch)
+        prompt = lens.prompt(of_batch(number))
         pos = prompt.tokens.shape[1]
-        top_neurons_by_row(lens.model, prompt.tokens, targets, prompt.image_pos[0])
+        found = top_neurons_by_row(lens.model, prompt.tokens, targets, prompt.image_pos[0], top_k=TOP)
         lens.forget(prompt)
+        return torch.tensor(found["attribution"].to_numpy()).reshape(BATCH, TOP)
+
+    def by_hand(number: int) -> Tensor:
+        vectors = rivals.soft_prompts(lens, of_batch(number))
+        words = bench.plain.transformer.wte(torch.tensor(lens.encode(PROMPT), device=bench.device))
+        embedded = torch.cat([vectors, words.detach().expand(BATCH, -1, -1)], dim=1)
+        return rivals.by_hand_in_batch(bench.plain, embedded, targets, torch.arange(vectors.shape[1]), top=TOP)
+
+    contenders = {OURS: lambda: one_batch(0), "transformers + PyTorch hooks": lambda: by_hand(0)}
+    beside, differences, absent = compare(bench, contenders, same=relative)
 
     n_batches = max(2, bench.n_stream // BATCH)
     warm = max(1, n_batches // 10)
@@ -48,15 +64,18 @@ def measure(bench: Workbench) -> list[Figure]:
     return [
         Figure(
             name="stream",
-            work=f"{n_pictures:,} pictures in batches of {BATCH}: prompt, top 100 neurons of one target each",
+            work=f"{n_pictures:,} pictures in batches of {BATCH}: prompt, top {TOP} neurons of one target each",
             timings={
                 OURS: Timing(
                     median=float(rest.median()) * n_batches,
                     lowest=float(rest.min()) * n_batches,
                     highest=float(rest.max()) * n_batches,
                     rounds=len(rest),
-                )
+                ),
+                **{name: _times(timing, n_batches) for name, timing in beside.items() if name != OURS},
             },
+            differences=differences,
+            absent=absent,
             floor=Floor(flops=floor.flops * n_batches, bytes=floor.bytes * n_batches),
             aims=(
                 Aim(text="memory gained in the second half of the stream, MB", value=round(used[-1][1] - half, 2),
@@ -70,3 +89,8 @@ def measure(bench: Workbench) -> list[Figure]:
             },
         )
     ]  # fmt: skip
+
+
+def _times(one: Timing, n: int) -> Timing:
+    """What `n` such batches would take: a rival runs a few, beside ours, before the stream begins."""
+    return Timing(median=n * one.median, lowest=n * one.lowest, highest=n * one.highest, rounds=one.rounds)

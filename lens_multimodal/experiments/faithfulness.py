@@ -135,7 +135,7 @@ def _verdict(scores: pd.DataFrame, seed: int) -> str:
         return too_few(usable["image_id"].nunique())
     best = means.iloc[0]
     said = (
-        f"The highest rank correlation with the true effects has {best['score']}: "
+        f"Of the scores {best['score']} has the highest rank correlation with the true effects: "
         f"{in_words(best['mean'], best['low'], best['high'])} (n = {int(best['n'])} pictures)"
     )
     short = sorted(set(usable["score"]) - set(means["score"]))

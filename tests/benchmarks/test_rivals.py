@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import rivals
 from benchmarks.workbench import Workbench
-from lens_multimodal.analysis import neuron_attribution
+from lens_multimodal.analysis import neuron_attribution, top_neurons_by_row
 
 CEILINGS = {"matmul FLOP/s": 1e11, "copy bytes/s": 1e10}
 
@@ -55,3 +55,22 @@ def test_each_rival_agrees(rival, bench):
     found = runs[rival]()
     torch.testing.assert_close(found, ours, rtol=1e-3, atol=1e-5 * scale)
     assert (found - other).abs().max() > 0.1 * scale
+
+
+def test_a_batch_by_hand_agrees(bench):
+    prompt, targets = bench.prompts(3), bench.targets(3)
+    ours = top_neurons_by_row(bench.lens.model, prompt.tokens, targets, prompt.image_pos[0], top_k=20)
+    expected = torch.tensor(ours["attribution"].to_numpy()).reshape(3, 20)
+    embedded = bench.embedded(prompt)
+    found = rivals.by_hand_in_batch(bench.plain, embedded, targets, prompt.image_pos[0], top=20)
+    torch.testing.assert_close(found, expected.to(found), rtol=1e-3, atol=1e-6)
+    alone = rivals.by_hand_in_batch(bench.plain, embedded[1:2], targets[1:2], prompt.image_pos[0], top=20)
+    torch.testing.assert_close(found[1:2], alone, rtol=1e-3, atol=1e-6)
+    assert (found[0] - found[1]).abs().max() > 0.1 * found.abs().max()
+
+
+def test_soft_prompts_by_hand_agree(bench):
+    pictures = [bench.picture(seed) for seed in range(2)]
+    prompt = bench.lens.prompt(pictures)
+    ours = torch.stack([prompt.spans[row][0].image.soft_prompt.vectors for row in range(2)])
+    torch.testing.assert_close(rivals.soft_prompts(bench.lens, pictures), ours)

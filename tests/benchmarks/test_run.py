@@ -36,6 +36,8 @@ def test_one_command(tmp_path, capsys):
         assert all(difference <= 1e-2 for difference in figure["differences"].values()), figure["name"]
         if "over_floor" in figure:
             assert figure["over_floor"] > 1, "faster than the floor: the floor is counted wrong"
+    alone = {name for name, figure in figures.items() if len(figure["timings"]) == 1}
+    assert not alone, "figures without a rival"
     rivals = set(figures["attribution, 1 target"]["timings"])
     assert {OURS, "transformers + PyTorch hooks", "TransformerLens hooks", "loop over layers"} <= rivals
     assert figures["precision"]["more"]["bfloat16"]["Spearman"] > 0.9

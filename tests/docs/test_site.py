@@ -97,6 +97,7 @@ def test_the_demos_are_the_ones_listed():
 
 def test_the_paper_page_names_things_that_exist():
     from lens_multimodal import VisionLens, analysis, data, experiments, hooks, plots, presets, train
+    from lens_multimodal.experiments.words.agreement import AgreementSettings
 
     page = (DOCS / "paper.md").read_text()
     modules = (lens_multimodal, analysis, data, hooks, train, experiments, plots)
@@ -104,6 +105,7 @@ def test_the_paper_page_names_things_that_exist():
     known |= set(analysis.SCORES) | set(experiments.EXPERIMENTS) | set(presets.names()) | {"presets", "beit-large"}
     known |= {f"lens.{name}" for name in dir(VisionLens)} | {f"PatchSweep.{name}" for name in dir(analysis.PatchSweep)}
     known |= set(analysis.PatchSweep.__dataclass_fields__) | {"PatchSweep.estimate", "W_out"}
+    known |= set(AgreementSettings.__dataclass_fields__)
     named = re.findall(r"`([A-Za-z][\w.-]*)(?:\([^`]*\))?`", page)
     paths = [name for name in named if "/" in name]
     assert not [name for name in named if name not in known and name not in paths]

@@ -65,6 +65,29 @@ def test_cutting_all_layers_is_a_plain_attention_mask(world, plain, rows, embeds
     assert len(table) == 7
 
 
+def test_every_cut_is_a_plain_mask_in_its_layers_alone(world, plain, rows, embeds):
+    noun = world.picture(0).nouns[0]
+    n_pos = embeds.shape[1]
+    mask = torch.full((n_pos, n_pos), torch.finfo(torch.float64).min, dtype=torch.float64).triu(1)
+    cut = mask.clone()
+    cut[9:, :9] = torch.finfo(torch.float64).min
+
+    def given(own: torch.Tensor):
+        return lambda _block, args, kwargs: (args, {**kwargs, "attention_mask": own[None, None]})
+
+    for row in rows["cuts"].itertuples():
+        blind = range(row.layer, 3) if row.cut == "from" else range(row.layer)
+        handles = [
+            block.register_forward_pre_hook(given(cut if layer in blind else mask), with_kwargs=True)
+            for layer, block in enumerate(plain.model.transformer.h)
+        ]
+        after = plain.probabilities(embeds)[noun.read_pos, noun.token]
+        for handle in handles:
+            handle.remove()
+        assert row.probability_after == pytest.approx(after, rel=1e-6), (row.cut, row.layer)
+    assert rows["cuts"]["probability_after"].nunique() > 2
+
+
 def test_small_batches_cut_the_same(world, rows):
     picture = world.picture(0, batch_size=2)
     found = Depth().rows(world.context(picture, DepthSettings()), picture.scene)["cuts"]

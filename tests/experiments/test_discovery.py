@@ -83,8 +83,11 @@ def test_all_sources_say_equally_many_different_tokens(rows):
         assert len(said[source]) == 10
 
 
-def test_captions_are_kept_with_their_picture(rows):
+def test_captions_are_the_plain_models_and_kept_with_their_picture(world, plain, rows):
     row = rows["captions"].iloc[0]
+    prompt = plain.words("A picture of")["input_ids"]
+    said = plain.caption(plain.vectors(world.scenes[0].path), prompt, 4)
+    assert row["caption"] == plain.words.decode(said, skip_special_tokens=True).strip()
     assert row["caption"].startswith("dog")
     assert (row["human_caption"], row["file_name"], row["categories"]) == ("A picture of a dog.", "10.png", ["dog"])
     assert row["right"]
@@ -130,6 +133,28 @@ def test_all_layers_are_shown_and_the_verdict_names_where_most_neurons_lie(layer
     assert found.frame["mean"].tolist() == pytest.approx([layers.count(n) / len(layers) for n in range(9)])
     assert said in found.verdict
     assert found.verdict.endswith("(n = 9 pictures).")
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        (
+            1,
+            "Captions MOSTLY DO NOT name something that is in the picture: 10 % [0, 30] of them do (n = 10 pictures): ",
+        ),
+        (5, "Captions name about as often as not something"),
+        (10, "Captions MOSTLY name something that is in the picture: 100 % [100, 100] of them do (n = 10 pictures)."),
+    ],
+)
+def test_the_report_says_how_often_the_captions_are_right(right, said):
+    empty = pd.DataFrame({"image_id": []})
+    captions = pd.DataFrame({"image_id": range(10), "right": [i < right for i in range(10)], "n_layers": 9})
+    given = dict.fromkeys(("groups", "neurons", "agreement", "nouns"), empty)
+    found = Discovery().summarise({**given, "captions": captions}, seed=0)
+    assert next(iter(found)) == "captions"
+    assert found["captions"].verdict.startswith(said)
+    few = Discovery().summarise({**given, "captions": captions.head(5)}, seed=0)
+    assert few["captions"].verdict.startswith("No verdict: 5 of")
 
 
 def test_first_distinct_goes_rank_by_rank():

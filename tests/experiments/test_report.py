@@ -70,7 +70,7 @@ def test_intervals_share_a_column_and_the_paper_stands_beside() -> None:
     table = table_of(summary(), same_setting=True)
     assert table.header == ("neurons", "neurons ablated", "mean [95% interval]", "pictures", "paper")
     assert table.rows[1] == ("top", "1,000", "-0.800 [-0.900, -0.700]", "20", "-0.8 (recalled)")
-    assert table.rows[3] == ("random", "1,000", "0.010 [-, -]", "1", "not available")
+    assert table.rows[3] == ("random", "1,000", "0.010", "1", "not available")
     assert table.rows[0][-1] == ""
     assert table.numeric == (False, True, True, True, False)
 
@@ -102,6 +102,23 @@ def test_which_runs_are_the_papers() -> None:
 )  # fmt: skip
 def test_cells(value: object, text: str) -> None:
     assert text_of(value) == text
+
+
+def test_an_interval_has_the_decimals_of_its_largest_number() -> None:
+    rows = [(-0.936, -1.0412, -0.812), (1.0, 1.0, 1.0), (0.002, 0.00026, 0.005), (0.0001, -0.00002, 0.0003)]
+    frame = pd.DataFrame([(*row, 9) for row in rows], columns=["mean", "low", "high", "n"])
+    table = table_of(summary(frame=frame, paper_keys=(), drawing=None), same_setting=True)
+    assert [row[0] for row in table.rows] == [
+        "-0.94 [-1.04, -0.81]", "1.00 [1.00, 1.00]", "0.002 [0.000, 0.005]", "1.0e-04 [-2.0e-05, 3.0e-04]",
+    ]  # fmt: skip
+
+
+def test_in_short_names_what_each_verdict_is_about() -> None:
+    several = report(summary(), summary(title="Other nouns", verdict="No verdict: 2 of"), summary(verdict=""))
+    assert [entry.title for _, entry in several.answers] == ["Left <b>over</b>", "Other nouns"]
+    assert '<a href="#causal">Other nouns</a><span>No verdict: 2 of</span>' in page(several)
+    assert "- **Other nouns** (causal): No verdict: 2 of" in markdown(several)
+    assert "80\u00a0%" in page(report(summary(verdict="80 % of it"))), "a line could end before the sign"
 
 
 def test_p_values_are_never_zero() -> None:
@@ -270,13 +287,19 @@ def world(folder: Path, overlaps: list[float | None]) -> tuple[dict[str, pd.Data
             for kind, change in (("top", -0.1 * i), ("random", 0.0)):
                 if (count, kind) != (1000, "random"):
                     one = {"n_neurons": count, "neurons": kind, "relative_change": change - count / 1e4, "own": True}
-                    ablations.append({"image_id": i, "noun": "dog", **one})
+                    ablations.append({"image_id": i, "noun": "dog", "n_model": 9000, **one})
     tables = {
         "selectivity.maps": pd.DataFrame(maps),
         "discovery.captions": pd.DataFrame(captions),
         "causal.ablations": pd.DataFrame(ablations),
         "causal.captions": pd.DataFrame(
-            [(1, "dog", "top", 10, "a cat"), (1, "dog", "top", 100, "a hat"), (1, "dog", "random", 100, "a dog")],
+            [
+                (1, "dog", "top", 10, "a cat"),
+                (1, "dog", "random", 10, "a dog"),
+                (1, "dog", "top", 100, "a hat"),
+                (1, "dog", "random", 100, "a dog 1"),
+                (1, "dog", "top", 1000, "a sea"),
+            ],
             columns=["image_id", "noun", "neurons", "n_neurons", "caption_after"],
         ),
     }
@@ -301,11 +324,14 @@ def test_the_extremes_are_the_extremes(tmp_path: Path) -> None:
     assert cases.ablations is not None
     assert [round(case.left, 3) for case in cases.ablations.best] == [0.59, 0.69]
     assert [round(case.left, 3) for case in cases.ablations.worst] == [0.99, 0.89]
-    assert {case.n_neurons for case in cases.ablations.best} == {100}, "the largest count has no control"
-    assert cases.ablations.worst[1].caption_after == "a hat"
+    assert {case.n_neurons for case in cases.ablations.best} == {100}, "1.4 % of the model's 9,000 neurons at most"
+    shown = cases.ablations.worst[1]
+    assert (shown.caption_after, shown.caption_random, shown.n_caption) == ("a hat", "a dog 1", 100), "1000: no control"
+    assert cases.ablations.best[0].n_caption == 0, "no caption was written"
     html = page(report(summary(), cases=cases))
     assert html.count("data:image/jpeg;base64,") == 4 * 3 + 4
-    assert re.search(r'probability of <span class="word">dog</span>: 59 % of it left', html)
+    assert re.search(r'probability of <span class="word">dog</span>: 59&nbsp;% of it left', html)
+    assert re.search(r"without the top 100: “a hat”<br>\s*without 100 random: “a dog 1”", html)
 
 
 def test_no_picture_is_at_both_ends_and_lost_files_are_said(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from lens_multimodal.explorer.server import address, listen, make_server
 from tests.explorer.conftest import fingerprint
+from tests.models import HOSTS
 from tests.trio import random_lens, random_picture
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -71,8 +72,12 @@ class Tab:
 
 @pytest.fixture(scope="module")
 def lens(tmp_path_factory):
-    """Captions of this random lens have several words for the first sample scenes."""
-    return random_lens(tmp_path_factory.mktemp("lens"))
+    """Captions of this random lens have several words for the first sample scenes.
+
+    On TransformerLens 3 its model is a `HookedTransformer`, on 4 a `TransformerBridge`.
+    """
+    kind = "hooked" if "hooked" in HOSTS else "bridge"
+    return random_lens(tmp_path_factory.mktemp("lens"), kind=kind)
 
 
 @pytest.fixture(scope="module")

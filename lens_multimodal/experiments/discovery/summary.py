@@ -33,8 +33,10 @@ SHARES = {
 
 
 def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-    """`words`: shares of neurons that speak; `layers`; `distinct`; `agreement` with the picture; `captions`."""
+    """`captions`; `words`: shares of neurons that speak; `layers`; `distinct`; `agreement` with the picture."""
     found = {}
+    if len(rows["captions"]):
+        found["captions"] = _captions(rows, seed)
     if len(rows["groups"]):
         found["words"] = _words(rows["groups"], seed)
     if len(rows["neurons"]):
@@ -42,8 +44,6 @@ def summarise(rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]
         found["distinct"] = _distinct(rows["neurons"])
     if len(rows["agreement"]):
         found["agreement"] = agreement_summary(rows["agreement"], seed=seed, verdict="")
-    if len(rows["captions"]):
-        found["captions"] = _captions(rows, seed)
     return found
 
 
@@ -112,12 +112,15 @@ def _verdict(frame: pd.DataFrame, paired: pd.DataFrame) -> str:
     row = difference.iloc[0]
     means = frame[frame["share"] == label].set_index("neurons")
     top, random = (in_words(*means.loc[k, ["mean", "low", "high"]], percent=True, digits=3) for k in ("top", "random"))
-    said = {True: "MORE often than", False: "LESS often than", None: "NOT distinguishably from"}
+    said = {
+        True: "write the noun they were found for MORE often than",
+        False: "write the noun they were found for LESS often than",
+        None: "do NOT write the noun they were found for distinguishably more often than",
+    }
     compared = said[is_above(row["low"], row["high"])]
     return (
-        f"The neurons found by attribution write the noun they were found for {compared} "
-        f"random neurons of the same layers: {top} of the found against {random} of the random (n = {int(row['n'])} "
-        f"pictures)."
+        f"The neurons found by attribution {compared} random neurons of the same layers: {top} of the found against "
+        f"{random} of the random (n = {int(row['n'])} pictures)."
     )
 
 
@@ -205,14 +208,30 @@ def _captions(rows: dict[str, pd.DataFrame], seed: int) -> Summary:
         parts.append(nouns[["image_id"]].assign(share="nouns of more than one token", value=nouns["n_tokens"] > 1))
     long = pd.concat(parts)
     n = len(captions)
+    frame = interval_table(long.assign(value=long["value"].astype(float)), "value", by=["share"], seed=seed)
     return Summary(
-        frame=interval_table(long.assign(value=long["value"].astype(float)), "value", by=["share"], seed=seed),
+        frame=frame,
         title="What the model says",
         caption=(
             f"Greedy captions of {n} pictures and the nouns found in them; in the picture means that the noun's "
             f"category is annotated there. The experiments explain what the model says, right or wrong."
         ),
         n_pictures=n,
+        verdict=_captions_verdict(frame.iloc[0]),
+    )
+
+
+def _captions_verdict(row: pd.Series) -> str:
+    """How much of what is explained is right."""
+    if row["n"] < ENOUGH:
+        return too_few(int(row["n"]))
+    above = is_above(row["low"], row["high"], 0.5)
+    said = {True: "MOSTLY name", False: "MOSTLY DO NOT name", None: "name about as often as not"}[above]
+    wrong = ": what the experiments explain is then mostly not what the picture shows"
+    share = in_words(row["mean"], row["low"], row["high"], percent=True)
+    return (
+        f"Captions {said} something that is in the picture: {share} of them do (n = {int(row['n'])} pictures)"
+        f"{wrong if above is False else ''}."
     )
 
 

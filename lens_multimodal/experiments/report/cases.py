@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from lens_multimodal.analysis import ImageGeometry, receptive_field
+from lens_multimodal.experiments.causal.summary import papers_count
 from lens_multimodal.experiments.report.tables import number
 from lens_multimodal.model.vision import Preprocessing
 from lens_multimodal.plots import heat_over_picture
@@ -54,10 +55,13 @@ class Ablated:
     noun: str
     caption: str
     caption_after: str
-    """Without the most neurons for which a caption was written; "" where none was."""
+    """Without the top `n_caption` neurons; "" where no caption was written with a control."""
+    caption_random: str
+    """Without as many random ones."""
+    n_caption: int
     n_neurons: int
     left: float
-    """Share of the word's probability that was left without the top neurons."""
+    """Share of the word's probability that was left without the top `n_neurons` neurons."""
     left_random: float
 
 
@@ -128,7 +132,8 @@ def _ranked_fields(tables: Mapping[str, pd.DataFrame], captions: pd.DataFrame) -
 
 
 def _ranked_ablations(tables: Mapping[str, pd.DataFrame], captions: pd.DataFrame) -> pd.DataFrame:
-    """Each picture's first noun at the largest count that has a control, by what is left of it, least first."""
+    """Each picture's first noun at the count of the verdict or the largest below it that has a control, by what is left
+    of it, least first."""
     rows = tables.get("causal.ablations", pd.DataFrame())
     if not len(rows):
         return rows
@@ -138,7 +143,8 @@ def _ranked_ablations(tables: Mapping[str, pd.DataFrame], captions: pd.DataFrame
     means = rows.groupby(["image_id", "noun", "n_neurons", "neurons"])["relative_change"].mean().unstack("neurons")
     if not {"top", "random"} <= set(means.columns):
         return pd.DataFrame()
-    both = means.dropna().reset_index().sort_values("n_neurons").groupby("image_id").tail(1)
+    both = means.dropna().reset_index()
+    both = both[both["n_neurons"] <= papers_count(rows)].sort_values("n_neurons").groupby("image_id").tail(1)
     return both.sort_values(["top", "image_id"], kind="stable")
 
 
@@ -169,19 +175,31 @@ def _case(
 
 
 def _ablated(folder: Path, rewritten: pd.DataFrame, said: pd.Series, row: Mapping[Any, Any]) -> Ablated:
-    after = rewritten
-    if len(after):
-        own = (after["image_id"] == row["image_id"]) & (after["noun"] == row["noun"]) & (after["neurons"] == "top")
-        after = after[own].sort_values("n_neurons")
+    n_caption, after = _captions_after(rewritten, row)
     return Ablated(
         picture=data_uri(_open(folder / str(said["file_name"]))),
         noun=str(row["noun"]),
         caption=str(said["caption"]),
-        caption_after=str(after["caption_after"].iloc[-1]) if len(after) else "",
+        caption_after=after.get("top", ""),
+        caption_random=after.get("random", ""),
+        n_caption=n_caption,
         n_neurons=int(row["n_neurons"]),
         left=1 + float(row["top"]),
         left_random=1 + float(row["random"]),
     )
+
+
+def _captions_after(rewritten: pd.DataFrame, row: Mapping[Any, Any]) -> tuple[int, dict[str, str]]:
+    """The largest count for which a caption was written without top and without random neurons, and both captions."""
+    if not len(rewritten):
+        return 0, {}
+    own = rewritten[(rewritten["image_id"] == row["image_id"]) & (rewritten["noun"] == row["noun"])]
+    both = own.groupby("n_neurons")["neurons"].nunique()
+    if not (both == 2).any():
+        return 0, {}
+    count = int(both.index[both == 2].max())
+    at = own[own["n_neurons"] == count]
+    return count, {kind: str(group["caption_after"].iloc[0]) for kind, group in at.groupby("neurons")}
 
 
 def _open(path: Path) -> Image.Image:

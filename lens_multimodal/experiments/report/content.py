@@ -52,10 +52,6 @@ class Section:
     question: str
     entries: tuple[Entry, ...]
 
-    @property
-    def verdicts(self) -> list[str]:
-        return [entry.verdict for entry in self.entries if entry.verdict]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
@@ -81,6 +77,11 @@ class Report:
     smallest_batch: int | None
     """Below what was asked for where memory ran out."""
     manifest: Mapping[str, Any]
+
+    @property
+    def answers(self) -> list[tuple[Section, Entry]]:
+        """Everything that has a verdict."""
+        return [(section, entry) for section in self.sections for entry in section.entries if entry.verdict]
 
     @property
     def paper_setting(self) -> str:

@@ -86,7 +86,7 @@ def _panel_height(frame: pd.DataFrame, drawing: Drawing, *, lying: bool) -> int:
     if drawing.kind == "heat" and drawing.series is not None:
         return max(120, 26 * frame[drawing.series].nunique())
     if not lying:
-        return 300
+        return 340
     in_each = 1 if drawing.series is None else frame[drawing.series].nunique()
     return max(90, frame[drawing.x].nunique() * (14 + 16 * in_each))
 

@@ -11,8 +11,8 @@ MOST_ROWS = 30
 def markdown(report: Report) -> str:
     """Verdicts, tables and settings; the figures are in the page."""
     lines = [f"# {report.title}", "", facts(report), ""]
-    verdicts = [f"- **{s.name}**: {_cell(v)}" for s in report.sections for v in s.verdicts]
-    lines += ["## In short", "", *verdicts, ""] if verdicts else []
+    answers = [f"- **{_cell(entry.title)}** ({s.name}): {_cell(entry.verdict)}" for s, entry in report.answers]
+    lines += ["## In short", "", *answers, ""] if answers else []
     if report.against:
         lines += ["## Against the paper", ""]
         if not report.same_setting:

@@ -84,19 +84,27 @@ def text_of(value: Any, name: str = "") -> str:
 
 def number(value: float) -> str:
     """Three significant digits where that is few characters, thousands apart where it is large."""
-    if not np.isfinite(value):
-        return NOTHING
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if value != 0 and abs(value) < 0.0005:
-        return f"{value:.1e}"
-    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+    return numbers(value)[0]
+
+
+def numbers(*values: float) -> list[str]:
+    """Numbers that are read together, with as many decimals as the largest of them has by itself."""
+    largest = max((abs(value) for value in values if np.isfinite(value)), default=0.0)
+    if 0 < largest < 0.0005:
+        return [f"{value:.1e}" if np.isfinite(value) else NOTHING for value in values]
+    decimals = next((count for limit, count in ((1, 3), (10, 2), (100, 1)) if largest < limit), 0)
+    # Adding zero turns a rounded -0 into 0.
+    return [f"{round(value, decimals) + 0.0:,.{decimals}f}" if np.isfinite(value) else NOTHING for value in values]
 
 
 def _interval(mean: float, low: float, high: float) -> str:
+    """`0.31 [0.25, 0.38]`; the mean alone where one picture gives no interval."""
     if np.isnan(mean):
         return NOTHING
-    return f"{number(mean)} [{number(low)}, {number(high)}]"
+    if np.isnan(low) or np.isnan(high):
+        return number(mean)
+    texts = numbers(mean, low, high)
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
 def _p(value: float) -> str:

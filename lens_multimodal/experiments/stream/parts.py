@@ -73,12 +73,15 @@ def write_part(
         shutil.rmtree(partial_folder, ignore_errors=True)
         partial_folder.mkdir(parents=True)
         for table_name, pieces in tables.items():
-            write_table(partial_folder / f"{table_name}.parquet", joined(pieces))
+            # Equal rows give equal bytes.
+            pq.write_table(joined(pieces), partial_folder / f"{table_name}.parquet", compression="zstd")
+        for written in partial_folder.iterdir():
+            _sync(written)
         pictures = {"done": list(done), "failed": list(failed), "batch_size": batch_size}
         write_text(partial_folder / "pictures.json", json.dumps(pictures, ensure_ascii=False))
         place = _free(home, name)
         os.rename(partial_folder, place)
-        _sync_folder(home)
+        _sync(home)
     except OSError as error:
         shutil.rmtree(partial_folder, ignore_errors=True)
         raise disk_full(error, out, safe=sum(len(part.done) for part in read_parts(out))) from error
@@ -120,14 +123,6 @@ def sweep(out: Path, *, rank: int) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """A whole Parquet file, on the disk when this returns; equal rows give equal bytes."""
-    with path.open("wb") as file:
-        pq.write_table(table, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def write_text(path: Path, text: str) -> None:
     """A whole text file in the place of an old one, on the disk when this returns."""
     partial_file = path.with_name(f".{path.name}.partial")
@@ -161,8 +156,9 @@ def _partial_folders(out: Path) -> Iterator[Path]:
     return (out / "parts").glob(".*.partial")
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(file_or_folder: Path) -> None:
+    """On the disk when this returns; cheapest when all is written before the first of many is waited for."""
+    descriptor = os.open(file_or_folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
