@@ -140,6 +140,8 @@ def _listed(indices: Any, layer: Any, kind: str) -> list[Any]:
 
 def _integer(value: Any) -> int:
     if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise TypeError(f"expected integers, got a tensor of shape {list(value.shape)} among them")
         value = value.item()
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"expected integers, got {value!r} ({type(value).__name__})")

@@ -21,26 +21,23 @@ def steer(
 ) -> list[host.NamedHook]:
     """Add `amount` to the activations of neurons (in units of their activation).
 
-    Raises: TypeError for an amount that is no number; as `as_neurons`.
+    Raises: TypeError for an amount that is no number, ValueError for one beyond any float; as `as_neurons`.
     """
-    _check_number(amount, "amount")
-    return _change_neurons(neurons, model, partial(_add, amount=amount), positions)
+    return _change_neurons(neurons, model, partial(_add, amount=_as_float(amount, "amount")), positions)
 
 
 def scale(
     neurons: Neurons, model: nn.Module, *, factor: float | int, positions: Positions = None
 ) -> list[host.NamedHook]:
     """Multiply the activations of neurons; 0 is zero ablation, 1 changes nothing. Raises: as `steer`."""
-    _check_number(factor, "factor")
-    return _change_neurons(neurons, model, partial(_multiply, factor=factor), positions)
+    return _change_neurons(neurons, model, partial(_multiply, factor=_as_float(factor, "factor")), positions)
 
 
 def set_to(
     neurons: Neurons, model: nn.Module, *, value: float | int, positions: Positions = None
 ) -> list[host.NamedHook]:
     """Fix the activations of neurons at `value`. Raises: as `steer`."""
-    _check_number(value, "value")
-    return _change_neurons(neurons, model, partial(_fill, value=value), positions)
+    return _change_neurons(neurons, model, partial(_fill, value=_as_float(value, "value")), positions)
 
 
 def add_vector(
@@ -101,9 +98,13 @@ def residual_hook(
     return edit_at(activation, positions=positions, change=change)
 
 
-def _check_number(number: Any, name: str) -> None:
+def _as_float(number: Any, name: str) -> float:
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name} must be a number, got {number!r} ({type(number).__name__})")
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{name} is a number too large for any float; expected one below 1e308") from None
 
 
 def _change_neurons(
@@ -133,13 +134,13 @@ def _residual(
     return [(host.resid_pre(layer), partial(residual_hook, vector=vector, adding=adding, positions=where))]
 
 
-def _add(activation: Tensor, *, amount: float | int) -> Tensor:
+def _add(activation: Tensor, *, amount: float) -> Tensor:
     return activation + amount
 
 
-def _multiply(activation: Tensor, *, factor: float | int) -> Tensor:
+def _multiply(activation: Tensor, *, factor: float) -> Tensor:
     return activation * factor
 
 
-def _fill(activation: Tensor, *, value: float | int) -> Tensor:
+def _fill(activation: Tensor, *, value: float) -> Tensor:
     return activation.new_full(activation.shape, value)

@@ -191,11 +191,12 @@ class SavedLens:
             raise ValueError(
                 f"{str(self.folder / 'vision.safetensors')!r} does not fit vision.json: {error}"
             ) from error
-        return VisionEncoder(
-            module.requires_grad_(False),
-            preprocessing=preprocessing,
-            name=name,
-        )
+        try:
+            return VisionEncoder(module.requires_grad_(False), preprocessing=preprocessing, name=name)
+        except Exception as error:  # whatever timm and torch raise, assertions among it
+            raise ValueError(
+                f"{str(self.folder / 'vision.json')!r} describes an encoder that cannot take a picture: {error}"
+            ) from error
 
     def projection(self) -> nn.Linear:
         """The linear map.

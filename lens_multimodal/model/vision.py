@@ -14,6 +14,9 @@ from torch import Tensor, nn
 LONGEST_SIDE = 8192
 """Of an encoder's input, in pixels: far above any encoder's, far below what fills the memory."""
 
+SMALLEST_STD = 1e-6
+"""Of a channel: what is divided by less leaves half precision."""
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 """Ways to resize that timm knows by name; its `random` would give a picture another caption every time."""
 
@@ -44,11 +47,17 @@ class Preprocessing:
             raise ValueError(f"crop_mode must be squash, center or border, got {self.crop_mode!r}")
         if not (isinstance(self.crop_pct, (int, float)) and 0 < self.crop_pct <= 1):
             raise ValueError(f"crop_pct must lie in (0, 1], got {self.crop_pct!r}")
+        if max(sides) / self.crop_pct > LONGEST_SIDE:
+            raise ValueError(
+                f"crop_pct {self.crop_pct!r} would enlarge pictures to {max(sides) / self.crop_pct:.4g} pixels before "
+                f"they are cropped, more than {LONGEST_SIDE}"
+            )
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if not _three_numbers(values) or (name == "std" and min(values) <= 0):
-                raise ValueError(f"{name} must be three {'positive ' * (name == 'std')}numbers, got {values!r}")
+            if not _three_numbers(values) or (name == "std" and min(values) < SMALLEST_STD):
+                least = f" of at least {SMALLEST_STD}" if name == "std" else ""
+                raise ValueError(f"{name} must be three numbers{least} and below 1e6, got {values!r}")
 
     def __call__(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch 3 height width"]:
         """Resize, crop and normalise with timm's own evaluation transform."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lens_multimodal import attach_vision, load_linear
+from lens_multimodal import Preprocessing, attach_vision, load_linear
 from lens_multimodal.data import read_coco, read_folder, read_shards
 from lens_multimodal.model.loading import load_language_model
 from lens_multimodal.model.saved import _digest
@@ -180,6 +180,23 @@ def test_shards_write_nothing_and_follow_no_links(tmp_path):
         [picture.open() for picture in found]
     assert "secret caption" not in captions
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("change", [{"crop_pct": 1e-4}, {"crop_pct": 5e-324}, {"std": [1e-300, 0.5, 0.5]}])
+def test_a_preprocessing_that_fills_the_memory_or_divides_by_nothing(change):
+    [name] = change
+    with pytest.raises(ValueError, match=name):
+        Preprocessing.from_json({**Preprocessing(height=24, width=24).to_json(), **change})
+
+
+def test_an_encoder_whose_first_pass_fails(saved, tmp_path):
+    folder = _copy(saved, tmp_path)
+    described = json.loads((folder / "vision.json").read_text())
+    described["architecture"]["beit"]["norm_eps"] = None
+    (folder / "vision.json").write_text(json.dumps(described))
+    _fit_checksums(folder)
+    with pytest.raises(ValueError, match="describes an encoder that cannot take a picture"):
+        attach_vision(folder)
 
 
 def test_a_projection_that_claims_more_than_it_holds(tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -82,6 +83,20 @@ def test_hooks_in_any_combination(attempt, lens, prompt, run, chosen):
 
     attempt(together, lens)
     assert torch.equal(lens.logits(prompt), plain)
+
+
+def test_whole_numbers_of_any_size(lens):
+    """Beyond 64 bits a number still steers; beyond any float it is refused before the forward pass."""
+    [[_, steered]] = builders.steer([(0, 1)], lens.model, amount=-(2**63) - 1)
+    assert float(steered(torch.zeros(1, 14, 40), hook=None).min()) == -(2.0**63)
+    with pytest.raises(ValueError, match="amount is a number too large for any float"):
+        builders.steer([(0, 1)], lens.model, amount=10**400)
+
+
+def test_a_table_of_neurons_with_tensors_in_it(lens):
+    table = pd.DataFrame([(torch.zeros(0), 1)], columns=["layer", "neuron"])
+    with pytest.raises(TypeError, match=r"a tensor of shape \[0\] among them"):
+        decode_neurons(lens.model, table)
 
 
 @given(interventions(), st.integers(1, 4))
