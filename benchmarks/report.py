@@ -51,7 +51,7 @@ def as_table(result: dict[str, Any]) -> str:
             verdict = "reached" if aim["reached"] else "NOT reached"
             lines.append(f"  aim: {aim['text']} {sign} {aim['limit']}: {aim['value']} ({verdict})")
         for name, value in figure["more"].items():
-            text = str(value)
+            text = _text(value)
             lines.append(f"  {name}: {text if len(text) < 90 else text[:87] + '...'}")
     return "\n".join(lines)
 
@@ -106,6 +106,15 @@ def write(result: dict[str, Any], folder: Path, name: str) -> list[Path]:
     paths[1].write_text(as_table(result) + "\n")
     as_figure(result).write_html(paths[2], include_plotlyjs="cdn")
     return paths
+
+
+def _text(value: Any) -> str:
+    """Four digits of every number, and what belongs together side by side."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_text(one)}" for name, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(f"({_text(one)})" if isinstance(one, (list, tuple)) else _text(one) for one in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _ceilings(ceilings: dict[str, float]) -> str:

@@ -1,6 +1,7 @@
 """A stream of pictures through prompt and attribution: pictures per second, and memory that must not grow."""
 
 import gc
+from statistics import median
 
 import torch
 from PIL import Image
@@ -45,7 +46,7 @@ def measure(bench: Workbench) -> list[Figure]:
     contenders = {OURS: lambda: one_batch(0), "transformers + PyTorch hooks": lambda: by_hand(0)}
     beside, differences, absent = compare(bench, contenders, same=relative)
 
-    n_batches = max(2, bench.n_stream // BATCH)
+    n_batches = max(3, bench.n_stream // BATCH)
     warm = max(1, n_batches // 10)
     seconds, used = [], []
     for number in range(n_batches):
@@ -54,8 +55,10 @@ def measure(bench: Workbench) -> list[Figure]:
             gc.collect()
             used.append((number * BATCH, in_use(bench.device) / 2**20))
     rest = torch.tensor(seconds[warm:])
-    growth = used[-1][1] - used[0][1]
-    half = used[len(used) // 2][1]
+    # Single looks at a process differ by tens of MB either way: what the allocator keeps.
+    in_mb = [mb for _, mb in used]
+    half = len(in_mb) // 2
+    gained = median(in_mb[half:]) - median(in_mb[:half])
     shape, width = lens.shape, bench.dtype.itemsize
     floor = attribution(shape, pos, batch=BATCH, width=width) + encoder(
         lens.vision.module, lens.vision.n_patches + 1, batch=BATCH, width=width
@@ -78,13 +81,13 @@ def measure(bench: Workbench) -> list[Figure]:
             absent=absent,
             floor=Floor(flops=floor.flops * n_batches, bytes=floor.bytes * n_batches),
             aims=(
-                Aim(text="memory gained in the second half of the stream, MB", value=round(used[-1][1] - half, 2),
-                    limit=2.0),
+                Aim(text="memory in the second half of the stream above the first half's, medians, MB",
+                    value=round(gained, 2), limit=2.0),
             ),
             more={
                 "pictures per second": BATCH / float(rest.median()),
                 "memory in use by picture, MB": [(n, round(mb, 2)) for n, mb in used],
-                "memory gained after warm-up, MB": round(growth, 2),
+                "memory in use, lowest and highest, MB": (round(min(in_mb), 2), round(max(in_mb), 2)),
                 "soft prompts held at the end": len(lens.virtual_tokens),
             },
         )

@@ -90,12 +90,16 @@ def test_a_rival_with_another_result_is_not_timed():
 def test_what_is_not_reached_is_printed():
     bars = interleaved({OURS: lambda: sum(range(2000)), "rival": lambda: sum(range(9000))}, rounds=2, device="cpu")
     aims = (Aim(text="time over it", value=2.0, limit=1.15), Aim(text="gain", value=12, limit=10, at_most=False))
-    figure = Figure(name="sums", work="adds numbers", timings=bars, aims=aims)
+    more = {"seconds per picture": 0.23660762349999942, "in use": [(8, 1.25), (16, 1.5)], "bf16": {"overlap": 0.99}}
+    figure = Figure(name="sums", work="adds numbers", timings=bars, aims=aims, more=more)
     meta = {"device": "here", "shape": "tiny", "dtype": "float32", "date": "2026-01-01"}
     result = as_json([figure], meta=meta, ceilings=CEILINGS)
     table = as_table(result)
     assert "aim: time over it <= 1.15: 2.0 (NOT reached)" in table
     assert "aim: gain >= 10: 12 (reached)" in table
+    assert "seconds per picture: 0.2366\n" in table
+    assert "in use: (8, 1.25), (16, 1.5)\n" in table
+    assert table.endswith("bf16: overlap 0.99")
     drawn = as_figure(result)
     assert list(drawn.data[0].x) == [bars[name].median * 1e3 for name in ("rival", OURS)]
 

@@ -11,8 +11,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import lens_multimodal
+from lens_multimodal.demo import explain, read_samples
+from lens_multimodal.tiny import scenes_folder
 from tests.docs.pages import DOCS, README, ROOT, name, pages
 
 _EXTERNAL = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)""")
@@ -150,6 +153,17 @@ def test_figures_are_what_their_script_draws():
     figures = runpy.run_path(str(DOCS / "figures" / "draw.py"))["figures"]()
     for file, drawing in figures.items():
         assert (DOCS / "figures" / file).read_text() == drawing
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_readme_is_small_and_can_be_drawn_again():
+    script = runpy.run_path(str(DOCS / "figures" / "first_look.py"))
+    with lens_multimodal.attach_vision() as lens:
+        sample, caption = script["choose"](lens, read_samples(scenes_folder(), each=60))
+        drawn = script["draw"](lens, explain(lens, sample, caption, sample.nouns[0], shown=script["SHOWN"]))
+    assert script["FILE"].stat().st_size < 150_000
+    with Image.open(script["FILE"]) as kept:
+        assert kept.size == drawn.size
 
 
 # --- troubleshooting ---------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """`reproduce` from end to end on the embedded trio, and what it refuses."""
 
+import subprocess
+import sys
+import time
 from html import unescape
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import pytest
 from lens_multimodal.experiments import EXPERIMENTS, Experiment, Results, SettingsChanged, reproduce, write_report
 from lens_multimodal.experiments.picture import PictureSettings
 from lens_multimodal.experiments.reproduce import all_settings, chosen
+from lens_multimodal.experiments.stream.parts import read_parts
+from tests.experiments.test_stream import bytes_of
 
 
 def test_the_registry_names_finished_experiments_with_frozen_settings() -> None:
@@ -85,3 +90,30 @@ def test_the_tiny_trio_on_its_scenes(tmp_path: Path) -> None:
     (out / "tables" / "causal.ablations.parquet").unlink()
     with pytest.raises(FileNotFoundError, match=r"is not finished: it has no table causal\.ablations"):
         Results(out)
+
+
+RUN = """
+import sys
+from lens_multimodal.experiments import reproduce
+from lens_multimodal.experiments.stream import Pace
+reproduce(out=sys.argv[1], limit=3, progress=False, pace=Pace(pictures=1))
+"""
+
+
+@pytest.mark.slow
+def test_all_experiments_killed_on_the_way_and_started_again_give_equal_bytes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    child = subprocess.Popen([sys.executable, "-c", RUN, str(out)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 1500
+    while not read_parts(out) and time.monotonic() < deadline:
+        assert child.poll() is None, child.communicate()[1].decode()[-3000:]
+        time.sleep(0.01)
+    child.kill()
+    child.communicate()
+    assert 0 < len(read_parts(out)) < 3
+    assert not (out / "tables").exists()
+    continued = reproduce(out=out, limit=3, progress=False)
+    assert set(continued.manifest["experiments"]) == set(EXPERIMENTS)
+    reproduce(out=tmp_path / "whole", limit=3, progress=False)
+    assert bytes_of(out) == bytes_of(tmp_path / "whole")
+    assert len(bytes_of(out)) == sum(len(experiment.tables) for experiment in EXPERIMENTS.values()) + 1
