@@ -11,7 +11,7 @@ from lens_multimodal.cli import options
 
 def reproduce(
     data: Annotated[
-        Path | None, typer.Argument(help="A folder in COCO's format; without it, the scenes inside the package.")
+        Path | None, typer.Option(help="A folder in COCO's format; without it, the scenes inside the package.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for rows, tables and the report.")] = Path(
         "out/reproduction"
@@ -36,9 +36,9 @@ def reproduce(
 
     lens-multimodal reproduce --limit 20
 
-    lens-multimodal reproduce coco/val2017 --only causal --only discovery --out out/coco
+    lens-multimodal reproduce --data coco/val2017 --only causal --only discovery --out out/coco
 
-    accelerate launch -m lens_multimodal reproduce coco --model gpt-j-limber-beit --dtype bfloat16
+    accelerate launch -m lens_multimodal reproduce --data coco --model gpt-j-limber-beit --dtype bfloat16
     """
     from lens_multimodal import experiments
 
