@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,13 @@ def test_wrong_usage_ends_with_2(run, arguments):
     ended = run(*arguments)
     assert (ended.code, ended.out) == (2, "")
     assert "Usage" in ended.err
+
+
+def test_interrupted(run, monkeypatch, pictures):
+    monkeypatch.setattr("lens_multimodal.cli.options.open_lens", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    ended = run("caption", pictures[0])
+    assert (ended.code, ended.out) == (130, "")
+    assert "interrupted; what was written stays" in ended.err
 
 
 def test_pictures_that_are_not_there(one_error, tmp_path):
