@@ -10,6 +10,7 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -156,14 +157,20 @@ def test_figures_are_what_their_script_draws():
 
 
 @pytest.mark.slow
-def test_the_picture_of_the_readme_is_small_and_can_be_drawn_again():
+def test_the_picture_of_the_readme_is_small_and_is_what_the_weights_say():
     script = runpy.run_path(str(DOCS / "figures" / "first_look.py"))
     with lens_multimodal.attach_vision() as lens:
         sample, caption = script["choose"](lens, read_samples(scenes_folder(), each=60))
         drawn = script["draw"](lens, explain(lens, sample, caption, sample.nouns[0], shown=script["SHOWN"]))
     assert script["FILE"].stat().st_size < 150_000
     with Image.open(script["FILE"]) as kept:
-        assert kept.size == drawn.size
+        apart = np.abs(np.asarray(kept.convert("RGB"), float) - np.asarray(drawn, float))
+    assert apart.mean() < 3, "run docs/figures/first_look.py again"
+
+
+def test_the_table_of_faithfulness_is_of_the_weights_that_ship():
+    weights = runpy.run_path(str(DOCS / "figures" / "faithfulness.py"))["weights"]()
+    assert f"weights `{weights}`" in (DOCS / "faithfulness.md").read_text(), "run docs/figures/faithfulness.py again"
 
 
 # --- troubleshooting ---------------------------------------------------------------------------------------
