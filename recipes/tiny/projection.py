@@ -136,6 +136,24 @@ def fit_map(
     return linear
 
 
+def fit_on_captions(
+    settings: Settings, work: Path, vision: VisionEncoder, language: tuple[Any, Any], *, fit: FitSettings, folder: Path
+) -> nn.Linear:
+    """`fit_map` to `language`, a model and its tokenizer, on captioned scenes of the training drawings."""
+    nouns, own = read_nouns(work), settings.projection
+    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
+    size = settings.vision.image_size
+    return fit_map(
+        *language,
+        vision,
+        lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
+        nouns=nouns,
+        scenes=own.coordinate_scenes,
+        settings=fit,
+        folder=folder,
+    )
+
+
 def fit_from_embeddings(
     lens: VisionLens, batches_from: BatchesFrom, *, settings: FitSettings, folder: Path
 ) -> nn.Linear:
@@ -186,29 +204,19 @@ def frozen_digest(*parts: nn.Module) -> str:
 
 
 def _train(settings: Settings, work: Path) -> dict[str, Any]:
-    own = settings.projection
-    model, tokenizer = load_language_model(work)
-    vision, nouns = open_vision(work), read_nouns(work)
-    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
-    size = settings.vision.image_size
-
-    def batches_from(first: int) -> Iterator[CaptionBatch]:
-        return caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first)
-
-    fit_map(
-        model,
-        tokenizer,
-        vision,
-        batches_from,
-        nouns=nouns,
-        scenes=own.coordinate_scenes,
-        settings=fit_settings(settings, steps=own.steps),
+    steps = settings.projection.steps
+    fit_on_captions(
+        settings,
+        work,
+        open_vision(work),
+        load_language_model(work),
+        fit=fit_settings(settings, steps=steps),
         folder=work / "projection",
     )
     log = [json.loads(line) for line in (work / "projection" / "fit" / "log.jsonl").read_text().splitlines()]
     last = [record["loss"] for record in log[-50:]]
     return {
-        "steps": own.steps,
+        "steps": steps,
         "loss of the last steps": sum(last) / len(last),
         "frozen parts": (work / "projection" / "frozen.txt").read_text().strip(),
     }

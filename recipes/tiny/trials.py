@@ -17,10 +17,8 @@ from lens_multimodal import VisionLens, attach_vision
 from recipes.tiny.evaluate import KINDS, fresh_scenes
 from recipes.tiny.evaluate.captions import caption_all, direct_decoding, naming, seen
 from recipes.tiny.evaluate.translation import translation
-from recipes.tiny.probe import read_labelled
-from recipes.tiny.projection import caption_batches, fit_map, fit_settings, load_language_model, open_vision, read_nouns
+from recipes.tiny.projection import fit_on_captions, fit_settings, load_language_model, open_vision, read_nouns
 from recipes.tiny.settings import Settings
-from recipes.tiny.vision import source_side
 
 STEPS = 300
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -72,23 +70,12 @@ def figures(settings: Settings, work: Path, variant: str) -> dict[str, Any]:
 
 
 def _lens(settings: Settings, work: Path, variant: str) -> VisionLens:
-    model, tokenizer = load_language_model(work)
-    vision, nouns, own = open_vision(work), read_nouns(work), settings.projection
-    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
-    size = settings.vision.image_size
+    vision = open_vision(work)
     folder = work / "trials" / variant.replace(" ", "_")
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(work / "projection" / "coordinates.pt", folder)
-    linear = fit_map(
-        model,
-        tokenizer,
-        vision,
-        lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
-        nouns=nouns,
-        scenes=own.coordinate_scenes,
-        settings=replace(fit_settings(settings, steps=STEPS), **VARIANTS[variant]),
-        folder=folder,
-    )
+    fit = replace(fit_settings(settings, steps=STEPS), **VARIANTS[variant])
+    linear = fit_on_captions(settings, work, vision, load_language_model(work), fit=fit, folder=folder)
     model, tokenizer = load_language_model(work)
     return attach_vision(model, vision=vision, projection=linear, tokenizer=tokenizer)
 

@@ -11,12 +11,10 @@ from recipes.tiny.evaluate import captions
 from recipes.tiny.evaluate.probes import probes
 from recipes.tiny.evaluate.translation import translation
 from recipes.tiny.pack import packed_digest
-from recipes.tiny.probe import read_labelled
-from recipes.tiny.projection import caption_batches, fit_map, fit_settings, read_nouns
+from recipes.tiny.projection import fit_on_captions, fit_settings, read_nouns
 from recipes.tiny.sample_scene import Scene, of_split, read_scenes
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
-from recipes.tiny.vision import source_side
 
 KINDS = {
     "known": ("train",),
@@ -91,18 +89,12 @@ def _random_encoder_control(settings: Settings, work: Path, lens: VisionLens) ->
     """A projection trained in the same way, for fewer steps, on an encoder that never learned."""
     config = tiny.read_vision_config(work / "packed")["beit"]
     encoder = captions.untrained_beit(lens.vision, config, seed=settings.seed + 99)
-    model, tokenizer = tiny.load_language_model(work / "packed")
-    nouns, own = read_nouns(work), settings.projection
-    data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
-    size = settings.vision.image_size
-    linear = fit_map(
-        model,
-        tokenizer,
+    linear = fit_on_captions(
+        settings,
+        work,
         encoder,
-        lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
-        nouns=nouns,
-        scenes=own.coordinate_scenes,
-        settings=fit_settings(settings, steps=settings.evaluate.control_steps),
+        tiny.load_language_model(work / "packed"),
+        fit=fit_settings(settings, steps=settings.evaluate.control_steps),
         folder=work / "evaluate" / "random_encoder",
     )
     return captions.random_encoder(linear, encoder)
