@@ -17,6 +17,7 @@ CPU. Not pretended: asynchrony, and other rounding.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ class _FromNumbers(TorchFunctionMode):
 @contextmanager
 def pretend_devices() -> Iterator[None]:
     """Within the block tensors can be made on, and sent to, `fpga:0`, `fpga:1`, ..."""
-    with _Everywhere(), _FromNumbers():
+    with _Everywhere(), _FromNumbers(), patch.object(torch, "is_autocast_enabled", _is_autocast_enabled):
         yield
 
 
@@ -127,6 +128,11 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return found
     placed = tree_map_only(Tensor, lambda t: Elsewhere(t, device), found)
     return return_and_correct_aliasing(function, args, kwargs, placed)
+
+
+def _is_autocast_enabled(device_type: str = "cuda", *, asked: Any = torch.is_autocast_enabled) -> bool:
+    """PyTorch raises for a kind of device that has no autocast."""
+    return device_type != PRETEND and asked(device_type)
 
 
 def _as_tensors(index: Any) -> Any:
