@@ -6,6 +6,7 @@ lens_multimodal reproduce`. Where there is no GPU, accelerate starts several pro
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,13 @@ def kill_all(launcher: subprocess.Popen[bytes]) -> None:
     for pid in (launcher.pid, *map(int, workers)):
         os.kill(pid, signal.SIGKILL)
     launcher.communicate()
+
+
+def free_port() -> int:
+    """Newer releases of accelerate find one themselves when told 0; older ones wait there for ever."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +90,8 @@ def test_two_processes_killed_on_the_way_and_continued_by_one(home: Path, alone:
 @pytest.mark.slow
 def test_the_command_under_accelerate_launch_equals_itself_alone(tmp_path: Path) -> None:
     command = ["-m", "lens_multimodal", "reproduce", "--only", "projection", "--only", "follow_ups", "--limit", "4"]
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    port = ["--main_process_port", str(free_port())]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *port]
     for out, before in (("one", []), ("two", launcher)):
         call = [sys.executable, *before, *command, "--out", str(tmp_path / out)]
         done = subprocess.run(call, capture_output=True, text=True, timeout=1500, check=False)
