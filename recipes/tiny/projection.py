@@ -16,7 +16,6 @@ from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vis
 from lens_multimodal.model.projection import save_linear
 from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, fit_projection, start_like_embeddings
 from recipes.tiny.coordinates import Coordinates, InCoordinates, caption_coordinates
-from recipes.tiny.language import fuse_activation
 from recipes.tiny.probe import Labelled, read_labelled
 from recipes.tiny.scenes import PROMPT, SLOTS, compose, continuation
 from recipes.tiny.scenes.compose import Scenes
@@ -116,7 +115,6 @@ def fit_map(
         found = caption_coordinates(vision, batches_from(BEFORE), nouns, scenes=scenes, seed=settings.seed)
         save_checkpoint(kept, {"mean": found.mean, "axes": found.axes})
     coordinates = Coordinates(**(load_checkpoint(kept) or {}))
-    fuse_activation(model)
     lens = attach_vision(
         model,
         vision=InCoordinates(vision, coordinates),
