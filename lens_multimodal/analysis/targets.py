@@ -6,7 +6,7 @@ shifted by one number per position, which shifts this target and its gradient. `
 and `LogProbability` do not change under that shift.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -95,17 +95,24 @@ class ResolvedTarget:
     pos: int | None
     """The position it reads, from 0; None for a function that may read all of them."""
     function: LogitFunction
+    """Of the logits at that position, [d_vocab]; of those at all positions where it is None."""
 
-    def value(self, logits: Float[Tensor, "pos d_vocab"]) -> Float[Tensor, ""]:
+    def value(self, logits: Float[Tensor, "pos_from_first d_vocab"], *, first: int = 0) -> Float[Tensor, ""]:
         """The target's value, in float32 or wider.
 
+        Args: first: the position to which the first row of logits belongs.
         Raises: TypeError if a function of the logits does not return a scalar tensor.
         """
-        value: Any = self.function(logits)
+        value: Any = self.function(logits if self.pos is None else logits[self.pos - first])
         if not isinstance(value, Tensor) or value.ndim != 0:
             got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"the target {self.label!r} must return a scalar tensor, it returned {got}")
         return value
+
+
+def first_read(targets: Iterable[ResolvedTarget]) -> int:
+    """The first position whose logits any of the targets read."""
+    return min(0 if target.pos is None else target.pos for target in targets)
 
 
 def resolve_targets(
@@ -154,21 +161,21 @@ def _resolve(target: Any, model: nn.Module, tokens: Tensor) -> ResolvedTarget:
         return ResolvedTarget(
             label=f"logit of {name} minus {other_name} at {pos}",
             pos=pos,
-            function=lambda logits: wide(logits[pos, token]) - wide(logits[pos, other]),
+            function=lambda logits: wide(logits[token]) - wide(logits[other]),
         )
     if isinstance(target, CentredLogit):
         return ResolvedTarget(
             label=f"centred logit of {name} at {pos}",
             pos=pos,
-            function=lambda logits: wide(logits[pos, token]) - wide(logits[pos]).mean(),
+            function=lambda logits: wide(logits[token]) - wide(logits).mean(),
         )
     if isinstance(target, LogProbability):
         return ResolvedTarget(
             label=f"log-probability of {name} at {pos}",
             pos=pos,
-            function=lambda logits: wide(logits[pos]).log_softmax(-1)[token],
+            function=lambda logits: wide(logits).log_softmax(-1)[token],
         )
-    return ResolvedTarget(label=f"logit of {name} at {pos}", pos=pos, function=lambda logits: wide(logits[pos, token]))
+    return ResolvedTarget(label=f"logit of {name} at {pos}", pos=pos, function=lambda logits: wide(logits[token]))
 
 
 def _predicted(target: CaptionToken, tokens: Tensor) -> Logit:

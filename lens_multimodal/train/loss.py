@@ -54,7 +54,7 @@ def token_losses(
         for row, own in zip(tokens, stored, strict=True):
             row[row < 0] = own.ids
         tokens = tokens.to(host.device(lens.model))
-        logits = host.last_logits(lens.model, tokens, tokens.shape[1] - start + 1)[:, :-1]
+        logits = host.logits_of(lens.model, tokens, first=start - 1)[:, :-1]
     finally:
         lens.virtual_tokens.forget(*stored)
     scored = torch.arange(logits.shape[1])[None] < torch.tensor(lengths)[:, None]

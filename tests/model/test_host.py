@@ -59,15 +59,20 @@ def test_reading_out_the_last_residual_stream_gives_the_logits(lens_of, layout, 
 
 @pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
 @torch.no_grad()
-def test_last_logits_are_those_of_the_whole_pass_and_no_others_are_made(lens_of, layout, kind):
+def test_logits_from_a_position_are_those_of_the_whole_pass_and_no_others_are_made(lens_of, layout, kind):
     model, tokens = lens_of(layout, kind).model, torch.randint(3, 40, (2, 9))
-    whole = host.logits_of(model, tokens)
+    mask = torch.ones_like(tokens)
+    mask[0, :2] = 0
+    whole, padded = host.logits_of(model, tokens), host.logits_of(model, tokens, attention_mask=mask)
     unembedded = []
     handle = model.unembed.register_forward_hook(lambda *run: unembedded.append(run[-1].shape[1]))
-    for n in (1, 4, 9):
-        torch.testing.assert_close(host.last_logits(model, tokens, n), whole[:, -n:], rtol=1e-5, atol=1e-5)
+    for first in (0, 5, 8):
+        found = host.logits_of(model, tokens, first=first)
+        torch.testing.assert_close(found, whole[:, first:], rtol=1e-5, atol=1e-5)
+        found = host.logits_of(model, tokens, first=first, attention_mask=mask)
+        torch.testing.assert_close(found[:, -4:], padded[:, first:][:, -4:], rtol=1e-5, atol=1e-5)
     handle.remove()
-    assert unembedded == [1, 4, 9]
+    assert unembedded == [9, 9, 4, 4, 1, 1]
 
 
 def test_processed_weights_are_reported():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lens_multimodal.analysis.attribution.gradients import check_finite_targets
 from lens_multimodal.analysis.request import Request, Visit, request_for_targets
-from lens_multimodal.analysis.targets import ResolvedTarget, Targets
+from lens_multimodal.analysis.targets import ResolvedTarget, Targets, first_read
 from lens_multimodal.hooks.neurons import Neurons, as_neurons
 from lens_multimodal.model import host
 
@@ -151,12 +151,13 @@ def ablated_values(
     rows = tokens.expand(n_rows, -1).clone()
     mask = None if attention_mask is None else attention_mask.expand(n_rows, -1)
     layers = sorted({layer for ablation in ablations for layer in ablation.neurons})
+    first = first_read(targets)
     with (
         torch.no_grad(),
         host.fired_hooks(model, [(host.mlp_post(layer), _zero_rows(ablations, layer)) for layer in layers]),
     ):
-        logits = host.logits_of(model, rows, attention_mask=mask)
-        values = [torch.stack([t.value(logits[row]) for row in range(n_rows)]) for t in targets]
+        logits = host.logits_of(model, rows, attention_mask=mask, first=first)
+        values = [torch.stack([t.value(logits[row], first=first) for row in range(n_rows)]) for t in targets]
     check_finite_targets(values, {})
     return torch.stack(values)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lens_multimodal.analysis.request import Request, Visit
 from lens_multimodal.analysis.selection import wide
-from lens_multimodal.analysis.targets import ResolvedTarget
+from lens_multimodal.analysis.targets import ResolvedTarget, first_read
 from lens_multimodal.model import host
 
 GradientVisit = Callable[[int, int, Tensor, Tensor], None]
@@ -79,6 +79,7 @@ def visit_gradients(
     kept: dict[int, Tensor] = {}
     extremes: list[Tensor] = []
     current = 0
+    first = first_read(target for per_row in passes for target in per_row)
 
     def watch(layer: int) -> host.HookFunction:
         def keep(activation: Tensor, hook: Any) -> Tensor:
@@ -102,8 +103,11 @@ def visit_gradients(
     saving = torch.autograd.graph.save_on_cpu(pin_memory=tokens.is_cuda) if offload else nullcontext()
     with gradients_on(), saving:
         with host.fired_hooks(model, hooks):
-            logits = host.logits_of(model, tokens, attention_mask=attention_mask)
-        values = [torch.stack([target.value(logits[row]) for row, target in enumerate(per_row)]) for per_row in passes]
+            logits = host.logits_of(model, tokens, attention_mask=attention_mask, first=first)
+        values = [
+            torch.stack([target.value(logits[row], first=first) for row, target in enumerate(per_row)])
+            for per_row in passes
+        ]
         del logits
         check_finite_targets(values, kept)
         for current, value in enumerate(values):

@@ -22,6 +22,7 @@ from torch import Tensor
 from lens_multimodal.analysis.attribution.gradients import check_differentiable, check_finite_targets, gradients_on
 from lens_multimodal.analysis.request import Request, Visit
 from lens_multimodal.analysis.selection import wide
+from lens_multimodal.analysis.targets import first_read
 from lens_multimodal.model import host
 
 
@@ -82,11 +83,13 @@ def _weighted(
     mask = request.attention_mask
     if mask is not None:
         mask = mask[row : row + 1].expand(n_rows, -1)
+    first = first_read(targets[row] for targets in request.passes)
     with gradients_on():
         with host.fired_hooks(request.model, [(host.mlp_post(layer), scale)]):
-            logits = host.logits_of(request.model, tokens, attention_mask=mask)
+            logits = host.logits_of(request.model, tokens, attention_mask=mask, first=first)
         values = [
-            torch.stack([targets[row].value(logits[step]) for step in range(n_rows)]) for targets in request.passes
+            torch.stack([targets[row].value(logits[step], first=first) for step in range(n_rows)])
+            for targets in request.passes
         ]
         check_finite_targets(values, kept)
         gradients = [torch.autograd.grad(value.sum(), leaves, retain_graph=True)[0] for value in values]

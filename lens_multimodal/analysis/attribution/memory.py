@@ -5,7 +5,7 @@ autograd saves is added up, and the exact quadratic in the prompt's length (line
 the length asked for. So it holds for any architecture, attention implementation and precision.
 
 The estimate is of tensors that are alive at once (what `torch.cuda.max_memory_allocated` or torch's profiler counts),
-within 15 % (GPT-2: 20 %) in the tests of all layers. For the last few layers alone the forward pass' own temporaries
+within 15 % in the tests of all layers. For the last few layers alone the forward pass' own temporaries
 can be the larger part, and a model whose parameters ask for gradients is estimated too high. The size of a process is
 something else: it depends on what the allocator had kept, on fragments, and on weights touched for the first time.
 
@@ -60,6 +60,7 @@ def estimate_attribution(
     batch: int = 1,
     n_targets: int = 1,
     n_positions: int | None = None,
+    n_read: int = 1,
     layers: Any = None,
     keeps_all: bool = True,
 ) -> MemoryEstimate:
@@ -70,16 +71,22 @@ def estimate_attribution(
         batch: rows; `IntegratedGradients.batch_size` for that score.
         n_targets: share the forward pass; they add to the result only.
         n_positions: at which neurons are looked at; None for all.
+        n_read: positions from the first whose logits a target reads to the end of the prompt; `n_pos` for a function
+            of all logits.
         layers: as in `neuron_attribution`.
         keeps_all: False for `top_neurons`, which keeps only the best.
     Raises: ValueError for sizes that are not positive, or a prompt longer than the model's context.
     """
     sizes = host.shape(model)
     looked_at = n_pos if n_positions is None else n_positions
-    if min(n_pos, batch, n_targets, looked_at) < 1:
+    if min(n_pos, batch, n_targets, looked_at, n_read) < 1:
         raise ValueError(
             f"sizes must be positive, got n_pos={n_pos}, batch={batch}, n_targets={n_targets}, "
-            f"n_positions={n_positions}"
+            f"n_positions={n_positions}, n_read={n_read}"
+        )
+    if max(looked_at, n_read) > n_pos:
+        raise ValueError(
+            f"n_positions={n_positions} and n_read={n_read} lie within a prompt of n_pos={n_pos} positions"
         )
     if n_pos > sizes.n_ctx:
         raise ValueError(f"a prompt of {n_pos} positions is longer than the model's context of {sizes.n_ctx}")
@@ -103,7 +110,7 @@ def estimate_attribution(
     return MemoryEstimate(
         weights=sum(p.numel() * p.element_size() for p in model.parameters()),
         saved=batch * max(0, round(saved)),
-        logits=2 * batch * n_pos * sizes.d_vocab * width,
+        logits=2 * batch * n_read * sizes.d_vocab * width,
         gradients=max(product, through, round(pattern) if len(found) > 1 else 0),
         result=n_targets * len(found) * cells * wide_width if keeps_all else 0,
         n_targets=n_targets,

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from lens_multimodal.analysis.patching.pairs import Pair
 from lens_multimodal.analysis.selection import wide
-from lens_multimodal.analysis.targets import CaptionToken, ResolvedTarget, Target, resolve_targets
+from lens_multimodal.analysis.targets import CaptionToken, ResolvedTarget, Target, first_read, resolve_targets
 from lens_multimodal.hooks.neurons import Neurons, as_neurons
 from lens_multimodal.hooks.positions import Positions
 from lens_multimodal.hooks.record import record
@@ -204,10 +204,10 @@ class Sweep:
         hooks: list[host.NamedHook] = [
             (name, partial(_paste_hook, clean=clean_run[name], rows=of_name)) for name, of_name in rows.items()
         ]
-        tokens = self.pair.corrupted.expand(len(cells), -1)
+        tokens, first = self.pair.corrupted.expand(len(cells), -1), self._first_read
         with torch.no_grad(), host.fired_hooks(self.model, hooks):
-            logits = host.logits_of(self.model, tokens)
-        return torch.stack([self.read(row, self.target, self.pair.corrupted_padding) for row in logits])
+            logits = host.logits_of(self.model, tokens, first=first)
+        return torch.stack([self.read(row, self.target, self.pair.corrupted_padding + first) for row in logits])
 
     def estimates(self, clean_run: dict[str, Tensor]) -> dict[str, Float[Tensor, "pos ..."]]:
         """The estimated effect of every number in the activations, NaN at positions without a partner."""
@@ -216,8 +216,8 @@ class Sweep:
         hooks: list[host.NamedHook] = [(host.resid_pre(0), _leaf_hook)]
         hooks += [(name, partial(_keep_in_graph_hook, name=name, kept=kept)) for name in clean_run]
         with torch.enable_grad(), host.fired_hooks(self.model, hooks):
-            logits = host.logits_of(self.model, self.pair.corrupted)[0]
-            value = self.read(logits, self.target, self.pair.corrupted_padding)
+            logits = host.logits_of(self.model, self.pair.corrupted, first=self._first_read)[0]
+            value = self.read(logits, self.target, self.pair.corrupted_padding + self._first_read)
             gradients = torch.autograd.grad(value, [kept[name] for name in clean_run])
         return {
             name: ((clean - kept[name][0].detach()) * gradient[0]).to(value.dtype)
@@ -233,9 +233,17 @@ class Sweep:
                 float(self.read(host.logits_of(self.model, pair.corrupted)[0], self.target, pair.corrupted_padding)),
             )
 
-    def read(self, logits: Float[Tensor, "pos d_vocab"], target: ResolvedTarget, padding: int) -> Float[Tensor, ""]:
-        """The target's value, positions counted along the prompt as it was given."""
-        value = target.value(torch.nn.functional.pad(wide(logits), (0, 0, padding, 0)))
+    @property
+    def _first_read(self) -> int:
+        """The first position of the corrupted prompt, padding aside, whose logits are wanted."""
+        return max(0, first_read([self.target]) - self.pair.corrupted_padding)
+
+    def read(self, logits: Float[Tensor, "pos d_vocab"], target: ResolvedTarget, first: int) -> Float[Tensor, ""]:
+        """The target's value; `first` is the position of the first logits along the prompt as it was given."""
+        if target.pos is None:
+            value = target.value(torch.nn.functional.pad(wide(logits), (0, 0, first, 0)))
+        else:
+            value = target.value(logits, first=first)
         if not bool(torch.isfinite(value)):
             raise FloatingPointError(
                 f"the target {target.label!r} is {float(value.detach())}; use float32, or a wider dtype"

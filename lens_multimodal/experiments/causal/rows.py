@@ -76,8 +76,9 @@ def read_logits(
 ) -> Reading:
     """One forward pass with any hooks, read as in `read_without`."""
     ids = torch.tensor([token for _, token in reads], device=tokens.device)
+    first = min(pos for pos, _ in reads)
     with torch.no_grad(), host.fired_hooks(model, hooks):
-        logits = wide(host.logits_of(model, tokens)[:, [pos for pos, _ in reads]])
+        logits = wide(host.logits_of(model, tokens, first=first)[:, [pos - first for pos, _ in reads]])
     if not bool(logits.isfinite().all()):
         raise FloatingPointError(f"logits are not finite in {logits.dtype}; run the model in float32 or bfloat16")
     index = ids.to(logits.device).expand(len(logits), -1)[..., None]

@@ -45,7 +45,7 @@ from lens_multimodal.model.host.properties import (
     shape,
     weight_processing,
 )
-from lens_multimodal.model.host.running import generate, last_logits, logits_of
+from lens_multimodal.model.host.running import generate, logits_of
 from lens_multimodal.model.host.weights import (
     b_u,
     config,
@@ -90,7 +90,6 @@ __all__ = [
     "head_v",
     "head_z",
     "is_bridge",
-    "last_logits",
     "logits_of",
     "mlp_norm",
     "mlp_out",

@@ -17,29 +17,29 @@ def logits_of(
     tokens: Int[Tensor, "batch pos"],
     *,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
-) -> Float[Tensor, "batch pos d_vocab"]:
-    """One forward pass; the attention mask marks left padding with zeros.
+    first: int = 0,
+) -> Float[Tensor, "batch pos_from_first d_vocab"]:
+    """One forward pass.
 
     `HookedTransformer` always gets a mask: left to itself it takes leading end tokens for padding.
+
+    Args:
+        attention_mask: zeros mark left padding.
+        first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
+            vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
     """
     if attention_mask is None:
         attention_mask = torch.ones_like(tokens)
-    if is_bridge(model) and bool(attention_mask.all()):
-        return model(tokens, return_type="logits")
-    return model(tokens, return_type="logits", attention_mask=attention_mask.to(tokens.device))
-
-
-def last_logits(model: nn.Module, tokens: Int[Tensor, "batch pos"], n: int) -> Float[Tensor, "batch n d_vocab"]:
-    """The logits of the last `n` positions of one forward pass; earlier ones are not unembedded where that can be.
-
-    With a vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
-    """
-    if not is_bridge(model):
-        residual = model(tokens, stop_at_layer=config(model).n_layers, attention_mask=torch.ones_like(tokens))
-        return model.unembed(model.ln_final(residual[:, -n:]))  # type: ignore[operator]
-    if "logits_to_keep" in signature(model.original_model.forward).parameters:  # type: ignore[union-attr]
-        return model(tokens, return_type="logits", logits_to_keep=n)
-    return logits_of(model, tokens)[:, -n:]
+    if is_bridge(model):
+        own = {} if bool(attention_mask.all()) else {"attention_mask": attention_mask.to(tokens.device)}
+        if first and "logits_to_keep" in signature(model.original_model.forward).parameters:  # type: ignore[union-attr]
+            return model(tokens, return_type="logits", logits_to_keep=tokens.shape[1] - first, **own)
+        return model(tokens, return_type="logits", **own)[:, first:]
+    attention_mask = attention_mask.to(tokens.device)
+    if first and getattr(config(model), "output_logits_soft_cap", -1) <= 0:
+        residual = model(tokens, stop_at_layer=config(model).n_layers, attention_mask=attention_mask)
+        return model.unembed(model.ln_final(residual[:, first:]))  # type: ignore[operator]
+    return model(tokens, return_type="logits", attention_mask=attention_mask)[:, first:]
 
 
 @torch.no_grad()

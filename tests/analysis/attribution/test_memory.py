@@ -47,15 +47,17 @@ def test_peak_is_what_torch_allocates(shape, frozen):
         (lambda: neuron_attribution(model, tokens, 5), {}),
         (lambda: top_neurons(model, tokens, 5, range(20)), {"n_positions": 20, "keeps_all": False}),
         (lambda: neuron_attribution(model, tokens, [5, 6, 7]), {"n_targets": 3}),
+        (lambda: neuron_attribution(model, tokens, [(9, 5), 6]), {"n_targets": 2, "n_read": n_pos - 9}),
+        (lambda: neuron_attribution(model, tokens, lambda logits: logits.mean()), {"n_read": n_pos}),
     ]
     if frozen and shape.startswith("wide"):  # elsewhere attention takes more in the forward pass
         top = config.num_hidden_layers - 1
         cases.append((lambda: neuron_attribution(model, tokens, 5, layers=[top]), {"layers": [top]}))
     for run, settings in cases:
         estimate = estimate_attribution(model, n_pos, **settings)
-        # GPT-2's own peak differs by 14 % from process to process.
-        within = 0.2 if shape == "gpt-2" else 0.15
-        assert estimate.peak == pytest.approx(tensor_peak(run), rel=within), (settings, estimate)
+        # GPT-2's own peak differs by up to a quarter from run to run; the estimate is of the largest.
+        peak = max(tensor_peak(run) for _ in range(4 if shape == "gpt-2" else 1))
+        assert estimate.peak == pytest.approx(peak, rel=0.15), (settings, estimate)
 
 
 def by_hand(language_model, tokens, target):
@@ -102,9 +104,9 @@ def test_later_layers_need_less():
 
 def test_parts_by_hand():
     model = hosted("gpt-j", "bridge")
-    found = estimate_attribution(model, 40, batch=2, n_targets=5, n_positions=30)
+    found = estimate_attribution(model, 40, batch=2, n_targets=5, n_positions=30, n_read=3)
     assert found.result == 5 * 3 * 2 * 30 * 40 * 8
-    assert found.logits == 2 * 2 * 40 * 97 * 8
+    assert found.logits == 2 * 2 * 3 * 97 * 8
     assert found.weights == sum(p.numel() for p in model.parameters()) * 8
     assert found.peak == found.saved + found.result + max(found.logits, found.gradients)
     one = estimate_attribution(model, 40)
@@ -125,6 +127,7 @@ def test_probing_leaves_no_trace():
         ({"n_pos": 0}, "sizes must be positive"),
         ({"n_pos": 65}, "longer than the model's context of 64"),
         ({"n_pos": 9, "batch": 0}, "sizes must be positive"),
+        ({"n_pos": 9, "n_read": 10}, "lie within a prompt of n_pos=9"),
         ({"n_pos": 9, "layers": [3]}, "3 layers"),
     ],
 )
