@@ -1,6 +1,7 @@
 """Rows survive everything: kills at any moment, changed settings, bad pictures, full memory; equal bytes always."""
 
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -115,19 +116,21 @@ def test_killed_at_random_moments_and_started_again_the_tables_are_equal_to_the_
     lens: VisionLens, scenes: list[Scene], tmp_path: Path
 ) -> None:
     slow = ProbeSettings(seconds=0.02)
-    start = time.monotonic()
     run(lens, scenes, tmp_path / "whole", probe=slow, pictures=2)
-    needed = time.monotonic() - start
+    needed = math.inf
     rng = random.Random(0)
     cut_short = 0
-    for trial in range(4):
+    for trial in range(20):
         out = tmp_path / f"trial_{trial}"
-        for _ in range(6):
+        for attempt in range(6):
+            start = time.monotonic()
             child = in_child(lambda out=out: run(lens, scenes, out, probe=slow, pictures=2))
-            child.join(timeout=rng.uniform(0, needed))
+            child.join(timeout=rng.uniform(0, min(needed, 60)))
             if child.exitcode is None:
                 kill(child)
                 cut_short += 1
+            elif attempt == 0:
+                needed = min(needed, time.monotonic() - start)
         child = in_child(lambda out=out: run(lens, scenes, out, probe=slow, pictures=2))
         child.join()
         assert child.exitcode == 0
@@ -137,7 +140,9 @@ def test_killed_at_random_moments_and_started_again_the_tables_are_equal_to_the_
         run(lens, scenes, out, probe=slow)
         assert bytes_of(out) == bytes_of(tmp_path / "whole"), "starting a finished run again changed it"
         assert not list((out / "parts").glob(".*")), "something was left behind"
-    assert cut_short >= 6, "hardly any run was killed"
+        if cut_short >= 8:
+            return
+    pytest.fail(f"hardly any run was killed: {cut_short}")
 
 
 def test_a_part_that_was_being_written_does_not_count(
