@@ -60,6 +60,8 @@ class Scene:
     objects: tuple[SceneObject, ...]
     extra: dict[str, Any] = field(repr=False)
     """Keys of the picture's entry that COCO does not define."""
+    folder: Path | None = field(default=None, repr=False)
+    """The data set's, in which further files lie that `extra` or an object's `extra` names."""
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -188,6 +190,7 @@ def read_coco(
             captions=tuple(texts.get(number, ())),
             objects=tuple(objects.get(number, ())),
             extra={k: v for k, v in entry.items() if k not in _PICTURE_KEYS},
+            folder=folder,
         )
         for number, entry in entries.items()
     )

@@ -52,7 +52,7 @@ def composed(like: World, folder: Path) -> Scene:
         replace(like.scenes[index].objects[0], id=index + 1, extra={"without": f"without/{index + 1}.png"})
         for index in (0, 1)
     )
-    return replace(like.scenes[0], id=99, path=folder / "images" / "both.png", objects=things)
+    return replace(like.scenes[0], id=99, path=folder / "images" / "both.png", folder=folder, objects=things)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,17 @@ def test_a_picture_that_is_named_and_not_there_or_not_of_this_scene_is_refused(w
     scene = world.scenes[0]
     dog = replace(scene.objects[0], extra={"without": named})
     with pytest.raises(UnreadablePicture, match=said):
-        picture_without(replace(scene, path=folder / "images" / "both.png", objects=(dog,)), "dog")
+        picture_without(replace(scene, folder=folder, objects=(dog,)), "dog")
+
+
+def test_a_picture_beside_the_data_set_is_not_found(world, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copytree(world.scenes[0].path.parents[1], tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UnreadablePicture, match="which is not in"):
+        picture_without(replace(world.scenes[0], path=folder / "images" / "both.png", folder=folder), "dog")
+    with pytest.raises(UnreadablePicture, match="without the data set's folder"):
+        picture_without(replace(world.scenes[0], folder=None), "dog")
 
 
 class Unlucky(Probe):

@@ -51,12 +51,16 @@ def _read(scene: Scene, thing: SceneObject) -> Image.Image:
     path = PurePosixPath(named)
     if path.is_absolute() or ".." in path.parts:
         raise UnreadablePicture(f"object {thing.id} names a picture outside of the data set's folder: {named!r}")
-    # The data set's folder is the one that holds the pictures' folder; pictures may lie in folders within that.
-    found = next((folder / path for folder in scene.path.parents if (folder / path).is_file()), None)
-    if found is None:
+    if scene.folder is None:
+        raise UnreadablePicture(
+            f"object {thing.id} ({thing.category}) names the scene without it, {named!r}, but the scene was made "
+            f"without the data set's folder; read it with data.read_coco, or set Scene.folder"
+        )
+    found = scene.folder / path
+    if not found.is_file():
         raise UnreadablePicture(
             f"object {thing.id} ({thing.category}) names the scene without it, {named!r}, which is not in "
-            f"{str(scene.path.parent.parent)!r}; copy that folder as well, or take {KEY!r} out of the annotations"
+            f"{str(scene.folder)!r}; copy that folder as well, or take {KEY!r} out of the annotations"
         )
     try:
         picture = as_picture(found)
