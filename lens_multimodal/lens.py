@@ -23,6 +23,7 @@ from lens_multimodal.model.images import Picture, as_picture, as_pictures
 from lens_multimodal.model.projection import Projection
 from lens_multimodal.model.virtual_tokens import VirtualTokens
 from lens_multimodal.model.vision import VisionEncoder
+from lens_multimodal.model.words import Words
 
 if TYPE_CHECKING:
     import lens_multimodal.display.neuron_card
@@ -177,7 +178,7 @@ class VisionLens:
         rows = generation.generate(
             self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.stop_ids, sampling=sampling
         )
-        return [self._decode(ids) for ids in rows]
+        return [self.words.caption(ids) for ids in rows]
 
     def generate_with_activations(
         self, prompt: ImagePrompt, names: Sequence[str], *, max_new_tokens: int = 20
@@ -263,8 +264,8 @@ class VisionLens:
         (ids,) = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.stop_ids)
         if target not in ids:
             raise ValueError(
-                f"the caption {self._decode(ids)!r} does not say {self._word(target)!r}; give the words before it "
-                f"yourself: lens.prompt(image, 'A picture of a')"
+                f"the caption {self.words.caption(ids)!r} does not say {self.words.token(target)!r}; give the words "
+                f"before it yourself: lens.prompt(image, 'A picture of a')"
             )
         return self._assemble([[prompt.spans[0][0].image, text, ids[: ids.index(target)]]], None)
 
@@ -341,6 +342,11 @@ class VisionLens:
 
     # --- tokens ------------------------------------------------------------------------------------------
 
+    @property
+    def words(self) -> Words:
+        """The tokenizer as prompts and captions need it."""
+        return Words(self.tokenizer)
+
     def to_str_tokens(self, prompt: ImagePrompt | Int[Tensor, " pos"]) -> list[str]:
         """Each position as people read it: words as text, image positions as `<image:row,col>`.
 
@@ -351,45 +357,28 @@ class VisionLens:
                 raise ValueError(f"expected a prompt of one row, got {len(prompt)} (prompt.row(i))")
             names = {s.start + i: s.image.cell(i) for s in prompt.spans[0] for i in range(s.stop - s.start)}
             ids = prompt.tokens[0].tolist()
-            return ["<image:{},{}>".format(*names[p]) if p in names else self._word(i) for p, i in enumerate(ids)]
-        return ["<image>" if i >= self.shape.d_vocab else self._word(i) for i in prompt.tolist()]
+            return ["<image:{},{}>".format(*names[p]) if p in names else self.words.token(i) for p, i in enumerate(ids)]
+        return ["<image>" if i >= self.shape.d_vocab else self.words.token(i) for i in prompt.tolist()]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text as the model reads it in the middle of a prompt: no special token is added."""
-        if not isinstance(text, str):
-            raise TypeError(f"expected text, got {text!r} ({type(text).__name__})")
-        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"{text!r} holds half a character (a lone surrogate), which no tokenizer can read")
-        if not text:
-            return []
-        return list(self._need_tokenizer()(text, add_special_tokens=False)["input_ids"])
+        return self.words.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
-        text: str = self._need_tokenizer().decode(list(ids), skip_special_tokens=True)
-        return text
+        return self.words.decode(ids)
 
     def token_id(self, word: str) -> int:
         """The id of a string that is exactly one token.
 
         Raises: ValueError naming the pieces otherwise.
         """
-        ids = self.encode(word)
-        if len(ids) != 1:
-            pieces = [self._word(i) for i in ids]
-            raise ValueError(
-                f"{word!r} is {len(ids)} tokens ({pieces}), expected one; most words are one token with their "
-                f"leading space: {' ' + word.strip()!r}"
-            )
-        return ids[0]
+        return self.words.token_id(word)
 
     @property
     def stop_ids(self) -> list[int]:
         """The end token and new lines."""
-        tokenizer = self._need_tokenizer()
-        newlines = [ids[0] for text in ("\n", "\n\n") if len(ids := self.encode(text)) == 1]
-        known = [i for i in newlines if i != tokenizer.unk_token_id]
-        return [i for i in dict.fromkeys([tokenizer.eos_token_id, *known]) if i is not None]
+        return self.words.stop_ids
 
     # --- life --------------------------------------------------------------------------------------------
 
@@ -446,11 +435,12 @@ class VisionLens:
     # --- inside ------------------------------------------------------------------------------------------
 
     def _assemble(self, rows: Sequence[Sequence[Piece | str]], prepend_bos: bool | None) -> ImagePrompt:
-        bos = self._bos(prepend_bos)
+        wanted = host.prepends_bos(self.model) if prepend_bos is None else prepend_bos
+        bos = self.words.bos if wanted else []
         pieces: list[list[Piece]] = [
             [bos, *(self.encode(piece) if isinstance(piece, str) else piece for piece in row)] for row in rows
         ]
-        prompt = assemble(pieces, pad_id=self._pad_id(), device=host.device(self.model), made_by=weakref.ref(self))
+        prompt = assemble(pieces, pad_id=self.words.pad_id, device=host.device(self.model), made_by=weakref.ref(self))
         if prompt.tokens.shape[1] > self.shape.n_ctx:
             raise ValueError(
                 f"the prompt has {prompt.tokens.shape[1]} positions, more than the model's context of "
@@ -458,29 +448,5 @@ class VisionLens:
             )
         return prompt
 
-    def _bos(self, prepend_bos: bool | None) -> list[int]:
-        wanted = host.prepends_bos(self.model) if prepend_bos is None else prepend_bos
-        if not wanted:
-            return []
-        bos = self._need_tokenizer().bos_token_id
-        if bos is None:
-            raise ValueError("this tokenizer has no beginning-of-sequence token; use prepend_bos=False")
-        return [bos]
-
-    def _pad_id(self) -> int:
-        candidates = (getattr(self.tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
-        return next((i for i in candidates if i is not None), 0)
-
     def _grid_of(self, n_positions: int) -> tuple[int, int]:
         return (self.vision.grid_h, self.vision.grid_w) if n_positions == self.vision.n_patches else (1, n_positions)
-
-    def _decode(self, ids: list[int]) -> str:
-        return self.decode(ids).split("\n")[0].strip()
-
-    def _word(self, token_id: int) -> str:
-        return self._need_tokenizer().decode([token_id])
-
-    def _need_tokenizer(self) -> Any:
-        if self.tokenizer is None:
-            raise ValueError("this model came without a tokenizer: pass attach_vision(..., tokenizer=...)")
-        return self.tokenizer

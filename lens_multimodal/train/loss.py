@@ -80,7 +80,7 @@ def _layout(lens: VisionLens, captions: Sequence[str], prompt: str, *, n_image: 
     if not lens.stop_ids:
         raise ValueError("the tokenizer has no end token to close the captions with")
     end = lens.stop_ids[0]
-    begin = [*lens._bos(None), *[-1] * n_image, *lens.encode(prompt)]
+    begin = [*(lens.words.bos if host.prepends_bos(lens.model) else []), *[-1] * n_image, *lens.encode(prompt)]
     rows = [[*lens.encode(caption), end] for caption in captions]
     lengths = [len(row) for row in rows]
     longest = max(lengths)

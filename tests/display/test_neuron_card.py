@@ -42,7 +42,7 @@ def test_attribution_and_words_are_the_librarys(case):
     whole = neuron_attribution(lens.model, prompt.tokens, " cat", prompt.image_pos[0])
     torch.testing.assert_close(card.attribution, whole[0, PAIR[0], :, PAIR[1]].reshape(GRID))
     written = host.w_out(lens.model, PAIR[0])[PAIR[1]].detach() @ host.w_u(lens.model).detach()
-    assert list(card.tokens) == [lens._word(i) for i in written.topk(10).indices.tolist()]
+    assert list(card.tokens) == [lens.words.token(i) for i in written.topk(10).indices.tolist()]
     np.testing.assert_allclose(card.weights, written.topk(10).values.tolist(), rtol=1e-4)
 
 
@@ -126,7 +126,7 @@ def test_without_an_image_the_most_active_picture_is_taken(lens, pictures):
 def test_without_a_target_a_prompt_takes_the_next_token(lens, pictures):
     prompt = lens.prompt(pictures[1], " dog")
     card = lens.show(PAIR, image=prompt, pictures=pictures[:1])
-    assert card.target == lens._word(int(lens.logits(prompt)[0, -1].argmax()))
+    assert card.target == lens.words.token(int(lens.logits(prompt)[0, -1].argmax()))
     assert int(card.effect.rank_before[0]) == 0
 
 

@@ -48,7 +48,7 @@ def test_pointing_at_a_cell_shows_its_patch_and_words(lens):
     vector = prompt.spans[0][0].image.soft_prompt.vectors[4]
     embeddings = torch.nn.functional.normalize(hugging_face("gpt-j").get_input_embeddings().weight.detach(), dim=-1)
     nearest = (embeddings @ vector.detach()).topk(6).indices.tolist()
-    assert [tok.text for tok in detail.all(".tok")] == [visible(lens._word(i)) for i in nearest]
+    assert [tok.text for tok in detail.all(".tok")] == [visible(lens.words.token(i)) for i in nearest]
 
 
 def test_cells_lie_over_the_encoders_patches(lens):

@@ -1,0 +1,86 @@
+"""A tokenizer as prompts and captions need it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class Words:
+    """Text to token ids and back, in the middle of a prompt: no special tokens; and where captions end.
+
+    Raises: ValueError from everything but `pad_id` if there is no tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        if self._tokenizer is None:
+            raise ValueError("this model came without a tokenizer: pass attach_vision(..., tokenizer=...)")
+        return self._tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises: TypeError for what is no text; ValueError for half a character.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"expected text, got {text!r} ({type(text).__name__})")
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"{text!r} holds half a character (a lone surrogate), which no tokenizer can read")
+        if not text:
+            return []
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def caption(self, ids: Sequence[int]) -> str:
+        """The first line of generated token ids."""
+        return self.decode(ids).split("\n")[0].strip()
+
+    def token(self, token_id: int) -> str:
+        """One token as it is, special ones too."""
+        text: str = self.tokenizer.decode([token_id])
+        return text
+
+    def token_id(self, word: str) -> int:
+        """The id of a string that is exactly one token.
+
+        Raises: ValueError naming the pieces otherwise.
+        """
+        ids = self.encode(word)
+        if len(ids) != 1:
+            pieces = [self.token(i) for i in ids]
+            raise ValueError(
+                f"{word!r} is {len(ids)} tokens ({pieces}), expected one; most words are one token with their "
+                f"leading space: {' ' + word.strip()!r}"
+            )
+        return ids[0]
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The end token and new lines."""
+        newlines = [ids[0] for text in ("\n", "\n\n") if len(ids := self.encode(text)) == 1]
+        known = [i for i in newlines if i != self.tokenizer.unk_token_id]
+        return [i for i in dict.fromkeys([self.tokenizer.eos_token_id, *known]) if i is not None]
+
+    @property
+    def bos(self) -> list[int]:
+        """The beginning-of-sequence token.
+
+        Raises: ValueError if the tokenizer has none.
+        """
+        bos = self.tokenizer.bos_token_id
+        if bos is None:
+            raise ValueError("this tokenizer has no beginning-of-sequence token; use prepend_bos=False")
+        return [bos]
+
+    @property
+    def pad_id(self) -> int:
+        """What fills a shorter row on the left, where nothing is read."""
+        candidates = (getattr(self._tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+        return next((i for i in candidates if i is not None), 0)
