@@ -1,12 +1,13 @@
-"""What a setting of the projection's training does to where and how the language model translates.
+"""What a setting does to where and how the language model translates.
 
-Not a stage: `python -m recipes.tiny.trials` trains one short projection for each of `VARIANTS` on the finished language
-model and encoder, and writes what captions and neurons became of it to `translation_trials.csv`.
+Not a stage: `python -m recipes.tiny.trials` trains one short projection for each of `VARIANTS` on the finished encoder,
+and writes what captions and neurons became of it to `translation_trials.csv`. Variants of the language model or of its
+text train a language model of their own first, about an hour on one core.
 """
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 import typer
 
 from lens_multimodal import VisionLens, attach_vision
+from recipes.tiny import language, text
 from recipes.tiny.evaluate import KINDS, fresh_scenes
 from recipes.tiny.evaluate.captions import caption_all, direct_decoding, naming, seen
 from recipes.tiny.evaluate.translation import translation
@@ -21,13 +23,30 @@ from recipes.tiny.projection import fit_on_captions, fit_settings, load_language
 from recipes.tiny.settings import Settings
 
 STEPS = 300
-VARIANTS: dict[str, dict[str, Any]] = {
-    "as shipped, but shorter": {},
-    "no dropout": {"dropout": 0.0},
-    "dropout 0.3": {"dropout": 0.3},
-    "weight decay 5": {"weight_decay": 5.0},
-    "AdamW for the weight": {"muon_rate": None},
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What differs from the trio that ships, a shorter projection aside."""
+
+    fit: dict[str, Any] = field(default_factory=dict)
+    """Of the projection's `FitSettings`."""
+    language: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    "as shipped, but shorter": Variant(),
+    "no dropout": Variant(fit={"dropout": 0.0}),
+    "dropout 0.3": Variant(fit={"dropout": 0.3}),
+    "weight decay 5": Variant(fit={"weight_decay": 5.0}),
+    "AdamW for the weight": Variant(fit={"muon_rate": None}),
+    "short language model": Variant(language={"steps": 4000}),
+    "short language model, 12 layers": Variant(language={"steps": 4000, "n_layers": 12}),
+    "short language model, 3/4 real text": Variant(language={"steps": 4000}, text={"generated_megabytes": 8.0}),
 }
+SHARED = ("cutouts", "downloads", "pictures", "projection", "samples", "tokenizer", "vision")
+"""Stages that no variant does anew."""
 TABLE = Path(__file__).parent / "translation_trials.csv"
 WORK = Path(__file__).parent / "work"
 
@@ -37,13 +56,38 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Variants to run; all without.")] = None,
 ) -> None:
     """Run the variants; rows of the same variant and the same language model are replaced."""
-    settings, key = Settings(), ["what", "language tokens"]
-    tokens = json.loads((work / "language" / "done.json").read_text())["tokens_trained"]
+    key = ["what", "language tokens"]
     table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=key)
     for name in only or VARIANTS:
-        row = {"what": name, "language tokens": tokens, "steps": STEPS, **figures(settings, work, name)}
+        settings, home = with_language_model(work, name)
+        trained = json.loads((home / "language" / "done.json").read_text())
+        row = {
+            "what": name,
+            "language tokens": trained["tokens_trained"],
+            "real text, nats": trained["held_out_real"][-1][1],
+            "generated text, nats": trained["held_out_generated"][-1][1],
+            "steps": STEPS,
+            **figures(settings, home, name),
+        }
         table = pd.concat([table, pd.DataFrame([row])]).drop_duplicates(key, keep="last")
         table.round(4).to_csv(TABLE, index=False)
+
+
+def with_language_model(work: Path, name: str) -> tuple[Settings, Path]:
+    """The finished stages, or a folder in which the variant's own language model stands beside the others."""
+    variant, settings = VARIANTS[name], Settings()
+    if not (variant.language or variant.text):
+        return settings, work
+    settings = replace(
+        settings, language=replace(settings.language, **variant.language), text=replace(settings.text, **variant.text)
+    )
+    home = _folder(work, name)
+    for stage in SHARED if variant.text else (*SHARED, "text"):
+        if not (home / stage).exists():
+            (home / stage).symlink_to((work / stage).resolve())
+    text.run(settings, home)
+    language.run(settings, home)
+    return settings, home
 
 
 def figures(settings: Settings, work: Path, variant: str) -> dict[str, Any]:
@@ -71,13 +115,18 @@ def figures(settings: Settings, work: Path, variant: str) -> dict[str, Any]:
 
 def _lens(settings: Settings, work: Path, variant: str) -> VisionLens:
     vision = open_vision(work)
-    folder = work / "trials" / variant.replace(" ", "_")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(work, variant)
     shutil.copy(work / "projection" / "coordinates.pt", folder)
-    fit = replace(fit_settings(settings, steps=STEPS), **VARIANTS[variant])
+    fit = replace(fit_settings(settings, steps=STEPS), **VARIANTS[variant].fit)
     linear = fit_on_captions(settings, work, vision, load_language_model(work), fit=fit, folder=folder)
     model, tokenizer = load_language_model(work)
     return attach_vision(model, vision=vision, projection=linear, tokenizer=tokenizer)
+
+
+def _folder(work: Path, name: str) -> Path:
+    folder = work / "trials" / name.replace(" ", "_").replace("/", "_of_").replace(",", "")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 if __name__ == "__main__":
