@@ -15,14 +15,7 @@ from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Context, Drawing, Summary
 from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.seeds import seed_for
-from lens_multimodal.experiments.statistics import (
-    ENOUGH,
-    in_words,
-    interval_table,
-    is_above,
-    paired_table,
-    too_few,
-)
+from lens_multimodal.experiments.statistics import ENOUGH, in_words, interval_table, is_above, paired_table, too_few
 
 PAPERS = "activation_x_gradient"
 
@@ -136,7 +129,7 @@ def _verdict(scores: pd.DataFrame, seed: int) -> str:
     best = means.iloc[0]
     said = (
         f"Of the scores {best['score']} has the highest rank correlation with the true effects: "
-        f"{in_words(best['mean'], best['low'], best['high'])} (n = {int(best['n'])} pictures)"
+        f"{in_words(best)} (n = {int(best['n'])} pictures)"
     )
     short = sorted(set(usable["score"]) - set(means["score"]))
     if short:
@@ -148,9 +141,9 @@ def _verdict(scores: pd.DataFrame, seed: int) -> str:
 
 def _behind(usable: pd.DataFrame, best: str, row: pd.Series, seed: int) -> str:
     paired = paired_table(usable, "spearman", pair="score", first=best, second=row["score"], seed=seed)
-    own = in_words(row["mean"], row["low"], row["high"])
+    own = in_words(row)
     name = f"{row['score']} (the paper's)" if row["score"] == PAPERS else str(row["score"])
     if not len(paired) or paired["n"].iloc[0] < ENOUGH:
         return f"{name} has {own}, on too few of the same pictures to compare"
-    clear = "clearly less" if is_above(paired["low"].iloc[0], paired["high"].iloc[0]) else "not distinguishably less"
+    clear = "clearly less" if is_above(paired.iloc[0]) else "not distinguishably less"
     return f"{name} has {own}, {clear} on the {int(paired['n'].iloc[0])} pictures that have both"

@@ -19,6 +19,8 @@ ENOUGH = 6
 
 NO_VERDICT = "No verdict"
 
+INTERVAL = ("mean", "low", "high")
+
 
 def interval_table(
     rows: pd.DataFrame, value: str, *, by: Sequence[str] = (), seed: int = 0, level: float = LEVEL
@@ -119,8 +121,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def is_above(low: float, high: float, threshold: float = 0.0) -> bool | None:
-    """Whether an interval lies above a threshold: True above, False below, None where it holds it or is unknown."""
+def is_above(interval: pd.Series, threshold: float = 0.0) -> bool | None:
+    """Whether a row's interval lies above a threshold: True above, False below, None where it holds it or is unknown.
+
+    Args: interval: has `low` and `high`, as the rows of `interval_table` and `paired_table`.
+    """
+    low, high = interval["low"], interval["high"]
     if np.isnan(low) or np.isnan(high) or low <= threshold <= high:
         return None
     return bool(low > threshold)
@@ -131,12 +137,13 @@ def too_few(n: int) -> str:
     return f"{NO_VERDICT}: {n} of this run's pictures count here, it takes {ENOUGH}." if n else ""
 
 
-def in_words(
-    mean: float, low: float, high: float, *, digits: int = 2, percent: bool = False, signed: bool = False
-) -> str:
-    """`0.31 [0.25, 0.38]`, or `31 % [25, 38]`; a change may carry its sign, `+31 % [+25, +38]`."""
+def in_words(interval: pd.Series, *, digits: int = 2, percent: bool = False, signed: bool = False) -> str:
+    """`0.31 [0.25, 0.38]`, or `31 % [25, 38]`; a change may carry its sign, `+31 % [+25, +38]`.
+
+    Args: interval: has `mean`, `low` and `high`, as the rows of `interval_table` and `paired_table`.
+    """
     digits, unit = (max(digits - 2, 0), " %") if percent else (digits, "")
-    numbers = [_rounded(100 * x if percent else x, digits, signed) for x in (mean, low, high)]
+    numbers = [_rounded(100 * interval[key] if percent else interval[key], digits, signed) for key in INTERVAL]
     return f"{numbers[0]}{unit} [{numbers[1]}, {numbers[2]}]"
 
 

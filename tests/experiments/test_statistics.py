@@ -98,17 +98,21 @@ def test_holm_equals_the_textbook() -> None:
     assert holm([]) == []
 
 
+def row(mean: float, low: float, high: float) -> pd.Series:
+    return pd.Series({"mean": mean, "low": low, "high": high})
+
+
 def test_words_and_verdicts() -> None:
-    assert is_above(0.1, 0.4) is True
-    assert is_above(-0.4, -0.1) is False
-    assert is_above(-0.1, 0.1) is None
-    assert is_above(float("nan"), float("nan")) is None
-    assert is_above(0.6, 0.9, 0.5) is True
-    assert in_words(0.3141, 0.25, 0.375) == "0.31 [0.25, 0.38]"
-    assert in_words(-0.805, -0.9, -0.7, percent=True) == "-80 % [-90, -70]"
-    assert in_words(2.16, 1.5, -0.8, percent=True, signed=True) == "+216 % [+150, -80]"
-    assert in_words(-0.001, -0.004, 0.0) == "0.00 [0.00, 0.00]", "there is no minus zero"
-    assert in_words(0.5, float("nan"), float("nan")) == "0.50 [?, ?]"
+    assert is_above(row(0.0, 0.1, 0.4)) is True
+    assert is_above(row(0.0, -0.4, -0.1)) is False
+    assert is_above(row(0.0, -0.1, 0.1)) is None
+    assert is_above(row(0.0, float("nan"), float("nan"))) is None
+    assert is_above(row(0.0, 0.6, 0.9), 0.5) is True
+    assert in_words(row(0.3141, 0.25, 0.375)) == "0.31 [0.25, 0.38]"
+    assert in_words(row(-0.805, -0.9, -0.7), percent=True) == "-80 % [-90, -70]"
+    assert in_words(row(2.16, 1.5, -0.8), percent=True, signed=True) == "+216 % [+150, -80]"
+    assert in_words(row(-0.001, -0.004, 0.0)) == "0.00 [0.00, 0.00]", "there is no minus zero"
+    assert in_words(row(0.5, float("nan"), float("nan"))) == "0.50 [?, ?]"
 
 
 def test_a_verdict_takes_as_many_pictures_as_a_significant_test() -> None:

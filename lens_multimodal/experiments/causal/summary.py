@@ -153,15 +153,13 @@ def _verdict(at: pd.DataFrame, paired: pd.DataFrame, seed: int) -> str:
     row, count = paired.iloc[0], int(paired["n_neurons"].iloc[0])
     at = at[at["image_id"].isin(at.loc[at["neurons"] == "random", "image_id"])]
     means = interval_table(at, "relative_change", by=["neurons"], seed=seed).set_index("neurons")
-    top, random = (
-        in_words(*means.loc[kind, ["mean", "low", "high"]], percent=True, signed=True) for kind in ("top", "random")
-    )
-    lowers = is_above(means.loc["top", "low"], means.loc["top", "high"]) is False
+    top, random = (in_words(means.loc[kind], percent=True, signed=True) for kind in ("top", "random"))
+    lowers = is_above(means.loc["top"]) is False
     said = {
         False: "lower its probability MORE than" if lowers else "leave it LESS probable than",
         True: "lower its probability LESS than" if lowers else "leave it MORE probable than",
         None: "are NOT distinguishable from",
-    }[is_above(row["low"], row["high"])]
+    }[is_above(row)]
     share = 100 * count / int(at["n_model"].iloc[0])
     return (
         f"Ablated, the neurons of largest attribution for a noun {said} random neurons of the same layers: without the "

@@ -10,14 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import (
-    ENOUGH,
-    in_words,
-    interval_table,
-    is_above,
-    paired_table,
-    too_few,
-)
+from lens_multimodal.experiments.statistics import ENOUGH, in_words, interval_table, is_above, paired_table, too_few
 
 ITSELF = "picture"
 KEEPS_CONTENT = ("shuffled positions",)
@@ -142,7 +135,7 @@ def is_there(effect: str, row: pd.Series) -> bool:
     if about.expected is None or row["n"] < ENOUGH or abs(row["mean"]) < about.smallest:
         return False
     # A share that is the same in every picture has an interval of no width.
-    return is_above(row["low"], row["high"]) is about.expected
+    return is_above(row) is about.expected
 
 
 def _verdict(differences: pd.DataFrame, means: pd.DataFrame) -> str:
@@ -162,9 +155,9 @@ def _verdict(differences: pd.DataFrame, means: pd.DataFrame) -> str:
 
 def _sentence(effect: str, row: pd.Series, differences: pd.DataFrame) -> str:
     """What can be said of one effect: absent, reversed, kept by controls, or not."""
-    own, about = in_words(row["mean"], row["low"], row["high"]), EFFECTS[effect]
+    own, about = in_words(row), EFFECTS[effect]
     if not is_there(effect, row):
-        beyond = is_above(row["low"], row["high"])
+        beyond = is_above(row)
         why = "not distinguishable from zero" if beyond is None else f"smaller than {about.smallest:g}"
         if beyond is (not about.expected) and abs(row["mean"]) >= about.smallest:
             return f"the effect '{effect}' is REVERSED with the picture itself ({own}): there is nothing to keep"

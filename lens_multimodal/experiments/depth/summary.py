@@ -82,8 +82,8 @@ def _object_verdict(paired: pd.DataFrame) -> str:
         return too_few(n)
     best = int(paired["mean"].to_numpy().argmax())
     row, p = paired.iloc[best], holm(paired["p"].tolist())[best]
-    more = is_above(row["low"], row["high"]) and p < 0.05
-    difference = in_words(row["mean"], row["low"], row["high"])
+    more = is_above(row) and p < 0.05
+    difference = in_words(row)
     return (
         f"Read out at its object's patches the noun is {'MORE' if more else 'NOT distinguishably more'} likely than at "
         f"the background: {difference} nats at depth {int(row['depth'])}, where the difference is largest (p = {p:.3f} "
@@ -120,8 +120,8 @@ def _verdict(frame: pd.DataFrame, n: int) -> str:
     if n < ENOUGH:
         return too_few(n)
     cut = frame[frame["cut"] == "from"].sort_values("layer").set_index("layer")
-    whole = in_words(*cut[["mean", "low", "high"]].iloc[0], percent=True, signed=True)
-    if is_above(cut["low"].iloc[0], cut["high"].iloc[0]) is not False:
+    whole = in_words(cut.iloc[0], percent=True, signed=True)
+    if is_above(cut.iloc[0]) is not False:
         return f"Cutting the text off from the image does NOT lower the noun's probability here ({whole}, n = {n})."
     # The last row is a cut behind the last layer, which cuts nothing.
     needed = cut.iloc[:-1]
@@ -129,7 +129,7 @@ def _verdict(frame: pd.DataFrame, n: int) -> str:
     if len(later):
         until = f"from layer {int(later.min())} on the image is no longer needed (less than a tenth is lost on average"
     else:
-        last = in_words(*needed[["mean", "low", "high"]].iloc[-1], percent=True, signed=True)
+        last = in_words(needed.iloc[-1], percent=True, signed=True)
         until = (
             f"the image is needed up to the last layer (without a look in layer {int(needed.index[-1])} alone {last}"
         )

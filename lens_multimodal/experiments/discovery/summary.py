@@ -3,14 +3,7 @@
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import (
-    ENOUGH,
-    in_words,
-    interval_table,
-    is_above,
-    paired_table,
-    too_few,
-)
+from lens_multimodal.experiments.statistics import ENOUGH, in_words, interval_table, is_above, paired_table, too_few
 
 MEASURES = {
     "human_hits": "tokens that are people's nouns",
@@ -111,13 +104,13 @@ def _verdict(frame: pd.DataFrame, paired: pd.DataFrame) -> str:
         return too_few(int(difference["n"].sum()))
     row = difference.iloc[0]
     means = frame[frame["share"] == label].set_index("neurons")
-    top, random = (in_words(*means.loc[k, ["mean", "low", "high"]], percent=True, digits=3) for k in ("top", "random"))
+    top, random = (in_words(means.loc[k], percent=True, digits=3) for k in ("top", "random"))
     said = {
         True: "write the noun they were found for MORE often than",
         False: "write the noun they were found for LESS often than",
         None: "do NOT write the noun they were found for distinguishably more often than",
     }
-    compared = said[is_above(row["low"], row["high"])]
+    compared = said[is_above(row)]
     return (
         f"The neurons found by attribution {compared} random neurons of the same layers: {top} of the found against "
         f"{random} of the random (n = {int(row['n'])} pictures)."
@@ -164,11 +157,11 @@ def _layers_verdict(neurons: pd.DataFrame, n_layers: int, seed: int) -> str:
     table = interval_table(of_thirds, "value", by=["third"], seed=seed)
     most = table.loc[table["mean"].idxmax()]
     even = third_of.count(most["third"]) / n_layers
-    above = is_above(most["low"], most["high"], even)
+    above = is_above(most, even)
     said = "concentrate in" if above else "do NOT concentrate in any third of the layers; most are in"
     return (
         f"Found neurons {said} the {THIRDS[int(most['third'])]} third of the {n_layers} layers: "
-        f"{in_words(most['mean'], most['low'], most['high'], percent=True)} of a picture's, an even spread would put "
+        f"{in_words(most, percent=True)} of a picture's, an even spread would put "
         f"{100 * even:.0f} % there (n = {n} pictures)."
     )
 
@@ -225,10 +218,10 @@ def _captions_verdict(row: pd.Series) -> str:
     """How much of what is explained is right."""
     if row["n"] < ENOUGH:
         return too_few(int(row["n"]))
-    above = is_above(row["low"], row["high"], 0.5)
+    above = is_above(row, 0.5)
     said = {True: "MOSTLY name", False: "MOSTLY DO NOT name", None: "name about as often as not"}[above]
     wrong = ": what the experiments explain is then mostly not what the picture shows"
-    share = in_words(row["mean"], row["low"], row["high"], percent=True)
+    share = in_words(row, percent=True)
     return (
         f"Captions {said} something that is in the picture: {share} of them do (n = {int(row['n'])} pictures)"
         f"{wrong if above is False else ''}."

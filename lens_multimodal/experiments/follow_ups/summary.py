@@ -87,11 +87,8 @@ def _way(own: pd.DataFrame, seed: int, first: str, second: str, doing: str, cont
     if not len(alone) or alone["n"].iloc[0] < ENOUGH:
         return ""
     row = alone.iloc[0]
-    does = {False: "LOWERS", True: "RAISES", None: "does NOT distinguishably change"}[is_above(row["low"], row["high"])]
-    said = (
-        f"{doing} {does} the noun's log probability: {in_words(row['mean'], row['low'], row['high'])} "
-        f"(n = {int(row['n'])} pictures)"
-    )
+    does = {False: "LOWERS", True: "RAISES", None: "does NOT distinguishably change"}[is_above(row)]
+    said = f"{doing} {does} the noun's log probability: {in_words(row)} (n = {int(row['n'])} pictures)"
     paired = paired_table(own, "value", pair="condition", first=first, second=second, seed=seed)
     if not len(paired) or paired["n"].iloc[0] < ENOUGH:
         return said
@@ -100,8 +97,8 @@ def _way(own: pd.DataFrame, seed: int, first: str, second: str, doing: str, cont
         False: f"it leaves the noun LESS likely than {control} does",
         True: f"it leaves the noun MORE likely than {control} does",
         None: f"it is NOT distinguishable from {control}",
-    }[is_above(row["low"], row["high"])]
-    return f"{said}; {against}: difference {in_words(row['mean'], row['low'], row['high'])} (n = {int(row['n'])})"
+    }[is_above(row)]
+    return f"{said}; {against}: difference {in_words(row)} (n = {int(row['n'])})"
 
 
 def _scores(scores: pd.DataFrame, seed: int) -> Summary:
@@ -182,10 +179,10 @@ def _across_verdict(overlaps: pd.DataFrame, seed: int) -> str:
     if not len(paired) or paired["n"].iloc[0] < ENOUGH:
         return too_few(int(paired["n"].sum()))
     row = paired.iloc[0]
-    said = {True: "MORE", False: "FEWER", None: "NOT distinguishably more"}[is_above(row["low"], row["high"])]
+    said = {True: "MORE", False: "FEWER", None: "NOT distinguishably more"}[is_above(row)]
     return (
         f"Pictures with the same noun share {said} neurons than pictures with different nouns: difference "
-        f"{in_words(row['mean'], row['low'], row['high'], percent=True)} of the found neurons (n = {int(row['n'])} "
+        f"{in_words(row, percent=True)} of the found neurons (n = {int(row['n'])} "
         f"pictures)."
     )
 

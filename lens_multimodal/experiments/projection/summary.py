@@ -4,14 +4,7 @@ import pandas as pd
 
 from lens_multimodal.experiments.discovery.summary import agreement_summary
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import (
-    ENOUGH,
-    in_words,
-    interval_table,
-    is_above,
-    paired_table,
-    too_few,
-)
+from lens_multimodal.experiments.statistics import ENOUGH, in_words, interval_table, is_above, paired_table, too_few
 
 HITS = {
     "human_noun": "a noun of people's captions",
@@ -69,10 +62,9 @@ def _verdict(long: pd.DataFrame, seed: int) -> str:
     row = paired.iloc[0]
     means = interval_table(own, "value", by=["source"], seed=seed).set_index("source")
     prompts, random = (
-        in_words(*means.loc[source, ["mean", "low", "high"]], percent=True, digits=3)
-        for source in ("image prompts", "random tokens")
+        in_words(means.loc[source], percent=True, digits=3) for source in ("image prompts", "random tokens")
     )
-    said = "DO" if is_above(row["low"], row["high"]) else "DO NOT"
+    said = "DO" if is_above(row) else "DO NOT"
     more = "more often than random tokens do" if said == "DO" else "more often than random tokens"
     return (
         f"Image prompts {said} decode into the caption's nouns here {more}: {prompts} of the image positions have one "
@@ -89,8 +81,8 @@ def _agreement_verdict(agreement: pd.DataFrame, seed: int) -> str:
         True: "agree MORE with people's nouns than random tokens do",
         False: "agree LESS with people's nouns than random tokens do",
         None: "do NOT agree distinguishably more with people's nouns than random tokens do",
-    }[is_above(row["low"], row["high"])]
-    difference = in_words(row["mean"], row["low"], row["high"], digits=3)
+    }[is_above(row)]
+    difference = in_words(row, digits=3)
     return (
         f"By closeness of embeddings decoded image prompts {said}: difference of F1 {difference} (n = {int(row['n'])} "
         f"pictures)."

@@ -3,14 +3,7 @@
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Drawing, Summary
-from lens_multimodal.experiments.statistics import (
-    ENOUGH,
-    in_words,
-    interval_table,
-    is_above,
-    paired_table,
-    too_few,
-)
+from lens_multimodal.experiments.statistics import ENOUGH, in_words, interval_table, is_above, paired_table, too_few
 
 UNITS = {"mean": "mean of the neurons", "neuron": "each neuron alone"}
 
@@ -66,9 +59,9 @@ def _verdict(frame: pd.DataFrame, paired: pd.DataFrame) -> str:
         return too_few(int(of_means["n"].sum()))
     row = of_means.iloc[0]
     means = frame[frame["unit"] == "mean"].set_index("neurons")
-    top, random = (in_words(*means.loc[k, ["mean", "low", "high"]], digits=3) for k in ("top", "random"))
+    top, random = (in_words(means.loc[k], digits=3) for k in ("top", "random"))
     said = {True: "overlap the object MORE than", False: "overlap the object LESS than", None: "do NOT differ from"}
-    compared = said[is_above(row["low"], row["high"])]
+    compared = said[is_above(row)]
     return (
         f"Receptive fields of the found neurons {compared} those of random neurons of the "
         f"same layers: IoU {top} against {random} (n = {int(row['n'])} pictures)."
