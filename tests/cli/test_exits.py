@@ -74,6 +74,15 @@ def test_wrong_usage_ends_with_2(run, arguments):
     assert "Usage" in ended.err
 
 
+@pytest.fixture
+def listens_to_interrupts():
+    """Shells start background jobs with the signal ignored; a terminal's commands have Python's own handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listens_to_interrupts")
 def test_interrupted(run, monkeypatch, pictures):
     monkeypatch.setattr("lens_multimodal.cli.options.open_lens", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     ended = run("caption", pictures[0])
