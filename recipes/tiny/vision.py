@@ -4,14 +4,16 @@ Each step composes two views: the same cut-outs, in other company, places and co
 Patches that show the same cut-out should agree across the views (`patch_contrast`); in some scenes of the second
 view blocks of patches are hidden and their visual tokens foretold, as in BEiT. No label, name or text is read.
 
-The rate is constant after a warm-up and falls to zero over the last tenth. The state before that fall is kept in
-`checkpoint.pt`, so that a later sitting can go on from it with more steps.
+The encoder is trained narrow first, which is cheap, and then widened (`widen.py`): a linear map reads far more nouns
+out of wide features. The rate is constant after a warm-up and falls to zero over the last steps. The state before that
+fall is kept in `checkpoint.pt`, so that a later sitting can go on from it with more steps.
 """
 
 import copy
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from recipes.tiny.scenes.compose import SLOTS, STRONG, Look, Scenes, compose
 from recipes.tiny.scenes.cutouts import CutOuts, load
 from recipes.tiny.settings import Settings, Vision
 from recipes.tiny.stage import atomic, device, load_checkpoint, run_once, save_checkpoint, write_json
+from recipes.tiny.widen import widen
 
 SPLITS = ("train",)
 CHECKPOINT_SECONDS = 180.0
@@ -73,6 +76,12 @@ def stable_steps(settings: Vision) -> int:
     return max(1, settings.steps - round(settings.fall_share * settings.steps))
 
 
+def narrow(settings: Vision) -> Vision:
+    """The encoder before it is widened: fewer heads of the same size, the same MLP."""
+    heads = settings.n_heads * settings.d_narrow // settings.d_vision
+    return replace(settings, d_vision=settings.d_narrow, n_heads=heads)
+
+
 def encoder_config(settings: Vision) -> dict[str, Any]:
     """Keyword arguments of `timm.models.beit.Beit`; `forward_features(x)[:, 1:]` are the image's patches."""
     return {
@@ -81,6 +90,7 @@ def encoder_config(settings: Vision) -> dict[str, Any]:
         "embed_dim": settings.d_vision,
         "depth": settings.n_layers,
         "num_heads": settings.n_heads,
+        "mlp_ratio": settings.d_mlp / settings.d_vision,
         "num_classes": 0,
         "global_pool": "",
         "use_abs_pos_emb": False,
@@ -169,15 +179,37 @@ class Run:
     def __init__(self, settings: Vision, cutouts: CutOuts, seed: int, where: torch.device) -> None:
         self.settings, self.cutouts, self.step, self.seconds = settings, cutouts, 0, 0.0
         torch.manual_seed(seed)
-        self.learner = Learner(settings).to(where)
-        self.average = copy.deepcopy(self.learner.beit).requires_grad_(False)
+        self._train(Learner(narrow(settings)).to(where))
         self.generator = torch.Generator(where).manual_seed(seed)
         self.codebook = _first_codebook(cutouts, settings, self.generator)
-        self.optimizers = _optimizers(self.learner, settings)
+
+    def _train(self, learner: Learner) -> None:
+        self.learner = learner
+        self.average = copy.deepcopy(learner.beit).requires_grad_(False)
+        self.optimizers = _optimizers(learner, self.settings)
+
+    def widen(self) -> None:
+        """Go on with a wide encoder that computes the same; the optimizers start anew."""
+        wide = Learner(self.settings).to(self.codebook.device)
+        wide.load_state_dict(widen(self.learner.state_dict(), wide.state_dict(), generator=self.generator))
+        self._train(wide)
+
+    @property
+    def shape(self) -> Vision:
+        """The settings of the encoder as it is now."""
+        return self.settings if len(self.learner.mask_token) == self.settings.d_vision else narrow(self.settings)
+
+    @property
+    def warm(self) -> float:
+        """Share of the full learning rates, by the steps since the optimizers started."""
+        started = self.settings.narrow_steps if self.step >= self.settings.narrow_steps else 0
+        return min(1.0, (self.step - started + 1) / self.settings.warmup)
 
     def advance(self, share: float) -> dict[str, float]:
         """One step at this share of the learning rates."""
         began = time.monotonic()
+        if self.step >= self.settings.narrow_steps and self.shape != self.settings:
+            self.widen()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = share * group["initial_lr"]
@@ -208,6 +240,8 @@ class Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`, or from its half-precision copy (`shrink`), which has no exact optimizer."""
+        if len(state["learner"]["mask_token"]) != len(self.learner.mask_token):
+            self.widen()
         self.step, self.seconds = state["step"], state["seconds"]
         self.learner.load_state_dict(state["learner"])
         self.average.load_state_dict(state["average"])
@@ -265,7 +299,7 @@ def _train(settings: Settings, work: Path, minutes: float | None, watch: Callabl
     _falling_part(run, falling, folder, watch)
     with atomic(folder / "encoder.safetensors") as partial:
         save_file(run.average.state_dict(), partial)
-    encoder = {"architecture": "timm.models.beit.Beit", "config": encoder_config(vision), "mean": 0.5, "std": 0.5}
+    encoder = {"architecture": "timm.models.beit.Beit", "config": encoder_config(run.shape), "mean": 0.5, "std": 0.5}
     write_json(folder / "encoder.json", encoder)
     begin = (load_checkpoint(falling) or {})["begin"]
     return {"stable_steps": begin, "steps": run.step, "scenes": run.step * vision.batch,
@@ -276,7 +310,7 @@ def _stable_part(run: Run, steps: int, folder: Path, minutes: float | None, watc
     end = None if minutes is None else time.monotonic() + 60 * minutes
     with _Log(run, folder, steps, watch, "stable") as log:
         while run.step < steps and (end is None or time.monotonic() < end):
-            log.write(run.advance(min(1.0, (run.step + 1) / run.settings.warmup)))
+            log.write(run.advance(run.warm))
             log.save_now_and_then(folder / "checkpoint.pt", run.state)
 
 
