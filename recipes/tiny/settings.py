@@ -93,7 +93,7 @@ class Vision:
 class Projection:
     """One linear map; LiMBeR's dropout."""
 
-    coordinate_scenes: int = 20_000
+    coordinate_scenes: int = 40_000
     """Captioned scenes from which the coordinates of training are found."""
 
     batch: int = 64
