@@ -19,13 +19,11 @@ def _tiny_config() -> Any:
 
 
 def _tiny_vision() -> nn.Module:
-    from timm.models.beit import Beit
-
-    return Beit(**tiny.read_vision_config()["beit"])
+    return tiny.build_vision(tiny.read_vision_config()["beit"])
 
 
 def _tiny_linear() -> nn.Module:
-    return nn.Linear(tiny.read_vision_config()["beit"]["embed_dim"], _tiny_config().n_embd)
+    return nn.Linear(tiny.read_vision_config()["beit"]["features"], _tiny_config().n_embd)
 
 
 def _gpt_j_config() -> Any:

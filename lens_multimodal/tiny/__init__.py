@@ -1,7 +1,7 @@
 """The embedded tiny trio: a GPT-J, a BEiT and one linear map, trained by `recipes/tiny` and shipped as weights.
 
-The folder holds `language/` (a Hugging Face folder), `vision.json` and `vision.safetensors` (timm `Beit`),
-`projection.safetensors` (LiMBeR's `weight` and `bias`), `scenes/` (COCO format) and the model card.
+The folder holds `language/` (a Hugging Face folder), `vision.json` and `vision.safetensors` (timm `Beit` with
+wide features), `projection.safetensors` (LiMBeR's `weight` and `bias`), `scenes/` (COCO format) and the model card.
 """
 
 import json
@@ -15,6 +15,7 @@ from torch import nn
 
 from lens_multimodal.model.projection import load_linear
 from lens_multimodal.model.vision import Preprocessing, VisionEncoder
+from lens_multimodal.model.wide_features import with_wide_features
 
 FOLDER = Path(__file__).parent
 
@@ -45,13 +46,11 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
 
     Raises: MissingWeights.
     """
-    from timm.models.beit import Beit
-
     config_file, weights_file = folder / "vision.json", folder / "vision.safetensors"
     _need(config_file, weights_file)
     try:
         config = read_vision_config(folder)
-        module = Beit(**config["beit"])
+        module = build_vision(config["beit"])
         module.load_state_dict({k: v.float() for k, v in load_file(weights_file).items()})
         preprocessing = Preprocessing.from_json(config["preprocessing"])
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -60,9 +59,18 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
 
 
 def read_vision_config(folder: Path = FOLDER) -> dict[str, Any]:
-    """Keyword arguments of timm's `Beit`, under `beit`, and the preprocessing."""
+    """What `build_vision` takes, under `beit`, and the preprocessing."""
     config: dict[str, Any] = json.loads((folder / "vision.json").read_text())
     return config
+
+
+def build_vision(config: dict[str, Any]) -> nn.Module:
+    """An untrained encoder of this layout: keyword arguments of timm's `Beit`, and the number of `features` on top."""
+    from timm.models.beit import Beit
+
+    options = dict(config)
+    features = options.pop("features")
+    return with_wide_features(Beit(**options), features)
 
 
 def load_projection(folder: Path = FOLDER) -> nn.Linear:

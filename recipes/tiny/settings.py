@@ -59,13 +59,11 @@ class Vision:
 
     image_size: int = 48
     patch_size: int = 8
-    d_vision: int = 384
+    d_vision: int = 1024
+    """Width of the features: the hidden layer of the head of self-supervised training, which is kept."""
+    d_stream: int = 128
     n_layers: int = 4
-    n_heads: int = 6
-    d_mlp: int = 512
-    d_narrow: int = 128
-    """Width of the encoder in its first `narrow_steps` steps, at a third of the cost; then it is widened."""
-    narrow_steps: int = 13_000
+    n_heads: int = 2
     batch: int = 256
     steps: int = 17_000
     learning_rate: float = 1.5e-3
@@ -154,18 +152,7 @@ def toy() -> Settings:
         text=replace(full.text, generated_megabytes=0.2, real_limit_megabytes=0.1),
         tokenizer=replace(full.tokenizer, vocab_size=1024),
         language=replace(full.language, n_layers=2, d_model=32, n_heads=2, rotary_dim=8, batch=4, steps=4, warmup=1),
-        vision=replace(
-            full.vision,
-            d_vision=32,
-            n_layers=2,
-            n_heads=2,
-            d_mlp=64,
-            d_narrow=16,
-            narrow_steps=2,
-            batch=8,
-            steps=4,
-            warmup=1,
-        ),
+        vision=replace(full.vision, d_vision=64, d_stream=32, n_layers=2, n_heads=2, batch=8, steps=4, warmup=1),
         projection=replace(full.projection, coordinate_scenes=32, batch=4, steps=4, warmup=1),
         evaluate=replace(full.evaluate, scenes=8, translated=4, probe_scenes=64, control_steps=2),
     )

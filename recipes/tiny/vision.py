@@ -4,16 +4,17 @@ Each step composes two views: the same cut-outs, in other company, places and co
 Patches that show the same cut-out should agree across the views (`patch_contrast`); in some scenes of the second
 view blocks of patches are hidden and their visual tokens foretold, as in BEiT. No label, name or text is read.
 
-The encoder is trained narrow first, which is cheap, and then widened (`widen.py`): a linear map reads far more nouns
-out of wide features. The rate is constant after a warm-up and falls to zero over the last steps. The state before that
-fall is kept in `checkpoint.pt`, so that a later sitting can go on from it with more steps.
+The contrast is taken behind a head of two layers. The hidden one is kept as the encoder's features: they are wider than
+the stream, and a linear map reads far more nouns out of them.
+
+The rate is constant after a warm-up and falls to zero over the last steps. The state before that fall is kept in
+`checkpoint.pt`, so that a later sitting can go on from it with more steps.
 """
 
 import copy
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from timm.models.beit import Beit
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
+from lens_multimodal.tiny import build_vision
 from recipes.tiny.objectives import (
     block_mask,
     covered_patches,
@@ -35,22 +37,22 @@ from recipes.tiny.scenes.compose import SLOTS, STRONG, Look, Scenes, compose
 from recipes.tiny.scenes.cutouts import CutOuts, load
 from recipes.tiny.settings import Settings, Vision
 from recipes.tiny.stage import atomic, device, load_checkpoint, run_once, save_checkpoint, write_json
-from recipes.tiny.widen import widen
 
 SPLITS = ("train",)
 CHECKPOINT_SECONDS = 180.0
+CONTRASTED = 128
+"""Width of what the contrast compares."""
 
 
 class Learner(nn.Module):
-    """The encoder, and what is thrown away after training: projection head, mask token, token classifier."""
+    """The encoder, and what is thrown away after training: contrast layer, mask token, token classifier."""
 
     def __init__(self, settings: Vision) -> None:
         super().__init__()
-        width = settings.d_vision
         self.beit = build_encoder(encoder_config(settings))
-        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 128))
-        self.mask_token = nn.Parameter(torch.zeros(width))
-        self.foretell = nn.Linear(width, settings.codes)
+        self.contrast = nn.Linear(settings.d_vision, CONTRASTED)
+        self.mask_token = nn.Parameter(torch.zeros(settings.d_stream))
+        self.foretell = nn.Linear(settings.d_stream, settings.codes)
 
 
 def run(settings: Settings, work: Path, *, minutes: float | None = None, watch: Callable | None = None) -> dict:
@@ -76,47 +78,46 @@ def stable_steps(settings: Vision) -> int:
     return max(1, settings.steps - round(settings.fall_share * settings.steps))
 
 
-def narrow(settings: Vision) -> Vision:
-    """The encoder before it is widened: fewer heads of the same size, the same MLP."""
-    heads = settings.n_heads * settings.d_narrow // settings.d_vision
-    return replace(settings, d_vision=settings.d_narrow, n_heads=heads)
-
-
 def encoder_config(settings: Vision) -> dict[str, Any]:
-    """Keyword arguments of `timm.models.beit.Beit`; `forward_features(x)[:, 1:]` are the image's patches."""
+    """What `lens_multimodal.tiny.build_vision` takes; `forward_features(x)[:, 1:]` are the image's patches."""
     return {
         "img_size": settings.image_size,
         "patch_size": settings.patch_size,
-        "embed_dim": settings.d_vision,
+        "embed_dim": settings.d_stream,
         "depth": settings.n_layers,
         "num_heads": settings.n_heads,
-        "mlp_ratio": settings.d_mlp / settings.d_vision,
         "num_classes": 0,
         "global_pool": "",
         "use_abs_pos_emb": False,
         "use_shared_rel_pos_bias": True,
         "init_values": 0.1,
+        "features": settings.d_vision,
     }
 
 
 def build_encoder(config: dict[str, Any]) -> Beit:
     """Plain attention rather than the fused kernel: on CPU, with a learnt bias, it is the faster one."""
-    beit = Beit(**config)
+    beit: Any = build_vision(config)
     for block in beit.blocks:
         block.attn.fused_attn = False
     return beit
 
 
-def encode(beit: Beit, image: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-    """Patch features (scene, patch, d_vision) of images in [0, 1]; hidden patches enter as the mask token."""
+def encode(beit: Beit, image: Tensor) -> Tensor:
+    """Features (scene, patch, d_vision) of images in [0, 1]."""
+    return beit.norm[1:](stream(beit, image))
+
+
+def stream(beit: Beit, image: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+    """Normalised stream (scene, patch, d_stream) that the features read; hidden patches enter as the mask token."""
     patches = beit.patch_embed((image - 0.5) / 0.5)
     if hidden is not None and mask_token is not None:
         patches = torch.where(hidden[..., None], mask_token.to(patches.dtype), patches)
-    stream = torch.cat([beit.cls_token.expand(len(image), -1, -1).to(patches.dtype), patches], dim=1)
+    resid = torch.cat([beit.cls_token.expand(len(image), -1, -1).to(patches.dtype), patches], dim=1)
     bias = beit.rel_pos_bias().to(patches.dtype)
     for block in beit.blocks:
-        stream = block(stream, shared_rel_pos_bias=bias)
-    return beit.norm(stream)[:, 1:]
+        resid = block(resid, shared_rel_pos_bias=bias)
+    return beit.norm[0](resid)[:, 1:]
 
 
 def two_views(
@@ -149,11 +150,12 @@ def loss(learner: Learner, cutouts: CutOuts, codebook: Tensor, settings: Vision,
     hidden = torch.zeros(len(image), side * side, dtype=torch.bool, device=image.device)
     hidden[-masked:] = block_mask(masked, side=side, share=settings.hidden_share, generator=generator)
     with torch.autocast(image.device.type, torch.bfloat16):
-        features = encode(learner.beit, image, hidden, learner.mask_token)
-        parts = zip(features.chunk(2), views, strict=True)
-        objects = [_object_features(part, view, settings, generator) for part, view in parts]
-        first, second = (F.normalize(learner.head(chosen).float(), dim=-1) for chosen, _ in objects)
-        foretold = learner.foretell(features[-masked:][hidden[-masked:]]).float()
+        normed = stream(learner.beit, image, hidden, learner.mask_token)
+        parts = zip(normed.chunk(2), views, strict=True)
+        objects = [_of_objects(part, view, settings, generator) for part, view in parts]
+        features = (learner.beit.norm[1:](chosen) for chosen, _ in objects)
+        first, second = (F.normalize(learner.contrast(found).float(), dim=-1) for found in features)
+        foretold = learner.foretell(normed[-masked:][hidden[-masked:]]).float()
     both = objects[0][1] & objects[1][1]
     tokens = visual_tokens(image[-masked:], codebook, patch_size=settings.patch_size)
     return {
@@ -162,15 +164,15 @@ def loss(learner: Learner, cutouts: CutOuts, codebook: Tensor, settings: Vision,
     }
 
 
-def _object_features(features: Tensor, view: Scenes, settings: Vision, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Features of random covered patches (object, patch, d_vision) in the order of the pictures' ids."""
+def _of_objects(patches: Tensor, view: Scenes, settings: Vision, generator: Generator) -> tuple[Tensor, Tensor]:
+    """What random covered patches have (object, patch, d_stream) in the order of the pictures' ids."""
     present = view.pictures >= 0
-    patches, seen = covered_patches(
+    chosen, seen = covered_patches(
         view.label, present, patch_size=settings.patch_size, count=settings.patches_per_object, generator=generator
     )
     order = view.pictures[present].argsort()
     scene = present.nonzero()[:, 0]
-    return features[scene[:, None], patches][order], seen[order]
+    return patches[scene[:, None], chosen][order], seen[order]
 
 
 class Run:
@@ -179,37 +181,15 @@ class Run:
     def __init__(self, settings: Vision, cutouts: CutOuts, seed: int, where: torch.device) -> None:
         self.settings, self.cutouts, self.step, self.seconds = settings, cutouts, 0, 0.0
         torch.manual_seed(seed)
-        self._train(Learner(narrow(settings)).to(where))
+        self.learner = Learner(settings).to(where)
+        self.average = copy.deepcopy(self.learner.beit).requires_grad_(False)
         self.generator = torch.Generator(where).manual_seed(seed)
         self.codebook = _first_codebook(cutouts, settings, self.generator)
-
-    def _train(self, learner: Learner) -> None:
-        self.learner = learner
-        self.average = copy.deepcopy(learner.beit).requires_grad_(False)
-        self.optimizers = _optimizers(learner, self.settings)
-
-    def widen(self) -> None:
-        """Go on with a wide encoder that computes the same; the optimizers start anew."""
-        wide = Learner(self.settings).to(self.codebook.device)
-        wide.load_state_dict(widen(self.learner.state_dict(), wide.state_dict(), generator=self.generator))
-        self._train(wide)
-
-    @property
-    def shape(self) -> Vision:
-        """The settings of the encoder as it is now."""
-        return self.settings if len(self.learner.mask_token) == self.settings.d_vision else narrow(self.settings)
-
-    @property
-    def warm(self) -> float:
-        """Share of the full learning rates, by the steps since the optimizers started."""
-        started = self.settings.narrow_steps if self.step >= self.settings.narrow_steps else 0
-        return min(1.0, (self.step - started + 1) / self.settings.warmup)
+        self.optimizers = _optimizers(self.learner, settings)
 
     def advance(self, share: float) -> dict[str, float]:
         """One step at this share of the learning rates."""
         began = time.monotonic()
-        if self.step >= self.settings.narrow_steps and self.shape != self.settings:
-            self.widen()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = share * group["initial_lr"]
@@ -240,8 +220,6 @@ class Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`, or from its half-precision copy (`shrink`), which has no exact optimizer."""
-        if len(state["learner"]["mask_token"]) != len(self.learner.mask_token):
-            self.widen()
         self.step, self.seconds = state["step"], state["seconds"]
         self.learner.load_state_dict(state["learner"])
         self.average.load_state_dict(state["average"])
@@ -253,8 +231,9 @@ class Run:
 
 def _optimizers(learner: Learner, settings: Vision) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks and head, AdamW for everything else."""
+    inner = ("beit.blocks", "beit.norm", "contrast")
     named = dict(learner.named_parameters())
-    matrices = [p for name, p in named.items() if p.ndim == 2 and ("blocks" in name or name.startswith("head"))]
+    matrices = [p for name, p in named.items() if p.ndim == 2 and name.startswith(inner)]
     inside = {id(p) for p in matrices}
     rest = [p for p in named.values() if id(p) not in inside]
     adam = torch.optim.AdamW(
@@ -299,7 +278,12 @@ def _train(settings: Settings, work: Path, minutes: float | None, watch: Callabl
     _falling_part(run, falling, folder, watch)
     with atomic(folder / "encoder.safetensors") as partial:
         save_file(run.average.state_dict(), partial)
-    encoder = {"architecture": "timm.models.beit.Beit", "config": encoder_config(run.shape), "mean": 0.5, "std": 0.5}
+    encoder = {
+        "architecture": "lens_multimodal.tiny.build_vision",
+        "config": encoder_config(vision),
+        "mean": 0.5,
+        "std": 0.5,
+    }
     write_json(folder / "encoder.json", encoder)
     begin = (load_checkpoint(falling) or {})["begin"]
     return {"stable_steps": begin, "steps": run.step, "scenes": run.step * vision.batch,
@@ -310,7 +294,7 @@ def _stable_part(run: Run, steps: int, folder: Path, minutes: float | None, watc
     end = None if minutes is None else time.monotonic() + 60 * minutes
     with _Log(run, folder, steps, watch, "stable") as log:
         while run.step < steps and (end is None or time.monotonic() < end):
-            log.write(run.advance(run.warm))
+            log.write(run.advance(min(1.0, (run.step + 1) / run.settings.warmup)))
             log.save_now_and_then(folder / "checkpoint.pt", run.state)
 
 

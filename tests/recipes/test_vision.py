@@ -23,7 +23,6 @@ from recipes.tiny.objectives import (
 from recipes.tiny.probe import probe, read_labelled
 from recipes.tiny.scenes import of_pixels
 from recipes.tiny.settings import Settings, toy
-from recipes.tiny.widen import widen
 from tests.recipes.test_scenes import random_pictures, seeded, write_pictures
 
 SPLITS = ["train", "train", "held_out_drawing", "train", "train", "held_out_style"] * 4
@@ -31,8 +30,8 @@ SPLITS = ["train", "train", "held_out_drawing", "train", "train", "held_out_styl
 
 def tiny(steps: int = 6) -> Settings:
     settings = toy()
-    shape = {"image_size": 32, "d_vision": 24, "n_heads": 2, "d_mlp": 48, "d_narrow": 12}
-    course = {"batch": 8, "steps": steps, "narrow_steps": 7, "warmup": 2, "fall_share": 0.1}
+    shape = {"image_size": 32, "d_vision": 40, "d_stream": 24, "n_heads": 2}
+    course = {"batch": 8, "steps": steps, "warmup": 2, "fall_share": 0.1}
     return replace(
         settings,
         pictures=replace(settings.pictures, size=32),
@@ -121,29 +120,8 @@ def test_encode_is_the_encoder_itself_and_hidden_patches_are_not_seen() -> None:
     token = torch.randn(24)
     changed = image.clone()
     changed[:, :, :8, :8] = 0.5
-    torch.testing.assert_close(vision.encode(beit, image, hidden, token), vision.encode(beit, changed, hidden, token))
+    torch.testing.assert_close(vision.stream(beit, image, hidden, token), vision.stream(beit, changed, hidden, token))
     assert not torch.allclose(vision.encode(beit, image), vision.encode(beit, changed))
-
-
-def test_a_widened_encoder_computes_what_the_narrow_one_did_and_its_copies_part() -> None:
-    settings = tiny().vision
-    torch.manual_seed(0)
-    small, wide = (vision.Learner(shape).double() for shape in (vision.narrow(settings), settings))
-    for parameter in small.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    wide.load_state_dict(widen(small.state_dict(), wide.state_dict(), generator=seeded()))
-    image = torch.rand(2, 3, 32, 32, dtype=torch.float64)
-    hidden = torch.rand(2, 16) < 0.3
-    before, after = (vision.encode(learner.beit, image, hidden, learner.mask_token) for learner in (small, wide))
-    torch.testing.assert_close(after, torch.cat([before, before], dim=-1), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(wide.head(after), small.head(before), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(wide.foretell(after), small.foretell(before), rtol=1e-12, atol=1e-12)
-    wide.head(after).square().sum().backward()
-    written = wide.beit.blocks[0].mlp.fc2.weight.grad
-    assert not torch.allclose(written[:12], written[12:], rtol=0.1), "equal gradients would keep the copies equal"
-    other = vision.Learner(replace(settings, d_vision=30))
-    with pytest.raises(ValueError, match="of width 12 can be widened to a multiple of it, not to 30"):
-        widen(small.state_dict(), other.state_dict(), generator=seeded())
 
 
 def test_two_views_show_the_same_cutouts_in_other_company() -> None:
@@ -165,7 +143,7 @@ def test_features_of_both_views_are_paired_by_cutout() -> None:
         padded = torch.cat([torch.full((12, 1), -1), view.pictures], dim=1)
         ids = padded.gather(1, view.label.flatten(1)).view(12, 12, 8, 12, 8)
         features = ids.transpose(2, 3).reshape(12, 144, 64).mode(dim=-1).values[..., None].float()
-        chosen, seen = vision._object_features(features, view, settings, seeded(1))
+        chosen, seen = vision._of_objects(features, view, settings, seeded(1))
         paired.append((chosen, seen))
     both = paired[0][1] & paired[1][1]
     agree = (paired[0][0] == paired[1][0])[both].float().mean()
@@ -260,7 +238,7 @@ def test_the_encoder_on_disk_loads_into_timm(work: Path) -> None:
     described = json.loads((work / "vision" / "encoder.json").read_text())
     beit = vision.build_encoder(described["config"])
     beit.load_state_dict(load_file(work / "vision" / "encoder.safetensors"))
-    assert beit.forward_features(torch.rand(2, 3, 32, 32)).shape == (2, 17, 24)
+    assert beit.forward_features(torch.rand(2, 3, 32, 32)).shape == (2, 17, 40)
 
 
 def test_the_probe_finds_what_is_there_and_nothing_else(tmp_path: Path) -> None:

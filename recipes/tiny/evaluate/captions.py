@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.models.beit import Beit
 from torch import Tensor, nn
 
-from lens_multimodal import VisionEncoder, VisionLens
+from lens_multimodal import VisionEncoder, VisionLens, tiny
 from lens_multimodal.analysis.decoding import nearest_embeddings
 from lens_multimodal.model.generation import generate
 from recipes.tiny.sample_scene import Scene
@@ -63,7 +62,7 @@ def random_encoder(projection: nn.Module, encoder: VisionEncoder) -> Vectors:
 def untrained_beit(like: VisionEncoder, config: dict[str, Any], *, seed: int) -> VisionEncoder:
     """An encoder of the same layout with the random weights it would start training from."""
     torch.manual_seed(seed)
-    return VisionEncoder(Beit(**config), preprocessing=like.preprocessing, name="untrained BEiT")
+    return VisionEncoder(tiny.build_vision(config), preprocessing=like.preprocessing, name="untrained BEiT")
 
 
 def nouns_in(caption: str, vocabulary: Sequence[str]) -> set[str]:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.beit import Beit
 
 from lens_multimodal import VisionLens, tiny
 from recipes.tiny.probe import KINDS, probe, read_labelled
@@ -22,7 +21,7 @@ def probes(settings: Settings, work: Path, lens: VisionLens) -> dict[str, Any]:
         for kind, split in KINDS.items()
     }
     torch.manual_seed(settings.seed + 99)
-    untrained = Beit(**tiny.read_vision_config(work / "packed")["beit"]).eval()
+    untrained = tiny.build_vision(tiny.read_vision_config(work / "packed")["beit"]).eval()
     measured = {
         who: probe(
             beit,
