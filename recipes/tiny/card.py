@@ -64,11 +64,12 @@ def _state(figures: dict[str, Any]) -> str:
     ]
     if not missed:
         return "All aims for its captions are reached."
+    often = "most" if figures["naming"]["trio"]["known"]["share"] < 0.5 else "many"
     return (
         f"**Not finished.** Captions do not yet reach their aims ({'; '.join(missed)}): the parts are trained too "
         "briefly. Where it is lost can be read off the linear probe of the encoder, below; how training goes on is in "
-        "`recipes/tiny/README.md`. Until then, most captions of this trio are wrong, and it shows how the tools work "
-        "rather than how a trained model sees."
+        f"`recipes/tiny/README.md`. Until then, {often} captions of this trio are wrong, and it shows how the tools "
+        "work rather than how a trained model sees."
     )
 
 
