@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lens_multimodal.model.wide_features import wide_features, with_wide_features
+from lens_multimodal.model.wide_features import build_beit, wide_features
 
 _NOT_ARCHITECTURE = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "device", "dtype"}
@@ -59,7 +59,6 @@ def build(description: Description) -> nn.Module:
     Raises: ValueError for a description that is malformed or that this timm does not know.
     """
     import timm
-    from timm.models.beit import Beit
 
     too_large = [n for n in _numbers(description) if abs(n) > LARGEST_NUMBER]
     if too_large:
@@ -68,9 +67,7 @@ def build(description: Description) -> nn.Module:
         if "beit" in description:
             options = dict(description["beit"])
             norm_layer: Any = partial(nn.LayerNorm, eps=options.pop("norm_eps"))
-            features = options.pop("features", None)
-            beit = Beit(**options, norm_layer=norm_layer)
-            return (beit if features is None else with_wide_features(beit, features)).eval()
+            return build_beit(**options, norm_layer=norm_layer).eval()
         name, options = description["timm"]["name"], description["timm"]["options"]
         refused = sorted(_NOT_ARCHITECTURE & set(options))
         if refused or not timm.is_model(name):

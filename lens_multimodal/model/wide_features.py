@@ -10,14 +10,21 @@ from typing import Any
 from torch import nn
 
 
-def with_wide_features(beit: Any, features: int) -> nn.Module:
-    """Let `forward_features` of a timm `Beit` end in `features` GELU units on its normalised stream."""
-    beit.norm = nn.Sequential(beit.norm, nn.Linear(beit.embed_dim, features), nn.GELU())
-    beit.num_features = features
+def build_beit(*, features: int | None = None, **options: Any) -> nn.Module:
+    """timm's `Beit(**options)`; its `forward_features` ends in `features` GELU units on its normalised stream.
+
+    With None it ends in the stream, as timm's own does.
+    """
+    from timm.models.beit import Beit
+
+    beit: Any = Beit(**options)
+    if features is not None:
+        beit.norm = nn.Sequential(beit.norm, nn.Linear(beit.embed_dim, features), nn.GELU())
+        beit.num_features = features
     return beit
 
 
 def wide_features(beit: Any) -> int | None:
-    """The number of units that `with_wide_features` put on top; None if it did not."""
+    """The number of units that `build_beit` put on top; None if it did not."""
     on_top = list(beit.norm) if isinstance(beit.norm, nn.Sequential) else []
     return on_top[1].out_features if len(on_top) == 3 and isinstance(on_top[1], nn.Linear) else None

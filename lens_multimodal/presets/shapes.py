@@ -9,6 +9,7 @@ from lens_multimodal import tiny
 from lens_multimodal.model.beit import timm_beit
 from lens_multimodal.model.random_weights import Architecture
 from lens_multimodal.model.vision import Preprocessing
+from lens_multimodal.model.wide_features import build_beit
 from lens_multimodal.presets.encoders import BEIT, CLIP, NF_RESNET, PooledGrid
 
 
@@ -19,7 +20,7 @@ def _tiny_config() -> Any:
 
 
 def _tiny_vision() -> nn.Module:
-    return tiny.build_vision(tiny.read_vision_config()["beit"])
+    return build_beit(**tiny.read_vision_config()["beit"])
 
 
 def _tiny_linear() -> nn.Module:

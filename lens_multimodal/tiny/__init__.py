@@ -15,7 +15,7 @@ from torch import nn
 
 from lens_multimodal.model.projection import load_linear
 from lens_multimodal.model.vision import Preprocessing, VisionEncoder
-from lens_multimodal.model.wide_features import with_wide_features
+from lens_multimodal.model.wide_features import build_beit
 
 FOLDER = Path(__file__).parent
 
@@ -50,7 +50,7 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
     _need(config_file, weights_file)
     try:
         config = read_vision_config(folder)
-        module = build_vision(config["beit"])
+        module = build_beit(**config["beit"])
         module.load_state_dict({k: v.float() for k, v in load_file(weights_file).items()})
         preprocessing = Preprocessing.from_json(config["preprocessing"])
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -59,18 +59,9 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
 
 
 def read_vision_config(folder: Path = FOLDER) -> dict[str, Any]:
-    """What `build_vision` takes, under `beit`, and the preprocessing."""
+    """What `build_beit` takes, under `beit`, and the preprocessing."""
     config: dict[str, Any] = json.loads((folder / "vision.json").read_text())
     return config
-
-
-def build_vision(config: dict[str, Any]) -> nn.Module:
-    """An untrained encoder of this layout: keyword arguments of timm's `Beit`, and the number of `features` on top."""
-    from timm.models.beit import Beit
-
-    options = dict(config)
-    features = options.pop("features")
-    return with_wide_features(Beit(**options), features)
 
 
 def load_projection(folder: Path = FOLDER) -> nn.Linear:

@@ -25,7 +25,7 @@ from timm.models.beit import Beit
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from lens_multimodal.tiny import build_vision
+from lens_multimodal.model.wide_features import build_beit
 from recipes.tiny.objectives import (
     block_mask,
     covered_patches,
@@ -79,7 +79,7 @@ def stable_steps(settings: Vision) -> int:
 
 
 def encoder_config(settings: Vision) -> dict[str, Any]:
-    """What `lens_multimodal.tiny.build_vision` takes; `forward_features(x)[:, 1:]` are the image's patches."""
+    """Keyword arguments of `build_beit`; `forward_features(x)[:, 1:]` are the features of the image's patches."""
     return {
         "img_size": settings.image_size,
         "patch_size": settings.patch_size,
@@ -97,7 +97,7 @@ def encoder_config(settings: Vision) -> dict[str, Any]:
 
 def build_encoder(config: dict[str, Any]) -> Beit:
     """Plain attention rather than the fused kernel: on CPU, with a learnt bias, it is the faster one."""
-    beit: Any = build_vision(config)
+    beit: Any = build_beit(**config)
     for block in beit.blocks:
         block.attn.fused_attn = False
     return beit
@@ -279,7 +279,7 @@ def _train(settings: Settings, work: Path, minutes: float | None, watch: Callabl
     with atomic(folder / "encoder.safetensors") as partial:
         save_file(run.average.state_dict(), partial)
     encoder = {
-        "architecture": "lens_multimodal.tiny.build_vision",
+        "architecture": "lens_multimodal.model.wide_features.build_beit",
         "config": encoder_config(vision),
         "mean": 0.5,
         "std": 0.5,
