@@ -112,7 +112,7 @@ def fit_map(
     """
     kept = folder / "coordinates.pt"
     if not kept.exists():
-        found = caption_coordinates(vision, batches_from(BEFORE), nouns, scenes=scenes, seed=settings.seed)
+        found = caption_coordinates(vision, batches_from(BEFORE), nouns, scenes=scenes)
         save_checkpoint(kept, {"mean": found.mean, "axes": found.axes})
     coordinates = Coordinates(**(load_checkpoint(kept) or {}))
     lens = attach_vision(

@@ -33,13 +33,28 @@ def batches() -> Iterator[OracleBatch]:
 
 
 def test_single_patches_speak_for_the_nouns_of_the_captions_and_the_others_are_quiet() -> None:
-    found = caption_coordinates(GivenFeatures(d_vision=WIDTH, side=3), batches(), NOUNS, scenes=4096, seed=0)
+    found = caption_coordinates(GivenFeatures(d_vision=WIDTH, side=3), batches(), NOUNS, scenes=4096)
     features, nouns, patches = scenes(500, seed=10**6)
     scores = (features - found.mean) @ found.axes
     shown = scores[torch.arange(500)[:, None], patches]
     assert (shown.argmax(dim=-1) == nouns[:, None]).float().mean() > 0.9
     elsewhere = torch.ones(500, PATCHES, dtype=torch.bool).scatter(1, patches, False)
     assert scores[elsewhere].amax(dim=-1).mean() < 0.5 * shown.amax(dim=-1).mean()
+
+
+def test_coordinates_are_the_least_squares_of_single_patches() -> None:
+    encoder = GivenFeatures(d_vision=WIDTH, side=3)
+    found = caption_coordinates(encoder, batches(), NOUNS, scenes=128)
+    source = batches()
+    read = [next(source) for _ in range(2)]
+    patches = torch.cat([batch.pixels for batch in read]).double().flatten(0, 1)
+    captions = [caption for batch in read for caption in batch.captions for _ in range(PATCHES)]
+    truth = torch.tensor([[float(noun in caption) for noun in NOUNS] for caption in captions], dtype=torch.float64)
+    known = torch.cat([patches, torch.ones(len(patches), 1, dtype=torch.float64)], dim=1)
+    slopes = torch.linalg.lstsq(known, truth).solution[:WIDTH]
+    torch.testing.assert_close(found.mean.double(), patches.mean(0), rtol=1e-5, atol=1e-6)
+    by_size = slopes / ((patches - patches.mean(0)) @ slopes).std(0, correction=0).mean()
+    torch.testing.assert_close(found.axes.double(), by_size, rtol=1e-3, atol=1e-3)
 
 
 def test_a_folded_map_of_features_is_the_map_of_coordinates() -> None:
