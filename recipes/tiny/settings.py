@@ -59,13 +59,13 @@ class Vision:
 
     image_size: int = 48
     patch_size: int = 8
-    d_vision: int = 1024
+    d_vision: int = 2048
     """Width of the features: the hidden layer of the head of self-supervised training, which is kept."""
     d_stream: int = 128
     n_layers: int = 4
     n_heads: int = 2
     batch: int = 256
-    steps: int = 17_000
+    steps: int = 23_021
     learning_rate: float = 1.5e-3
     warmup: int = 60
     weight_decay: float = 0.05
@@ -91,11 +91,11 @@ class Vision:
 class Projection:
     """One linear map; LiMBeR's dropout."""
 
-    coordinate_scenes: int = 40_000
+    coordinate_scenes: int = 24_000
     """Captioned scenes from which the coordinates of training are found."""
 
     batch: int = 64
-    steps: int = 3500
+    steps: int = 3200
     learning_rate: float = 1e-3
     muon_rate: float = 0.002
     warmup: int = 20
