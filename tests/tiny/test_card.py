@@ -1,6 +1,7 @@
 """What ships reproduces its card."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,12 @@ def test_the_card_says_what_the_figures_say() -> None:
             assert f"{FIGURES['naming'][who][kind]['share']:.1%}" in card
     unfinished = FIGURES["naming"]["trio"]["known"]["share"] < 0.85
     assert ("Not finished" in card) == unfinished
+
+
+def test_the_readme_says_what_the_figures_say() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for kind in KINDS:
+        assert f"{100 * FIGURES['naming']['trio'][kind]['share']:.0f} %" in readme
 
 
 @pytest.mark.slow
