@@ -68,29 +68,23 @@ def caption_coordinates(
 
     Only sums over patches are kept, in float64: the memory does not grow with the scenes.
     """
-    width, seen = encoder.d_vision, 0
-    of_features = torch.zeros(width, dtype=torch.float64)
-    of_nouns = torch.zeros(len(nouns), dtype=torch.float64)
-    squares = torch.zeros(width, width, dtype=torch.float64)
-    products = torch.zeros(width, len(nouns), dtype=torch.float64)
-    patches = encoder.grid_h * encoder.grid_w
+    width, patches, seen = encoder.d_vision, encoder.grid_h * encoder.grid_w, 0
+    sums = torch.zeros(width + len(nouns), dtype=torch.float64)
+    products = torch.zeros(len(sums), len(sums), dtype=torch.float64)
     while seen < scenes * patches:
         batch = next(batches)
-        features = encoder(batch.pixels).float().cpu()
-        shares = noun_shares(batch.captions, nouns)
-        flat = features.flatten(0, 1)
-        of_features += flat.sum(0)
-        of_nouns += patches * shares.sum(0)
-        squares += flat.T @ flat
-        products += features.sum(1).T @ shares
-        seen += len(flat)
-    mean = of_features / seen
-    covariance = squares / seen - mean[:, None] * mean
-    towards = products / seen - mean[:, None] * (of_nouns / seen)
+        shares = noun_shares(batch.captions, nouns)[:, None].expand(-1, patches, -1)
+        rows = torch.cat([encoder(batch.pixels).float().cpu(), shares], dim=-1).flatten(0, 1)
+        sums += rows.sum(0)
+        products += rows.T @ rows
+        seen += len(rows)
+    means = sums / seen
+    covariances = products / seen - means[:, None] * means
+    covariance, towards = covariances[:width].split([width, len(nouns)], dim=1)
     ridge = RIDGE * covariance.diagonal().mean() * torch.eye(width, dtype=torch.float64)
     axes = torch.linalg.solve(covariance + ridge, towards)
     size = ((covariance @ axes) * axes).sum(0).clamp(min=0).sqrt().mean()
-    return Coordinates(mean=mean.float(), axes=(axes / size).float())
+    return Coordinates(mean=means[:width].float(), axes=(axes / size).float())
 
 
 def noun_shares(captions: Sequence[str], nouns: Sequence[str]) -> Float[Tensor, "caption noun"]:
