@@ -25,7 +25,7 @@ Found = list[set[tuple[int, int]]]
 
 def measure(bench: Workbench) -> list[Figure]:
     lens, model = bench.lens, bench.lens.model
-    pictures = [bench.picture(i) for i in range(8 if bench.on_gpu else 2)]
+    pictures = [bench.picture(i) for i in range(2)]
     n_patches = lens.vision.n_patches
 
     def captions(prompt: ImagePrompt) -> list[list[int]]:

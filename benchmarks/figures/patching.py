@@ -17,7 +17,7 @@ def measure(bench: Workbench) -> list[Figure]:
     lens, shape = bench.lens, bench.lens.shape
     clean, corrupted = (lens.prompt(bench.picture(seed)) for seed in (0, 1))
     [token] = bench.targets(1)
-    every = max(1, lens.vision.n_patches // (16 if bench.on_gpu else 4))
+    every = max(1, lens.vision.n_patches // 4)
     positions = corrupted.image_pos[0].tolist()[::every]
 
     def ours() -> Tensor:

@@ -69,22 +69,23 @@ def caption_coordinates(
     Only sums over patches are kept, in float64: the memory does not grow with the scenes.
     """
     width, patches, seen = encoder.d_vision, encoder.grid_h * encoder.grid_w, 0
-    sums = torch.zeros(width + len(nouns), dtype=torch.float64)
-    products = torch.zeros(len(sums), len(sums), dtype=torch.float64)
+    where = next(encoder.parameters()).device
+    sums = torch.zeros(width + len(nouns), dtype=torch.float64, device=where)
+    products = torch.zeros(len(sums), len(sums), dtype=torch.float64, device=where)
     while seen < scenes * patches:
         batch = next(batches)
-        shares = noun_shares(batch.captions, nouns)[:, None].expand(-1, patches, -1)
-        rows = torch.cat([encoder(batch.pixels).float().cpu(), shares], dim=-1).flatten(0, 1)
+        shares = noun_shares(batch.captions, nouns).to(where)[:, None].expand(-1, patches, -1)
+        rows = torch.cat([encoder(batch.pixels).float(), shares], dim=-1).flatten(0, 1)
         sums += rows.sum(0)
         products += rows.T @ rows
         seen += len(rows)
     means = sums / seen
     covariances = products / seen - means[:, None] * means
     covariance, towards = covariances[:width].split([width, len(nouns)], dim=1)
-    ridge = RIDGE * covariance.diagonal().mean() * torch.eye(width, dtype=torch.float64)
+    ridge = RIDGE * covariance.diagonal().mean() * torch.eye(width, dtype=torch.float64, device=where)
     axes = torch.linalg.solve(covariance + ridge, towards)
     size = ((covariance @ axes) * axes).sum(0).clamp(min=0).sqrt().mean()
-    return Coordinates(mean=means[:width].float(), axes=(axes / size).float())
+    return Coordinates(mean=means[:width].float().cpu(), axes=(axes / size).float().cpu())
 
 
 def noun_shares(captions: Sequence[str], nouns: Sequence[str]) -> Float[Tensor, "caption noun"]:
@@ -93,5 +94,6 @@ def noun_shares(captions: Sequence[str], nouns: Sequence[str]) -> Float[Tensor, 
     shares = torch.zeros(len(captions), len(nouns))
     for row, caption in enumerate(captions):
         said = [place[word] for word in words_of(caption) if word in place]
-        shares[row, said] = 1 / max(1, len(said))
+        for column in said:
+            shares[row, column] += 1 / len(said)
     return shares

@@ -2,7 +2,11 @@
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Generator, Tensor
+
+RECTANGLES = 16
+"""Of a block mask, at most."""
 
 
 def patch_contrast(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
@@ -58,40 +62,32 @@ def block_mask(count: int, *, side: int, share: float, generator: Generator) -> 
     random so that every mask hides the same number of patches.
     """
     device = generator.device
-    wanted = round(share * side * side)
     axis = torch.arange(side, device=device)
-    hidden = torch.zeros(count, side, side, dtype=torch.bool, device=device)
-    order = torch.full((count, side, side), torch.inf, device=device)
-    for step in range(16):
-        draw = torch.rand(count, 4, generator=generator, device=device)
-        area = 3 + draw[:, 0] * (0.4 * side * side - 3)
-        shape = torch.exp((draw[:, 1] - 0.5) * 2.4)
-        height = (area * shape).sqrt().round().clamp(1, side)[:, None]
-        width = (area / shape).sqrt().round().clamp(1, side)[:, None]
-        top = (draw[:, 2:3] * (side - height + 1)).floor()
-        left = (draw[:, 3:4] * (side - width + 1)).floor()
-        rows = (axis >= top) & (axis < top + height)
-        columns = (axis >= left) & (axis < left + width)
-        fresh = rows[:, :, None] & columns[:, None, :] & ~hidden
-        tie = torch.rand(count, side, side, generator=generator, device=device)
-        order = torch.where(fresh, step + tie, order)
-        hidden |= fresh
-    tie = torch.rand(count, side, side, generator=generator, device=device)
-    order = torch.where(order.isinf(), 16 + tie, order).flatten(1)
-    rank = order.argsort(dim=1).argsort(dim=1)
-    return rank < wanted
+    draw = torch.rand(4, count, RECTANGLES, 1, generator=generator, device=device)
+    area = 3 + draw[0] * (0.4 * side * side - 3)
+    shape = torch.exp((draw[1] - 0.5) * 2.4)
+    height = (area * shape).sqrt().round().clamp(1, side)
+    width = (area / shape).sqrt().round().clamp(1, side)
+    top = (draw[2] * (side - height + 1)).floor()
+    left = (draw[3] * (side - width + 1)).floor()
+    rows = (axis >= top) & (axis < top + height)
+    columns = (axis >= left) & (axis < left + width)
+    hides = (rows[..., :, None] & columns[..., None, :]).flatten(2)
+    first = torch.where(hides.any(dim=1), hides.int().argmax(dim=1), RECTANGLES)
+    order = first + torch.rand(first.shape, generator=generator, device=device)
+    return order.argsort(dim=1).argsort(dim=1) < round(share * side * side)
 
 
 def visual_tokens(image: Tensor, codebook: Tensor, *, patch_size: int) -> Tensor:
     """The nearest code of each patch; int64 (scene, patch)."""
-    patches = F.unfold(image, patch_size, stride=patch_size).transpose(1, 2)
+    patches = _in_patches(image, patch_size)
     nearness = patches @ codebook.T - codebook.square().sum(dim=1) / 2
     return nearness.argmax(dim=-1)
 
 
 def learn_codebook(image: Tensor, *, codes: int, patch_size: int, generator: Generator, rounds: int = 12) -> Tensor:
     """k-means over the patches of these scenes; at most `codes` rows (code, 3 * patch_size**2)."""
-    patches = F.unfold(image, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
+    patches = _in_patches(image, patch_size).flatten(0, 1)
     start = torch.randperm(len(patches), generator=generator, device=patches.device)[:codes]
     codebook = patches[start].clone()
     for _ in range(rounds):
@@ -100,3 +96,8 @@ def learn_codebook(image: Tensor, *, codes: int, patch_size: int, generator: Gen
         counts = torch.bincount(nearest, minlength=len(codebook))
         codebook = torch.where((counts > 0)[:, None], sums / counts.clamp(min=1)[:, None], codebook)
     return codebook
+
+
+def _in_patches(image: Tensor, patch_size: int) -> Tensor:
+    """Pixels of each patch: (scene, patch, 3 * patch_size**2)."""
+    return rearrange(image, "n c (h i) (w j) -> n (h w) (c i j)", i=patch_size, j=patch_size)

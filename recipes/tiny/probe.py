@@ -41,17 +41,18 @@ def probe(
     """Accuracy of a multinomial regression from covered patches to nouns, for each kind of picture.
 
     It is fitted on scenes of one to three known drawings and tested on new single-object scenes. `<kind>`
-    takes the mean logit over the object's covered patches, `<kind>_patch` each patch alone.
+    takes the mean logit over the object's covered patches, `<kind>_patch` each patch alone. Encoder and cut-outs
+    lie on one device.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(data["known"].cutouts.ids.device).manual_seed(seed)
     fit = _features(beit, data["known"], scenes, 0, image_size, patch_size, generator)
     classify = _regress(fit[0], fit[1], classes, generator)
     figures = {}
     for kind, labelled in data.items():
         features, nouns, objects = _features(beit, labelled, scenes // 4, 1, image_size, patch_size, generator)
         logits = classify(features)
-        pooled = torch.zeros(int(objects.max()) + 1, classes).index_add_(0, objects, logits.log_softmax(-1))
-        truth = torch.zeros(len(pooled), dtype=torch.int64).index_copy_(0, objects, nouns)
+        pooled = logits.new_zeros(int(objects.max()) + 1, classes).index_add_(0, objects, logits.log_softmax(-1))
+        truth = nouns.new_zeros(len(pooled)).index_copy_(0, objects, nouns)
         there = torch.bincount(objects, minlength=len(pooled)) > 0
         figures[kind] = (pooled.argmax(-1) == truth)[there].float().mean().item()
         figures[f"{kind}_patch"] = (logits.argmax(-1) == nouns).float().mean().item()
@@ -66,18 +67,19 @@ def _features(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, scenes, 256):
         count = min(256, scenes - start)
-        counts = torch.full((count,), objects) if objects else torch.arange(count) % SLOTS + 1
+        counts = torch.arange(count, device=generator.device) % SLOTS + 1
+        counts = torch.full_like(counts, objects) if objects else counts
         view = compose(
             labelled.cutouts,
             choose(labelled.cutouts.ids, counts, generator=generator),
             size=image_size,
             generator=generator,
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(generator.device.type, torch.bfloat16):
             features = encode(beit, view.image).float()
         shares = patch_shares(view.label, slots=SLOTS, patch_size=patch_size)
         scene, slot, patch = (shares >= 0.5).nonzero(as_tuple=True)
-        nouns = labelled.nouns[labelled.cutouts.rows(view.pictures[scene, slot])]
+        nouns = labelled.nouns.to(scene.device)[labelled.cutouts.rows(view.pictures[scene, slot])]
         found.append((features[scene, patch], nouns, (start + scene) * SLOTS + slot))
     features, nouns, numbers = (torch.cat(part) for part in zip(*found, strict=True))
     return features, nouns, numbers
@@ -86,14 +88,14 @@ def _features(
 def _regress(features: Tensor, nouns: Tensor, classes: int, generator: Generator, epochs: int = 12):
     """Multinomial regression on standardised features, by minibatch Adam with a falling rate."""
     mean, std = features.mean(0), features.std(0).clamp(min=1e-4)
-    linear = torch.nn.Linear(features.shape[1], classes)
+    linear = torch.nn.Linear(features.shape[1], classes, device=features.device)
     torch.nn.init.zeros_(linear.weight)
     torch.nn.init.zeros_(linear.bias)
     optimizer = torch.optim.AdamW(linear.parameters(), lr=5e-3, weight_decay=1e-2, fused=True)
     total = epochs * (len(features) // 1024 + 1)
     done = 0
     for _ in range(epochs):
-        for rows in torch.randperm(len(features), generator=generator).split(1024):
+        for rows in torch.randperm(len(features), generator=generator, device=features.device).split(1024):
             optimizer.param_groups[0]["lr"] = 5e-3 * (1 - done / total)
             F.cross_entropy(linear((features[rows] - mean) / std), nouns[rows]).backward()
             optimizer.step()

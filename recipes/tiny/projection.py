@@ -58,20 +58,23 @@ def read_nouns(work: Path) -> list[str]:
     return nouns
 
 
-def visible_nouns(scenes: Scenes, data: Labelled, nouns: list[str], row: int) -> tuple[list[str], list[tuple]]:
-    """Nouns and centres of the objects of one scene that are large enough to be named, the largest first."""
-    needed = VISIBLE * scenes.label.shape[-1] ** 2
-    slots = [k for k in range(SLOTS) if scenes.pictures[row, k] >= 0 and scenes.areas[row, k] >= needed]
-    slots.sort(key=lambda k: -int(scenes.areas[row, k]))
-    classes = data.nouns[data.cutouts.rows(scenes.pictures[row, slots].cpu())].tolist()
-    return [nouns[c] for c in classes], [tuple(scenes.centres[row, k].tolist()) for k in slots]
+def visible_nouns(scenes: Scenes, data: Labelled, nouns: list[str]) -> list[tuple[list[str], list[tuple]]]:
+    """For each scene, nouns and centres of its objects that are large enough to be named, the largest first."""
+    pictures, areas, centres = (part.cpu() for part in (scenes.pictures, scenes.areas, scenes.centres))
+    seen = (pictures >= 0) & (areas >= VISIBLE * scenes.label.shape[-1] ** 2)
+    classes = torch.full_like(pictures, -1)
+    classes[seen] = data.nouns[data.cutouts.rows(pictures[seen])]
+    found = []
+    for row, shown in enumerate(seen.tolist()):
+        slots = sorted((k for k in range(SLOTS) if shown[k]), key=areas[row].tolist().__getitem__, reverse=True)
+        found.append(([nouns[classes[row, k]] for k in slots], [tuple(centres[row, k].tolist()) for k in slots]))
+    return found
 
 
 def captioned_rows(scenes: Scenes, data: Labelled, nouns: list[str], *, random: Random) -> tuple[list[int], list[str]]:
     """The scenes that show anything to be named, and a caption for each."""
     kept, captions = [], []
-    for row in range(len(scenes.pictures)):
-        seen, centres = visible_nouns(scenes, data, nouns, row)
+    for row, (seen, centres) in enumerate(visible_nouns(scenes, data, nouns)):
         if seen:
             kept.append(row)
             captions.append(continuation(seen, centres, random=random))
@@ -108,8 +111,11 @@ def fit_map(
 ) -> nn.Linear:
     """Train a map from `vision` to `model` in the coordinates of `scenes` captioned scenes; write it to `folder`.
 
+    Both are left on the device of the training.
+
     Raises: RuntimeError if a frozen part is not bit for bit what it was.
     """
+    vision.to(device())
     kept = folder / "coordinates.pt"
     if not kept.exists():
         found = caption_coordinates(vision, batches_from(BEFORE), nouns, scenes=scenes)

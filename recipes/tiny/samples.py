@@ -91,13 +91,14 @@ def _make(settings: Settings, work: Path) -> dict[str, Any]:
         data = labelled(work, drawings, splits, nouns, side=settings.pictures.size)
         generator = Generator().manual_seed(settings.seed + (7 if half == "known" else 8))
         scenes = seen_scenes(data, counts, nouns, size=own.size, generator=generator, composed=compose_with_removals)
+        named = visible_nouns(scenes, data, nouns)
         for row in tqdm(range(total), desc=f"scenes of {half} drawings"):
             image_id = len(images) + 1
             name = f"{half}_{row:04d}.jpg"
             _save(scenes.image[row], folder / "images" / name)
             images.append({"id": image_id, "file_name": name, "width": own.size, "height": own.size, "drawings": half})
             annotations += _annotations(scenes, row, image_id, len(annotations), drawings, nouns, folder)
-            seen, centres = visible_nouns(scenes, data, nouns, row)
+            seen, centres = named[row]
             for variant in range(CAPTIONS):
                 random = Random(f"{half}:{row}:{variant}")
                 order = random.sample(range(len(seen)), len(seen)) if variant else range(len(seen))
@@ -164,7 +165,8 @@ def seen_scenes(
     pictures = balanced(data, counts, generator=generator)
     scenes = composed(data.cutouts, pictures, size=size, generator=generator)
     for _ in range(50):
-        hidden = [r for r in range(len(counts)) if len(visible_nouns(scenes, data, nouns, r)[0]) < counts[r]]
+        seen = visible_nouns(scenes, data, nouns)
+        hidden = [row for row, (named, _) in enumerate(seen) if len(named) < counts[row]]
         if not hidden:
             return scenes
         again = composed(data.cutouts, pictures[hidden], size=size, generator=generator)

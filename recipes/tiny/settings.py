@@ -46,8 +46,8 @@ class Language:
     n_heads: int = 6
     rotary_dim: int = 16
     n_ctx: int = 256
-    batch: int = 8
-    steps: int = 9000
+    batch: int = 32
+    steps: int = 12_000
     learning_rate: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.1
@@ -59,19 +59,19 @@ class Vision:
 
     image_size: int = 48
     patch_size: int = 8
-    d_vision: int = 2048
+    d_vision: int = 4096
     """Width of the features: the hidden layer of the head of self-supervised training, which is kept."""
-    d_stream: int = 128
-    n_layers: int = 4
-    n_heads: int = 2
-    batch: int = 256
-    steps: int = 23_021
+    d_stream: int = 320
+    n_layers: int = 6
+    n_heads: int = 5
+    batch: int = 2048
+    steps: int = 12_000
     learning_rate: float = 1.5e-3
     warmup: int = 60
     weight_decay: float = 0.05
     muon_rate: float = 0.02
     """Learning rate of Muon, for the matrices; `learning_rate` is AdamW's, for everything else."""
-    fall_share: float = 0.04
+    fall_share: float = 0.2
     """Over this last share of the steps the rates fall to zero."""
     average_decay: float = 0.999
     """Of the running mean of the weights, which is what ships."""
@@ -91,13 +91,13 @@ class Vision:
 class Projection:
     """One linear map; LiMBeR's dropout."""
 
-    coordinate_scenes: int = 24_000
+    coordinate_scenes: int = 48_000
     """Captioned scenes from which the coordinates of training are found."""
 
-    batch: int = 64
-    steps: int = 3200
+    batch: int = 256
+    steps: int = 2400
     learning_rate: float = 1e-3
-    muon_rate: float = 0.002
+    muon_rate: float = 0.003
     warmup: int = 20
     dropout: float = 0.1
 
@@ -152,7 +152,16 @@ def toy() -> Settings:
         text=replace(full.text, generated_megabytes=0.2, real_limit_megabytes=0.1),
         tokenizer=replace(full.tokenizer, vocab_size=1024),
         language=replace(full.language, n_layers=2, d_model=32, n_heads=2, rotary_dim=8, batch=4, steps=4, warmup=1),
-        vision=replace(full.vision, d_vision=64, d_stream=32, n_layers=2, n_heads=2, batch=8, steps=4, warmup=1),
+        vision=replace(
+            full.vision,
+            d_vision=64,
+            d_stream=32,
+            n_layers=2,
+            n_heads=2,
+            batch=8,
+            steps=4,
+            warmup=1,
+        ),
         projection=replace(full.projection, coordinate_scenes=32, batch=4, steps=4, warmup=1),
         evaluate=replace(full.evaluate, scenes=8, translated=4, probe_scenes=64, control_steps=2),
     )

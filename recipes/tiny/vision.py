@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from timm.models.beit import Beit
 from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from lens_multimodal.model.wide_features import build_beit
@@ -132,13 +133,12 @@ def two_views(
     drawn = torch.randperm(len(cutouts.ids), generator=generator, device=generator.device)[: int(slots.sum())]
     if len(drawn) < int(slots.sum()):
         raise ValueError(f"{scenes} scenes need {int(slots.sum())} cut-outs, only {len(drawn)} are loaded")
-    views = []
-    for _ in range(2):
+    pictures = torch.full((2, *slots.shape), -1, device=generator.device)
+    for view in pictures:
         order = torch.randperm(len(drawn), generator=generator, device=generator.device)
-        pictures = torch.full(slots.shape, -1, device=generator.device)
-        pictures[slots] = cutouts.ids[drawn[order]]
-        views.append(compose(cutouts, pictures, size=size, generator=generator, look=look))
-    return views[0], views[1]
+        view[slots] = cutouts.ids[drawn[order]]
+    both = compose(cutouts, pictures.flatten(0, 1), size=size, generator=generator, look=look)
+    return both.rows(slice(0, scenes)), both.rows(slice(scenes, None))
 
 
 def loss(learner: Learner, cutouts: CutOuts, codebook: Tensor, settings: Vision, generator: Generator) -> dict:
@@ -201,9 +201,8 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         keep = min(self.settings.average_decay, self.step / (self.step + 10))
-        with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.learner.beit.parameters(), strict=True):
-                mean.lerp_(now, 1 - keep)
+        follow = get_ema_multi_avg_fn(keep)
+        follow(list(self.average.parameters()), list(self.learner.beit.parameters()), self.step)
         self.seconds += time.monotonic() - began
         return {name: value.item() for name, value in losses.items()}
 

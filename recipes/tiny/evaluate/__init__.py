@@ -97,4 +97,4 @@ def _random_encoder_control(settings: Settings, work: Path, lens: VisionLens) ->
         fit=fit_settings(settings, steps=settings.evaluate.control_steps),
         folder=work / "evaluate" / "random_encoder",
     )
-    return captions.random_encoder(linear, encoder)
+    return captions.random_encoder(linear, encoder.cpu())

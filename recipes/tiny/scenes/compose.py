@@ -1,7 +1,7 @@
 """Scenes composed from cut-outs, many at once, with an exact label map."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,11 @@ class Scenes:
 
     Only `compose_with_removals` makes it.
     """
+
+    def rows(self, chosen: slice) -> "Scenes":
+        """Some of the scenes."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Scenes(**{name: part if part is None else part[chosen] for name, part in parts.items()})
 
 
 def compose(cutouts: CutOuts, pictures: Tensor, *, size: int, generator: Generator, look: Look = NATURAL) -> Scenes:
