@@ -10,7 +10,13 @@ from benchmarks.figure import OURS, Aim, Figure, compare, relative
 from benchmarks.floor import attribution
 from benchmarks.memory import tensor_peak
 from benchmarks.workbench import Workbench
-from lens_multimodal.analysis import estimate_attribution, neuron_attribution, top_neurons, top_neurons_by_row
+from lens_multimodal.analysis import (
+    ActivationXGradient,
+    estimate_attribution,
+    neuron_attribution,
+    top_neurons,
+    top_neurons_by_row,
+)
 
 TARGETS = (1, 8, 32)
 BATCH, TOP = 8, 100
@@ -56,6 +62,11 @@ def _targets(bench: Workbench, n: int) -> Figure:
         }
         if n < max(TARGETS):
             contenders["transformers, a forward pass per target"] = lambda: _top(again())
+        if bench.on_gpu:
+            beside = ActivationXGradient(rows=BATCH)
+            contenders[f"{OURS}, {BATCH} targets side by side"] = lambda: _best(
+                top_neurons(model, tokens, targets, top_k=TOP, score=beside), n
+            )
     timings, differences, absent = compare(bench, contenders, same=relative)
     figure = Figure(
         name=f"attribution, {n} target{'s' * (n > 1)}",

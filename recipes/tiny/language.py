@@ -7,7 +7,8 @@ very batch it would have seen. On CPUs and GPUs that have it, matrix products ru
 optimizer, loss and checkpoints stay float32.
 
 Schedule: linear warm-up, a constant learning rate, and a linear descent to zero over the last 40 % of the steps. Until
-the descent begins the run does not depend on its own length.
+the descent begins the run does not depend on its own length. A run longer than `RESTS` descends there too, then warms
+up again and goes on (warmup-stable-decay with continuation, Wen et al. 2024): at each rest the model is usable.
 """
 
 import json
@@ -28,6 +29,8 @@ from recipes.tiny.stage import atomic, device, load_checkpoint, run_once, save_c
 from recipes.tiny.text import read_documents
 
 DESCENT = 0.4
+RESTS = (2400, 4000)
+"""Steps at which the learning rate has come down to zero on the way."""
 CHECKPOINT_SECONDS = 150
 HELD_OUT_EVERY = 200
 HELD_OUT_ROWS = 64
@@ -103,9 +106,12 @@ def batch_rows(step: int, *, n_rows: int, batch: int, seed: int) -> np.ndarray:
 
 
 def rate(step: int, settings: Language) -> float:
-    """The learning rate's share of its peak: a warm-up, a plateau and a descent."""
-    descent = max(1, round(DESCENT * settings.steps))
-    return min((step + 1) / max(1, settings.warmup), 1.0, (settings.steps - step) / descent)
+    """The learning rate's share of its peak: for each stretch between rests a warm-up, a plateau and a descent."""
+    ends = [rest for rest in RESTS if rest < settings.steps] + [settings.steps]
+    end = next(e for e in ends if step < e)
+    start = max((e for e in ends if e <= step), default=0)
+    descent = max(1, round(DESCENT * (end - start)))
+    return min((step - start + 1) / max(1, settings.warmup), 1.0, (end - step) / descent)
 
 
 def mean_loss(model: GPTJForCausalLM, rows: Tensor) -> Tensor:

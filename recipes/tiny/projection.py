@@ -141,7 +141,14 @@ def fit_map(
 
 
 def fit_on_captions(
-    settings: Settings, work: Path, vision: VisionEncoder, language: tuple[Any, Any], *, fit: FitSettings, folder: Path
+    settings: Settings,
+    work: Path,
+    vision: VisionEncoder,
+    language: tuple[Any, Any],
+    *,
+    fit: FitSettings,
+    folder: Path,
+    scenes: int,
 ) -> nn.Linear:
     """`fit_map` to `language`, a model and its tokenizer, on captioned scenes of the training drawings."""
     nouns, own = read_nouns(work), settings.projection
@@ -152,7 +159,7 @@ def fit_on_captions(
         vision,
         lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
         nouns=nouns,
-        scenes=own.coordinate_scenes,
+        scenes=scenes,
         settings=fit,
         folder=folder,
     )
@@ -208,7 +215,7 @@ def frozen_digest(*parts: nn.Module) -> str:
 
 
 def _train(settings: Settings, work: Path) -> dict[str, Any]:
-    steps = settings.projection.steps
+    steps, scenes = settings.projection.steps, settings.projection.coordinate_scenes
     fit_on_captions(
         settings,
         work,
@@ -216,6 +223,7 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
         load_language_model(work),
         fit=fit_settings(settings, steps=steps),
         folder=work / "projection",
+        scenes=scenes,
     )
     log = [json.loads(line) for line in (work / "projection" / "fit" / "log.jsonl").read_text().splitlines()]
     last = [record["loss"] for record in log[-50:]]

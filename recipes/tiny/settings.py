@@ -46,8 +46,8 @@ class Language:
     n_heads: int = 6
     rotary_dim: int = 16
     n_ctx: int = 256
-    batch: int = 32
-    steps: int = 12_000
+    batch: int = 8
+    steps: int = 9000
     learning_rate: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.1
@@ -65,7 +65,7 @@ class Vision:
     n_layers: int = 6
     n_heads: int = 5
     batch: int = 2048
-    steps: int = 12_000
+    steps: int = 8655
     learning_rate: float = 1.5e-3
     warmup: int = 60
     weight_decay: float = 0.05
@@ -95,7 +95,7 @@ class Projection:
     """Captioned scenes from which the coordinates of training are found."""
 
     batch: int = 256
-    steps: int = 2400
+    steps: int = 1700
     learning_rate: float = 1e-3
     muon_rate: float = 0.003
     warmup: int = 20
@@ -122,8 +122,10 @@ class Evaluate:
     translated: int = 150
     """Of them, how many are looked into neuron by neuron."""
     probe_scenes: int = 8000
-    control_steps: int = 500
+    control_steps: int = 125
     """Training steps of the projection for the random encoder."""
+    control_scenes: int = 12_000
+    """Captioned scenes of its coordinates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,5 +165,5 @@ def toy() -> Settings:
             warmup=1,
         ),
         projection=replace(full.projection, coordinate_scenes=32, batch=4, steps=4, warmup=1),
-        evaluate=replace(full.evaluate, scenes=8, translated=4, probe_scenes=64, control_steps=2),
+        evaluate=replace(full.evaluate, scenes=8, translated=4, probe_scenes=64, control_steps=2, control_scenes=32),
     )

@@ -118,7 +118,8 @@ def _lens(settings: Settings, work: Path, variant: str) -> VisionLens:
     folder = _folder(work, variant)
     shutil.copy(work / "projection" / "coordinates.pt", folder)
     fit = replace(fit_settings(settings, steps=STEPS), **VARIANTS[variant].fit)
-    linear = fit_on_captions(settings, work, vision, load_language_model(work), fit=fit, folder=folder)
+    scenes = settings.projection.coordinate_scenes
+    linear = fit_on_captions(settings, work, vision, load_language_model(work), fit=fit, folder=folder, scenes=scenes)
     model, tokenizer = load_language_model(work)
     return attach_vision(model, vision=vision, projection=linear, tokenizer=tokenizer)
 

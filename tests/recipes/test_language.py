@@ -112,6 +112,16 @@ def test_schedule_does_not_depend_on_the_length_before_the_descent():
     assert language.rate(99, short) == pytest.approx(1 / 40)
 
 
+def test_a_long_run_rests_and_warms_up_again(monkeypatch):
+    monkeypatch.setattr(language, "RESTS", (100,))
+    short = replace(toy().language, steps=100, warmup=10)
+    long = replace(short, steps=300)
+    assert [language.rate(s, short) for s in range(100)] == [language.rate(s, long) for s in range(100)]
+    assert language.rate(100, long) == pytest.approx(0.1)
+    assert language.rate(150, long) == 1
+    assert language.rate(299, long) == pytest.approx(1 / 80)
+
+
 def test_faster_kernels_compute_the_same():
     config = replace(toy().language, n_ctx=24)
     plain = language.build(config, 50, seed=3).double()

@@ -68,7 +68,7 @@ def estimate_attribution(
 
     Args:
         n_pos: length of the prompt.
-        batch: rows; `IntegratedGradients.batch_size` for that score.
+        batch: rows; `ActivationXGradient.rows` or `IntegratedGradients.batch_size` for those scores.
         n_targets: share the forward pass; they add to the result only.
         n_positions: at which neurons are looked at; None for all.
         n_read: positions from the first whose logits a target reads to the end of the prompt; `n_pos` for a function

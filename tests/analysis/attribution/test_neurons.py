@@ -181,6 +181,30 @@ def test_offload_equals():
     torch.testing.assert_close(found, neuron_attribution(model, PROMPT, 8))
 
 
+@each_case
+def test_targets_side_by_side_equal_one_after_the_other(layout, kind):
+    model, targets = hosted(layout, kind), [8, (3, 21), LogProbability(token=8), 5, (2, 8)]
+    one_by_one = neuron_attribution(model, PROMPT, targets, [4, 1])
+    for rows in (2, 5, 9):
+        found = neuron_attribution(model, PROMPT, targets, [4, 1], score=ActivationXGradient(rows=rows))
+        torch.testing.assert_close(found, one_by_one, rtol=1e-5, atol=1e-6)
+    table = top_neurons(model, PROMPT, targets, top_k=6, score=ActivationXGradient(rows=2))
+    pd.testing.assert_frame_equal(table, top_neurons(model, PROMPT, targets, top_k=6), rtol=1e-4, atol=1e-6)
+
+
+def test_side_by_side_runs_one_forward_pass_for_each_group():
+    model, seen = hosted("gpt-j", "bridge"), []
+    with model.hooks(fwd_hooks=[(host.mlp_post(0), lambda value, hook: seen.append(len(value)))]):
+        neuron_attribution(model, PROMPT, [8, 21, 5], score=ActivationXGradient(rows=2))
+    assert seen == [2, 1]
+
+
+@pytest.mark.parametrize("rows", [0, -1, True])
+def test_rows_that_are_no_number_of_rows_are_refused(rows):
+    with pytest.raises(ValueError, match="rows must be a positive integer"):
+        ActivationXGradient(rows=rows)
+
+
 def test_half_precision_gives_float32_near_the_truth():
     model = host_model("bridge", random_language_model("gpt-j", dtype=torch.bfloat16))
     found = neuron_attribution(model, PROMPT, 8)
