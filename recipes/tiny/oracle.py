@@ -5,7 +5,7 @@ noise is added. What captions reach here is what language model and linear map a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,7 +37,7 @@ from recipes.tiny.vision import source_side
 BACKGROUNDS = 16
 NOISE = 1.0
 """Standard deviation of the noise; the vectors have entries of standard deviation 1."""
-STEPS = 600
+STEPS, BATCH = 600, 64
 TESTED = 300
 
 
@@ -64,7 +64,7 @@ class GivenFeatures(VisionEncoder):
 
 def run(settings: Settings, work: Path) -> dict[str, Any]:
     """Train a projection on oracle features; report how often captions of new scenes name the noun."""
-    fixed = {**settings.of("projection"), "noise": NOISE, "oracle steps": STEPS}
+    fixed = {**settings.of("projection"), "noise": NOISE, "oracle steps": STEPS, "oracle batch": BATCH}
     return run_once(work / "oracle", fixed, lambda: _measure(settings, work))
 
 
@@ -77,14 +77,14 @@ def _measure(settings: Settings, work: Path) -> dict[str, Any]:
     lens = attach_vision(model, vision=encoder, projection=linear, tokenizer=tokenizer)
     nouns = read_nouns(work)
     data = read_labelled(work / "pictures", split="train", vocabulary=nouns, side=source_side(settings))
-    steps = min(own.steps, STEPS)
+    steps, batch = min(own.steps, STEPS), min(own.batch, BATCH)
     fit_from_embeddings(
         lens,
-        lambda first: oracle_batches(data, nouns, settings, batch=own.batch, first=first),
-        settings=fit_settings(settings, steps=steps),
+        lambda first: oracle_batches(data, nouns, settings, batch=batch, first=first),
+        settings=replace(fit_settings(settings, steps=steps), batch_size=batch),
         folder=work / "oracle",
     )
-    tested = min(TESTED, 50 * own.batch)
+    tested = min(TESTED, 50 * batch)
     right = _naming(lens, next(oracle_batches(data, nouns, settings, batch=tested, first=10**6, singles=True)), nouns)
     return {"noise": NOISE, "steps": steps, "single-object scenes": tested, "share that names the noun": right}
 
