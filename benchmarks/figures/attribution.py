@@ -49,6 +49,10 @@ def _targets(bench: Workbench, n: int) -> Figure:
         }
     else:
 
+        def ours(rows: int = 1) -> Tensor:
+            score = ActivationXGradient(rows=rows)
+            return _best(top_neurons(model, tokens, targets, top_k=TOP, score=score), n)
+
         def together() -> Tensor:
             return rivals.by_hand(bench.plain, embedded, targets, keep=_maximum)
 
@@ -57,16 +61,13 @@ def _targets(bench: Workbench, n: int) -> Figure:
 
         # The result of all positions would be n times gigabytes: what is kept of each target is every neuron's maximum.
         contenders = {
-            OURS: lambda: _best(top_neurons(model, tokens, targets, top_k=TOP), n),
+            OURS: ours,
             "transformers + PyTorch hooks": lambda: _top(together()),
         }
         if n < max(TARGETS):
             contenders["transformers, a forward pass per target"] = lambda: _top(again())
         if bench.on_gpu:
-            beside = ActivationXGradient(rows=BATCH)
-            contenders[f"{OURS}, {BATCH} targets side by side"] = lambda: _best(
-                top_neurons(model, tokens, targets, top_k=TOP, score=beside), n
-            )
+            contenders[f"{OURS}, {BATCH} targets side by side"] = lambda: ours(rows=BATCH)
     timings, differences, absent = compare(bench, contenders, same=relative)
     figure = Figure(
         name=f"attribution, {n} target{'s' * (n > 1)}",

@@ -65,9 +65,9 @@ def visible_nouns(scenes: Scenes, data: Labelled, nouns: list[str]) -> list[tupl
     classes = torch.full_like(pictures, -1)
     classes[seen] = data.nouns[data.cutouts.rows(pictures[seen])]
     found = []
-    for row, shown in enumerate(seen.tolist()):
-        slots = sorted((k for k in range(SLOTS) if shown[k]), key=areas[row].tolist().__getitem__, reverse=True)
-        found.append(([nouns[classes[row, k]] for k in slots], [tuple(centres[row, k].tolist()) for k in slots]))
+    for shown, sizes, own, places in zip(*(part.tolist() for part in (seen, areas, classes, centres)), strict=True):
+        slots = sorted((k for k in range(SLOTS) if shown[k]), key=sizes.__getitem__, reverse=True)
+        found.append(([nouns[own[k]] for k in slots], [tuple(places[k]) for k in slots]))
     return found
 
 

@@ -154,16 +154,7 @@ def toy() -> Settings:
         text=replace(full.text, generated_megabytes=0.2, real_limit_megabytes=0.1),
         tokenizer=replace(full.tokenizer, vocab_size=1024),
         language=replace(full.language, n_layers=2, d_model=32, n_heads=2, rotary_dim=8, batch=4, steps=4, warmup=1),
-        vision=replace(
-            full.vision,
-            d_vision=64,
-            d_stream=32,
-            n_layers=2,
-            n_heads=2,
-            batch=8,
-            steps=4,
-            warmup=1,
-        ),
+        vision=replace(full.vision, d_vision=64, d_stream=32, n_layers=2, n_heads=2, batch=8, steps=4, warmup=1),
         projection=replace(full.projection, coordinate_scenes=32, batch=4, steps=4, warmup=1),
         evaluate=replace(full.evaluate, scenes=8, translated=4, probe_scenes=64, control_steps=2, control_scenes=32),
     )

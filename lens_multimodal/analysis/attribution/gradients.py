@@ -45,7 +45,7 @@ class ActivationXGradient:
             raise ValueError(f"rows must be a positive integer, got {self.rows!r}")
 
     def __call__(self, request: Request, visit: Visit) -> None:
-        if self.rows == 1 or len(request.tokens) > 1 or len(request.passes) == 1:
+        if self.rows == 1 or len(request.tokens) > 1:
             self._visit(request, visit)
             return
         for first in range(0, len(request.passes), self.rows):
