@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lens_multimodal.model.host import HostShape
+from lens_multimodal.transformer import HostShape
 
 
 @dataclass(frozen=True, kw_only=True)

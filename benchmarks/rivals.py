@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lens_multimodal import VisionLens
-from lens_multimodal.model import host
+from lens_multimodal import VisionLens, transformer
 
 
 def by_hand(
@@ -57,7 +56,7 @@ def soft_prompts(lens: VisionLens, pictures: Sequence[Image.Image]) -> Tensor:
 
 def transformer_lens_hooks(bridge: Any, embedded: Tensor, token: int) -> Tensor:
     """Bare TransformerLens: forward hooks keep activations, backward hooks keep gradients, one `backward()`."""
-    layers = range(host.shape(bridge).n_layers)
+    layers = range(transformer.shape(bridge).n_layers)
     acts: dict[str, Tensor] = {}
     grads: dict[str, Tensor] = {}
 
@@ -67,7 +66,7 @@ def transformer_lens_hooks(bridge: Any, embedded: Tensor, token: int) -> Tensor:
     def keep_grad(value: Tensor, hook: Any) -> None:
         grads[hook.name] = value.detach()
 
-    names = [host.mlp_post(layer) for layer in layers]
+    names = [transformer.mlp_post(layer) for layer in layers]
     with bridge.hooks(fwd_hooks=[(n, keep_act) for n in names], bwd_hooks=[(n, keep_grad) for n in names]):
         logits = bridge(embedded.clone().requires_grad_(), return_type="logits")
         logits[0, -1].float()[token].backward()

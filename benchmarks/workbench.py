@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lens_multimodal import Preprocessing, VisionLens, attach_vision
-from lens_multimodal.model import host
-from lens_multimodal.model.hugging_face import to_hugging_face
-from lens_multimodal.model.image_prompt import ImagePrompt
-from lens_multimodal.model.random_weights import Architecture, RandomTrio, RandomWeights
+from lens_multimodal import Preprocessing, VisionLens, attach_vision, transformer
+from lens_multimodal.presets.random_weights import Architecture, RandomTrio, RandomWeights
+from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.transformer.to_hugging_face import to_hugging_face
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class Workbench:
     @torch.no_grad()
     def embedded(self, prompt: ImagePrompt) -> Tensor:
         """The prompt as the rivals take it: vectors in place of token ids."""
-        return host.embedding_module(self.lens.model)(prompt.tokens).detach()
+        return transformer.embedding_module(self.lens.model)(prompt.tokens).detach()
 
     def targets(self, n: int) -> list[int]:
         """Token ids to explain."""

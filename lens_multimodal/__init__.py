@@ -14,13 +14,16 @@ if TYPE_CHECKING:
         top_neurons,
     )
     from lens_multimodal.attach import attach_vision
-    from lens_multimodal.hooks import ablate, cut_attention, edit_knowledge, patch_resid_pre, scale, steer
+    from lens_multimodal.hooks import cut_attention, edit_knowledge, patch_resid_pre
+    from lens_multimodal.hooks.ablate import ablate
+    from lens_multimodal.hooks.steer import scale, steer
+    from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
     from lens_multimodal.lens import VisionLens
-    from lens_multimodal.model.generation import Sampling
-    from lens_multimodal.model.hooked import hooked_gpt_j
-    from lens_multimodal.model.image_prompt import ImagePrompt
-    from lens_multimodal.model.projection import Projection, load_linear, save_linear
-    from lens_multimodal.model.vision import Preprocessing, VisionEncoder
+    from lens_multimodal.prompt.generation import Sampling
+    from lens_multimodal.prompt.image_prompt import ImagePrompt
+    from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
+    from lens_multimodal.reproduction import reproduce
+    from lens_multimodal.transformer.hooked_transformer import hooked_gpt_j
 
 __version__ = "0.1.0"
 
@@ -44,6 +47,7 @@ __all__ = [
     "neuron_attribution",
     "patch_resid_pre",
     "receptive_field",
+    "reproduce",
     "save_linear",
     "scale",
     "steer",
@@ -57,15 +61,16 @@ _HOMES = {
     ),
     "attach": ("attach_vision",),
     "hooks": ("ablate", "cut_attention", "edit_knowledge", "patch_resid_pre", "scale", "steer"),
+    "image.encoder": ("Preprocessing", "VisionEncoder"),
     "lens": ("VisionLens",),
-    "model.generation": ("Sampling",),
-    "model.hooked": ("hooked_gpt_j",),
-    "model.image_prompt": ("ImagePrompt",),
-    "model.projection": ("Projection", "load_linear", "save_linear"),
-    "model.vision": ("Preprocessing", "VisionEncoder"),
+    "prompt.generation": ("Sampling",),
+    "prompt.image_prompt": ("ImagePrompt",),
+    "prompt.projection": ("Projection", "load_linear", "save_linear"),
+    "reproduction": ("reproduce",),
+    "transformer.hooked_transformer": ("hooked_gpt_j",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = ("analysis", "data", "experiments", "hooks", "model", "plots", "train")
+_ROOMS = ("analysis", "arguments", "data", "experiments", "hooks", "image", "prompt", "train", "transformer", "views")
 """Subpackages that can be reached without an import of their own: `lens_multimodal.hooks.ablate`."""
 
 

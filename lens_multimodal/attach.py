@@ -6,15 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from lens_multimodal import presets
+from lens_multimodal import presets, saved_lens, transformer
+from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model import host, saved
-from lens_multimodal.model.loading import load_language_model
-from lens_multimodal.model.projection import Projection, load_linear
-from lens_multimodal.model.random_weights import RandomWeights
-from lens_multimodal.model.self_check import self_check
-from lens_multimodal.model.virtual_tokens import check_free
-from lens_multimodal.model.vision import VisionEncoder
+from lens_multimodal.presets.random_weights import RandomWeights
+from lens_multimodal.prompt.projection import Projection, load_linear
+from lens_multimodal.prompt.virtual_tokens import check_free
+from lens_multimodal.transformer.loading import load_language_model
+from lens_multimodal.transformer.self_check import self_check
 
 
 @torch.inference_mode(False)
@@ -56,7 +55,7 @@ def attach_vision(
         HookDidNotFire, HookHasNoEffect: a hook point of this model cannot be trusted.
         RuntimeError: the model already has eyes, or this TransformerLens release is not supported.
     """
-    host.check_version()
+    transformer.check_version()
     if model is None and vision is None and projection is None:
         model = "tiny"
     preset = _preset(model)
@@ -66,12 +65,14 @@ def attach_vision(
     encoder = _vision(vision, preset)
     linear = _linear(projection, preset)
     tokenizer = own_tokenizer if tokenizer is None else tokenizer
-    host_model = language_model if hasattr(language_model, "hooks") else host.wrap(language_model, tokenizer=tokenizer)
-    host.check_model(host_model)
-    check_free(host.embedding_module(host_model))
-    host.move(host_model, device=device, dtype=dtype)
+    host_model = (
+        language_model if hasattr(language_model, "hooks") else transformer.wrap(language_model, tokenizer=tokenizer)
+    )
+    transformer.check_model(host_model)
+    check_free(transformer.embedding_module(host_model))
+    transformer.move(host_model, device=device, dtype=dtype)
     _move(encoder, linear, device=device, dtype=dtype)
-    d_model = host.shape(host_model).d_model
+    d_model = transformer.shape(host_model).d_model
     lens = VisionLens(
         host_model,
         vision=encoder,
@@ -87,12 +88,16 @@ def attach_vision(
     return lens
 
 
-def _preset(model: Any) -> presets.Preset | saved.SavedLens | None:
-    return saved.open_saved(model) if saved.is_saved_lens(model) else presets.get(model)
+def _preset(model: Any) -> presets.Preset | saved_lens.SavedLens | None:
+    return saved_lens.open_saved(model) if saved_lens.is_saved_lens(model) else presets.get(model)
 
 
 def _language_model(
-    model: str | Path | nn.Module | None, preset: presets.Preset | saved.SavedLens | None, *, device: Any, dtype: Any
+    model: str | Path | nn.Module | None,
+    preset: presets.Preset | saved_lens.SavedLens | None,
+    *,
+    device: Any,
+    dtype: Any,
 ) -> tuple[nn.Module, Any]:
     if preset is not None:
         return preset.language_model(device=device, dtype=dtype)
@@ -108,7 +113,9 @@ def _language_model(
     )
 
 
-def _vision(vision: str | Path | nn.Module | None, preset: presets.Preset | saved.SavedLens | None) -> VisionEncoder:
+def _vision(
+    vision: str | Path | nn.Module | None, preset: presets.Preset | saved_lens.SavedLens | None
+) -> VisionEncoder:
     if isinstance(vision, VisionEncoder):
         return vision
     if isinstance(vision, nn.Module):
@@ -124,7 +131,9 @@ def _vision(vision: str | Path | nn.Module | None, preset: presets.Preset | save
     return preset.vision()
 
 
-def _linear(projection: str | Path | nn.Module | None, preset: presets.Preset | saved.SavedLens | None) -> nn.Module:
+def _linear(
+    projection: str | Path | nn.Module | None, preset: presets.Preset | saved_lens.SavedLens | None
+) -> nn.Module:
     if isinstance(projection, nn.Module):
         return projection
     if isinstance(projection, (str, Path)):

@@ -17,14 +17,14 @@ from jinja2 import Environment
 from PIL import Image
 
 from lens_multimodal.analysis import ImageGeometry, effects_of, neuron_activations, receptive_field
+from lens_multimodal.arguments.neurons import random_neurons_like
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.experiments import short_report
 from lens_multimodal.hooks import ablate
-from lens_multimodal.hooks.neurons import random_neurons_like
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model.image_prompt import ImagePrompt
-from lens_multimodal.plots import ablation_curve, heat_over_picture, layer_histogram
+from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.tiny import scenes_folder
+from lens_multimodal.views.plots import ablation_curve, heat_over_picture, layer_histogram
 
 COUNTS = (10, 30, 100, 300)
 """How many of the top neurons are ablated."""
@@ -195,8 +195,8 @@ def _overlay(lens: VisionLens, prompt: ImagePrompt, picture: Image.Image, neuron
 def _left(lens: VisionLens, prompt: ImagePrompt, token: int, ranked: pd.DataFrame) -> dict[str, list[float]]:
     generator = torch.Generator().manual_seed(0)
     top = [ranked.head(count) for count in COUNTS]
-    random = [random_neurons_like(neurons, lens.model, generator) for neurons in top]
-    hooks = [ablate(neurons, lens.model, positions=prompt.image_pos[0]) for neurons in [*top, *random]]
+    random = [random_neurons_like(lens.model, neurons, generator) for neurons in top]
+    hooks = [ablate(lens.model, neurons, positions=prompt.image_pos[0]) for neurons in [*top, *random]]
     effects = effects_of(lens.model, prompt.tokens, hooks, token)
     left = [1 + float(effect.relative_probability_change) for effect in effects]
     return {"top": left[: len(COUNTS)], "random": left[len(COUNTS) :]}

@@ -14,19 +14,20 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lens_multimodal import saved_lens, transformer
 from lens_multimodal.analysis.attribution import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons
-from lens_multimodal.model import generation, host, saved
-from lens_multimodal.model.generation import GeneratedActivations, Sampling
-from lens_multimodal.model.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
-from lens_multimodal.model.images import Picture, as_picture, as_pictures
-from lens_multimodal.model.projection import Projection
-from lens_multimodal.model.virtual_tokens import VirtualTokens
-from lens_multimodal.model.vision import VisionEncoder
-from lens_multimodal.model.words import Words
+from lens_multimodal.image.encoder import VisionEncoder
+from lens_multimodal.image.pictures import Picture, as_picture, as_pictures
+from lens_multimodal.prompt import generation
+from lens_multimodal.prompt.generation import GeneratedActivations, Sampling
+from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
+from lens_multimodal.prompt.projection import Projection
+from lens_multimodal.prompt.tokenizer import Words
+from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
-    import lens_multimodal.display.neuron_card
+    import lens_multimodal.views.notebook.neuron_card_html
 
 PROMPT = "A picture of"
 """LiMBeR's and the paper's text after the image."""
@@ -51,14 +52,16 @@ class VisionLens:
         tokenizer: Any = None,
         name: str = "lens",
     ) -> None:
-        shape = host.shape(model)
+        shape = transformer.shape(model)
         self.model = model
         self.vision = vision
         self.projection = projection
         self.tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
         self.name = name
         self.shape = shape
-        self.virtual_tokens = VirtualTokens(host.embedding_module(model), d_vocab=shape.d_vocab, d_model=shape.d_model)
+        self.virtual_tokens = VirtualTokens(
+            transformer.embedding_module(model), d_vocab=shape.d_vocab, d_model=shape.d_model
+        )
 
     # --- prompts -----------------------------------------------------------------------------------------
 
@@ -171,7 +174,7 @@ class VisionLens:
 
     def logits(self, prompt: ImagePrompt) -> Float[Tensor, "batch pos d_vocab"]:
         """One forward pass over a prompt, left padding masked."""
-        return host.logits_of(self.model, prompt.tokens, attention_mask=prompt.attention_mask)
+        return transformer.logits_of(self.model, prompt.tokens, attention_mask=prompt.attention_mask)
 
     def generate(self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None) -> list[str]:
         """The text that follows each row, up to the end token or a new line."""
@@ -308,7 +311,7 @@ class VisionLens:
         decoded = decode_neurons(self.model, found)[["layer", "neuron", "tokens", "interpretable"]]
         table = found.merge(decoded, on=["layer", "neuron"], how="left", validate="one_to_one")
         table.attrs.update(found.attrs)
-        from lens_multimodal.display.neuron_table import neuron_table
+        from lens_multimodal.views.notebook.neuron_table import neuron_table
 
         return neuron_table(table.drop(columns=["target", "rank"]), image, self)
 
@@ -319,7 +322,7 @@ class VisionLens:
         image: Picture | ImagePrompt | None = None,
         target: str | int | None = None,
         pictures: Sequence[Picture] | None = None,
-    ) -> "lens_multimodal.display.neuron_card.NeuronCard":
+    ) -> "lens_multimodal.views.notebook.neuron_card_html.NeuronCard":
         """Everything about one neuron on a card: receptive field, words, attribution, ablation, sample pictures.
 
         Args:
@@ -336,7 +339,7 @@ class VisionLens:
         Raises: ValueError, TypeError as `neurons`; for a neuron that does not exist, or an image without a patch grid.
         Cost: one forward pass for each sample picture, three for the card, one backward pass for each candidate word.
         """
-        from lens_multimodal.display.make_card import neuron_card
+        from lens_multimodal.neuron_card import neuron_card
 
         return neuron_card(self, neuron, image=image, target=target, pictures=pictures)
 
@@ -399,7 +402,7 @@ class VisionLens:
             ValueError: processed weights, an encoder that timm did not build, or a projection that is no
                 `nn.Linear`; says what to do.
         """
-        saved.save(
+        saved_lens.save(
             Path(folder),
             name=self.name,
             model=self.model,
@@ -419,7 +422,7 @@ class VisionLens:
         self.detach()
 
     def _repr_html_(self) -> str:
-        from lens_multimodal.display.lens_view import lens_html
+        from lens_multimodal.views.notebook.lens_html import lens_html
 
         return lens_html(self)
 
@@ -428,19 +431,21 @@ class VisionLens:
         return (
             f"VisionLens({self.name}: {type(self.model).__name__} with {s.n_layers} layers of d_model={s.d_model}, "
             f"{s.n_neurons:,} neurons; {self.vision.name}, {self.vision.grid_h} x {self.vision.grid_w} image patches "
-            f"of d_vision={self.vision.d_vision}; weight processing: {host.weight_processing(self.model)}; "
+            f"of d_vision={self.vision.d_vision}; weight processing: {transformer.weight_processing(self.model)}; "
             f"{len(self.virtual_tokens)} images in {self.virtual_tokens.nbytes / 2**20:.1f} MiB)"
         )
 
     # --- inside ------------------------------------------------------------------------------------------
 
     def _assemble(self, rows: Sequence[Sequence[Piece | str]], prepend_bos: bool | None) -> ImagePrompt:
-        wanted = host.prepends_bos(self.model) if prepend_bos is None else prepend_bos
+        wanted = transformer.prepends_bos(self.model) if prepend_bos is None else prepend_bos
         bos = self.words.bos if wanted else []
         pieces: list[list[Piece]] = [
             [bos, *(self.encode(piece) if isinstance(piece, str) else piece for piece in row)] for row in rows
         ]
-        prompt = assemble(pieces, pad_id=self.words.pad_id, device=host.device(self.model), made_by=weakref.ref(self))
+        prompt = assemble(
+            pieces, pad_id=self.words.pad_id, device=transformer.device(self.model), made_by=weakref.ref(self)
+        )
         if prompt.tokens.shape[1] > self.shape.n_ctx:
             raise ValueError(
                 f"the prompt has {prompt.tokens.shape[1]} positions, more than the model's context of "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lens_multimodal import ImagePrompt, Preprocessing, VisionEncoder, VisionLens, attach_vision
-from lens_multimodal.model.image_prompt import EmbeddedImage, assemble
+from lens_multimodal.prompt.image_prompt import EmbeddedImage, assemble
 from tests.models import D_VOCAB, HOSTS, LAYOUTS, host_model, random_language_model
 
 CASES = [(layout, kind) for layout in LAYOUTS for kind in HOSTS if kind != "hooked" or layout == "gpt-j"]

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from lens_multimodal.model import hooked
+from lens_multimodal.transformer import hooked_transformer
 
 D_VOCAB = 97
 
@@ -70,7 +70,7 @@ def random_language_model(
     return model
 
 
-HOSTS = ["bridge", "compat", *(["hooked"] if hooked.is_available() else [])]
+HOSTS = ["bridge", "compat", *(["hooked"] if hooked_transformer.is_available() else [])]
 """The model classes of the installed TransformerLens generation."""
 
 
@@ -82,7 +82,7 @@ def host_model(kind: str, language_model: PreTrainedModel, tokenizer: object = N
     if kind == "hooked":
         if layout != "gptj":
             raise ValueError(f"HookedTransformer is built by us for GPT-J only, not {layout}")
-        return hooked.hooked_gpt_j(twin, tokenizer=tokenizer)
+        return hooked_transformer.hooked_gpt_j(twin, tokenizer=tokenizer)
     architecture = type(language_model).__name__
     bridge = build_bridge_from_module(twin, architecture, hf_config=twin.config, tokenizer=tokenizer)
     if kind == "compat":

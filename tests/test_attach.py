@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lens_multimodal import Preprocessing, VisionEncoder, attach, attach_vision, save_linear
-from lens_multimodal.model import host
-from lens_multimodal.model.virtual_tokens import attached_to
+from lens_multimodal import Preprocessing, VisionEncoder, attach, attach_vision, save_linear, transformer
+from lens_multimodal.prompt.virtual_tokens import attached_to
 from tests.lenses import D_MODEL, D_VISION, encoder, hugging_face, linear, make_lens, picture, plain_logits, unchecked
 from tests.models import HOSTS, LAYOUTS, host_model, random_language_model
 from tests.tokenizers import make_tokenizer
@@ -129,12 +128,12 @@ def test_it_prints_nothing(parts, capfd):
 def test_widths_are_checked_at_once(parts):
     model = random_language_model("gpt-j")
     with pytest.raises(ValueError, match=f"features of width 11, but the image encoder gives d_vision={D_VISION}"):
-        attach_vision(host.wrap(model), **{**parts, "projection": linear(11, D_MODEL)})
+        attach_vision(transformer.wrap(model), **{**parts, "projection": linear(11, D_MODEL)})
     bridge = host_model("bridge", hugging_face("gpt-j"))
     for width in (25, 12, 48, 2 * 4096):
         with pytest.raises(ValueError, match=f"vectors of width {width}, but the language model has d_model={D_MODEL}"):
             attach_vision(bridge, **{**parts, "projection": linear(D_VISION, width)})
-    assert attached_to(host.embedding_module(bridge)) is None
+    assert attached_to(transformer.embedding_module(bridge)) is None
     attach_vision(bridge, **parts)
 
 
@@ -176,7 +175,7 @@ def test_an_encoder_without_known_preprocessing(parts):
 
 
 def test_another_release_of_transformer_lens(parts, monkeypatch):
-    monkeypatch.setattr("lens_multimodal.model.host.accepting.version", lambda _name: "2.18.0")
+    monkeypatch.setattr("lens_multimodal.transformer.supported.version", lambda _name: "2.18.0")
     with pytest.raises(RuntimeError, match=r"transformer-lens 2\.18\.0 is installed"):
         attach_vision(random_language_model("gpt-j"), **parts)
 
@@ -184,10 +183,10 @@ def test_another_release_of_transformer_lens(parts, monkeypatch):
 def test_a_failed_attach_leaves_nothing_behind(parts):
     model = host_model("bridge", hugging_face("gpt-j"))
     with torch.no_grad():
-        host.w_out(model, 1).zero_()  # the neurons of a layer have no say
+        transformer.w_out(model, 1).zero_()  # the neurons of a layer have no say
     with pytest.raises(RuntimeError, match=r"editing blocks\.1\.mlp\.hook_pre, blocks\.1\.mlp\.hook_post of"):
         attach_vision(model, **parts)
-    assert attached_to(host.embedding_module(model)) is None
+    assert attached_to(transformer.embedding_module(model)) is None
 
 
 def test_lens_of_another_model_class_gives_the_same_logits(parts):

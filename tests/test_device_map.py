@@ -12,10 +12,9 @@ import torch
 from accelerate import dispatch_model
 from torch import nn
 
-from lens_multimodal import VisionLens, attach_vision
+from lens_multimodal import VisionLens, attach_vision, transformer
 from lens_multimodal import analysis as an
 from lens_multimodal import hooks as hk
-from lens_multimodal.model import host
 from tests.lenses import D_MODEL, encoder, linear, picture
 from tests.models import HOSTS, host_model, random_language_model
 from tests.pretend_devices import DevicesMixed, Elsewhere, pretend_devices
@@ -78,14 +77,14 @@ def _spread_hooked(tokenizer: object) -> nn.Module:
 
 def test_layers_lie_apart(lenses):
     spread, whole = lenses
-    places = [str(host.w_out(spread.model, layer).device) for layer in LAYERS]
+    places = [str(transformer.w_out(spread.model, layer).device) for layer in LAYERS]
     assert places[0] == LOWER
     assert places[2] != LOWER
-    assert str(host.device(spread.model)) == LOWER
-    assert host.w_u(spread.model).device == host.w_out(spread.model, 2).device
-    assert str(host.w_out(whole.model, 2).device) == "cpu"
+    assert str(transformer.device(spread.model)) == LOWER
+    assert transformer.w_u(spread.model).device == transformer.w_out(spread.model, 2).device
+    assert str(transformer.w_out(whole.model, 2).device) == "cpu"
     prompt = spread.prompt(picture())
-    found = hk.record(spread.model, prompt.tokens, [host.mlp_out(layer) for layer in LAYERS])
+    found = hk.record(spread.model, prompt.tokens, [transformer.mlp_out(layer) for layer in LAYERS])
     assert [str(value.device) for value in found.values()] == places
     with pytest.raises(DevicesMixed, match="given tensors of several devices"):
         torch.stack(list(found.values()))
@@ -95,20 +94,20 @@ def prompts(lens: VisionLens):
     return lens.prompt(picture(), " a dog"), lens.prompt(picture(1), " a dog")
 
 
-def under(lens: VisionLens, hooks: list[host.NamedHook]):
-    with torch.no_grad(), host.fired_hooks(lens.model, hooks):
+def under(lens: VisionLens, hooks: list[transformer.NamedHook]):
+    with torch.no_grad(), transformer.fired_hooks(lens.model, hooks):
         return lens.logits(prompts(lens)[0])
 
 
 def captions(lens: VisionLens):
-    ablated = hk.ablate(NEURONS, lens.model, positions=lens.prompt(picture()).image_pos[0])
+    ablated = hk.ablate(lens.model, NEURONS, positions=lens.prompt(picture()).image_pos[0])
     with lens.model.hooks(fwd_hooks=ablated):
         without = lens.caption(picture(), max_new_tokens=4)
     return lens.caption([picture(), picture(1)], max_new_tokens=5), without
 
 
 def edited(lens: VisionLens):
-    with hk.edit_knowledge(NEURONS, lens.model, source=3, target=9):
+    with hk.edit_knowledge(lens.model, NEURONS, source=3, target=9):
         return under(lens, [])
 
 
@@ -118,7 +117,9 @@ def recorded(lens: VisionLens, *names_of):
 
 
 def patched(lens: VisionLens):
-    run = recorded(lens, host.resid_pre, host.mlp_out, host.attn_out, host.mlp_post, host.head_z)
+    run = recorded(
+        lens, transformer.resid_pre, transformer.mlp_out, transformer.attn_out, transformer.mlp_post, transformer.head_z
+    )
     model, tokens = lens.model, prompts(lens)[0].tokens
     path = hk.patch_path(model, tokens, to=hk.Zero(), sender_neurons=[(0, 1)], receiver_heads=[(2, 0)])
     return [
@@ -127,8 +128,8 @@ def patched(lens: VisionLens):
             hk.patch_resid_pre([2], model, run=run, positions=[1], source_positions=[2]),
             hk.patch_mlp_out([0, 2], model, run=run),
             hk.patch_attn_out([0, 2], model, run=run),
-            hk.patch_neurons(NEURONS, model, run=run),
-            hk.patch_heads(HEADS, model, run=run),
+            hk.patch_neurons(model, NEURONS, run=run),
+            hk.patch_heads(model, HEADS, run=run),
             path,
         )
     ]
@@ -137,13 +138,13 @@ def patched(lens: VisionLens):
 def removed(lens: VisionLens):
     model, at = lens.model, prompts(lens)[0].image_pos[0]
     tokens = torch.cat([prompt.tokens for prompt in prompts(lens)])
-    names = [host.mlp_post(layer) for layer in LAYERS]
+    names = [transformer.mlp_post(layer) for layer in LAYERS]
     run = hk.shuffled(hk.record(model, tokens, names), names, torch.Generator().manual_seed(0))
     interventions = (
-        hk.ablate(NEURONS, model, positions=at),
-        hk.ablate(NEURONS, model, to=hk.Mean(hk.mean_activations(model, [tokens], names))),
-        hk.ablate(NEURONS, model, to=hk.Resample({name: value[:1] for name, value in run.items()})),
-        hk.ablate_heads(HEADS, model, positions=at),
+        hk.ablate(model, NEURONS, positions=at),
+        hk.ablate(model, NEURONS, to=hk.Mean(hk.mean_activations(model, [tokens], names))),
+        hk.ablate(model, NEURONS, to=hk.Resample({name: value[:1] for name, value in run.items()})),
+        hk.ablate_heads(model, HEADS, positions=at),
         hk.ablate_mlp([0, 2], model, positions=at),
         hk.ablate_attention([0, 2], model, positions=at),
         hk.ablate_positions(at, model, layer=2),
@@ -155,9 +156,9 @@ def pushed(lens: VisionLens):
     model, at = lens.model, prompts(lens)[0].image_pos[0]
     vectors = torch.randn(len(at), D_MODEL, generator=torch.Generator().manual_seed(0))
     interventions = (
-        hk.steer(NEURONS, model, amount=2.0),
-        hk.scale(NEURONS, model, factor=3.0, positions=at),
-        hk.set_to(NEURONS, model, value=1.0),
+        hk.steer(model, NEURONS, amount=2.0),
+        hk.scale(model, NEURONS, factor=3.0, positions=at),
+        hk.set_to(model, NEURONS, value=1.0),
         hk.add_vector(vectors[0], model, layer=2),
         hk.write_vector(vectors, model, layer=2, positions=at),
     )
@@ -166,7 +167,7 @@ def pushed(lens: VisionLens):
 
 def attended(lens: VisionLens):
     cut = hk.cut_attention(lens.model, queries=slice(6, None), keys=range(6), heads=[1])
-    frozen = hk.freeze_attention(lens.model, run=recorded(lens, host.attn_pattern), heads=[0])
+    frozen = hk.freeze_attention(lens.model, run=recorded(lens, transformer.attn_pattern), heads=[0])
     return [under(lens, cut), under(lens, frozen)]
 
 
@@ -196,7 +197,7 @@ def parts(lens: VisionLens):
         an.position_attribution(lens.model, one.tokens, TOKEN),
         an.ablation_effects(lens.model, one.tokens, TOKEN, NEURONS, at),
         an.neuron_activations(lens.model, one.tokens, NEURONS, at),
-        an.effect_of(lens.model, one.tokens, hk.ablate(NEURONS, lens.model), TOKEN).table(),
+        an.effect_of(lens.model, one.tokens, hk.ablate(lens.model, NEURONS), TOKEN).table(),
         an.faithfulness(lens.model, one.tokens, TOKEN, at).summary,
     ]
 
@@ -221,7 +222,7 @@ def swept(lens: VisionLens):
     one, other = prompts(lens)
     pair = lens.model, one.tokens, other.tokens, TOKEN
     kinds = an.act_patch_resid_pre, an.act_patch_attn_out, an.act_patch_mlp_out, an.act_patch_heads
-    estimates = an.attribution_patch(*pair, [host.mlp_post(0), host.mlp_post(2)])
+    estimates = an.attribution_patch(*pair, [transformer.mlp_post(0), transformer.mlp_post(2)])
     return [
         *(sweep(*pair, positions=[0, 5]).table() for sweep in kinds),
         an.act_patch_neurons(*pair, neurons=NEURONS).table(),
@@ -237,7 +238,7 @@ def swept(lens: VisionLens):
 )
 def test_the_same_numbers(what, lenses):
     spread, whole = lenses
-    if what is captions and not host.is_bridge(spread.model):
+    if what is captions and not transformer.is_bridge(spread.model):
         pytest.skip("HookedTransformer.generate takes no subclass of Tensor, which pretended tensors are")
     assert_same(what(spread), what(whole))
 

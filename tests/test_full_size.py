@@ -59,7 +59,7 @@ def main(device: str, dtype: str, n_layers: int) -> None:
     from lens_multimodal import attach_vision, decode_neurons, top_neurons
     from lens_multimodal.analysis import act_patch_resid_pre
     from lens_multimodal.hooks import ablate
-    from lens_multimodal.model.random_weights import RandomWeights
+    from lens_multimodal.presets.random_weights import RandomWeights
 
     torch.set_num_threads(1)
     lens = attach_vision(
@@ -74,7 +74,7 @@ def main(device: str, dtype: str, n_layers: int) -> None:
     decoded = decode_neurons(lens.model, found.head(5), budget_bytes=2**28)
     with torch.no_grad():
         before = lens.logits(one)[0, -1].float()
-        with lens.model.hooks(fwd_hooks=ablate(found, lens.model, positions=image_pos)):
+        with lens.model.hooks(fwd_hooks=ablate(lens.model, found, positions=image_pos)):
             after = lens.logits(one)[0, -1].float()
     sweep = act_patch_resid_pre(lens.model, one.tokens, other.tokens, token, layers=[1], positions=[0, 100])
     parts = (lens.model, lens.vision, lens.projection)

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from lens_multimodal import Sampling, VisionLens
-from lens_multimodal.model.virtual_tokens import UnknownImageTokens
+from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens
 from tests.lenses import (
     CASES,
     D_MODEL,

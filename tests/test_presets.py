@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BeitConfig, BeitModel
 
 from lens_multimodal import attach_vision, presets, save_linear
-from lens_multimodal.model.loading import load_language_model
+from lens_multimodal.transformer.loading import load_language_model
 from tests.lenses import encoder, hugging_face, linear
 from tests.models import random_language_model
 from tests.tokenizers import make_tokenizer

@@ -4,8 +4,7 @@ import pytest
 import torch
 from transformer_lens import patching
 
-from lens_multimodal import attach_vision, hooked_gpt_j
-from lens_multimodal.model import host
+from lens_multimodal import attach_vision, hooked_gpt_j, transformer
 from tests.lenses import (
     CASES,
     D_MODEL,
@@ -42,10 +41,10 @@ def test_run_with_cache_of_a_batch(lens_of, layout, kind):
     lens = lens_of(layout, kind)
     prompt = lens.prompt([picture(0), picture(1)], " a dog")
     logits, cache = lens.model.run_with_cache(prompt.tokens)
-    assert cache[host.resid_post(1)].shape == (2, prompt.tokens.shape[1], D_MODEL)
-    only, some = lens.model.run_with_cache(prompt.tokens, names_filter=lambda name: name == host.mlp_post(1))
+    assert cache[transformer.resid_post(1)].shape == (2, prompt.tokens.shape[1], D_MODEL)
+    only, some = lens.model.run_with_cache(prompt.tokens, names_filter=lambda name: name == transformer.mlp_post(1))
     assert torch.equal(only, logits)
-    assert torch.equal(some[host.mlp_post(1)], cache[host.mlp_post(1)])
+    assert torch.equal(some[transformer.mlp_post(1)], cache[transformer.mlp_post(1)])
     for row, plain in enumerate(plain_logits(hugging_face(layout), prompt)):
         torch.testing.assert_close(logits[row], plain, rtol=1e-5, atol=5e-5)
 
@@ -67,9 +66,9 @@ def test_run_with_hooks_at_image_positions(lens_of, layout, kind):
     torch.testing.assert_close(edited, lens.model(black.tokens), rtol=1e-5, atol=5e-5)
     assert_different(edited, plain)
     seen = []
-    with lens.model.hooks(fwd_hooks=[(host.resid_post(2), lambda value, hook: seen.append(value))]):
+    with lens.model.hooks(fwd_hooks=[(transformer.resid_post(2), lambda value, hook: seen.append(value))]):
         lens.model(prompt.tokens)
-    assert torch.equal(seen[0], lens.model.run_with_cache(prompt.tokens)[1][host.resid_post(2)])
+    assert torch.equal(seen[0], lens.model.run_with_cache(prompt.tokens)[1][transformer.resid_post(2)])
     assert torch.equal(lens.model(prompt.tokens), plain)
 
 
@@ -122,17 +121,17 @@ def test_methods_of_the_activation_cache(lens_of, layout, kind):
     accumulated, labels = cache.accumulated_resid(return_labels=True)
     assert accumulated.shape == (4, 1, n, D_MODEL)
     assert len(labels) == 4
-    torch.testing.assert_close(host.read_out(lens.model, accumulated[-1]), logits, rtol=1e-5, atol=5e-5)
+    torch.testing.assert_close(transformer.read_out(lens.model, accumulated[-1]), logits, rtol=1e-5, atol=5e-5)
 
     parts, names = cache.decompose_resid(return_labels=True)
     assert names[0] == "embed"
     assert torch.equal(parts[0], cache["hook_embed"])
-    torch.testing.assert_close(parts.sum(0), cache[host.resid_post(2)], rtol=1e-5, atol=5e-5)
+    torch.testing.assert_close(parts.sum(0), cache[transformer.resid_post(2)], rtol=1e-5, atol=5e-5)
 
     neurons = cache.stack_neuron_results(layer=3)
     assert neurons.shape[:3] == (3 * 40, 1, n)
     layer, neuron = 1, 7
-    own = cache[host.mlp_post(layer)][..., neuron, None] * host.w_out(lens.model, layer)[neuron]
+    own = cache[transformer.mlp_post(layer)][..., neuron, None] * transformer.w_out(lens.model, layer)[neuron]
     torch.testing.assert_close(neurons[layer * 40 + neuron], own, rtol=1e-5, atol=1e-5)
 
     attributed = cache.logit_attrs(parts, tokens=40, pos_slice=-1, has_batch_dim=True)
@@ -154,8 +153,8 @@ def test_circuitsvis_shows_image_positions(lens):
     prompt = lens.prompt(picture(0), " a dog")
     _, cache = lens.model.run_with_cache(prompt.tokens)
     names = lens.to_str_tokens(prompt)
-    heads = str(attention_patterns(names, cache[host.attn_pattern(1)][0]))
-    colours = str(colored_tokens(names, cache[host.mlp_post(1)][0, :, 3]))
+    heads = str(attention_patterns(names, cache[transformer.attn_pattern(1)][0]))
+    colours = str(colored_tokens(names, cache[transformer.mlp_post(1)][0, :, 3]))
     for page in (heads, colours):
         assert all(f"image:{row},{col}" in page for row in range(GRID[0]) for col in range(GRID[1]))
     assert circuitsvis.__version__
@@ -174,7 +173,7 @@ def sae(sae_lens):
     from sae_lens.saes.sae import SAEMetadata
 
     torch.manual_seed(0)
-    metadata = SAEMetadata(hook_name=host.resid_pre(1))
+    metadata = SAEMetadata(hook_name=transformer.resid_pre(1))
     found = sae_lens.StandardSAE(sae_lens.StandardSAEConfig(d_in=D_MODEL, d_sae=50, metadata=metadata))
     for parameter in found.parameters():
         parameter.copy_(0.3 * torch.randn_like(parameter))
@@ -186,18 +185,20 @@ def test_a_sparse_autoencoder_reads_and_replaces_image_positions(lens_of, sae, k
     lens = lens_of("gpt-j", kind)
     prompt = lens.prompt(picture(0), " a dog")
     plain, cache = lens.model.run_with_cache(prompt.tokens)
-    at_image = cache[host.resid_pre(1)][:, prompt.image_pos[0]]
+    at_image = cache[transformer.resid_pre(1)][:, prompt.image_pos[0]]
     features = sae.encode(at_image)
     assert features.shape == (1, N_PATCHES, 50)
     assert 0 < (features > 0).float().mean() < 1
-    replaced = lens.model.run_with_hooks(prompt.tokens, fwd_hooks=[(host.resid_pre(1), lambda value, hook: sae(value))])
+    replaced = lens.model.run_with_hooks(
+        prompt.tokens, fwd_hooks=[(transformer.resid_pre(1), lambda value, hook: sae(value))]
+    )
     assert_different(replaced, plain)
 
 
 def test_hooked_sae_transformer(sae_lens, sae, tokenizers):
     """SAELens' own subclass of `HookedTransformer`, with its autoencoder spliced in."""
     weights = hooked_gpt_j(hugging_face("gpt-j"))
-    model = sae_lens.HookedSAETransformer(weights.cfg, tokenizer=host.as_loaded(tokenizers("gpt-j"))).eval()
+    model = sae_lens.HookedSAETransformer(weights.cfg, tokenizer=transformer.as_loaded(tokenizers("gpt-j"))).eval()
     model.load_state_dict(weights.state_dict())
     lens = attach_vision(model, vision=encoder(), projection=linear(), tokenizer=tokenizers("gpt-j"))
     prompt = lens.prompt(picture(0), " a dog")
@@ -205,7 +206,7 @@ def test_hooked_sae_transformer(sae_lens, sae, tokenizers):
     (expected,) = plain_logits(hugging_face("gpt-j"), prompt)
     torch.testing.assert_close(plain[0], expected, rtol=1e-5, atol=5e-5)
 
-    name = host.resid_pre(1)
+    name = transformer.resid_pre(1)
     replaced = model.run_with_saes(prompt.tokens, saes=[sae])
     by_hand = model.run_with_hooks(prompt.tokens, fwd_hooks=[(name, lambda value, hook: sae(value))])
     assert_different(replaced, plain)
@@ -226,7 +227,9 @@ def test_the_bridge_of_sae_lens_is_refused(sae_lens, tokenizers, tmp_path):
     tokenizers("gpt-j").save_pretrained(tmp_path)
     model = SAETransformerBridge.boot_transformers(str(tmp_path), device="cpu").eval()
     ran: list[torch.Tensor] = []
-    model.run_with_hooks(torch.tensor([[3]]), fwd_hooks=[(host.resid_pre(1), lambda value, hook: ran.append(value))])
+    model.run_with_hooks(
+        torch.tensor([[3]]), fwd_hooks=[(transformer.resid_pre(1), lambda value, hook: ran.append(value))]
+    )
     assert not ran
     with pytest.raises(ValueError, match=r"SAETransformerBridge has no hook point .*; closest: blocks\.0\.hook_in"):
         attach_vision(model, vision=encoder(), projection=linear(), tokenizer=tokenizers("gpt-j"))

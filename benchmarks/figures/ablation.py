@@ -6,9 +6,9 @@ from torch import Tensor
 from benchmarks.figure import OURS, Figure, compare, relative
 from benchmarks.floor import Floor, forward
 from benchmarks.workbench import Workbench
+from lens_multimodal import transformer
 from lens_multimodal.analysis import top_neurons
 from lens_multimodal.hooks import ablate
-from lens_multimodal.model import host
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -25,7 +25,7 @@ def measure(bench: Workbench) -> list[Figure]:
     def ours() -> Tensor:
         values = []
         for n in COUNTS:
-            with host.fired_hooks(lens.model, ablate(found.head(n), lens.model, positions=image_pos)):
+            with transformer.fired_hooks(lens.model, ablate(lens.model, found.head(n), positions=image_pos)):
                 values.append(lens.logits(prompt)[0, -1, token])
         return torch.stack(values)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.figure import OURS, Figure, compare, relative
 from benchmarks.floor import forward
 from benchmarks.workbench import Workbench
-from lens_multimodal.model import host
+from lens_multimodal import transformer
 
 POS = 200
 
@@ -16,11 +16,11 @@ POS = 200
 def measure(bench: Workbench) -> list[Figure]:
     shape = bench.lens.shape
     words = torch.arange(min(POS, shape.n_ctx), device=bench.device)[None] % shape.d_vocab
-    embedding = host.embedding_module(bench.lens.model)
+    embedding = transformer.embedding_module(bench.lens.model)
 
     @torch.no_grad()
     def attached() -> Tensor:
-        return host.logits_of(bench.lens.model, words)
+        return transformer.logits_of(bench.lens.model, words)
 
     @torch.no_grad()
     def bare() -> Tensor:
@@ -28,7 +28,7 @@ def measure(bench: Workbench) -> list[Figure]:
         embedding._forward_pre_hooks.clear()
         embedding._forward_hooks.clear()
         try:
-            return host.logits_of(bench.lens.model, words)
+            return transformer.logits_of(bench.lens.model, words)
         finally:
             embedding._forward_pre_hooks.update(pre)
             embedding._forward_hooks.update(post)

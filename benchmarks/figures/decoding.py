@@ -7,9 +7,9 @@ from benchmarks.figure import OURS, Figure, compare
 from benchmarks.floor import decoding
 from benchmarks.memory import tensor_peak
 from benchmarks.workbench import Workbench
+from lens_multimodal import transformer
 from lens_multimodal.analysis import decode_layers
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, chunk_sizes, search_vocabulary
-from lens_multimodal.model import host
 
 ON_A_CPU = 2e11
 """Operations that are decoded on a CPU; all the rest is extrapolated. Memory is measured over two chunks of neurons:
@@ -22,10 +22,10 @@ def measure(bench: Workbench) -> list[Figure]:
     shape, model = bench.lens.shape, bench.lens.model
     cost = 2.0 * shape.d_model * shape.d_vocab
     per_layer = shape.d_mlp if bench.on_gpu else min(shape.d_mlp, max(1, int(ON_A_CPU / shape.n_layers / cost)))
-    w_u = host.w_u(model).detach()
+    w_u = transformer.w_u(model).detach()
 
     def in_chunks(layer: int, n: int) -> Tensor:
-        rows = host.w_out(model, layer)[:n].detach()
+        rows = transformer.w_out(model, layer)[:n].detach()
         return search_vocabulary(rows, lambda a, b: w_u[:, a:b].float(), shape.d_vocab, top_k=TOP).tokens
 
     def ours() -> Tensor:

@@ -15,8 +15,8 @@ from benchmarks.figure import OURS, Aim, Figure, compare
 from benchmarks.floor import Floor, attribution, caption, decoding
 from benchmarks.workbench import Workbench
 from lens_multimodal.analysis import decode_neurons, top_neurons
-from lens_multimodal.model import generation
-from lens_multimodal.model.image_prompt import ImagePrompt
+from lens_multimodal.prompt import generation
+from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 NEW, WORDS, TOP = 10, 3, 100
 
@@ -86,10 +86,10 @@ def measure(bench: Workbench) -> list[Figure]:
 
 
 def _embedded(bench: Workbench, tokens: Tensor) -> Tensor:
-    from lens_multimodal.model import host
+    from lens_multimodal import transformer
 
     with torch.no_grad():
-        return host.embedding_module(bench.lens.model)(tokens).detach()
+        return transformer.embedding_module(bench.lens.model)(tokens).detach()
 
 
 @torch.no_grad()

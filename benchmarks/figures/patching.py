@@ -9,8 +9,8 @@ from torch import Tensor
 from benchmarks.figure import OURS, Figure, compare, relative
 from benchmarks.floor import Floor, forward
 from benchmarks.workbench import Workbench
+from lens_multimodal import transformer
 from lens_multimodal.analysis import act_patch_resid_pre
-from lens_multimodal.model import host
 
 
 def measure(bench: Workbench) -> list[Figure]:
@@ -30,7 +30,7 @@ def measure(bench: Workbench) -> list[Figure]:
         from transformer_lens import patching
 
         cells = pd.DataFrame([(la, p) for la in range(shape.n_layers) for p in positions], columns=["layer", "pos"])
-        kept = [host.resid_pre(layer) for layer in range(shape.n_layers)]
+        kept = [transformer.resid_pre(layer) for layer in range(shape.n_layers)]
         model: Any = lens.model
         _, cache = model.run_with_cache(clean.tokens, names_filter=lambda name: name in kept)
         found = patching.generic_activation_patch(

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from benchmarks.figure import Figure
 from benchmarks.workbench import Workbench
-from lens_multimodal import presets
+from lens_multimodal import presets, transformer
 from lens_multimodal.analysis import neuron_attribution
-from lens_multimodal.model import host
-from lens_multimodal.model.loading import place
-from lens_multimodal.model.random_weights import Architecture, RandomTrio, RandomWeights
+from lens_multimodal.presets.random_weights import Architecture, RandomTrio, RandomWeights
+from lens_multimodal.transformer.loading import place
 
 POS, TOP = 64, 100
 PRECISIONS = (torch.bfloat16, torch.float16)
@@ -77,9 +76,9 @@ def scores(
     )
     language_model = trio.language_model()[0]
     place(language_model, dtype=computing)
-    model = host.wrap(language_model)
+    model = transformer.wrap(language_model)
     generator = torch.Generator().manual_seed(seed)
-    d_vocab, n_ctx = host.shape(model).d_vocab, host.shape(model).n_ctx
+    d_vocab, n_ctx = transformer.shape(model).d_vocab, transformer.shape(model).n_ctx
     tokens = torch.randint(d_vocab, (1, min(POS, n_ctx)), generator=generator).to(device)
     found = neuron_attribution(model, tokens, 11)[0].amax(dim=1).flatten().cpu()
     del model, language_model

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from lens_multimodal import VisionLens, attach_vision
 from lens_multimodal.demo import Explained, Sample, explain, is_right, read_samples
 from lens_multimodal.hooks import ablate, random_neurons_like
-from lens_multimodal.plots.labels import visible
 from lens_multimodal.tiny import scenes_folder
+from lens_multimodal.views.plots.labels import visible
 
 FILE = Path(__file__).with_name("first-look.png")
 SIDE, GAP, TOP, BELOW = 220, 24, 56, 132
@@ -46,8 +46,8 @@ def captions_without(lens: VisionLens, explained: Explained) -> tuple[str, str]:
     prompt = lens.prompt(picture)
     top = lens.neurons(lens.prompt_before(picture, word), word, top_k=ABLATED)
     said = []
-    for neurons in (top, random_neurons_like(top, lens.model, torch.Generator().manual_seed(0))):
-        with lens.model.hooks(fwd_hooks=ablate(neurons, lens.model, positions=prompt.image_pos[0])):
+    for neurons in (top, random_neurons_like(lens.model, top, torch.Generator().manual_seed(0))):
+        with lens.model.hooks(fwd_hooks=ablate(lens.model, neurons, positions=prompt.image_pos[0])):
             said.append(lens.generate(prompt)[0])
     return said[0], said[1]
 

@@ -54,14 +54,6 @@ from lens_multimodal.analysis.effects import (
     effects_over,
     summary_against_random,
 )
-from lens_multimodal.analysis.image import (
-    Box,
-    ImageGeometry,
-    ReceptiveField,
-    intersection_over_union,
-    neuron_activations,
-    receptive_field,
-)
 from lens_multimodal.analysis.patching import (
     PatchSweep,
     act_patch_attn_out,
@@ -73,7 +65,13 @@ from lens_multimodal.analysis.patching import (
     act_patch_resid_pre,
     attribution_patch,
 )
-from lens_multimodal.analysis.targets import (
+from lens_multimodal.analysis.receptive_fields import (
+    ReceptiveField,
+    intersection_over_union,
+    neuron_activations,
+    receptive_field,
+)
+from lens_multimodal.arguments.targets import (
     CaptionToken,
     CentredLogit,
     Logit,
@@ -81,6 +79,7 @@ from lens_multimodal.analysis.targets import (
     LogitScalar,
     LogProbability,
 )
+from lens_multimodal.image.geometry import Box, ImageGeometry
 
 __all__ = [
     "REDUCTIONS",

@@ -8,24 +8,34 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from lens_multimodal.cli import ablate, caption, decode, experiments, explore, info, neurons, patch, train
+from lens_multimodal.cli import (
+    ablate_command,
+    caption_command,
+    decode_command,
+    experiment_commands,
+    explore_command,
+    info_command,
+    neurons_command,
+    patch_command,
+    train_command,
+)
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    caption.caption,
-    neurons.neurons,
-    decode.decode,
-    ablate.ablate,
-    patch.patch,
-    train.train,
-    experiments.reproduce,
-    experiments.report,
-    explore.explore,
-    info.info,
+    caption_command.caption,
+    neurons_command.neurons,
+    decode_command.decode,
+    ablate_command.ablate,
+    patch_command.patch,
+    train_command.train,
+    experiment_commands.reproduce,
+    experiment_commands.report,
+    explore_command.explore,
+    info_command.info,
 )
 
-WITHOUT_ARGUMENTS = (experiments.reproduce, explore.explore, info.info)
+WITHOUT_ARGUMENTS = (experiment_commands.reproduce, explore_command.explore, info_command.info)
 """Commands that do something when nothing is given; the others show their help."""
 
 

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from lens_multimodal.lens import VisionLens
-    from lens_multimodal.model.image_prompt import ImagePrompt
+    from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 PANEL = "Which lens"
 
@@ -123,7 +123,7 @@ def prompt_for(lens: "VisionLens", picture: Path, word: str, text: str | None) -
 
     Raises: ValueError for a word of several tokens, a picture that cannot be read, or a caption without the word.
     """
-    from lens_multimodal.model.images import as_picture
+    from lens_multimodal.image.pictures import as_picture
 
     target, opened = as_token(word), as_picture(picture)
     lens.token_id(target)

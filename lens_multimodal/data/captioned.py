@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lens_multimodal.model.images import as_picture, read_picture
+from lens_multimodal.image.pictures import as_picture, read_picture
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from lens_multimodal.data import coco_files
 from lens_multimodal.data.captioned import CaptionedPicture
 from lens_multimodal.data.segmentation import decode
-from lens_multimodal.model.images import as_picture
+from lens_multimodal.image.pictures import as_picture
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,12 +2,12 @@
 
 from lens_multimodal.experiments.experiment import Context, Drawing, Experiment, Summary
 from lens_multimodal.experiments.registry import EXPERIMENTS
-from lens_multimodal.experiments.report import write_report
-from lens_multimodal.experiments.reproduce import reproduce
 from lens_multimodal.experiments.results import Results
 from lens_multimodal.experiments.seeds import generator_for
-from lens_multimodal.experiments.short import short_report
 from lens_multimodal.experiments.stream import DiskFull, Pace, SettingsChanged
+from lens_multimodal.reproduction import reproduce
+from lens_multimodal.short_report import short_report
+from lens_multimodal.views.report import write_report
 
 __all__ = [
     "EXPERIMENTS",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lens_multimodal.analysis import IntegratedGradients, faithfulness
 from lens_multimodal.analysis.attribution.faithfulness import COMPARED
-from lens_multimodal.analysis.request import Score
+from lens_multimodal.analysis.attribution.request import Score
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Context, Drawing, Summary
 from lens_multimodal.experiments.picture import PictureState

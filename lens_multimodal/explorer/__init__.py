@@ -7,9 +7,9 @@ One process, loopback only; pictures stay in memory. Needs the extra `explore`.
 """
 
 try:
-    from lens_multimodal.explorer.app import create_app
     from lens_multimodal.explorer.limits import Limits
     from lens_multimodal.explorer.server import serve
+    from lens_multimodal.explorer.web_app import create_app
 except ModuleNotFoundError as error:
     if error.name not in ("fastapi", "pydantic", "starlette", "uvicorn"):
         raise

@@ -6,13 +6,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.patching.sweeps import act_patch_resid_pre
-from lens_multimodal.analysis.targets import Logit, LogitDifference
+from lens_multimodal.arguments.targets import Logit, LogitDifference
 from lens_multimodal.explorer.answers import InRuns, Patched, SweptLayer
 from lens_multimodal.explorer.workbench import Workbench
 from lens_multimodal.hooks import patch_resid_pre, record
-from lens_multimodal.model import host
-from lens_multimodal.model.image_prompt import ImagePrompt
+from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 
 def patch_between(
@@ -82,7 +82,7 @@ def sweep_layer(
 
 def _patching(
     bench: Workbench, giving: ImagePrompt, layers: Sequence[int], patches: Sequence[int]
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     at: Any = giving.image_pos[0].tolist()
     outside = [patch for patch in patches if not 0 <= patch < len(at)]
     if outside:
@@ -92,8 +92,8 @@ def _patching(
     n_layers = bench.lens.shape.n_layers
     if not layers or not 0 <= min(layers) <= max(layers) < n_layers:
         raise ValueError(f"layers {list(layers)} are not among the model's {n_layers} layers (0 to {n_layers - 1})")
-    run = record(bench.lens.model, giving.tokens, [host.resid_pre(layer) for layer in layers])
-    return patch_resid_pre(list(layers), bench.lens.model, run=run, positions=[at[patch] for patch in patches])
+    run = record(bench.lens.model, giving.tokens, [transformer.resid_pre(layer) for layer in layers])
+    return patch_resid_pre(bench.lens.model, list(layers), run=run, positions=[at[patch] for patch in patches])
 
 
 def _in_runs(bench: Workbench, token: int, logits: Sequence[Float[Tensor, " d_vocab"]]) -> InRuns:

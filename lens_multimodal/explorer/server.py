@@ -8,8 +8,8 @@ from contextlib import closing
 import uvicorn
 
 from lens_multimodal.attach import attach_vision
-from lens_multimodal.explorer.app import create_app
 from lens_multimodal.explorer.guard import LOOPBACK
+from lens_multimodal.explorer.web_app import create_app
 from lens_multimodal.lens import VisionLens
 
 AT_ONCE = 64

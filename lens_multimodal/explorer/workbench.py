@@ -11,17 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import neuron_activations, receptive_field
 from lens_multimodal.data.coco import Scene
-from lens_multimodal.display.pictures import data_uri, field_over_picture
-from lens_multimodal.display.prompt_view import geometry_of
 from lens_multimodal.explorer.answers import Caption, Changed, Neuron, PatchGrid, Seen, Why, Word
 from lens_multimodal.explorer.limits import Limits
-from lens_multimodal.explorer.pictures import Pictures, Sample, read_upload, thumbnail
+from lens_multimodal.explorer.uploads import Pictures, Sample, read_upload, thumbnail
 from lens_multimodal.hooks import random_neurons_like, scale
 from lens_multimodal.lens import PROMPT, VisionLens
-from lens_multimodal.model import generation, host
-from lens_multimodal.model.image_prompt import EmbeddedImage, ImagePrompt
+from lens_multimodal.prompt import generation
+from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt
+from lens_multimodal.views.notebook.embedded_pictures import data_uri, field_over_picture
+from lens_multimodal.views.notebook.prompt_html import geometry_of
 
 FIELD_SIDE = 224
 """Longest side, in pixels, of a picture with a neuron's activation over it."""
@@ -58,7 +59,7 @@ class Workbench:
             "vision": vision.name,
             "grid_h": vision.grid_h,
             "grid_w": vision.grid_w,
-            "weight_processing": host.weight_processing(self.lens.model),
+            "weight_processing": transformer.weight_processing(self.lens.model),
             "prompt": PROMPT,
             "upload_bytes": self.limits.upload_bytes,
             "neurons": self.limits.neurons,
@@ -162,13 +163,13 @@ class Workbench:
         ids = torch.tensor([[self._known(i) for i in before]], dtype=torch.long, device=prompt.tokens.device)
         return self._longer(prompt, ids)
 
-    def caption(self, prompt: ImagePrompt, hooks: Sequence[host.NamedHook] = ()) -> Caption:
+    def caption(self, prompt: ImagePrompt, hooks: Sequence[transformer.NamedHook] = ()) -> Caption:
         """What follows a prompt, greedily, under some hooks."""
         model = self.lens.model
         room = self.lens.shape.n_ctx - prompt.tokens.shape[1]
         if room < 1:
             raise ValueError(f"the text fills the model's context of {self.lens.shape.n_ctx} positions: shorten it")
-        with torch.no_grad(), host.fired_hooks(model, hooks):
+        with torch.no_grad(), transformer.fired_hooks(model, hooks):
             [ids] = generation.generate(
                 model,
                 prompt,
@@ -180,9 +181,11 @@ class Workbench:
         words = [self.word(token, at) for token, at in zip(ids, logits, strict=False)]
         return Caption(text=self.lens.decode(ids).strip(), words=words)
 
-    def next_logits(self, prompt: ImagePrompt, hooks: Sequence[host.NamedHook] = ()) -> Float[Tensor, " d_vocab"]:
+    def next_logits(
+        self, prompt: ImagePrompt, hooks: Sequence[transformer.NamedHook] = ()
+    ) -> Float[Tensor, " d_vocab"]:
         """What the model expects after a prompt, under some hooks."""
-        with torch.no_grad(), host.fired_hooks(self.lens.model, hooks):
+        with torch.no_grad(), transformer.fired_hooks(self.lens.model, hooks):
             return self.lens.logits(prompt)[0, -1]
 
     def word(self, token: int, logits: Float[Tensor, " d_vocab"]) -> Word:
@@ -211,7 +214,7 @@ class Workbench:
         mask = torch.cat([prompt.attention_mask, torch.ones_like(ids)], dim=1)
         return replace(prompt, tokens=tokens, attention_mask=mask)
 
-    def _scaled(self, factors: dict[tuple[int, int], float], prompt: ImagePrompt) -> list[host.NamedHook]:
+    def _scaled(self, factors: dict[tuple[int, int], float], prompt: ImagePrompt) -> list[transformer.NamedHook]:
         at = prompt.image_pos[0]
         groups: dict[float, list[tuple[int, int]]] = {}
         for neuron, factor in factors.items():
@@ -219,7 +222,7 @@ class Workbench:
         return [
             hook
             for factor, neurons in groups.items()
-            for hook in scale(neurons, self.lens.model, factor=factor, positions=at)
+            for hook in scale(self.lens.model, neurons, factor=factor, positions=at)
         ]
 
     def _control(self, factors: dict[tuple[int, int], float]) -> dict[tuple[int, int], float] | None:
@@ -227,7 +230,7 @@ class Workbench:
         per_layer = pd.Series([layer for layer, _ in changed]).value_counts()
         if not changed or 2 * per_layer.max() > self.lens.shape.d_mlp:
             return None
-        drawn = random_neurons_like(changed, self.lens.model, torch.Generator().manual_seed(0))
+        drawn = random_neurons_like(self.lens.model, changed, torch.Generator().manual_seed(0))
         pairs = zip(drawn["layer"].tolist(), drawn["neuron"].tolist(), strict=True)
         return {pair: factors[neuron] for pair, neuron in zip(pairs, changed, strict=True)}
 

@@ -1,5 +1,6 @@
 """Interventions as TransformerLens hooks: builders return `(hook name, function)` pairs to be added together."""
 
+from lens_multimodal.arguments.neurons import as_heads, as_neurons, random_neurons_like
 from lens_multimodal.hooks.ablate import ablate, ablate_attention, ablate_heads, ablate_mlp, ablate_positions
 from lens_multimodal.hooks.activation_patching import (
     patch_attn_out,
@@ -10,7 +11,6 @@ from lens_multimodal.hooks.activation_patching import (
 )
 from lens_multimodal.hooks.attention import CutHadNoEffect, cut_attention, freeze_attention
 from lens_multimodal.hooks.knowledge_edit import edit_knowledge
-from lens_multimodal.hooks.neurons import as_heads, as_neurons, random_neurons_like
 from lens_multimodal.hooks.path_patching import patch_path
 from lens_multimodal.hooks.record import mean_activations, observe, record
 from lens_multimodal.hooks.replacement import Mean, Resample, Zero, shuffled

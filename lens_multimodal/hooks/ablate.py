@@ -1,6 +1,6 @@
 """Take parts of a model away: neurons, heads, whole sublayers, positions; by zero, mean or resampling.
 
-    with model.hooks(fwd_hooks=ablate(neurons, model, positions=image_positions)):
+    with model.hooks(fwd_hooks=ablate(model, neurons, positions=image_positions)):
         caption = model.generate(tokens)
 
 Every builder returns `(hook name, function)` pairs, so interventions are combined by adding lists; hooks at one
@@ -13,21 +13,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lens_multimodal.hooks.neurons import Heads, Neurons, as_heads, as_layers, as_neurons
-from lens_multimodal.hooks.positions import Positions, as_positions, edit_at
+from lens_multimodal import transformer
+from lens_multimodal.arguments.neurons import Heads, Neurons, as_heads, as_layers, as_neurons
+from lens_multimodal.arguments.positions import Positions, as_positions, edit_at
 from lens_multimodal.hooks.replacement import Place, Replacement, Zero
-from lens_multimodal.model import host
 
 ZERO = Zero()
 
 
 def ablate(
-    neurons: Neurons,
     model: nn.Module,
+    neurons: Neurons,
     *,
     to: Replacement = ZERO,
     positions: Positions = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Replace the activations of MLP neurons (paper section 3.3: zero, at the image positions).
 
     Args:
@@ -36,69 +36,69 @@ def ablate(
         positions: where; None everywhere, generated tokens included (see `hooks.positions`).
     Raises: ValueError for neurons or positions that do not exist, or values of another model.
     """
-    chosen = as_neurons(neurons, model)
-    by_name = {host.mlp_post(layer): indices for layer, indices in chosen.items()}
-    return replace_units(by_name, to=to, width=(host.shape(model).d_mlp,), axis=-1, positions=positions)
+    chosen = as_neurons(model, neurons)
+    by_name = {transformer.mlp_post(layer): indices for layer, indices in chosen.items()}
+    return replace_units(by_name, to=to, width=(transformer.shape(model).d_mlp,), axis=-1, positions=positions)
 
 
 def ablate_heads(
-    heads: Heads,
     model: nn.Module,
+    heads: Heads,
     *,
     to: Replacement = ZERO,
     positions: Positions = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Replace the outputs of attention heads, before the output projection; settings as in `ablate`."""
-    sizes = host.shape(model)
-    by_name = {host.head_z(layer): indices for layer, indices in as_heads(heads, model).items()}
+    sizes = transformer.shape(model)
+    by_name = {transformer.head_z(layer): indices for layer, indices in as_heads(model, heads).items()}
     return replace_units(by_name, to=to, width=(sizes.n_heads, sizes.d_head), axis=-2, positions=positions)
 
 
 def ablate_mlp(
-    layers: int | Sequence[int],
     model: nn.Module,
+    layers: int | Sequence[int],
     *,
     to: Replacement = ZERO,
     positions: Positions = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Replace all that the MLPs of some layers add to the residual stream, biases included."""
-    names = [host.mlp_out(layer) for layer in as_layers(layers, model)]
-    return replace_sites(names, model, to=to, positions=positions)
+    names = [transformer.mlp_out(layer) for layer in as_layers(model, layers)]
+    return replace_sites(model, names, to=to, positions=positions)
 
 
 def ablate_attention(
-    layers: int | Sequence[int],
     model: nn.Module,
+    layers: int | Sequence[int],
     *,
     to: Replacement = ZERO,
     positions: Positions = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Replace all that the attention of some layers adds to the residual stream, biases included."""
-    names = [host.attn_out(layer) for layer in as_layers(layers, model)]
-    return replace_sites(names, model, to=to, positions=positions)
+    names = [transformer.attn_out(layer) for layer in as_layers(model, layers)]
+    return replace_sites(model, names, to=to, positions=positions)
 
 
 def ablate_positions(
-    positions: Positions,
     model: nn.Module,
+    positions: Positions,
     *,
     to: Replacement = ZERO,
     layer: int = 0,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Replace the residual stream entering a layer at some positions, such as the image patches of an object.
 
     At layer 0 this is the token embedding, plus the position embedding where a model adds one (GPT-2, OPT).
     Later layers have already moved information elsewhere: what is replaced there is what is left at the positions.
     """
-    [layer] = as_layers(layer, model)
-    return replace_sites([host.resid_pre(layer)], model, to=to, positions=positions)
+    [layer] = as_layers(model, layer)
+    return replace_sites(model, [transformer.resid_pre(layer)], to=to, positions=positions)
 
 
 def replace_sites(
-    names: Sequence[str], model: nn.Module, *, to: Replacement, positions: Positions
-) -> list[host.NamedHook]:
+    model: nn.Module, names: Sequence[str], *, to: Replacement, positions: Positions
+) -> list[transformer.NamedHook]:
     """Replace whole activations of width d_model at any hook points."""
-    width = (host.shape(model).d_model,)
+    width = (transformer.shape(model).d_model,)
     return replace_units(dict.fromkeys(names), to=to, width=width, axis=-1, positions=positions)
 
 
@@ -109,7 +109,7 @@ def replace_units(
     width: tuple[int, ...],
     axis: int,
     positions: Positions,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Replace chosen units (None: all) at each hook name; `width` is the activation without batch and position."""
     where = as_positions(positions)
     to.check(dict.fromkeys(units, width))

@@ -1,6 +1,6 @@
 """Activation patching: copy an activation from one run into another.
 
-    clean = record(model, clean_tokens, [host.resid_pre(8)])
+    clean = record(model, clean_tokens, [transformer.resid_pre(8)])
     hooks = patch_resid_pre([8], model, run=clean, positions=dog_patches, source_positions=cat_patches)
     with model.hooks(fwd_hooks=hooks):
         logits = model(corrupted_tokens)
@@ -14,21 +14,21 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lens_multimodal import transformer
+from lens_multimodal.arguments.neurons import Heads, Neurons, as_layers
+from lens_multimodal.arguments.positions import Positions, as_positions
 from lens_multimodal.hooks.ablate import ablate, ablate_heads, replace_sites
-from lens_multimodal.hooks.neurons import Heads, Neurons, as_layers
-from lens_multimodal.hooks.positions import Positions, as_positions
 from lens_multimodal.hooks.replacement import Activations, Resample
-from lens_multimodal.model import host
 
 
 def patch_resid_pre(
-    layers: int | Sequence[int] | None,
     model: nn.Module,
+    layers: int | Sequence[int] | None,
     *,
     run: Activations,
     positions: Positions = None,
     source_positions: Positions = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Copy the residual stream entering some layers.
 
     Args:
@@ -39,61 +39,67 @@ def patch_resid_pre(
     Raises: ValueError for layers, positions or hook names that do not exist, a run of another model, or unequally
         many positions.
     """
-    return _patch_sites([host.resid_pre(i) for i in as_layers(layers, model)], model, run, positions, source_positions)
+    return _patch_sites(
+        model, [transformer.resid_pre(i) for i in as_layers(model, layers)], run, positions, source_positions
+    )
 
 
 def patch_mlp_out(
-    layers: int | Sequence[int] | None,
     model: nn.Module,
+    layers: int | Sequence[int] | None,
     *,
     run: Activations,
     positions: Positions = None,
     source_positions: Positions = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Copy what the MLPs of some layers write; settings as in `patch_resid_pre`."""
-    return _patch_sites([host.mlp_out(i) for i in as_layers(layers, model)], model, run, positions, source_positions)
+    return _patch_sites(
+        model, [transformer.mlp_out(i) for i in as_layers(model, layers)], run, positions, source_positions
+    )
 
 
 def patch_attn_out(
-    layers: int | Sequence[int] | None,
     model: nn.Module,
+    layers: int | Sequence[int] | None,
     *,
     run: Activations,
     positions: Positions = None,
     source_positions: Positions = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Copy what the attention of some layers writes; settings as in `patch_resid_pre`."""
-    return _patch_sites([host.attn_out(i) for i in as_layers(layers, model)], model, run, positions, source_positions)
+    return _patch_sites(
+        model, [transformer.attn_out(i) for i in as_layers(model, layers)], run, positions, source_positions
+    )
 
 
 def patch_neurons(
-    neurons: Neurons,
     model: nn.Module,
+    neurons: Neurons,
     *,
     run: Activations,
     positions: Positions = None,
     source_positions: Positions = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Copy the activations of MLP neurons; settings as in `patch_resid_pre`."""
-    return ablate(neurons, model, to=_source(run, positions, source_positions), positions=positions)
+    return ablate(model, neurons, to=_source(run, positions, source_positions), positions=positions)
 
 
 def patch_heads(
-    heads: Heads,
     model: nn.Module,
+    heads: Heads,
     *,
     run: Activations,
     positions: Positions = None,
     source_positions: Positions = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Copy the outputs of attention heads; settings as in `patch_resid_pre`."""
-    return ablate_heads(heads, model, to=_source(run, positions, source_positions), positions=positions)
+    return ablate_heads(model, heads, to=_source(run, positions, source_positions), positions=positions)
 
 
 def _patch_sites(
-    names: list[str], model: nn.Module, run: Activations, positions: Positions, source_positions: Positions
-) -> list[host.NamedHook]:
-    return replace_sites(names, model, to=_source(run, positions, source_positions), positions=positions)
+    model: nn.Module, names: list[str], run: Activations, positions: Positions, source_positions: Positions
+) -> list[transformer.NamedHook]:
+    return replace_sites(model, names, to=_source(run, positions, source_positions), positions=positions)
 
 
 def _source(run: Activations, positions: Positions, source_positions: Positions) -> Resample:

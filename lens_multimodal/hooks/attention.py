@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lens_multimodal.hooks.neurons import as_layers
-from lens_multimodal.hooks.positions import Positions, PositionSet, as_positions
+from lens_multimodal import transformer
+from lens_multimodal.arguments.neurons import as_layers
+from lens_multimodal.arguments.positions import Positions, PositionSet, as_positions
 from lens_multimodal.hooks.replacement import Activations
-from lens_multimodal.model import host
 
 
 class CutHadNoEffect(RuntimeError):
@@ -34,7 +34,7 @@ def cut_attention(
     keys: Positions,
     layers: int | Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Keep some positions from looking at others, such as the text at image patches.
 
     Positions are absolute, in cached generation too: `queries=slice(n_image, None)` is the text, generated tokens
@@ -52,17 +52,17 @@ def cut_attention(
     """
     looking, hidden = as_positions(queries), as_positions(keys)
     _check_something_left(looking, hidden)
-    chosen_heads = _check_heads(heads, model)
-    hooks: list[host.NamedHook] = []
-    for layer in as_layers(layers, model):
+    chosen_heads = _check_heads(model, heads)
+    hooks: list[transformer.NamedHook] = []
+    for layer in as_layers(model, layers):
         done: dict[str, Tensor] = {}
         cut = partial(_cut, queries=looking, keys=hidden, heads=chosen_heads, done=done)
-        if host.attention_is_left_to_hugging_face(model, layer):
+        if transformer.attention_is_left_to_hugging_face(model, layer):
             attention = model.blocks[layer].attn.original_component  # type: ignore[index,union-attr]
-            hooks.append((host.attn_in(layer), partial(cut_mask_hook, attention=attention, cut=cut, pending=[])))
+            hooks.append((transformer.attn_in(layer), partial(cut_mask_hook, attention=attention, cut=cut, pending=[])))
         else:
-            hooks.append((host.attn_scores(layer), partial(cut_scores_hook, cut=cut)))
-        hooks.append((host.attn_pattern(layer), partial(verify_cut_hook, done=done, layer=layer)))
+            hooks.append((transformer.attn_scores(layer), partial(cut_scores_hook, cut=cut)))
+        hooks.append((transformer.attn_pattern(layer), partial(verify_cut_hook, done=done, layer=layer)))
     return hooks
 
 
@@ -72,7 +72,7 @@ def freeze_attention(
     run: Activations,
     layers: int | Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Let heads attend as they did in another run, whatever they see now; values are computed as usual.
 
     Generated tokens in cached generation have no pattern in that run and attend freely.
@@ -82,14 +82,16 @@ def freeze_attention(
         layers, heads: None for all.
     Raises: ValueError for missing patterns, patterns of another model, or rows that do not sum to one.
     """
-    chosen_heads = _check_heads(heads, model)
-    sizes = host.shape(model)
-    hooks: list[host.NamedHook] = []
-    for layer in as_layers(layers, model):
-        pattern = _checked_pattern(run, host.attn_pattern(layer), sizes.n_heads)
+    chosen_heads = _check_heads(model, heads)
+    sizes = transformer.shape(model)
+    hooks: list[transformer.NamedHook] = []
+    for layer in as_layers(model, layers):
+        pattern = _checked_pattern(run, transformer.attn_pattern(layer), sizes.n_heads)
         values: dict[str, Tensor] = {}
-        hooks.append((host.head_v(layer), partial(keep_values_hook, kept=values)))
-        hooks.append((host.head_z(layer), partial(frozen_z_hook, pattern=pattern, values=values, heads=chosen_heads)))
+        hooks.append((transformer.head_v(layer), partial(keep_values_hook, kept=values)))
+        hooks.append(
+            (transformer.head_z(layer), partial(frozen_z_hook, pattern=pattern, values=values, heads=chosen_heads))
+        )
     return hooks
 
 
@@ -229,10 +231,10 @@ def _check_something_left(queries: PositionSet, keys: PositionSet) -> None:
         )
 
 
-def _check_heads(heads: Sequence[int] | None, model: nn.Module) -> Bool[Tensor, " head"] | None:
+def _check_heads(model: nn.Module, heads: Sequence[int] | None) -> Bool[Tensor, " head"] | None:
     if heads is None:
         return None
-    n_heads = host.shape(model).n_heads
+    n_heads = transformer.shape(model).n_heads
     outside = [head for head in heads if not 0 <= head < n_heads]
     if outside or not heads or len(set(heads)) < len(heads):
         raise ValueError(f"expected different heads from 0 to {n_heads - 1}, got {list(heads)}")

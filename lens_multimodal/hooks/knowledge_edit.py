@@ -16,13 +16,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lens_multimodal.hooks.neurons import Neurons, as_neurons
-from lens_multimodal.model import host
+from lens_multimodal import transformer
+from lens_multimodal.arguments.neurons import Neurons, as_neurons
 
 
 @contextmanager
 def edit_knowledge(
-    neurons: Neurons, model: nn.Module, *, source: int, target: int, strength: float | int = 1.0
+    model: nn.Module, neurons: Neurons, *, source: int, target: int, strength: float | int = 1.0
 ) -> Iterator[None]:
     """Within the block, neurons write towards `target` and away from `source`; afterwards the weights are back.
 
@@ -36,9 +36,9 @@ def edit_knowledge(
     Raises: ValueError for neurons or tokens that do not exist, for equal tokens, or for a model whose `W_out` is a
         copy that cannot be edited.
     """
-    chosen = as_neurons(neurons, model)
+    chosen = as_neurons(model, neurons)
     direction = _direction(model, source, target)
-    saved = {layer: host.w_out(model, layer)[rows].detach().clone() for layer, rows in chosen.items()}
+    saved = {layer: transformer.w_out(model, layer)[rows].detach().clone() for layer, rows in chosen.items()}
     try:
         for layer, rows in chosen.items():
             old = saved[layer].float()
@@ -51,7 +51,7 @@ def edit_knowledge(
 
 
 def _direction(model: nn.Module, source: int, target: int) -> Tensor:
-    unembedding = host.w_u(model)
+    unembedding = transformer.w_u(model)
     d_vocab = unembedding.shape[1]
     for name, token in (("source", source), ("target", target)):
         if not 0 <= token < d_vocab:
@@ -64,8 +64,8 @@ def _direction(model: nn.Module, source: int, target: int) -> Tensor:
 
 def _write_rows(model: nn.Module, layer: int, rows: Tensor, values: Tensor) -> None:
     with torch.no_grad():
-        host.w_out(model, layer)[rows] = values
-        if not torch.equal(host.w_out(model, layer)[rows], values):
+        transformer.w_out(model, layer)[rows] = values
+        if not torch.equal(transformer.w_out(model, layer)[rows], values):
             raise ValueError(
                 f"W_out of layer {layer} is a copy in {type(model).__name__}, so its rows cannot be edited in place"
             )

@@ -17,12 +17,12 @@ from typing import Any
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
+from lens_multimodal.arguments.neurons import Heads, Neurons, as_heads, as_neurons
+from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.hooks.ablate import ablate, ablate_heads
-from lens_multimodal.hooks.neurons import Heads, Neurons, as_heads, as_neurons
-from lens_multimodal.hooks.positions import Positions
 from lens_multimodal.hooks.record import observe, record
 from lens_multimodal.hooks.replacement import Replacement, Resample
-from lens_multimodal.model import host
 
 
 def patch_path(
@@ -37,7 +37,7 @@ def patch_path(
     positions: Positions = None,
     receiver_positions: Positions = None,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     """Hooks for a run of the same `tokens` in which senders reach receivers by the direct path only.
 
     Args:
@@ -52,22 +52,22 @@ def patch_path(
     """
     senders = _senders(model, sender_neurons, sender_heads, to, positions)
     _check_order(model, sender_neurons, sender_heads, receiver_neurons, receiver_heads)
-    layers = range(host.shape(model).n_layers)
-    names = [name for layer in layers for name in (host.head_z(layer), host.mlp_post(layer))]
+    layers = range(transformer.shape(model).n_layers)
+    names = [name for layer in layers for name in (transformer.head_z(layer), transformer.mlp_post(layer))]
     held = record(model, tokens, names, attention_mask=attention_mask)
-    hold: list[host.NamedHook] = [(name, partial(hold_hook, value=held[name])) for name in names]
+    hold: list[transformer.NamedHook] = [(name, partial(hold_hook, value=held[name])) for name in names]
     if receiver_neurons is None and receiver_heads is None:
         return [*hold, *senders]
 
     seen: dict[str, list[Tensor]] = {}
-    with host.fired_hooks(model, [*observe(names, into=seen), *hold, *senders]):
-        host.logits_of(model, tokens, attention_mask=attention_mask)
+    with transformer.fired_hooks(model, [*observe(names, into=seen), *hold, *senders]):
+        transformer.logits_of(model, tokens, attention_mask=attention_mask)
     received = Resample({name: values[0] for name, values in seen.items()})
-    hooks: list[host.NamedHook] = []
+    hooks: list[transformer.NamedHook] = []
     if receiver_heads is not None:
-        hooks += ablate_heads(receiver_heads, model, to=received, positions=receiver_positions)
+        hooks += ablate_heads(model, receiver_heads, to=received, positions=receiver_positions)
     if receiver_neurons is not None:
-        hooks += ablate(receiver_neurons, model, to=received, positions=receiver_positions)
+        hooks += ablate(model, receiver_neurons, to=received, positions=receiver_positions)
     return hooks
 
 
@@ -86,14 +86,14 @@ def hold_hook(activation: Tensor, hook: Any, *, value: Tensor) -> Tensor:
 
 def _senders(
     model: nn.Module, neurons: Neurons | None, heads: Heads | None, to: Replacement, positions: Positions
-) -> list[host.NamedHook]:
+) -> list[transformer.NamedHook]:
     if neurons is None and heads is None:
         raise ValueError("a path needs senders: give sender_neurons or sender_heads")
-    hooks: list[host.NamedHook] = []
+    hooks: list[transformer.NamedHook] = []
     if heads is not None:
-        hooks += ablate_heads(heads, model, to=to, positions=positions)
+        hooks += ablate_heads(model, heads, to=to, positions=positions)
     if neurons is not None:
-        hooks += ablate(neurons, model, to=to, positions=positions)
+        hooks += ablate(model, neurons, to=to, positions=positions)
     return hooks
 
 
@@ -114,8 +114,8 @@ def _check_order(
 def _depths(model: nn.Module, neurons: Neurons | None, heads: Heads | None) -> Mapping[str, float]:
     depths: dict[str, float] = {}
     if heads is not None:
-        depths |= {f"heads of layer {layer}": float(layer) for layer in as_heads(heads, model)}
+        depths |= {f"heads of layer {layer}": float(layer) for layer in as_heads(model, heads)}
     if neurons is not None:
         later = 0.0 if getattr(model.cfg, "parallel_attn_mlp", False) else 0.5  # type: ignore[union-attr,arg-type]
-        depths |= {f"neurons of layer {layer}": layer + later for layer in as_neurons(neurons, model)}
+        depths |= {f"neurons of layer {layer}": layer + later for layer in as_neurons(model, neurons)}
     return depths

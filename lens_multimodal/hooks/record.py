@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from lens_multimodal.hooks.positions import Positions, as_positions
-from lens_multimodal.model import host
-from lens_multimodal.model.host import observe
+from lens_multimodal import transformer
+from lens_multimodal.arguments.positions import Positions, as_positions
+from lens_multimodal.transformer import observe
 
 __all__ = ["mean_activations", "observe", "record"]
 
@@ -29,8 +29,8 @@ def record(
     """
     if not names:
         raise ValueError("no hook names given to record")
-    with torch.no_grad(), host.capture(model, list(dict.fromkeys(names))) as kept:
-        host.logits_of(model, tokens, attention_mask=attention_mask)
+    with torch.no_grad(), transformer.capture(model, list(dict.fromkeys(names))) as kept:
+        transformer.logits_of(model, tokens, attention_mask=attention_mask)
     return {name: kept[name].detach() for name in names}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from lens_multimodal.hooks.positions import PositionSet
+from lens_multimodal.arguments.positions import PositionSet
 
 Activations: TypeAlias = Mapping[str, Tensor] | ActivationCache
 """Activations by hook name: from `record`, or a TransformerLens cache."""

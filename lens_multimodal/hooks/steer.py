@@ -11,38 +11,38 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lens_multimodal.hooks.neurons import Neurons, as_layers, as_neurons
-from lens_multimodal.hooks.positions import Positions, PositionSet, as_positions, edit_at
-from lens_multimodal.model import host
+from lens_multimodal import transformer
+from lens_multimodal.arguments.neurons import Neurons, as_layers, as_neurons
+from lens_multimodal.arguments.positions import Positions, PositionSet, as_positions, edit_at
 
 
 def steer(
-    neurons: Neurons, model: nn.Module, *, amount: float | int, positions: Positions = None
-) -> list[host.NamedHook]:
+    model: nn.Module, neurons: Neurons, *, amount: float | int, positions: Positions = None
+) -> list[transformer.NamedHook]:
     """Add `amount` to the activations of neurons (in units of their activation).
 
     Raises: TypeError for an amount that is no number, ValueError for one beyond any float; as `as_neurons`.
     """
-    return _change_neurons(neurons, model, partial(_add, amount=_as_float(amount, "amount")), positions)
+    return _change_neurons(model, neurons, partial(_add, amount=_as_float(amount, "amount")), positions)
 
 
 def scale(
-    neurons: Neurons, model: nn.Module, *, factor: float | int, positions: Positions = None
-) -> list[host.NamedHook]:
+    model: nn.Module, neurons: Neurons, *, factor: float | int, positions: Positions = None
+) -> list[transformer.NamedHook]:
     """Multiply the activations of neurons; 0 is zero ablation, 1 changes nothing. Raises: as `steer`."""
-    return _change_neurons(neurons, model, partial(_multiply, factor=_as_float(factor, "factor")), positions)
+    return _change_neurons(model, neurons, partial(_multiply, factor=_as_float(factor, "factor")), positions)
 
 
 def set_to(
-    neurons: Neurons, model: nn.Module, *, value: float | int, positions: Positions = None
-) -> list[host.NamedHook]:
+    model: nn.Module, neurons: Neurons, *, value: float | int, positions: Positions = None
+) -> list[transformer.NamedHook]:
     """Fix the activations of neurons at `value`. Raises: as `steer`."""
-    return _change_neurons(neurons, model, partial(_fill, value=_as_float(value, "value")), positions)
+    return _change_neurons(model, neurons, partial(_fill, value=_as_float(value, "value")), positions)
 
 
 def add_vector(
-    vector: Float[Tensor, "*pos d_model"], model: nn.Module, *, layer: int, positions: Positions = None
-) -> list[host.NamedHook]:
+    model: nn.Module, vector: Float[Tensor, "*pos d_model"], *, layer: int, positions: Positions = None
+) -> list[transformer.NamedHook]:
     """Add a vector to the residual stream entering a layer (activation steering).
 
     Args:
@@ -51,17 +51,17 @@ def add_vector(
         positions: where; None everywhere, generated tokens included (only with one vector).
     Raises: ValueError for a vector of another width, or as many vectors as there are not positions.
     """
-    return _residual(vector, model, layer, positions, adding=True)
+    return _residual(model, vector, layer, positions, adding=True)
 
 
 def write_vector(
-    vector: Float[Tensor, "*pos d_model"], model: nn.Module, *, layer: int, positions: Positions = None
-) -> list[host.NamedHook]:
+    model: nn.Module, vector: Float[Tensor, "*pos d_model"], *, layer: int, positions: Positions = None
+) -> list[transformer.NamedHook]:
     """Put a vector in place of the residual stream entering a layer: an image patch by a mean, another by a word.
 
     Args and Raises: as in `add_vector`.
     """
-    return _residual(vector, model, layer, positions, adding=False)
+    return _residual(model, vector, layer, positions, adding=False)
 
 
 def neuron_hook(
@@ -108,21 +108,21 @@ def _as_float(number: Any, name: str) -> float:
 
 
 def _change_neurons(
-    neurons: Neurons, model: nn.Module, change: Callable[[Tensor], Tensor], positions: Positions
-) -> list[host.NamedHook]:
+    model: nn.Module, neurons: Neurons, change: Callable[[Tensor], Tensor], positions: Positions
+) -> list[transformer.NamedHook]:
     where = as_positions(positions)
     return [
-        (host.mlp_post(layer), partial(neuron_hook, units=units, change=change, positions=where))
-        for layer, units in as_neurons(neurons, model).items()
+        (transformer.mlp_post(layer), partial(neuron_hook, units=units, change=change, positions=where))
+        for layer, units in as_neurons(model, neurons).items()
     ]
 
 
 def _residual(
-    vector: Tensor, model: nn.Module, layer: int, positions: Positions, *, adding: bool
-) -> list[host.NamedHook]:
+    model: nn.Module, vector: Tensor, layer: int, positions: Positions, *, adding: bool
+) -> list[transformer.NamedHook]:
     where = as_positions(positions)
-    [layer] = as_layers(layer, model)
-    d_model = host.shape(model).d_model
+    [layer] = as_layers(model, layer)
+    d_model = transformer.shape(model).d_model
     if vector.ndim not in (1, 2) or vector.shape[-1] != d_model:
         raise ValueError(
             f"expected a vector of shape [{d_model}] or one for each position [pos, {d_model}], "
@@ -131,7 +131,7 @@ def _residual(
     if vector.ndim == 2 and (where.listed is None or len(where.listed) != len(vector)):
         given = "positions without an end" if where.listed is None else f"{len(where.listed)} positions"
         raise ValueError(f"{len(vector)} vectors need as many listed positions, got {given}")
-    return [(host.resid_pre(layer), partial(residual_hook, vector=vector, adding=adding, positions=where))]
+    return [(transformer.resid_pre(layer), partial(residual_hook, vector=vector, adding=adding, positions=where))]
 
 
 def _add(activation: Tensor, *, amount: float) -> Tensor:

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from lens_multimodal import tiny
-from lens_multimodal.model.loading import load_language_model
-from lens_multimodal.model.projection import load_linear
-from lens_multimodal.model.random_weights import Architecture, RandomTrio, RandomWeights
-from lens_multimodal.model.vision import VisionEncoder
+from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.presets import shapes
 from lens_multimodal.presets.encoders import load_vision
+from lens_multimodal.presets.random_weights import Architecture, RandomTrio, RandomWeights
+from lens_multimodal.prompt.projection import load_linear
+from lens_multimodal.transformer.loading import load_language_model
 
 __all__ = ["GPT_J", "LIMBER_WEIGHTS", "Preset", "get", "load_vision", "names", "with_random_weights"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lens_multimodal import tiny
-from lens_multimodal.model.beit import beit_from_huggingface
-from lens_multimodal.model.loading import absent, check_complete
-from lens_multimodal.model.vision import Preprocessing, VisionEncoder
+from lens_multimodal.image.beit import beit_from_huggingface
+from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+from lens_multimodal.transformer.loading import absent, check_complete
 
 BEIT = Preprocessing(height=224, width=224)
 """LiMBeR's feature extractor: both sides to 224 without keeping the aspect ratio, mean and deviation 0.5."""

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from lens_multimodal.model.projection import load_linear
-from lens_multimodal.model.vision import Preprocessing, VisionEncoder
-from lens_multimodal.model.wide_features import build_beit
+from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+from lens_multimodal.image.wide_features import build_beit
+from lens_multimodal.prompt.projection import load_linear
 
 FOLDER = Path(__file__).parent
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lens_multimodal.image.pictures import Picture, as_picture
 from lens_multimodal.lens import PROMPT, VisionLens
-from lens_multimodal.model.images import Picture, as_picture
 
 
 def captions_of(

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from lens_multimodal import transformer
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model import host
-from lens_multimodal.model.projection import save_linear
+from lens_multimodal.prompt.projection import save_linear
 from lens_multimodal.train import checkpoint
 from lens_multimodal.train.loss import CaptionBatch, dropout_by_place, token_losses
 from lens_multimodal.train.optimizers import optimizers_of
@@ -227,7 +227,7 @@ def _processes(lens: VisionLens) -> Any:
         from accelerate import PartialState
     except ImportError as error:
         raise ImportError("fitting needs accelerate: pip install 'lens-multimodal[train]'") from error
-    where = host.device(lens.model)
+    where = transformer.device(lens.model)
     processes = PartialState(cpu=where.type == "cpu")
     expected = processes.device
     elsewhere = where.type != expected.type or (where.type != "cpu" and where.index != expected.index)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model import host
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,8 +53,8 @@ def token_losses(
     try:
         for row, own in zip(tokens, stored, strict=True):
             row[row < 0] = own.ids
-        tokens = tokens.to(host.device(lens.model))
-        logits = host.logits_of(lens.model, tokens, first=start - 1)[:, :-1]
+        tokens = tokens.to(transformer.device(lens.model))
+        logits = transformer.logits_of(lens.model, tokens, first=start - 1)[:, :-1]
     finally:
         lens.virtual_tokens.forget(*stored)
     scored = torch.arange(logits.shape[1])[None] < torch.tensor(lengths)[:, None]
@@ -80,7 +80,7 @@ def _layout(lens: VisionLens, captions: Sequence[str], prompt: str, *, n_image: 
     if not lens.stop_ids:
         raise ValueError("the tokenizer has no end token to close the captions with")
     end = lens.stop_ids[0]
-    begin = [*(lens.words.bos if host.prepends_bos(lens.model) else []), *[-1] * n_image, *lens.encode(prompt)]
+    begin = [*(lens.words.bos if transformer.prepends_bos(lens.model) else []), *[-1] * n_image, *lens.encode(prompt)]
     rows = [[*lens.encode(caption), end] for caption in captions]
     lengths = [len(row) for row in rows]
     longest = max(lengths)

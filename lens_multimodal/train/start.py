@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lens_multimodal.model import host
+from lens_multimodal import transformer
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def start_like_embeddings(
     Returns: the same map.
     Raises: ValueError for a map without a bias, widths that do not fit, or features that do not vary.
     """
-    embeddings = host.w_e(model).detach().float()
+    embeddings = transformer.w_e(model).detach().float()
     widths = (linear.in_features, linear.out_features)
     if widths != (features.shape[1], embeddings.shape[1]):
         raise ValueError(

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lens_multimodal.model.vision import VisionEncoder
+from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.train import CaptionBatch
 from recipes.tiny.scenes import words_of
 

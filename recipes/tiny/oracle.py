@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from lens_multimodal import VisionLens, attach_vision
-from lens_multimodal.model.generation import generate
-from lens_multimodal.model.vision import Preprocessing, VisionEncoder
+from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+from lens_multimodal.prompt.generation import generate
 from lens_multimodal.train import CaptionBatch
 from recipes.tiny.evaluate.captions import nouns_in
 from recipes.tiny.objectives import patch_shares

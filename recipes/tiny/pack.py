@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from lens_multimodal.model.vision import Preprocessing
+from lens_multimodal.image.encoder import Preprocessing
 from recipes.tiny.projection import digest, load_language_model
 from recipes.tiny.samples import WITHOUT
 from recipes.tiny.settings import Settings

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from transformers import AutoTokenizer, GPTJForCausalLM
 
 from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vision
-from lens_multimodal.model.projection import save_linear
+from lens_multimodal.prompt.projection import save_linear
 from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, fit_projection, start_like_embeddings
 from recipes.tiny.coordinates import Coordinates, InCoordinates, caption_coordinates
 from recipes.tiny.probe import Labelled, read_labelled

@@ -26,7 +26,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from lens_multimodal.model.wide_features import build_beit
+from lens_multimodal.image.wide_features import build_beit
 from recipes.tiny.objectives import (
     block_mask,
     covered_patches,
@@ -278,7 +278,7 @@ def _train(settings: Settings, work: Path, minutes: float | None, watch: Callabl
     with atomic(folder / "encoder.safetensors") as partial:
         save_file(run.average.state_dict(), partial)
     encoder = {
-        "architecture": "lens_multimodal.model.wide_features.build_beit",
+        "architecture": "lens_multimodal.image.wide_features.build_beit",
         "config": encoder_config(vision),
         "mean": 0.5,
         "std": 0.5,

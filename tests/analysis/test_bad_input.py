@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import (
     CaptionToken,
     Logit,
@@ -22,7 +23,6 @@ from lens_multimodal.analysis import (
     top_neurons,
 )
 from lens_multimodal.hooks import ablate, freeze_attention, patch_heads, patch_neurons, patch_resid_pre
-from lens_multimodal.model import host
 from tests.analysis.reference import PROMPT, hosted
 from tests.models import HOSTS, LAYOUTS, host_model, random_language_model
 
@@ -60,7 +60,7 @@ def forward_passes(model):
         (lambda m: logit_lens(m, PROMPT, [5, 200]), "token 200 is outside the vocabulary"),
         (lambda m: act_patch_resid_pre(m, PROMPT, OTHER, 97), "token 97 is outside the vocabulary"),
         (lambda m: act_patch_resid_pre(m, PROMPT, OTHER, 5, layers=[3]), "layer 3 is outside the model's 3 layers"),
-        (lambda m: effect_of(m, PROMPT, ablate([(0, 1)], m), 97), "target 97 is outside the vocabulary"),
+        (lambda m: effect_of(m, PROMPT, ablate(m, [(0, 1)]), 97), "target 97 is outside the vocabulary"),
         (lambda m: effect_of(m, PROMPT, [("blocks.7.mlp.hook_post", lambda a, hook: a)], 5), "no hook point"),
     ],
 )
@@ -90,7 +90,7 @@ def overflowing():
         lambda m: top_neurons(m, PROMPT, 5, score="local_direct_effect"),
         lambda m: top_neurons(m, PROMPT, 5, score="integrated_gradients"),
         lambda m: ablation_effects(m, PROMPT, 5, [(0, 1)]),
-        lambda m: effect_of(m, PROMPT, ablate([(0, 1)], m), 5),
+        lambda m: effect_of(m, PROMPT, ablate(m, [(0, 1)]), 5),
         lambda m: logit_lens(m, PROMPT, 5),
         lambda m: act_patch_resid_pre(m, PROMPT, OTHER, 5, layers=[0], positions=[0]),
     ],
@@ -110,12 +110,12 @@ def test_overflow_in_half_precision_is_never_a_number(overflowing, call):
 def test_cache_of_another_model_is_refused_when_hooks_are_built(changed, message):
     config = LAYOUTS["gpt-j"].__class__.from_dict({**LAYOUTS["gpt-j"].to_dict(), **changed})
     config._attn_implementation = "eager"
-    _, cache = host.wrap(AutoModelForCausalLM.from_config(config)).run_with_cache(PROMPT)
+    _, cache = transformer.wrap(AutoModelForCausalLM.from_config(config)).run_with_cache(PROMPT)
     model = hosted("gpt-j", "bridge")
     for build in (
-        lambda: patch_resid_pre([1, 2], model, run=cache, positions=[1]),
-        lambda: patch_neurons([(1, 1), (2, 3)], model, run=cache, positions=[1]),
-        lambda: patch_heads([(1, 0), (2, 1)], model, run=cache, positions=[1]),
+        lambda: patch_resid_pre(model, [1, 2], run=cache, positions=[1]),
+        lambda: patch_neurons(model, [(1, 1), (2, 3)], run=cache, positions=[1]),
+        lambda: patch_heads(model, [(1, 0), (2, 1)], run=cache, positions=[1]),
         lambda: freeze_attention(model, run=cache, layers=[1, 2]),
     ):
         with pytest.raises(ValueError, match=f"{message}|pattern"):

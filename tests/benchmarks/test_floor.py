@@ -38,7 +38,7 @@ def test_attribution(lens, n_targets, pos):
 
 def test_gpt_j_in_round_numbers():
     """Two operations per weight and token: about 2.4 TFLOP forward for 200 tokens of six billion weights."""
-    from lens_multimodal.model.host import HostShape
+    from lens_multimodal.transformer import HostShape
 
     gpt_j = HostShape(n_layers=28, d_model=4096, d_mlp=16_384, d_vocab=50_400, n_heads=16, d_head=256, n_ctx=2048)
     assert 28 * floor.layer_weights(gpt_j) == pytest.approx(5.64e9, rel=0.01)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lens_multimodal.model import host
+from lens_multimodal import transformer
 
 AFTER = ["--text", "A picture of a"]
 
@@ -63,7 +63,7 @@ def test_decode_neurons_by_name_and_from_a_table(run, lens, tmp_path):
     by_name = json.loads(run("decode", "3.120", "0.5", "--top-k", 4, "-f", "json").out)
     rows = [(row["layer"], row["neuron"]) for row in by_name]
     assert rows == [(0, 5), (3, 120)]
-    weights = host.w_out(lens.model, 3)[120] @ host.w_u(lens.model)
+    weights = transformer.w_out(lens.model, 3)[120] @ transformer.w_u(lens.model)
     assert by_name[1]["token_ids"] == weights.topk(4).indices.tolist()
     table = tmp_path / "neurons.csv"
     table.write_text("neuron,layer,note\n120,3,x\n5,0,y\n5,0,again\n")
@@ -73,7 +73,7 @@ def test_decode_neurons_by_name_and_from_a_table(run, lens, tmp_path):
 def test_decode_a_picture(run, lens, pictures):
     rows = json.loads(run("decode", "--picture", pictures[0], "--top-k", 1, "-f", "json").out)
     (image,) = lens.embed([pictures[0]])
-    cosines = torch.cosine_similarity(image.soft_prompt.vectors[:, None], host.w_e(lens.model)[None], dim=-1)
+    cosines = torch.cosine_similarity(image.soft_prompt.vectors[:, None], transformer.w_e(lens.model)[None], dim=-1)
     assert [(row["row"], row["col"]) for row in rows] == [image.cell(i) for i in range(len(image))]
     assert [row["cosines"][0] for row in rows] == pytest.approx(cosines.max(dim=1).values.tolist(), abs=1e-5)
 

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from lens_multimodal.cli.output import Format, write
-from lens_multimodal.cli.pictures import find_pictures
+from lens_multimodal.cli.picture_sources import find_pictures
+from lens_multimodal.views.terminal import Format, write
 
 
 @pytest.fixture

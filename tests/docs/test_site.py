@@ -56,7 +56,8 @@ def test_a_fetched_script_is_noticed():
 
 
 def test_the_reference_shows_every_public_name(site):
-    from lens_multimodal import analysis, data, experiments, hooks, plots, train
+    from lens_multimodal import analysis, data, experiments, hooks, train
+    from lens_multimodal.views import plots
 
     shown = {page.stem: _documented(page.read_text()) for page in (site / "reference").glob("*.html")}
     assert not set(lens_multimodal.__all__) - set().union(*shown.values())
@@ -100,8 +101,9 @@ def test_the_demos_are_the_ones_listed():
 
 
 def test_the_paper_page_names_things_that_exist():
-    from lens_multimodal import VisionLens, analysis, data, experiments, hooks, plots, presets, train
+    from lens_multimodal import VisionLens, analysis, data, experiments, hooks, presets, train
     from lens_multimodal.experiments.words.agreement import AgreementSettings
+    from lens_multimodal.views import plots
 
     page = (DOCS / "paper.md").read_text()
     modules = (lens_multimodal, analysis, data, hooks, train, experiments, plots)

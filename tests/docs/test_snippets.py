@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lens_multimodal.model.hooked import is_available
+from lens_multimodal.transformer.hooked_transformer import is_available
 from tests.docs.pages import Snippet, name, pages, snippets
 
 WITH_CODE = [page for page in pages() if snippets(page, "python")]

@@ -76,7 +76,7 @@ def test_nothing_depends_on_the_batch_size_or_on_other_pictures(world):
 
 def test_the_control_ends_where_a_layer_is_half_taken(world):
     ranked = world.picture(0).ranked[0]
-    kept = with_control(ranked, world.lens.model)
+    kept = with_control(world.lens.model, ranked)
     assert len(kept) < len(ranked) == 120
     assert kept["layer"].value_counts().max() == 20
     following = ranked.iloc[: len(kept) + 1]

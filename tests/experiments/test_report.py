@@ -13,11 +13,11 @@ from PIL import Image
 from lens_multimodal import Preprocessing
 from lens_multimodal.experiments import Drawing, Summary
 from lens_multimodal.experiments.reference import PaperNumber, paper_number, paper_numbers
-from lens_multimodal.experiments.report import markdown, page
-from lens_multimodal.experiments.report.cases import Cases, cases_of
-from lens_multimodal.experiments.report.content import ANSWERS, Report, Section, against_of, entry_of, is_paper_setting
-from lens_multimodal.experiments.report.figures import figure_of
-from lens_multimodal.experiments.report.tables import number, table_of, text_of
+from lens_multimodal.views.report import markdown, page
+from lens_multimodal.views.report.cases import Cases, cases_of
+from lens_multimodal.views.report.content import ANSWERS, Report, Section, against_of, entry_of, is_paper_setting
+from lens_multimodal.views.report.summary_figures import figure_of
+from lens_multimodal.views.report.tables import number, table_of, text_of
 from tests.trio import random_picture
 
 CURVE = pd.DataFrame(

@@ -23,7 +23,7 @@ from lens_multimodal.experiments.picture import PictureSettings
 from lens_multimodal.experiments.stream import SettingsChanged, stream
 from lens_multimodal.experiments.stream.frames import as_arrow, joined
 from lens_multimodal.experiments.stream.parts import read_parts, write_part
-from lens_multimodal.experiments.stream.run import Pace, in_order
+from lens_multimodal.experiments.stream.streaming import Pace, in_order
 from tests.experiments.stream_world import Probe, ProbeSettings, make_scenes
 from tests.trio import random_lens
 

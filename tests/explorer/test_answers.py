@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lens_multimodal import transformer
 from lens_multimodal.hooks import ablate, scale
-from lens_multimodal.model import host
-from lens_multimodal.model.image_prompt import assemble
+from lens_multimodal.prompt.image_prompt import assemble
 from tests.explorer.conftest import LIMITS, TEXT, in_format, png
 from tests.trio import random_picture
 
@@ -17,7 +17,7 @@ CLOSE = {"rel": 1e-4, "abs": 1e-7}
 
 
 def probability(lens, prompt, token: int, hooks=()) -> float:
-    with torch.no_grad(), host.fired_hooks(lens.model, list(hooks)):
+    with torch.no_grad(), transformer.fired_hooks(lens.model, list(hooks)):
         return float(lens.logits(prompt)[0, -1].softmax(-1)[token])
 
 
@@ -76,7 +76,7 @@ def test_the_neurons_behind_a_word_are_those_of_the_library(page, lens, two):
     with torch.no_grad():
         _, cache = lens.model.run_with_cache(prompt.tokens)
     for neuron in why["neurons"]:
-        active = cache[host.mlp_post(neuron["layer"])][0, prompt.image_pos[0], neuron["neuron"]]
+        active = cache[transformer.mlp_post(neuron["layer"])][0, prompt.image_pos[0], neuron["neuron"]]
         assert neuron["activations"] == pytest.approx(active.tolist(), rel=1e-4, abs=1e-5)
         assert neuron["field"].startswith("data:image/jpeg;base64,")
     assert why["likeliest"][0]["token_id"] == place["target"], "a greedy word is the likeliest"
@@ -90,8 +90,8 @@ def test_ablation_and_scaling_change_the_word_as_the_library_does(page, lens, tw
     changed = page.ask("/api/change", picture=two[0], **place, neurons=asked)
     prompt = prompt_at(lens, random_picture(0), place)
     at = prompt.image_pos[0]
-    hooks = ablate([neurons[0], neurons[1], neurons[3]], lens.model, positions=at)
-    hooks += scale([neurons[2]], lens.model, factor=2.5, positions=at)
+    hooks = ablate(lens.model, [neurons[0], neurons[1], neurons[3]], positions=at)
+    hooks += scale(lens.model, [neurons[2]], factor=2.5, positions=at)
     before, after = (probability(lens, prompt, place["target"], h) for h in ([], hooks))
     assert changed["before"]["probability"] == pytest.approx(before, **CLOSE)
     assert changed["after"]["probability"] == pytest.approx(after, **CLOSE)

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from lens_multimodal.explorer import Limits, create_app
-from lens_multimodal.explorer.pictures import NotAPicture, TooLarge, read_upload
+from lens_multimodal.explorer.uploads import NotAPicture, TooLarge, read_upload
 from tests.explorer.conftest import LIMITS, TEXT, Page, in_format, png
 from tests.trio import random_picture
 

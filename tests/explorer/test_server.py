@@ -12,7 +12,7 @@ import pytest
 
 from lens_multimodal import explorer
 from lens_multimodal.explorer import server
-from lens_multimodal.explorer.app import STATIC
+from lens_multimodal.explorer.web_app import STATIC
 
 FOLDER = files("lens_multimodal").joinpath("explorer", "static")
 

@@ -21,16 +21,15 @@ from hypothesis import HealthCheck, settings
 from torch import nn
 
 import lens_multimodal
-from lens_multimodal import VisionLens
+from lens_multimodal import VisionLens, transformer
 from lens_multimodal.hooks import CutHadNoEffect
-from lens_multimodal.model import host
-from lens_multimodal.model.self_check import HookHasNoEffect
 from lens_multimodal.tiny import MissingWeights
+from lens_multimodal.transformer.self_check import HookHasNoEffect
 from tests.trio import random_lens
 
 OWN_ERRORS = (
     ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, ImportError,
-    host.HookDidNotFire, HookHasNoEffect, CutHadNoEffect, MissingWeights,
+    transformer.HookDidNotFire, HookHasNoEffect, CutHadNoEffect, MissingWeights,
 )  # fmt: skip
 """The documented kinds of error; each has to be raised by a line of this library, not by something beneath it."""
 

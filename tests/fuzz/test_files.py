@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_multimodal import Preprocessing, attach_vision, load_linear
-from lens_multimodal.cli.experiments import read_settings
+from lens_multimodal.cli.experiment_commands import read_settings
 from lens_multimodal.cli.neuron_list import parse_neurons, read_neurons
-from lens_multimodal.cli.train import fit_settings
+from lens_multimodal.cli.train_command import fit_settings
 from lens_multimodal.data import read_coco, read_folder, read_shards
 from lens_multimodal.train import FitSettings
 from tests.trio import random_picture
@@ -170,7 +170,7 @@ def test_tables_of_neurons(attempt, tmp_path_factory, ending, content):
 
 
 def _spoil_and_open(attempt, saved: Path, tmp_path_factory, name: str, data) -> None:
-    from lens_multimodal.model.saved import _digest
+    from lens_multimodal.saved_lens import _digest
 
     folder = _copy(saved, tmp_path_factory)
     _dump(folder / name, data.draw(spoilt(json.loads((saved / name).read_text()))))

@@ -17,9 +17,9 @@ from PIL import Image
 
 from lens_multimodal import Preprocessing, attach_vision, load_linear
 from lens_multimodal.data import read_coco, read_folder, read_shards
-from lens_multimodal.model.loading import load_language_model
-from lens_multimodal.model.saved import _digest
+from lens_multimodal.saved_lens import _digest
 from lens_multimodal.train import FitSettings, checkpoint
+from lens_multimodal.transformer.loading import load_language_model
 from tests.trio import random_picture
 
 

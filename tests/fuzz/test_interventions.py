@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_multimodal import hooks as builders
+from lens_multimodal import transformer
 from lens_multimodal.analysis import ablation_effects, decode_neurons, effect_of, neuron_activations, top_neurons
-from lens_multimodal.model import host
 from tests.fuzz import anything
 from tests.trio import random_picture
 
@@ -26,7 +26,14 @@ def prompt(lens):
 
 @pytest.fixture(scope="module")
 def run(lens, prompt):
-    per_layer = (host.resid_pre, host.mlp_post, host.mlp_out, host.attn_out, host.head_z, host.attn_pattern)
+    per_layer = (
+        transformer.resid_pre,
+        transformer.mlp_post,
+        transformer.mlp_out,
+        transformer.attn_out,
+        transformer.head_z,
+        transformer.attn_pattern,
+    )
     return builders.record(lens.model, prompt.tokens, [name(i) for i in range(3) for name in per_layer])
 
 
@@ -36,7 +43,7 @@ def replacements(run: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 @st.composite
-def interventions(draw) -> Callable[..., list[host.NamedHook]]:
+def interventions(draw) -> Callable[..., list[transformer.NamedHook]]:
     """A builder of hooks with arguments right and wrong; it takes the model and a recorded run."""
     neurons, heads, layers = draw(anything.neurons), draw(anything.heads), draw(anything.layers)
     where, other, value, to = draw(anything.positions), draw(anything.positions), draw(number), draw(replacement)
@@ -69,7 +76,7 @@ def test_neuron_lists(attempt, lens, prompt, neurons, positions):
     attempt(lambda: decode_neurons(model, neurons, top_k=2), lens)
     attempt(lambda: neuron_activations(model, tokens, neurons, positions), lens)
     attempt(lambda: ablation_effects(model, tokens, " dog", neurons, positions), lens)
-    attempt(lambda: builders.random_neurons_like(neurons, model, torch.Generator()), lens)
+    attempt(lambda: builders.random_neurons_like(model, neurons, torch.Generator()), lens)
 
 
 @given(st.lists(interventions(), min_size=1, max_size=4))
@@ -104,14 +111,17 @@ def test_hooks_while_generating(attempt, lens, prompt, run, build, length):
     plain = lens.logits(prompt)
 
     def generate() -> list[str]:
-        with host.fired_hooks(lens.model, build(lens.model, run)):
+        with transformer.fired_hooks(lens.model, build(lens.model, run)):
             return lens.generate(prompt, max_new_tokens=length)
 
     attempt(generate, lens)
     assert torch.equal(lens.logits(prompt), plain)
 
 
-@given(interventions(), st.sampled_from([host.resid_pre(1), host.mlp_post(2), host.attn_out(0), host.EMBED]))
+@given(
+    interventions(),
+    st.sampled_from([transformer.resid_pre(1), transformer.mlp_post(2), transformer.attn_out(0), transformer.EMBED]),
+)
 def test_a_hook_that_fails_half_way(lens, prompt, run, build, where):
     """The user's own error comes through as it is, and nothing stays attached."""
     from tests.fuzz.conftest import state_of
@@ -128,7 +138,7 @@ def test_a_hook_that_fails_half_way(lens, prompt, run, build, where):
     with (
         pytest.raises((ZeroDivisionError, ValueError, FloatingPointError)),
         torch.no_grad(),
-        host.fired_hooks(lens.model, [*own, (where, fail)]),
+        transformer.fired_hooks(lens.model, [*own, (where, fail)]),
     ):
         lens.logits(prompt)
     assert state_of(lens) == before

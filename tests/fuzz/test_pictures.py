@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lens_multimodal.model.images import MAX_PIXELS, as_picture, as_pictures
+from lens_multimodal.image.pictures import MAX_PIXELS, as_picture, as_pictures
 from tests.fuzz import anything
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO")

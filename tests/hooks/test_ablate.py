@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.hooks import (
     Mean,
     Resample,
@@ -16,7 +17,6 @@ from lens_multimodal.hooks import (
     record,
     shuffled,
 )
-from lens_multimodal.model import host
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, output_edited, put, wrapped
 
@@ -27,8 +27,8 @@ cases = pytest.mark.parametrize(("layout", "kind"), CASES)
 
 def run(layout, kind, prompt, hooks):
     model = wrapped(layout, kind)
-    with torch.no_grad(), host.fired_hooks(model, hooks):
-        return host.logits_of(model, prompt)
+    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+        return transformer.logits_of(model, prompt)
 
 
 def without_rows(layout):
@@ -45,7 +45,7 @@ def without_rows(layout):
 @cases
 def test_zero_everywhere_equals_weights_without_those_rows(layout, kind):
     prompt = reference.tokens()
-    result = run(layout, kind, prompt, ablate(NEURONS, wrapped(layout, kind)))
+    result = run(layout, kind, prompt, ablate(wrapped(layout, kind), NEURONS))
     assert_close(result, without_rows(layout)(prompt).logits)
     assert_different(result, reference.logits(layout, prompt))
 
@@ -53,7 +53,7 @@ def test_zero_everywhere_equals_weights_without_those_rows(layout, kind):
 @cases
 def test_zero_at_positions_equals_pytorch_hooks(layout, kind):
     prompt, positions = reference.tokens(), [1, 4, 5]
-    result = run(layout, kind, prompt, ablate(NEURONS, wrapped(layout, kind), positions=positions))
+    result = run(layout, kind, prompt, ablate(wrapped(layout, kind), NEURONS, positions=positions))
     edits = [
         input_edited(reference.mlp_down(layout, layer), put((..., torch.tensor(positions)[:, None], neurons), 0.0))
         for layer, neurons in BY_LAYER.items()
@@ -68,19 +68,19 @@ def test_zero_at_positions_equals_pytorch_hooks(layout, kind):
 @cases
 def test_mean_and_resample_equal_pytorch_hooks(layout, kind):
     model, prompt, others = wrapped(layout, kind), reference.tokens(), reference.tokens(seed=1, batch=3)
-    names = [host.mlp_post(layer) for layer in BY_LAYER]
+    names = [transformer.mlp_post(layer) for layer in BY_LAYER]
     modules = [reference.mlp_down(layout, layer) for layer in BY_LAYER]
     inputs = reference.inputs_of(layout, others, modules)
 
     means = mean_activations(model, [others[:1], others[1:]], names)
-    result = run(layout, kind, prompt, ablate(NEURONS, model, to=Mean(means)))
+    result = run(layout, kind, prompt, ablate(model, NEURONS, to=Mean(means)))
     edits = [
         input_edited(module, put((..., neurons), value.mean((0, 1))[neurons]))
         for module, neurons, value in zip(modules, BY_LAYER.values(), inputs, strict=True)
     ]
     assert_close(result, reference.logits(layout, prompt, *edits))
 
-    result = run(layout, kind, prompt, ablate(NEURONS, model, to=Resample(record(model, others[1:], names))))
+    result = run(layout, kind, prompt, ablate(model, NEURONS, to=Resample(record(model, others[1:], names))))
     edits = [
         input_edited(module, put((..., neurons), value[1:, :, neurons]))
         for module, neurons, value in zip(modules, BY_LAYER.values(), inputs, strict=True)
@@ -90,8 +90,8 @@ def test_mean_and_resample_equal_pytorch_hooks(layout, kind):
 
 @cases
 def test_heads(layout, kind):
-    prompt, sizes = reference.tokens(), host.shape(wrapped(layout, kind))
-    result = run(layout, kind, prompt, ablate_heads([(1, 1)], wrapped(layout, kind), positions=slice(2, None)))
+    prompt, sizes = reference.tokens(), transformer.shape(wrapped(layout, kind))
+    result = run(layout, kind, prompt, ablate_heads(wrapped(layout, kind), [(1, 1)], positions=slice(2, None)))
     edit = put((slice(None), slice(2, None), slice(sizes.d_head, 2 * sizes.d_head)), 0.0)
     expected = reference.logits(layout, prompt, input_edited(reference.attention_out(layout, 1), edit))
     assert_close(result, expected)
@@ -114,8 +114,8 @@ def test_whole_sublayers(layout, kind, part):
 @pytest.mark.parametrize("layer", [0, 2])
 def test_positions_replaced_by_a_mean_vector(layout, kind, layer):
     prompt, model = reference.tokens(), wrapped(layout, kind)
-    mean = mean_activations(model, [prompt], [host.resid_pre(layer)], positions=[0, 1, 2])
-    result = run(layout, kind, prompt, ablate_positions([0, 2], model, to=Mean(mean), layer=layer))
+    mean = mean_activations(model, [prompt], [transformer.resid_pre(layer)], positions=[0, 1, 2])
+    result = run(layout, kind, prompt, ablate_positions(model, [0, 2], to=Mean(mean), layer=layer))
     [inputs] = reference.inputs_of(layout, prompt, [reference.block(layout, layer)])
     edit = put((slice(None), [0, 2]), inputs[:, :3].mean((0, 1)))
     assert_close(result, reference.logits(layout, prompt, input_edited(reference.block(layout, layer), edit)))
@@ -128,7 +128,7 @@ def test_generation_with_cache_equals_rerunning_the_whole_row(layout, kind):
     chosen = [(layer, neuron) for layer in range(3) for neuron in range(0, 40, 2)]
 
     def generate(hooks):
-        with host.fired_hooks(model, hooks):
+        with transformer.fired_hooks(model, hooks):
             return model.generate(
                 prompt, max_new_tokens=6, do_sample=False, stop_at_eos=False, return_type="tokens", verbose=False
             )
@@ -143,9 +143,9 @@ def test_generation_with_cache_equals_rerunning_the_whole_row(layout, kind):
     at_prompt = reference.greedy(layout, prompt, 6, edits(positions))
     everywhere = reference.greedy(layout, prompt, 6, edits(slice(None)))
     from_text_on = reference.greedy(layout, prompt, 6, edits(slice(7, None)))
-    assert torch.equal(generate(ablate(chosen, model, positions=positions)), at_prompt)
-    assert torch.equal(generate(ablate(chosen, model)), everywhere)
-    assert torch.equal(generate(ablate(chosen, model, positions=slice(7, None))), from_text_on)
+    assert torch.equal(generate(ablate(model, chosen, positions=positions)), at_prompt)
+    assert torch.equal(generate(ablate(model, chosen)), everywhere)
+    assert torch.equal(generate(ablate(model, chosen, positions=slice(7, None))), from_text_on)
     assert len({tuple(x.flatten().tolist()) for x in (plain, at_prompt, everywhere, from_text_on)}) == 4
 
 
@@ -161,31 +161,31 @@ def test_shuffled_moves_every_prompt_and_all_hook_points_together():
 
 def test_builders_refuse_what_does_not_fit():
     model = wrapped("gpt-j", "bridge")
-    name = host.mlp_post(0)
+    name = transformer.mlp_post(0)
     with pytest.raises(ValueError, match=r"the means given has no 'blocks.0.mlp.hook_post'; it has x; record"):
-        ablate([(0, 1)], model, to=Mean({"x": torch.zeros(40)}))
+        ablate(model, [(0, 1)], to=Mean({"x": torch.zeros(40)}))
     with pytest.raises(ValueError, match=r"shape \[41\], this model needs \[40\]; was it made with another model"):
-        ablate([(0, 1)], model, to=Mean({name: torch.zeros(41)}))
+        ablate(model, [(0, 1)], to=Mean({name: torch.zeros(41)}))
     with pytest.raises(ValueError, match=r"this model needs \[batch, pos, 40\]"):
-        ablate([(0, 1)], model, to=Resample({name: torch.zeros(9, 40)}))
+        ablate(model, [(0, 1)], to=Resample({name: torch.zeros(9, 40)}))
     with pytest.raises(ValueError, match="layer 7 is outside the model's 3 layers"):
-        ablate_mlp([7], model)
+        ablate_mlp(model, [7])
     with pytest.raises(ValueError, match="no layers given"):
-        ablate_mlp([], model)
+        ablate_mlp(model, [])
     with pytest.raises(ValueError, match="layers given more than once"):
-        ablate_attention([1, 1], model)
+        ablate_attention(model, [1, 1])
 
 
 def test_runs_that_do_not_fit_the_pass():
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
-    name = host.mlp_post(0)
+    name = transformer.mlp_post(0)
     with pytest.raises(ValueError, match="a batch of 3, this pass one of 2"):
-        run("gpt-j", "bridge", prompt, ablate([(0, 1)], model, to=Resample({name: torch.zeros(3, 9, 40)})))
+        run("gpt-j", "bridge", prompt, ablate(model, [(0, 1)], to=Resample({name: torch.zeros(3, 9, 40)})))
     with pytest.raises(ValueError, match="has 4 positions, this pass 9"):
-        run("gpt-j", "bridge", prompt, ablate([(0, 1)], model, to=Resample({name: torch.zeros(1, 4, 40)})))
+        run("gpt-j", "bridge", prompt, ablate(model, [(0, 1)], to=Resample({name: torch.zeros(1, 4, 40)})))
     with pytest.raises(ValueError, match="position 9 is outside this pass"):
-        run("gpt-j", "bridge", prompt, ablate([(0, 1)], model, positions=[9]))
-    everywhere = ablate([(0, 1)], model, to=Resample({name: torch.zeros(1, 9, 40)}))
+        run("gpt-j", "bridge", prompt, ablate(model, [(0, 1)], positions=[9]))
+    everywhere = ablate(model, [(0, 1)], to=Resample({name: torch.zeros(1, 9, 40)}))
     with pytest.raises(ValueError, match="has no generated tokens; limit"), model.hooks(fwd_hooks=everywhere):
         model.generate(prompt, max_new_tokens=3, do_sample=False, stop_at_eos=False, verbose=False)
 

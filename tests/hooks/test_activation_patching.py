@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.hooks import (
     patch_attn_out,
     patch_heads,
@@ -9,31 +10,34 @@ from lens_multimodal.hooks import (
     patch_resid_pre,
     record,
 )
-from lens_multimodal.model import host
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, output_edited, put, wrapped
 
 cases = pytest.mark.parametrize(("layout", "kind"), CASES)
-NAMES = [name(layer) for layer in range(3) for name in (host.resid_pre, host.mlp_out, host.attn_out, host.mlp_post)]
-NAMES += [host.head_z(layer) for layer in range(3)]
+NAMES = [
+    name(layer)
+    for layer in range(3)
+    for name in (transformer.resid_pre, transformer.mlp_out, transformer.attn_out, transformer.mlp_post)
+]
+NAMES += [transformer.head_z(layer) for layer in range(3)]
 
 
 def run(model, prompt, hooks):
-    with torch.no_grad(), host.fired_hooks(model, hooks):
-        return host.logits_of(model, prompt)
+    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+        return transformer.logits_of(model, prompt)
 
 
 @cases
 def test_patching_everything_gives_the_other_run_and_patching_itself_changes_nothing(layout, kind):
     model, prompt, other = wrapped(layout, kind), reference.tokens(), reference.tokens(seed=1)
     clean, own = record(model, other, NAMES), record(model, prompt, NAMES)
-    assert_close(run(model, prompt, patch_resid_pre([0], model, run=clean)), reference.logits(layout, other))
+    assert_close(run(model, prompt, patch_resid_pre(model, [0], run=clean)), reference.logits(layout, other))
     itself = [
-        *patch_resid_pre(None, model, run=own, positions=[1, 4]),
-        *patch_mlp_out([0, 2], model, run=own),
-        *patch_attn_out(None, model, run=own, positions=slice(3, None)),
-        *patch_neurons([(1, 3), (0, 2)], model, run=own),
-        *patch_heads([(2, 0)], model, run=own),
+        *patch_resid_pre(model, None, run=own, positions=[1, 4]),
+        *patch_mlp_out(model, [0, 2], run=own),
+        *patch_attn_out(model, None, run=own, positions=slice(3, None)),
+        *patch_neurons(model, [(1, 3), (0, 2)], run=own),
+        *patch_heads(model, [(2, 0)], run=own),
     ]
     assert torch.equal(run(model, prompt, itself), run(model, prompt, []))
 
@@ -42,13 +46,13 @@ def test_patching_everything_gives_the_other_run_and_patching_itself_changes_not
 def test_positions_move_between_prompts_of_unequal_length(layout, kind):
     model, prompt, other = wrapped(layout, kind), reference.tokens(), reference.tokens(seed=1, batch=1, pos=12)
     clean = record(model, other, NAMES)
-    hooks = patch_resid_pre([1], model, run=clean, positions=[4, 2], source_positions=[10, 11])
+    hooks = patch_resid_pre(model, [1], run=clean, positions=[4, 2], source_positions=[10, 11])
     [inputs] = reference.inputs_of(layout, other, [reference.block(layout, 1)])
     edit = put((slice(None), [4, 2]), inputs[:, [10, 11]])
     result = run(model, prompt, hooks)
     assert_close(result, reference.logits(layout, prompt, input_edited(reference.block(layout, 1), edit)))
     assert_different(result, reference.logits(layout, prompt))
-    same = patch_resid_pre([1], model, run=clean, positions=[4, 2])
+    same = patch_resid_pre(model, [1], run=clean, positions=[4, 2])
     edit = put((slice(None), [4, 2]), inputs[:, [4, 2]])
     expected = reference.logits(layout, prompt, input_edited(reference.block(layout, 1), edit))
     assert_close(run(model, prompt, same), expected)
@@ -57,7 +61,7 @@ def test_positions_move_between_prompts_of_unequal_length(layout, kind):
 @cases
 def test_neurons_heads_and_sublayers_equal_pytorch_hooks(layout, kind):
     model, prompt, other = wrapped(layout, kind), reference.tokens(), reference.tokens(seed=1)
-    clean, d_head = record(model, other, NAMES), host.shape(model).d_head
+    clean, d_head = record(model, other, NAMES), transformer.shape(model).d_head
     down, out = reference.mlp_down(layout, 1), reference.attention_out(layout, 1)
     down_in, out_in = reference.inputs_of(layout, other, [down, out])
     outputs: dict[str, torch.Tensor] = {}
@@ -74,19 +78,19 @@ def test_neurons_heads_and_sublayers_equal_pytorch_hooks(layout, kind):
     last = slice(d_head, 2 * d_head)
     for hooks, edit in (
         (
-            patch_neurons([(1, 7)], model, run=clean, positions=where),
+            patch_neurons(model, [(1, 7)], run=clean, positions=where),
             input_edited(down, put((slice(None), where, 7), down_in[:, where, 7])),
         ),
         (
-            patch_heads([(1, 1)], model, run=clean, positions=where),
+            patch_heads(model, [(1, 1)], run=clean, positions=where),
             input_edited(out, put((slice(None), where, last), out_in[:, where, last])),
         ),
         (
-            patch_mlp_out([1], model, run=clean, positions=where),
+            patch_mlp_out(model, [1], run=clean, positions=where),
             output_edited(down, put((slice(None), where), outputs["mlp"][:, where])),
         ),
         (
-            patch_attn_out([1], model, run=clean, positions=where),
+            patch_attn_out(model, [1], run=clean, positions=where),
             output_edited(out, put((slice(None), where), outputs["attention"][:, where])),
         ),
     ):
@@ -98,7 +102,7 @@ def test_neurons_heads_and_sublayers_equal_pytorch_hooks(layout, kind):
 @cases
 def test_patched_prompt_positions_stay_patched_while_generating(layout, kind):
     model, prompt, other = wrapped(layout, kind), reference.tokens(seed=3), reference.tokens(seed=1)
-    hooks = patch_resid_pre([1], model, run=record(model, other, NAMES), positions=range(9))
+    hooks = patch_resid_pre(model, [1], run=record(model, other, NAMES), positions=range(9))
     [inputs] = reference.inputs_of(layout, other, [reference.block(layout, 1)])
     with model.hooks(fwd_hooks=hooks):
         generated = model.generate(
@@ -116,21 +120,21 @@ def test_patched_prompt_positions_stay_patched_while_generating(layout, kind):
 def test_a_transformer_lens_cache_serves_as_run(kind):
     model, prompt, other = wrapped("gpt-j", kind), reference.tokens(), reference.tokens(seed=1)
     _, cache = model.run_with_cache(other)
-    hooks = patch_neurons([(0, 1), (2, 5)], model, run=cache)
-    expected = run(model, prompt, patch_neurons([(0, 1), (2, 5)], model, run=record(model, other, NAMES)))
+    hooks = patch_neurons(model, [(0, 1), (2, 5)], run=cache)
+    expected = run(model, prompt, patch_neurons(model, [(0, 1), (2, 5)], run=record(model, other, NAMES)))
     assert torch.equal(run(model, prompt, hooks), expected)
     with pytest.raises(ValueError, match="was it made with another model"):
-        patch_neurons([(0, 1)], model, run=model.run_with_cache(other[:1], remove_batch_dim=True)[1])
+        patch_neurons(model, [(0, 1)], run=model.run_with_cache(other[:1], remove_batch_dim=True)[1])
 
 
 def test_what_does_not_fit_is_named():
     model, other = wrapped("gpt-j", "bridge"), reference.tokens(seed=1)
-    clean = record(model, other, [host.resid_pre(1)])
+    clean = record(model, other, [transformer.resid_pre(1)])
     with pytest.raises(ValueError, match=r"run given has no 'blocks.2.hook_resid_pre'; it has blocks.1"):
-        patch_resid_pre([2], model, run=clean)
+        patch_resid_pre(model, [2], run=clean)
     with pytest.raises(ValueError, match="3 source positions cannot be copied to 2 positions one by one"):
-        patch_resid_pre([1], model, run=clean, positions=[0, 1], source_positions=[0, 1, 2])
+        patch_resid_pre(model, [1], run=clean, positions=[0, 1], source_positions=[0, 1, 2])
     with pytest.raises(ValueError, match="source_positions need both sides listed"):
-        patch_resid_pre([1], model, run=clean, source_positions=[0, 1, 2])
+        patch_resid_pre(model, [1], run=clean, source_positions=[0, 1, 2])
     with pytest.raises(ValueError, match="position 12 is outside this pass over 9 positions"):
-        run(model, other, patch_resid_pre([1], model, run=clean, positions=[0], source_positions=[12]))
+        run(model, other, patch_resid_pre(model, [1], run=clean, positions=[0], source_positions=[12]))

@@ -2,9 +2,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lens_multimodal import transformer
 from lens_multimodal.hooks import CutHadNoEffect, cut_attention, freeze_attention, record
 from lens_multimodal.hooks.attention import cut_scores_hook, verify_cut_hook
-from lens_multimodal.model import host
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, wrapped
 from tests.models import LAYOUTS, host_model
@@ -15,18 +15,18 @@ TEXT = slice(5, None)
 
 
 def run(model, prompt, hooks, **settings):
-    with torch.no_grad(), host.fired_hooks(model, hooks):
-        return host.logits_of(model, prompt, **settings)
+    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+        return transformer.logits_of(model, prompt, **settings)
 
 
 def patterns_of(model, prompt, hooks=()):
-    names = [host.attn_pattern(layer) for layer in range(3)]
+    names = [transformer.attn_pattern(layer) for layer in range(3)]
     with model.hooks(fwd_hooks=list(hooks)):
         return record(model, prompt, names)
 
 
 def pattern_and_values(model, prompt, layer):
-    names = [host.attn_pattern(layer), f"blocks.{layer}.attn.hook_v"]
+    names = [transformer.attn_pattern(layer), f"blocks.{layer}.attn.hook_v"]
     seen = record(model, prompt, names)
     return [seen[name].clone() for name in names]
 
@@ -78,7 +78,7 @@ def test_generated_tokens_are_cut_with_the_text_and_free_with_a_list(layout, kin
     model, prompt = wrapped(layout, kind), reference.tokens(seed=3)
 
     def generate(queries, **settings):
-        with host.fired_hooks(model, cut_attention(model, queries=queries, keys=IMAGE)):
+        with transformer.fired_hooks(model, cut_attention(model, queries=queries, keys=IMAGE)):
             return model.generate(
                 prompt,
                 max_new_tokens=4,
@@ -96,7 +96,7 @@ def test_generated_tokens_are_cut_with_the_text_and_free_with_a_list(layout, kin
             row = torch.cat([row, run(model, row, hooks)[:, -1:].argmax(-1)], dim=1)
         assert torch.equal(generate(queries), row)
     seen: list[torch.Tensor] = []
-    observe = [(host.attn_pattern(2), lambda pattern, hook: seen.append(pattern))]
+    observe = [(transformer.attn_pattern(2), lambda pattern, hook: seen.append(pattern))]
     with model.hooks(fwd_hooks=observe):
         generate(range(5, 9))
     assert all((pattern[..., 1:5] > 0).any() for pattern in seen[1:])
@@ -134,7 +134,7 @@ def test_frozen_patterns_of_another_run(layout, kind):
     frozen = patterns_of(model, other)
     result = run(model, prompt, freeze_attention(model, run=frozen, layers=1, heads=[0]))
     pattern, values = pattern_and_values(model, prompt, 1)
-    pattern[:, 0] = frozen[host.attn_pattern(1)][:, 0]
+    pattern[:, 0] = frozen[transformer.attn_pattern(1)][:, 0]
     z = torch.einsum("bhqk,bkhd->bqhd", pattern, values).flatten(2)
     assert_close(
         result, reference.logits(layout, prompt, input_edited(reference.attention_out(layout, 1), lambda _: z))
@@ -149,7 +149,7 @@ def test_own_patterns_change_nothing_and_generated_tokens_attend_freely(layout, 
     assert_close(run(model, prompt, hooks), reference.logits(layout, prompt))
     settings = dict(max_new_tokens=4, do_sample=False, stop_at_eos=False, return_type="tokens", verbose=False)
     plain = model.generate(prompt, **settings)
-    with host.fired_hooks(model, hooks):
+    with transformer.fired_hooks(model, hooks):
         assert torch.equal(model.generate(prompt, **settings), plain)
 
 
@@ -162,9 +162,9 @@ def test_heads_that_share_values():
     frozen = patterns_of(model, reference.tokens(seed=1))
     assert_close(run(model, prompt, freeze_attention(model, run=patterns_of(model, prompt))), plain(prompt).logits)
     seen = patterns_of(model, prompt, freeze_attention(model, run=frozen, layers=0))
-    assert not torch.equal(seen[host.attn_pattern(1)], patterns_of(model, prompt)[host.attn_pattern(1)])
+    assert not torch.equal(seen[transformer.attn_pattern(1)], patterns_of(model, prompt)[transformer.attn_pattern(1)])
 
-    pattern = frozen[host.attn_pattern(2)]
+    pattern = frozen[transformer.attn_pattern(2)]
     values = pattern_and_values(model, prompt, 2)[1]
     assert values.shape[2] == 2
     z = torch.cat([pattern[:, head] @ values[:, :, head // 2] for head in range(4)], dim=-1)
@@ -186,7 +186,7 @@ def test_nothing_left_behind(layout, kind):
             continue
         hooks = [*cut_attention(model, queries=TEXT, keys=IMAGE), (f"blocks.1.{place}", fail)]
         with pytest.raises(KeyError, match="on purpose"), model.hooks(fwd_hooks=hooks):
-            host.logits_of(model, prompt)
+            transformer.logits_of(model, prompt)
         assert torch.equal(run(model, prompt, []), before)
 
 
@@ -202,9 +202,9 @@ def test_a_failed_pass_within_the_block_does_not_double_the_next():
 
     with model.hooks(fwd_hooks=[*hooks, ("blocks.1.attn.hook_in", fail_once)]):
         with pytest.raises(KeyError):
-            host.logits_of(model, prompt)
+            transformer.logits_of(model, prompt)
         failing.append(False)
-        assert torch.equal(host.logits_of(model, prompt), expected)
+        assert torch.equal(transformer.logits_of(model, prompt), expected)
     assert not model.blocks[1].attn.original_component._forward_pre_hooks
 
 
@@ -256,7 +256,7 @@ def test_a_dropped_edit_is_noticed():
         done["cut"][..., 5:, 1:5] = True
         return scores.masked_fill(done["cut"], -1e9)
 
-    names = [host.attn_scores(1), host.attn_pattern(1)]
+    names = [transformer.attn_scores(1), transformer.attn_pattern(1)]
     silent = [(names[0], lambda scores, hook: cut_scores_hook(scores, hook, cut=cut))]
     checked = [*silent, (names[1], lambda pattern, hook: verify_cut_hook(pattern, hook, done=done, layer=1))]
     with pytest.raises(CutHadNoEffect, match="layer 1 attended to positions that were cut off"):
@@ -266,7 +266,7 @@ def test_a_dropped_edit_is_noticed():
 def test_wrong_settings_are_named():
     model = wrapped("gpt-j", "bridge")
     pattern = torch.full((1, 2, 9, 9), 1 / 9)
-    names = [host.attn_pattern(layer) for layer in range(3)]
+    names = [transformer.attn_pattern(layer) for layer in range(3)]
     with pytest.raises(ValueError, match=r"different heads from 0 to 1, got \[2\]"):
         cut_attention(model, queries=TEXT, keys=IMAGE, heads=[2])
     with pytest.raises(ValueError, match="layer 3 is outside"):

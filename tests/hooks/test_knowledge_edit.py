@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.hooks import edit_knowledge
-from lens_multimodal.model import host
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, assert_different, wrapped
 
@@ -14,7 +14,7 @@ NEURONS = [(1, 4), (0, 7), (1, 30)]
 
 def run(model, prompt):
     with torch.no_grad():
-        return host.logits_of(model, prompt)
+        return transformer.logits_of(model, prompt)
 
 
 @cases
@@ -28,25 +28,25 @@ def test_edited_logits_equal_edited_hugging_face_weights(layout, kind):
         rows = down.weight.data if layout == "gpt-2" else down.weight.data.T
         rows[neurons] += 3.0 * rows[neurons].norm(dim=-1, keepdim=True) * direction
     before = run(model, prompt)
-    weights = {layer: host.w_out(model, layer).detach().clone() for layer in range(3)}
-    with edit_knowledge(NEURONS, model, source=20, target=50, strength=3.0):
+    weights = {layer: transformer.w_out(model, layer).detach().clone() for layer in range(3)}
+    with edit_knowledge(model, NEURONS, source=20, target=50, strength=3.0):
         assert_close(run(model, prompt), twin(prompt).logits)
         assert_different(run(model, prompt), before)
-    assert all(torch.equal(host.w_out(model, layer), weights[layer]) for layer in weights)
+    assert all(torch.equal(transformer.w_out(model, layer), weights[layer]) for layer in weights)
     assert torch.equal(run(model, prompt), before)
 
 
 @cases
 def test_rows_read_the_target_instead_of_the_source_by_the_stated_amount(layout, kind):
     model = wrapped(layout, kind)
-    unembedding = host.w_u(model).detach()
+    unembedding = transformer.w_u(model).detach()
     difference = unembedding[:, 50] - unembedding[:, 20]
-    old = host.w_out(model, 1)[[4, 30]].detach().clone()
-    with edit_knowledge([(1, 4), (1, 30)], model, source=20, target=50, strength=0.5):
-        change = (host.w_out(model, 1)[[4, 30]].detach() - old) @ difference
-        other = host.w_out(model, 1).detach()[[3, 5]].clone()
+    old = transformer.w_out(model, 1)[[4, 30]].detach().clone()
+    with edit_knowledge(model, [(1, 4), (1, 30)], source=20, target=50, strength=0.5):
+        change = (transformer.w_out(model, 1)[[4, 30]].detach() - old) @ difference
+        other = transformer.w_out(model, 1).detach()[[3, 5]].clone()
     torch.testing.assert_close(change, 0.5 * old.norm(dim=-1) * difference.norm(), rtol=1e-5, atol=0)
-    assert torch.equal(other, host.w_out(model, 1)[[3, 5]])
+    assert torch.equal(other, transformer.w_out(model, 1)[[3, 5]])
 
 
 @cases
@@ -56,7 +56,7 @@ def test_weights_return_bit_for_bit_after_an_exception(layout, kind, dtype):
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     def fail():
-        with edit_knowledge(NEURONS, model, source=20, target=50):
+        with edit_knowledge(model, NEURONS, source=20, target=50):
             raise KeyError("on purpose")
 
     with pytest.raises(KeyError, match="on purpose"):
@@ -66,13 +66,13 @@ def test_weights_return_bit_for_bit_after_an_exception(layout, kind, dtype):
 
 def test_nested_edits_of_the_same_row_unwind():
     model = wrapped("gpt-2", "bridge")
-    before = host.w_out(model, 1).detach().clone()
-    with edit_knowledge([(1, 4)], model, source=20, target=50):
-        once = host.w_out(model, 1).detach().clone()
-        with edit_knowledge([(1, 4)], model, source=3, target=9):
-            assert not torch.equal(host.w_out(model, 1), once)
-        assert torch.equal(host.w_out(model, 1), once)
-    assert torch.equal(host.w_out(model, 1), before)
+    before = transformer.w_out(model, 1).detach().clone()
+    with edit_knowledge(model, [(1, 4)], source=20, target=50):
+        once = transformer.w_out(model, 1).detach().clone()
+        with edit_knowledge(model, [(1, 4)], source=3, target=9):
+            assert not torch.equal(transformer.w_out(model, 1), once)
+        assert torch.equal(transformer.w_out(model, 1), once)
+    assert torch.equal(transformer.w_out(model, 1), before)
 
 
 @pytest.mark.parametrize(
@@ -86,5 +86,5 @@ def test_nested_edits_of_the_same_row_unwind():
 )
 def test_wrong_edits_are_refused(neurons, source, target, message):
     model = wrapped("gpt-j", "bridge")
-    with pytest.raises(ValueError, match=message), edit_knowledge(neurons, model, source=source, target=target):
+    with pytest.raises(ValueError, match=message), edit_knowledge(model, neurons, source=source, target=target):
         pass

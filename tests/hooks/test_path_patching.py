@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.hooks import Resample, Zero, ablate, ablate_heads, patch_path, record
-from lens_multimodal.model import host
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, put, wrapped
 
@@ -10,27 +10,31 @@ cases = pytest.mark.parametrize(("layout", "kind"), CASES)
 
 
 def run(model, prompt, hooks):
-    with torch.no_grad(), host.fired_hooks(model, hooks):
-        return host.logits_of(model, prompt)
+    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+        return transformer.logits_of(model, prompt)
 
 
 def other_run(model):
     other = reference.tokens(seed=1)
-    return record(model, other, [name(layer) for layer in range(3) for name in (host.mlp_post, host.head_z)])
+    return record(
+        model, other, [name(layer) for layer in range(3) for name in (transformer.mlp_post, transformer.head_z)]
+    )
 
 
 @cases
 def test_path_to_the_logits_is_the_final_residual_moved_by_the_senders_write(layout, kind):
     model, prompt = wrapped(layout, kind), reference.tokens()
     source = other_run(model)
-    plain = record(model, prompt, [host.mlp_post(0), host.resid_post(2)])
+    plain = record(model, prompt, [transformer.mlp_post(0), transformer.resid_post(2)])
     result = run(model, prompt, patch_path(model, prompt, to=Resample(source), sender_neurons=[(0, 3), (0, 8)]))
-    change = (source[host.mlp_post(0)] - plain[host.mlp_post(0)])[..., [3, 8]] @ host.w_out(model, 0)[[3, 8]]
+    change = (source[transformer.mlp_post(0)] - plain[transformer.mlp_post(0)])[..., [3, 8]] @ transformer.w_out(
+        model, 0
+    )[[3, 8]]
     with torch.no_grad():
-        expected = host.read_out(model, plain[host.resid_post(2)] + change)
+        expected = transformer.read_out(model, plain[transformer.resid_post(2)] + change)
     assert_close(result, expected)
     assert_different(result, run(model, prompt, []))
-    total = run(model, prompt, ablate([(0, 3), (0, 8)], model, to=Resample(source)))
+    total = run(model, prompt, ablate(model, [(0, 3), (0, 8)], to=Resample(source)))
     assert_different(result, total)
 
 
@@ -73,12 +77,12 @@ def test_heads_to_heads_and_sender_unchanged_changes_nothing(layout, kind):
     model, prompt = wrapped(layout, kind), reference.tokens()
     ends = dict(sender_heads=[(0, 0), (1, 1)], receiver_heads=[(2, 0), (2, 1)])
     plain = run(model, prompt, [])
-    own = record(model, prompt, [host.head_z(layer) for layer in range(3)])
+    own = record(model, prompt, [transformer.head_z(layer) for layer in range(3)])
     unchanged = run(model, prompt, patch_path(model, prompt, to=Resample(own), **ends))
     torch.testing.assert_close(unchanged, plain, rtol=0, atol=1e-12)
     moved = run(model, prompt, patch_path(model, prompt, to=Resample(other_run(model)), **ends))
     assert_different(moved, plain)
-    assert_different(moved, run(model, prompt, ablate_heads([(0, 0), (1, 1)], model, to=Resample(other_run(model)))))
+    assert_different(moved, run(model, prompt, ablate_heads(model, [(0, 0), (1, 1)], to=Resample(other_run(model)))))
 
 
 def test_heads_reach_neurons_of_their_own_layer_unless_blocks_are_parallel():

@@ -2,8 +2,8 @@ import jaxtyping
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.hooks import ablate, add_vector, scale, set_to, steer, write_vector
-from lens_multimodal.model import host
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, wrapped
 
@@ -13,8 +13,8 @@ SETTINGS = dict(max_new_tokens=5, do_sample=False, stop_at_eos=False, return_typ
 
 
 def run(model, prompt, hooks):
-    with torch.no_grad(), host.fired_hooks(model, hooks):
-        return host.logits_of(model, prompt)
+    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+        return transformer.logits_of(model, prompt)
 
 
 def changed_by(change, positions):
@@ -30,9 +30,9 @@ def changed_by(change, positions):
 @pytest.mark.parametrize(
     ("builder", "change"),
     [
-        (lambda model, where: steer(NEURONS, model, amount=2.5, positions=where), lambda x: x + 2.5),
-        (lambda model, where: scale(NEURONS, model, factor=-3.0, positions=where), lambda x: -3 * x),
-        (lambda model, where: set_to(NEURONS, model, value=1.5, positions=where), lambda x: 0 * x + 1.5),
+        (lambda model, where: steer(model, NEURONS, amount=2.5, positions=where), lambda x: x + 2.5),
+        (lambda model, where: scale(model, NEURONS, factor=-3.0, positions=where), lambda x: -3 * x),
+        (lambda model, where: set_to(model, NEURONS, value=1.5, positions=where), lambda x: 0 * x + 1.5),
     ],
     ids=["steer", "scale", "set_to"],
 )
@@ -62,7 +62,7 @@ def test_vectors(layout, kind, adding):
                 resid[:, where] = vector.double() + (resid[:, where] if adding else 0)
                 return resid
 
-            result = run(model, prompt, builder(vector, model, layer=layer, positions=positions))
+            result = run(model, prompt, builder(model, vector, layer=layer, positions=positions))
             expected = reference.logits(layout, prompt, input_edited(reference.block(layout, layer), edit))
             assert_close(result, expected)
             assert_different(result, reference.logits(layout, prompt))
@@ -81,7 +81,7 @@ def test_steering_a_generation(layout, kind):
         return lambda: [input_edited(reference.block(layout, 1), edit)]
 
     for positions, where in ((None, slice(None)), ([2, 8], [2, 8]), (slice(9, None), slice(9, None))):
-        with model.hooks(fwd_hooks=add_vector(vector, model, layer=1, positions=positions)):
+        with model.hooks(fwd_hooks=add_vector(model, vector, layer=1, positions=positions)):
             generated = model.generate(prompt, **SETTINGS)
         assert torch.equal(generated, reference.greedy(layout, prompt, 5, edits(where)))
 
@@ -90,21 +90,21 @@ def test_steering_a_generation(layout, kind):
 def test_neutral_settings_change_nothing(layout, kind):
     model, prompt = wrapped(layout, kind), reference.tokens()
     neutral = [
-        *steer(NEURONS, model, amount=0.0),
-        *scale(NEURONS, model, factor=1.0),
-        *add_vector(torch.zeros(24), model, layer=1),
+        *steer(model, NEURONS, amount=0.0),
+        *scale(model, NEURONS, factor=1.0),
+        *add_vector(model, torch.zeros(24), layer=1),
     ]
     assert torch.equal(run(model, prompt, neutral), run(model, prompt, []))
     assert torch.equal(
-        run(model, prompt, scale(NEURONS, model, factor=0.0)), run(model, prompt, ablate(NEURONS, model))
+        run(model, prompt, scale(model, NEURONS, factor=0.0)), run(model, prompt, ablate(model, NEURONS))
     )
 
 
 def test_hooks_at_one_place_run_in_the_order_given_and_outer_blocks_first():
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
-    five = set_to(NEURONS, model, value=5.0)
-    add, double = steer(NEURONS, model, amount=2.0), scale(NEURONS, model, factor=2.0)
-    fourteen, twelve = (run(model, prompt, set_to(NEURONS, model, value=value)) for value in (14.0, 12.0))
+    five = set_to(model, NEURONS, value=5.0)
+    add, double = steer(model, NEURONS, amount=2.0), scale(model, NEURONS, factor=2.0)
+    fourteen, twelve = (run(model, prompt, set_to(model, NEURONS, value=value)) for value in (14.0, 12.0))
     assert torch.equal(run(model, prompt, [*five, *add, *double]), fourteen)
     assert torch.equal(run(model, prompt, [*five, *double, *add]), twelve)
     with model.hooks(fwd_hooks=five), model.hooks(fwd_hooks=add):
@@ -115,13 +115,13 @@ def test_hooks_at_one_place_run_in_the_order_given_and_outer_blocks_first():
 def test_hooks_are_gone_after_an_exception_and_tokens_unchanged(layout, kind):
     model, prompt = wrapped(layout, kind), reference.tokens()
     before, tokens = run(model, prompt, []), prompt.clone()
-    assert_different(run(model, prompt, set_to(NEURONS, model, value=9.0)), before)
+    assert_different(run(model, prompt, set_to(model, NEURONS, value=9.0)), before)
 
     def fail(_activation, hook):
         raise KeyError(hook.name)
 
     with pytest.raises(KeyError):
-        run(model, prompt, [*set_to(NEURONS, model, value=9.0), (host.mlp_post(2), fail)])
+        run(model, prompt, [*set_to(model, NEURONS, value=9.0), (transformer.mlp_post(2), fail)])
     assert torch.equal(run(model, prompt, []), before)
     assert torch.equal(prompt, tokens)
 
@@ -129,14 +129,14 @@ def test_hooks_are_gone_after_an_exception_and_tokens_unchanged(layout, kind):
 def test_gradients_flow_through_every_editor():
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
     vector = torch.randn(24, dtype=torch.float64, requires_grad=True)
-    hooks = [*add_vector(vector, model, layer=1, positions=[2]), *scale(NEURONS, model, factor=2.0, positions=[3])]
+    hooks = [*add_vector(model, vector, layer=1, positions=[2]), *scale(model, NEURONS, factor=2.0, positions=[3])]
     with model.hooks(fwd_hooks=hooks):
-        host.logits_of(model, prompt)[:, -1, 5].sum().backward()
+        transformer.logits_of(model, prompt)[:, -1, 5].sum().backward()
     step = 1e-3  # GPT-J's attention scores are float32, whatever the model is
     direction = torch.randn(24, dtype=torch.float64)
 
     def value(at):
-        hooks = [*add_vector(at, model, layer=1, positions=[2]), *scale(NEURONS, model, factor=2.0, positions=[3])]
+        hooks = [*add_vector(model, at, layer=1, positions=[2]), *scale(model, NEURONS, factor=2.0, positions=[3])]
         return run(model, prompt, hooks)[:, -1, 5].sum()
 
     slope = (value(vector.detach() + step * direction) - value(vector.detach() - step * direction)) / (2 * step)
@@ -147,13 +147,13 @@ def test_gradients_flow_through_every_editor():
 def test_wrong_vectors_are_named():
     model = wrapped("gpt-j", "bridge")
     with pytest.raises(ValueError, match=r"vector of shape \[24\] or one for each position \[pos, 24\], got \[25\]"):
-        add_vector(torch.zeros(25), model, layer=0)
+        add_vector(model, torch.zeros(25), layer=0)
     with pytest.raises(ValueError, match="2 vectors need as many listed positions, got 3 positions"):
-        write_vector(torch.zeros(2, 24), model, layer=0, positions=[0, 1, 2])
+        write_vector(model, torch.zeros(2, 24), layer=0, positions=[0, 1, 2])
     with pytest.raises(ValueError, match="2 vectors need as many listed positions, got positions without an end"):
-        write_vector(torch.zeros(2, 24), model, layer=0)
+        write_vector(model, torch.zeros(2, 24), layer=0)
     with pytest.raises(ValueError, match="layer 3 is outside"):
-        write_vector(torch.zeros(24), model, layer=3)
+        write_vector(model, torch.zeros(24), layer=3)
 
 
 @pytest.fixture

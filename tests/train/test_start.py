@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lens_multimodal.model import host
+from lens_multimodal import transformer
 from lens_multimodal.train import start_like_embeddings
 from tests.models import HOSTS
 from tests.trio import random_lens
@@ -15,7 +15,7 @@ from tests.trio import random_lens
 @pytest.mark.parametrize("kind", HOSTS)
 def test_vectors_have_the_mean_and_spread_of_the_embeddings(kind: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, kind=kind)
-    table = host.w_e(lens.model).float()
+    table = transformer.w_e(lens.model).float()
     wide = nn.Linear(300, table.shape[1])
     features = 7 + 3 * torch.randn(4000, 300, generator=torch.Generator().manual_seed(1))
     vectors = start_like_embeddings(wide, lens.model, features)(features)
@@ -25,7 +25,7 @@ def test_vectors_have_the_mean_and_spread_of_the_embeddings(kind: str, tmp_path:
 
 def test_the_seed_decides(tmp_path: Path) -> None:
     model = random_lens(tmp_path).model
-    d_model = host.shape(model).d_model
+    d_model = transformer.shape(model).d_model
     features = torch.randn(50, 6)
     one, same, other = (
         start_like_embeddings(nn.Linear(6, d_model), model, features, seed=seed).weight for seed in (0, 0, 1)
@@ -36,7 +36,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 
 def test_what_does_not_fit(tmp_path: Path) -> None:
     model = random_lens(tmp_path).model
-    d_model = host.shape(model).d_model
+    d_model = transformer.shape(model).d_model
     with pytest.raises(ValueError, match="from 6 to"):
         start_like_embeddings(nn.Linear(6, d_model), model, torch.randn(50, 7))
     with pytest.raises(ValueError, match="no bias"):

@@ -6,7 +6,8 @@ from lens_multimodal.analysis.attribution.faithfulness import Faithfulness, fait
 from lens_multimodal.analysis.attribution.gradients import ActivationXGradient
 from lens_multimodal.analysis.attribution.integrated_gradients import IntegratedGradients
 from lens_multimodal.analysis.attribution.memory import MemoryEstimate, estimate_attribution
-from lens_multimodal.analysis.attribution.neurons import (
+from lens_multimodal.analysis.attribution.read_out_scores import ActivationXDecoded, DirectEffect, LocalDirectEffect
+from lens_multimodal.analysis.attribution.top_neurons import (
     REDUCTIONS,
     SCORES,
     neuron_attribution,
@@ -14,7 +15,6 @@ from lens_multimodal.analysis.attribution.neurons import (
     top_neurons,
     top_neurons_by_row,
 )
-from lens_multimodal.analysis.attribution.read_out_scores import ActivationXDecoded, DirectEffect, LocalDirectEffect
 
 __all__ = [
     "REDUCTIONS",

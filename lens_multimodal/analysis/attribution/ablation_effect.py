@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.gradients import check_finite_targets
-from lens_multimodal.analysis.request import Request, Visit, request_for_targets
-from lens_multimodal.analysis.targets import ResolvedTarget, Targets, first_read
-from lens_multimodal.hooks.neurons import Neurons, as_neurons
-from lens_multimodal.model import host
+from lens_multimodal.analysis.attribution.request import Request, Visit, request_for_targets
+from lens_multimodal.arguments.neurons import Neurons, as_neurons
+from lens_multimodal.arguments.targets import ResolvedTarget, Targets, first_read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class Ablation:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
 
     def __call__(self, request: Request, visit: Visit) -> None:
-        d_mlp = host.shape(request.model).d_mlp
+        d_mlp = transformer.shape(request.model).d_mlp
         for layer in request.layers:
             cells = [
                 Ablated(neurons={layer: torch.tensor([neuron])}, positions=request.positions[i : i + 1])
@@ -88,7 +88,7 @@ def ablation_effects(
     Raises: ValueError, TypeError for bad targets, neurons or positions; FloatingPointError for an overflow.
     """
     request = request_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
-    by_layer = as_neurons(neurons, model)
+    by_layer = as_neurons(model, neurons)
     single = [
         Ablated(neurons={layer: index[None]}, positions=request.positions)
         for layer, indices in by_layer.items()
@@ -154,15 +154,17 @@ def ablated_values(
     first = first_read(targets)
     with (
         torch.no_grad(),
-        host.fired_hooks(model, [(host.mlp_post(layer), _zero_rows(ablations, layer)) for layer in layers]),
+        transformer.fired_hooks(
+            model, [(transformer.mlp_post(layer), _zero_rows(ablations, layer)) for layer in layers]
+        ),
     ):
-        logits = host.logits_of(model, rows, attention_mask=mask, first=first)
+        logits = transformer.logits_of(model, rows, attention_mask=mask, first=first)
         values = [torch.stack([t.value(logits[row], first=first) for row in range(n_rows)]) for t in targets]
     check_finite_targets(values, {})
     return torch.stack(values)
 
 
-def _zero_rows(ablations: Sequence[Ablated], layer: int) -> host.HookFunction:
+def _zero_rows(ablations: Sequence[Ablated], layer: int) -> transformer.HookFunction:
     def zero(activation: Tensor, hook: Any) -> Tensor:
         result = activation.clone()
         for row, ablation in enumerate(ablations):

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.gradients import visit_gradients
-from lens_multimodal.analysis.request import request_for_targets
-from lens_multimodal.analysis.selection import wide
-from lens_multimodal.analysis.targets import Targets
-from lens_multimodal.model import host
+from lens_multimodal.analysis.attribution.request import request_for_targets
+from lens_multimodal.arguments.selection import wide
+from lens_multimodal.arguments.targets import Targets
 
 
 def head_attribution(
@@ -30,7 +30,7 @@ def head_attribution(
 
     Args and errors: as `neuron_attribution`; the position is the one that attends, not the one looked at.
     """
-    return _attribute(model, tokens, target, positions, layers, attention_mask, host.head_z)
+    return _attribute(model, tokens, target, positions, layers, attention_mask, transformer.head_z)
 
 
 def position_attribution(
@@ -47,7 +47,7 @@ def position_attribution(
     Layer 0 is the model's input: which image patches and words the target comes from.
     Args and errors: as `neuron_attribution`.
     """
-    return _attribute(model, tokens, target, positions, layers, attention_mask, host.resid_pre)
+    return _attribute(model, tokens, target, positions, layers, attention_mask, transformer.resid_pre)
 
 
 def _attribute(

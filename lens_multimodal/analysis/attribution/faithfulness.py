@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.ablation_effect import Ablated, ablated_effects, ablated_values
-from lens_multimodal.analysis.attribution.neurons import reduce_positions, resolve_score
-from lens_multimodal.analysis.request import Request, Score, request_for_targets, run_score
-from lens_multimodal.analysis.targets import Target
-from lens_multimodal.hooks.neurons import Neurons, as_neurons
-from lens_multimodal.model import host
+from lens_multimodal.analysis.attribution.request import Request, Score, request_for_targets, run_score
+from lens_multimodal.analysis.attribution.top_neurons import reduce_positions, resolve_score
+from lens_multimodal.arguments.neurons import Neurons, as_neurons
+from lens_multimodal.arguments.targets import Target
 
 COMPARED = ("activation_x_gradient", "activation_x_decoded", "local_direct_effect", "integrated_gradients")
 TRUE_EFFECT = "ablation"
@@ -47,7 +47,7 @@ class Faithfulness:
     reduce: str
 
     def _repr_html_(self) -> str:
-        from lens_multimodal.display.results import faithfulness_html
+        from lens_multimodal.views.notebook.results_html import faithfulness_html
 
         return faithfulness_html(self)
 
@@ -98,7 +98,7 @@ def faithfulness(
     request = request_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
     if len(request.passes) != 1:
         raise ValueError(f"expected one target, got {len(request.passes)}")
-    given = None if neurons is None else as_neurons(neurons, model)
+    given = None if neurons is None else as_neurons(model, neurons)
     generator = torch.Generator().manual_seed(seed)
     by_score = {name: _reduced(request, score, reduce) for name, score in chosen.items()}
     flat = _flat_indices(given, model) if given is not None else _candidates(by_score, n_neurons, generator)
@@ -108,7 +108,7 @@ def faithfulness(
     if not 1 <= k <= len(flat):
         raise ValueError(f"top_k must lie between 1 and the {len(flat)} neurons compared, got {k}")
 
-    comparison = _Comparison(request=request, flat=flat, d_mlp=host.shape(model).d_mlp, batch_size=batch_size)
+    comparison = _Comparison(request=request, flat=flat, d_mlp=transformer.shape(model).d_mlp, batch_size=batch_size)
     effects = comparison.effects()
     columns = {name: values.flatten()[flat] for name, values in by_score.items()}
     orders = {
@@ -198,7 +198,7 @@ def _reduced(request: Request, score: Score, reduce: str) -> Float[Tensor, "laye
 
 
 def _flat_indices(by_layer: Mapping[int, Tensor], model: nn.Module) -> Int[Tensor, " neuron"]:
-    d_mlp = host.shape(model).d_mlp
+    d_mlp = transformer.shape(model).d_mlp
     return torch.cat([layer * d_mlp + index.cpu() for layer, index in by_layer.items()])
 
 

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lens_multimodal.analysis.request import Request, Visit
-from lens_multimodal.analysis.selection import wide
-from lens_multimodal.analysis.targets import ResolvedTarget, first_read
-from lens_multimodal.model import host
+from lens_multimodal import transformer
+from lens_multimodal.analysis.attribution.request import Request, Visit
+from lens_multimodal.arguments.selection import wide
+from lens_multimodal.arguments.targets import ResolvedTarget, first_read
 
 GradientVisit = Callable[[int, int, Tensor, Tensor], None]
 """Called with the index of the backward pass, the layer, its activation and its gradient."""
@@ -80,7 +80,7 @@ class ActivationXGradient:
             request.model,
             request.tokens,
             request.passes,
-            {layer: host.mlp_post(layer) for layer in request.layers},
+            {layer: transformer.mlp_post(layer) for layer in request.layers},
             product,
             attention_mask=request.attention_mask,
             offload=self.offload,
@@ -115,7 +115,7 @@ def visit_gradients(
     current = 0
     first = first_read(target for per_row in passes for target in per_row)
 
-    def watch(layer: int) -> host.HookFunction:
+    def watch(layer: int) -> transformer.HookFunction:
         def keep(activation: Tensor, hook: Any) -> Tensor:
             if layer not in kept:
                 kept[layer] = activation.detach()
@@ -133,11 +133,11 @@ def visit_gradients(
         visit(current, layer, kept[layer], gradient)
 
     inputs: list[Tensor] = []
-    hooks = [(host.resid_pre(lowest), start_graph), *((name, watch(layer)) for layer, name in names.items())]
+    hooks = [(transformer.resid_pre(lowest), start_graph), *((name, watch(layer)) for layer, name in names.items())]
     saving = torch.autograd.graph.save_on_cpu(pin_memory=tokens.is_cuda) if offload else nullcontext()
     with gradients_on(), saving:
-        with host.fired_hooks(model, hooks):
-            logits = host.logits_of(model, tokens, attention_mask=attention_mask, first=first)
+        with transformer.fired_hooks(model, hooks):
+            logits = transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first)
         values = [
             torch.stack([target.value(logits[row], first=first) for row, target in enumerate(per_row)])
             for per_row in passes

@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.gradients import check_differentiable, check_finite_targets, gradients_on
-from lens_multimodal.analysis.request import Request, Visit
-from lens_multimodal.analysis.selection import wide
-from lens_multimodal.analysis.targets import first_read
-from lens_multimodal.model import host
+from lens_multimodal.analysis.attribution.request import Request, Visit
+from lens_multimodal.arguments.selection import wide
+from lens_multimodal.arguments.targets import first_read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,8 @@ def _weighted(
         mask = mask[row : row + 1].expand(n_rows, -1)
     first = first_read(targets[row] for targets in request.passes)
     with gradients_on():
-        with host.fired_hooks(request.model, [(host.mlp_post(layer), scale)]):
-            logits = host.logits_of(request.model, tokens, attention_mask=mask, first=first)
+        with transformer.fired_hooks(request.model, [(transformer.mlp_post(layer), scale)]):
+            logits = transformer.logits_of(request.model, tokens, attention_mask=mask, first=first)
         values = [
             torch.stack([targets[row].value(logits[step], first=first) for step in range(n_rows)])
             for targets in request.passes

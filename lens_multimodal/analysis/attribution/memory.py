@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.gradients import check_differentiable, gradients_on, start_graph
-from lens_multimodal.analysis.selection import resolve_layers
-from lens_multimodal.model import host
+from lens_multimodal.arguments.selection import resolve_layers
 
 PROBE_LENGTHS = (8, 16, 24)
 
@@ -77,7 +77,7 @@ def estimate_attribution(
         keeps_all: False for `top_neurons`, which keeps only the best.
     Raises: ValueError for sizes that are not positive, or a prompt longer than the model's context.
     """
-    sizes = host.shape(model)
+    sizes = transformer.shape(model)
     looked_at = n_pos if n_positions is None else n_positions
     if min(n_pos, batch, n_targets, looked_at, n_read) < 1:
         raise ValueError(
@@ -91,12 +91,12 @@ def estimate_attribution(
     if n_pos > sizes.n_ctx:
         raise ValueError(f"a prompt of {n_pos} positions is longer than the model's context of {sizes.n_ctx}")
     check_differentiable(model)
-    found = resolve_layers(layers, model)
+    found = resolve_layers(model, layers)
     lengths = [length for length in PROBE_LENGTHS if length <= sizes.n_ctx]
     counted = [saved_bytes(model, length, layers=found) for length in lengths]
     fit = np.polyfit(lengths, counted, deg=len(lengths) - 1)
     saved = float(np.polyval(fit, n_pos))
-    width = host.w_u(model).element_size()
+    width = transformer.w_u(model).element_size()
     wide_width = max(4, width)
     cells = batch * looked_at * sizes.d_mlp
     # Nothing grows with the square of the length where attention never writes its pattern down.
@@ -129,10 +129,13 @@ def saved_bytes(model: nn.Module, n_pos: int, *, layers: Sequence[int]) -> int:
     def keep(activation: Tensor, hook: Any) -> None:
         count(activation.detach())
 
-    tokens = torch.zeros(1, n_pos, dtype=torch.long, device=host.device(model))
-    hooks = [(host.resid_pre(min(layers)), start_graph), *((host.mlp_post(layer), keep) for layer in layers)]
+    tokens = torch.zeros(1, n_pos, dtype=torch.long, device=transformer.device(model))
+    hooks = [
+        (transformer.resid_pre(min(layers)), start_graph),
+        *((transformer.mlp_post(layer), keep) for layer in layers),
+    ]
     with gradients_on(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        with host.fired_hooks(model, hooks):
-            logits = host.logits_of(model, tokens)
+        with transformer.fired_hooks(model, hooks):
+            logits = transformer.logits_of(model, tokens)
         del logits
     return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights)

@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.gradients import check_finite_targets, gradients_on
-from lens_multimodal.analysis.request import Request, Visit
-from lens_multimodal.analysis.selection import wide
-from lens_multimodal.model import host
+from lens_multimodal.analysis.attribution.request import Request, Visit
+from lens_multimodal.arguments.selection import wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +68,15 @@ def _forward(
 ) -> tuple[dict[int, Tensor], list[Float[Tensor, "batch prompt_pos d_model"]], Float[Tensor, "batch pos 1"]]:
     """Activations and final norm scale at the requested positions; per pass, the target's direction everywhere."""
     at = request.positions
-    names = [*(host.mlp_post(layer) for layer in request.layers), host.FINAL_NORM_SCALE]
-    with torch.no_grad(), host.capture(request.model, names) as kept:
-        logits = host.logits_of(request.model, request.tokens, attention_mask=request.attention_mask)
+    names = [*(transformer.mlp_post(layer) for layer in request.layers), transformer.FINAL_NORM_SCALE]
+    with torch.no_grad(), transformer.capture(request.model, names) as kept:
+        logits = transformer.logits_of(request.model, request.tokens, attention_mask=request.attention_mask)
     directions = [_direction(request, index, logits, kept) for index in range(len(request.passes))]
     activations = {
-        layer: wide(kept[host.mlp_post(layer)][:, at.to(kept[host.mlp_post(layer)].device)]) for layer in request.layers
+        layer: wide(kept[transformer.mlp_post(layer)][:, at.to(kept[transformer.mlp_post(layer)].device)])
+        for layer in request.layers
     }
-    scale = kept[host.FINAL_NORM_SCALE]
+    scale = kept[transformer.FINAL_NORM_SCALE]
     return activations, directions, wide(scale[:, at.to(scale.device)])
 
 
@@ -88,7 +89,7 @@ def _direction(
         value = torch.stack([t.value(leaf[row]) for row, t in enumerate(request.passes[index])])
         check_finite_targets([value], dict(enumerate(kept.values())))
         (weight,) = torch.autograd.grad(value.sum(), [leaf])
-    w_u = host.w_u(request.model).detach()
+    w_u = transformer.w_u(request.model).detach()
     weight = weight.to(w_u.device)
     used = weight.any(dim=-1)
     direction = torch.zeros(*weight.shape[:2], w_u.shape[0], device=w_u.device, dtype=wide(w_u[:1, :1]).dtype)
@@ -100,8 +101,8 @@ def _through_final_norm(
     request: Request, direction: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """Move a direction from behind the final norm to before it, but for the division by the scale."""
-    direction = direction * wide(host.final_norm_weight(request.model).detach()).to(direction.device)
-    if host.final_norm_centres(request.model):
+    direction = direction * wide(transformer.final_norm_weight(request.model).detach()).to(direction.device)
+    if transformer.final_norm_centres(request.model):
         direction = direction - direction.mean(dim=-1, keepdim=True)
     return direction
 
@@ -116,7 +117,7 @@ def _visit_products(
     factor: Float[Tensor, "batch pos 1"] | None = None,
 ) -> None:
     for layer in request.layers:
-        weight = wide(host.w_out(request.model, layer).detach())
+        weight = wide(transformer.w_out(request.model, layer).detach())
         written = direction.to(weight.device) @ weight.T
         if factor is not None:
             written = written * factor.to(weight.device)

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lens_multimodal.analysis.request import request_for_targets
-from lens_multimodal.analysis.selection import resolve_token, wide
-from lens_multimodal.model import host
+from lens_multimodal import transformer
+from lens_multimodal.analysis.attribution.request import request_for_targets
+from lens_multimodal.arguments.selection import resolve_token, wide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +43,7 @@ class LogitLens:
         return torch.where(reached.any(dim=1), first, -1)
 
     def _repr_html_(self) -> str:
-        from lens_multimodal.display.results import logit_lens_html
+        from lens_multimodal.views.notebook.results_html import logit_lens_html
 
         return logit_lens_html(self)
 
@@ -66,13 +66,13 @@ def logit_lens(
     Raises: ValueError, TypeError for tokens or positions that do not exist; FloatingPointError for an overflow.
     """
     listed = [token] if isinstance(token, int | str) else list(token)
-    ids = tuple(resolve_token(item, model) for item in listed)
+    ids = tuple(resolve_token(model, item) for item in listed)
     request = request_for_targets(model, tokens, list(ids), positions, attention_mask=attention_mask)
-    n_layers = host.shape(model).n_layers
-    names = [host.resid_pre(0), *(host.resid_post(layer) for layer in range(n_layers))]
+    n_layers = transformer.shape(model).n_layers
+    names = [transformer.resid_pre(0), *(transformer.resid_post(layer) for layer in range(n_layers))]
     with torch.no_grad():
-        with host.capture(model, names) as kept:
-            host.logits_of(model, request.tokens, attention_mask=attention_mask)
+        with transformer.capture(model, names) as kept:
+            transformer.logits_of(model, request.tokens, attention_mask=attention_mask)
         depths = [_read(model, kept[name][0, request.positions.to(kept[name].device)], ids, chunk) for name in names]
     rank, probability, logit, top = (torch.stack(parts) for parts in zip(*depths, strict=True))
     return LogitLens(
@@ -91,7 +91,7 @@ def _read(
     """Rank, probability and logit, `[pos, token]`, and the top token, `[pos]`."""
     parts = []
     for rows in resid.split(chunk):
-        logits = wide(host.read_out(model, rows[None])[0])
+        logits = wide(transformer.read_out(model, rows[None])[0])
         if not bool(logits.isfinite().all()):
             raise FloatingPointError(
                 f"the residual stream reads out to infinities or NaN in {resid.dtype}; run the model in float32"

@@ -6,11 +6,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, search_vocabulary
-from lens_multimodal.analysis.selection import wide
-from lens_multimodal.hooks.neurons import Neurons, as_neurons
-from lens_multimodal.model import host
+from lens_multimodal.arguments.neurons import Neurons, as_neurons
+from lens_multimodal.arguments.selection import wide
 
 
 def driving_tokens(
@@ -33,11 +33,11 @@ def driving_tokens(
     Raises: ValueError for a gate that the model does not have; and as `decode_neurons`.
     """
     rows = []
-    embeddings = host.w_e(model).detach()
+    embeddings = transformer.w_e(model).detach()
     with torch.no_grad():
-        for layer, index in as_neurons(neurons, model).items():
-            weights = host.w_gate(model, layer) if gate else host.w_in(model, layer)
-            before = host.mlp_norm(model, layer) if norm else None
+        for layer, index in as_neurons(model, neurons).items():
+            weights = transformer.w_gate(model, layer) if gate else transformer.w_in(model, layer)
+            before = transformer.mlp_norm(model, layer) if norm else None
 
             def columns(start: int, stop: int, before: Any = before, place: torch.device = weights.device) -> Tensor:
                 part = embeddings[start:stop].to(place)
@@ -63,7 +63,7 @@ def driving_tokens(
                 )
             ]
     table = pd.DataFrame(rows)
-    table.attrs.update(norm=norm, gate=gate, weight_processing=host.weight_processing(model))
+    table.attrs.update(norm=norm, gate=gate, weight_processing=transformer.weight_processing(model))
     return table
 
 
@@ -73,11 +73,11 @@ def upstream_neurons(model: nn.Module, layer: int, neuron: int, *, top_k: int = 
     Returns: columns `layer`, `neuron`, `cosine`, ordered by its size; empty for a neuron of layer 0.
     Raises: ValueError, TypeError for a neuron that does not exist.
     """
-    as_neurons([(layer, neuron)], model)
-    direction = nn.functional.normalize(wide(host.w_in(model, layer)[:, neuron].detach()), dim=0)
+    as_neurons(model, [(layer, neuron)])
+    direction = nn.functional.normalize(wide(transformer.w_in(model, layer)[:, neuron].detach()), dim=0)
     parts = []
     for earlier in range(layer):
-        rows = wide(host.w_out(model, earlier).detach())
+        rows = wide(transformer.w_out(model, earlier).detach())
         cosine = nn.functional.normalize(rows, dim=-1) @ direction.to(rows.device)
         found = cosine.abs().topk(min(top_k, len(cosine))).indices
         parts.append(pd.DataFrame({"layer": earlier, "neuron": found.tolist(), "cosine": cosine[found].cpu().numpy()}))

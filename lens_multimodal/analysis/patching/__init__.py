@@ -1,6 +1,6 @@
 """Activation patching over many cells, and its first-order estimate."""
 
-from lens_multimodal.analysis.patching.run import PatchSweep
+from lens_multimodal.analysis.patching.cells import PatchSweep
 from lens_multimodal.analysis.patching.sweeps import (
     act_patch_attn_out,
     act_patch_heads,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_multimodal.hooks.positions import Positions, as_positions
+from lens_multimodal.arguments.positions import Positions, as_positions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -102,11 +102,11 @@ def trials(model: nn.Module, picture: PictureState, settings: CausalSettings, se
                 break
             top = ranked.head(count)
             found.append(Trial(noun=index, n_neurons=count, neurons="top", draw=0, table=top))
-            if len(with_control(top, model)) < count:
+            if len(with_control(model, top)) < count:
                 continue
             for draw in range(settings.n_random):
                 generator = generator_for(seed, "causal", picture.scene.id, index, count, draw)
-                drawn = random_neurons_like(top, model, generator)
+                drawn = random_neurons_like(model, top, generator)
                 found.append(Trial(noun=index, n_neurons=count, neurons="random", draw=draw, table=drawn))
     return found
 

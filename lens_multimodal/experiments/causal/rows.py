@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lens_multimodal.analysis.selection import wide
+from lens_multimodal import transformer
+from lens_multimodal.arguments.selection import wide
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model import host
-from lens_multimodal.model.image_prompt import ImagePrompt
+from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +62,7 @@ def read_without(
     """
     return Reading.joined(
         [
-            read_logits(model, tokens[rows], reads, zero_rows(without[rows], model, positions=positions))
+            read_logits(model, tokens[rows], reads, zero_rows(model, without[rows], positions=positions))
             for rows in _batches(len(tokens), batch_size)
         ]
     )
@@ -72,13 +72,13 @@ def read_logits(
     model: nn.Module,
     tokens: Int[Tensor, "row prompt_pos"],
     reads: Sequence[tuple[int, int]],
-    hooks: Sequence[host.NamedHook],
+    hooks: Sequence[transformer.NamedHook],
 ) -> Reading:
     """One forward pass with any hooks, read as in `read_without`."""
     ids = torch.tensor([token for _, token in reads], device=tokens.device)
     first = min(pos for pos, _ in reads)
-    with torch.no_grad(), host.fired_hooks(model, hooks):
-        logits = wide(host.logits_of(model, tokens, first=first)[:, [pos - first for pos, _ in reads]])
+    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+        logits = wide(transformer.logits_of(model, tokens, first=first)[:, [pos - first for pos, _ in reads]])
     if not bool(logits.isfinite().all()):
         raise FloatingPointError(f"logits are not finite in {logits.dtype}; run the model in float32 or bfloat16")
     index = ids.to(logits.device).expand(len(logits), -1)[..., None]
@@ -107,16 +107,16 @@ def captions_without(
             attention_mask=torch.ones_like(tokens[rows]),
             spans=tuple(() for _ in tokens[rows]),
         )
-        with host.fired_hooks(lens.model, zero_rows(without[rows], lens.model, positions=positions)):
+        with transformer.fired_hooks(lens.model, zero_rows(lens.model, without[rows], positions=positions)):
             captions += lens.generate(prompt, max_new_tokens=max_new_tokens)
     return captions
 
 
 def zero_rows(
-    without: Sequence[pd.DataFrame | None], model: nn.Module, *, positions: Int[Tensor, " pos"]
-) -> list[host.NamedHook]:
+    model: nn.Module, without: Sequence[pd.DataFrame | None], *, positions: Int[Tensor, " pos"]
+) -> list[transformer.NamedHook]:
     """Hooks that set a set of neurons of its own to zero in each row; generated tokens are left alone."""
-    d_mlp = host.shape(model).d_mlp
+    d_mlp = transformer.shape(model).d_mlp
     masks: dict[int, Tensor] = {}
     for row, neurons in enumerate(without):
         if neurons is None:
@@ -125,7 +125,7 @@ def zero_rows(
             mask = masks.setdefault(int(layer), torch.zeros(len(without), d_mlp, dtype=torch.bool))
             mask[row, torch.from_numpy(group["neuron"].to_numpy(copy=True))] = True
     return [
-        (host.mlp_post(layer), partial(zero_rows_hook, zeroed=masks[layer], positions=positions))
+        (transformer.mlp_post(layer), partial(zero_rows_hook, zeroed=masks[layer], positions=positions))
         for layer in sorted(masks)
     ]
 

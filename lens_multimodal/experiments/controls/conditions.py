@@ -21,7 +21,7 @@ from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.words import says
 from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model.virtual_tokens import SoftPrompt
+from lens_multimodal.prompt.virtual_tokens import SoftPrompt
 
 Pair = tuple[int, int]
 """Layer and neuron."""
@@ -118,8 +118,8 @@ def measured(
     top = conditions.top()
     random = [
         random_neurons_like(
-            with_control(table, conditions.lens.model),
             conditions.lens.model,
+            with_control(conditions.lens.model, table),
             generator_for(context.seed, purpose, conditions.picture.scene.id, name),
         )
         for name, table in zip(conditions.names, top, strict=True)

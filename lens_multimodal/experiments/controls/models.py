@@ -9,13 +9,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.seeds import generator_for, seed_for
+from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model import host
-from lens_multimodal.model.vision import VisionEncoder
 
 
 def with_random_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -61,9 +61,9 @@ def untrained_lens(context: Context) -> VisionLens:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(context.seed, "untrained language model"))
             model = untrained_language_model(context.lens.model, tokenizer=context.lens.tokenizer)
-        like, made = host.w_e(context.lens.model), host.w_e(model)
+        like, made = transformer.w_e(context.lens.model), transformer.w_e(model)
         if (made.device, made.dtype) != (like.device, like.dtype):
-            host.move(model, device=like.device, dtype=like.dtype)
+            transformer.move(model, device=like.device, dtype=like.dtype)
         return attach_vision(
             model,
             vision=context.lens.vision,
@@ -77,13 +77,13 @@ def untrained_lens(context: Context) -> VisionLens:
 
 def untrained_language_model(model: nn.Module, *, tokenizer: Any) -> nn.Module:
     """A model of the same class and sizes with the weights that its library starts training from."""
-    if host.is_bridge(model):
+    if transformer.is_bridge(model):
         inner: Any = model.original_model
-        return host.wrap(type(inner)(inner.config).eval().requires_grad_(False), tokenizer=tokenizer)
-    config = copy.deepcopy(host.config(model))
+        return transformer.wrap(type(inner)(inner.config).eval().requires_grad_(False), tokenizer=tokenizer)
+    config = copy.deepcopy(transformer.config(model))
     config.init_weights = True
     made: Any = type(model)
-    return made(config, tokenizer=host.as_loaded(tokenizer), move_to_device=False).eval().requires_grad_(False)
+    return made(config, tokenizer=transformer.as_loaded(tokenizer), move_to_device=False).eval().requires_grad_(False)
 
 
 @torch.no_grad()

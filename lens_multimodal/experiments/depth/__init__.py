@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import LogitLens, logit_lens
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.causal.rows import Reading, read_logits
@@ -23,7 +24,6 @@ from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.picture.regions import covered_share
 from lens_multimodal.hooks import cut_attention
-from lens_multimodal.model import host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def _with_cuts(context: Context, cuts: list[range]) -> Reading:
     parts = []
     for start in range(0, len(cuts), context.batch_size):
         chunk = cuts[start : start + context.batch_size]
-        hooks: list[host.NamedHook] = []
+        hooks: list[transformer.NamedHook] = []
         for layer in range(context.lens.shape.n_layers):
             in_rows = torch.tensor([layer in cut for cut in chunk])
             if bool(in_rows.any()):
@@ -152,7 +152,7 @@ def _with_cuts(context: Context, cuts: list[range]) -> Reading:
     return Reading.joined(parts)
 
 
-def _cut(context: Context, layer: int, in_rows: Bool[Tensor, " row"]) -> list[host.NamedHook]:
+def _cut(context: Context, layer: int, in_rows: Bool[Tensor, " row"]) -> list[transformer.NamedHook]:
     picture: PictureState = context.picture
     is_text = torch.ones(picture.tokens.shape[1], dtype=torch.bool)
     is_text[picture.image_pos] = False

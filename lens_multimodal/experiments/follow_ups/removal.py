@@ -11,7 +11,7 @@ from PIL import Image
 
 from lens_multimodal.data import Scene, SceneObject
 from lens_multimodal.experiments.experiment import UnreadablePicture
-from lens_multimodal.model.images import as_picture
+from lens_multimodal.image.pictures import as_picture
 
 KEY = "without"
 

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_multimodal.analysis.selection import wide
+from lens_multimodal import transformer
+from lens_multimodal.arguments.selection import wide
 from lens_multimodal.experiments.controls.conditions import Conditions
 from lens_multimodal.experiments.controls.models import vectors_of
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.hooks import record
-from lens_multimodal.model import host
 
 
 def mean_vector(context: Context) -> Float[Tensor, " d_model"]:
@@ -45,7 +45,7 @@ def activation_differences(conditions: Conditions, *, of: str, to: str, top_k: i
     """
     rows = [conditions.names.index(name) for name in (of, to)]
     model = conditions.lens.model
-    names = [host.mlp_post(layer) for layer in range(host.shape(model).n_layers)]
+    names = [transformer.mlp_post(layer) for layer in range(transformer.shape(model).n_layers)]
     size = min(len(rows), conditions.picture.batch_size)
     kept = [record(model, conditions.tokens[rows[start : start + size]], names) for start in range(0, len(rows), size)]
     at = conditions.picture.image_pos

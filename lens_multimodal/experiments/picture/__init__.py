@@ -15,14 +15,15 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import SCORES, ImageGeometry, Logit, decode_neurons, top_neurons
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.words import Noun, NounFinder
 from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.lens import PROMPT, VisionLens
-from lens_multimodal.model import generation, host
-from lens_multimodal.model.image_prompt import ImagePrompt
+from lens_multimodal.prompt import generation
+from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +174,8 @@ class PictureState:
         """For each noun as many random neurons of the same layers as there are candidates, none of them among those."""
         return tuple(
             random_neurons_like(
-                with_control(top, self.lens.model),
                 self.lens.model,
+                with_control(self.lens.model, top),
                 generator_for(self.seed, "picture", self.scene.id, index),
             )
             for index, top in enumerate(self.top)
@@ -228,11 +229,11 @@ class PictureState:
         )
 
 
-def with_control(neurons: pd.DataFrame, model: nn.Module) -> pd.DataFrame:
+def with_control(model: nn.Module, neurons: pd.DataFrame) -> pd.DataFrame:
     """The first neurons of a ranking, as long as every layer has as many others to draw a control from.
 
     All of them but for very small models or very many neurons.
     """
     of_layer = neurons.groupby("layer").cumcount() + 1
-    too_many = (of_layer * 2 > host.shape(model).d_mlp).to_numpy()
+    too_many = (of_layer * 2 > transformer.shape(model).d_mlp).to_numpy()
     return neurons.iloc[: int(too_many.argmax()) if too_many.any() else len(neurons)]

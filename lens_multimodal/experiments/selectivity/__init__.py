@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_multimodal.analysis import intersection_over_union, neuron_activations, receptive_field
-from lens_multimodal.analysis.image.receptive_field import PAPER_QUANTILE
+from lens_multimodal.analysis.receptive_fields import PAPER_QUANTILE
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState
@@ -96,7 +96,7 @@ def _chosen(context: Context, index: int) -> pd.DataFrame:
     if not len(top):
         return top
     generator = generator_for(context.seed, "selectivity", picture.scene.id, index)
-    random = random_neurons_like(top, context.lens.model, generator)
+    random = random_neurons_like(context.lens.model, top, generator)
     return pd.concat([top.assign(neurons="top"), random.assign(neurons="random")], ignore_index=True)
 
 
@@ -105,7 +105,7 @@ def _maps(context: Context, neurons: pd.DataFrame) -> Float[Tensor, "neuron grid
     picture: PictureState = context.picture
     pairs = list(zip(neurons["layer"].tolist(), neurons["neuron"].tolist(), strict=True))
     distinct = list(dict.fromkeys(pairs))
-    by_layer = as_neurons(distinct, context.lens.model)
+    by_layer = as_neurons(context.lens.model, distinct)
     order = {(layer, int(i)): n for n, (layer, i) in enumerate((la, i) for la, idx in by_layer.items() for i in idx)}
     found = neuron_activations(context.lens.model, picture.prompt.tokens, distinct, picture.image_pos)[0]
     return found[[order[pair] for pair in pairs]].reshape(-1, *picture.grid).cpu()

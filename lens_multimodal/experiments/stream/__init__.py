@@ -2,6 +2,6 @@
 
 from lens_multimodal.experiments.stream.manifest import SettingsChanged
 from lens_multimodal.experiments.stream.parts import DiskFull
-from lens_multimodal.experiments.stream.run import Pace, stream
+from lens_multimodal.experiments.stream.streaming import Pace, stream
 
 __all__ = ["DiskFull", "Pace", "SettingsChanged", "stream"]

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import lens_multimodal
+from lens_multimodal import transformer
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.stream.parts import write_text
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.model import host
 
 LIBRARIES = ("transformer-lens", "torch", "transformers", "timm", "numpy", "pandas", "pyarrow")
 
@@ -50,8 +50,8 @@ def describe(
         "model": {
             "name": lens.name,
             "class": type(lens.model).__name__,
-            "weight_processing": host.weight_processing(lens.model),
-            "device": host.device(lens.model).type,
+            "weight_processing": transformer.weight_processing(lens.model),
+            "device": transformer.device(lens.model).type,
             "dtype": str(next(lens.model.parameters()).dtype).removeprefix("torch."),
             "n_layers": s.n_layers,
             "d_model": s.d_model,

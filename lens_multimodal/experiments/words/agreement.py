@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.token_text import token_strings
-from lens_multimodal.analysis.selection import wide
+from lens_multimodal.arguments.selection import wide
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.words import says
 from lens_multimodal.experiments.words.scores import bert_score, clip_score
-from lens_multimodal.model import host
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +30,7 @@ class EmbeddingSpace:
 
     @classmethod
     def of(cls, model: nn.Module) -> "EmbeddingSpace":
-        table = host.w_e(model).detach()
+        table = transformer.w_e(model).detach()
         return cls(table=table, mean=table.mean(dim=0, dtype=torch.float32))
 
     def cosine(self, first: Sequence[int], second: Sequence[int]) -> Float[Tensor, "first second"]:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lens_multimodal import VisionEncoder, VisionLens
 from lens_multimodal.analysis.decoding import nearest_embeddings
-from lens_multimodal.model.generation import generate
-from lens_multimodal.model.wide_features import build_beit
+from lens_multimodal.image.wide_features import build_beit
+from lens_multimodal.prompt.generation import generate
 from recipes.tiny.sample_scene import Scene
 from recipes.tiny.scenes import words_of
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lens_multimodal import VisionLens, tiny
-from lens_multimodal.model.wide_features import build_beit
+from lens_multimodal.image.wide_features import build_beit
 from recipes.tiny.probe import KINDS, probe, read_labelled
 from recipes.tiny.projection import read_nouns
 from recipes.tiny.settings import Settings

@@ -11,8 +11,8 @@ from lens_multimodal import ImagePrompt, VisionLens
 from lens_multimodal.analysis.attribution import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons, logit_lens
 from lens_multimodal.analysis.effects import effects_of
+from lens_multimodal.arguments.neurons import random_neurons_like
 from lens_multimodal.hooks import ablate
-from lens_multimodal.hooks.neurons import random_neurons_like
 from recipes.tiny.sample_scene import Scene
 
 COUNTS = (20, 100, 300)
@@ -50,13 +50,13 @@ def translation(lens: VisionLens, scenes: Sequence[Scene], *, seed: int = 0) -> 
             f"{who} {n}": neurons
             for n in COUNTS
             for found in [ranked.head(n)]
-            for who, neurons in (("top", found), ("random", random_neurons_like(found, lens.model, generator)))
+            for who, neurons in (("top", found), ("random", random_neurons_like(lens.model, found, generator)))
         }
-        hooks = [ablate(neurons, lens.model, positions=positions) for neurons in compared.values()]
+        hooks = [ablate(lens.model, neurons, positions=positions) for neurons in compared.values()]
         for name, effect in zip(compared, effects_of(lens.model, prompt.tokens, hooks, token), strict=True):
             kept[name].append(1 + float(effect.relative_probability_change))
         best = ranked.head(DECODED)
-        for who, neurons in (("top", best), ("random", random_neurons_like(best, lens.model, generator))):
+        for who, neurons in (("top", best), ("random", random_neurons_like(lens.model, best, generator))):
             table = decode_neurons(lens.model, neurons)
             says = [token in ids for ids in table["token_ids"]]
             decodes[who].append(any(says))

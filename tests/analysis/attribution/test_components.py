@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import head_attribution, neuron_attribution, position_attribution
-from lens_multimodal.model import host
 from tests.analysis.reference import (
     PROMPT,
     each_case,
@@ -42,8 +42,8 @@ def test_positions_equal_finite_differences(layout, kind):
                 result[:, pos] *= 1 + sign * step
                 return result
 
-            with torch.no_grad(), host.fired_hooks(model, [(host.resid_pre(layer), move)]):
-                return host.logits_of(model, PROMPT)[0, -1, 8]
+            with torch.no_grad(), transformer.fired_hooks(model, [(transformer.resid_pre(layer), move)]):
+                return transformer.logits_of(model, PROMPT)[0, -1, 8]
 
         slope = (moved(1) - moved(-1)) / (2 * step)
         torch.testing.assert_close(found[layer, pos], slope, rtol=1e-2, atol=2e-4)

@@ -3,9 +3,9 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
 
 from benchmarks.memory import tensor_peak
+from lens_multimodal import transformer
 from lens_multimodal.analysis import estimate_attribution, neuron_attribution, top_neurons
 from lens_multimodal.analysis.attribution.memory import saved_bytes
-from lens_multimodal.model import host
 from tests.analysis.reference import each_case, hosted
 
 
@@ -41,7 +41,7 @@ def test_peak_is_what_torch_allocates(shape, frozen):
     config, n_pos = SHAPES[shape]
     config._attn_implementation = "eager"
     torch.manual_seed(0)
-    model = host.wrap(AutoModelForCausalLM.from_config(config)).requires_grad_(not frozen)
+    model = transformer.wrap(AutoModelForCausalLM.from_config(config)).requires_grad_(not frozen)
     tokens = torch.randint(3, 90, (1, n_pos))
     cases = [
         (lambda: neuron_attribution(model, tokens, 5), {}),
@@ -84,7 +84,7 @@ def test_peak_is_at_most_1_3_of_a_hand_written_backward_pass(shape):
     language_model = AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
     tokens = torch.randint(3, 90, (1, n_pos))
     plain = tensor_peak(lambda: by_hand(language_model, tokens, 5))
-    model = host.wrap(language_model)
+    model = transformer.wrap(language_model)
     ours = tensor_peak(lambda: top_neurons(model, tokens, 5, range(n_pos)))
     assert ours <= 1.3 * plain, f"{ours / plain:.2f} times"
 

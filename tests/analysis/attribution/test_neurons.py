@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import (
     SCORES,
     ActivationXGradient,
@@ -16,7 +17,7 @@ from lens_multimodal.analysis import (
     top_neurons,
     top_neurons_by_row,
 )
-from lens_multimodal.model import hooked, host
+from lens_multimodal.transformer import hooked_transformer
 from tests.analysis.reference import (
     PROMPT,
     each_case,
@@ -137,7 +138,7 @@ def test_dropout_is_refused():
 
 def test_outer_hooks_are_seen():
     model = hosted("gpt-j", "bridge")
-    name = host.mlp_post(0)
+    name = transformer.mlp_post(0)
 
     def silence(activation, hook):
         return activation * 0
@@ -166,7 +167,7 @@ def test_left_padding_changes_nothing(layout, kind):
     model = host_model(kind, random_language_model(layout))
     padded = torch.cat([torch.zeros(1, 2, dtype=torch.long), PROMPT], dim=1)
     mask = (torch.arange(9) >= 2).long()[None]
-    if (layout, kind) == ("llama", "compat") and hooked.is_available():
+    if (layout, kind) == ("llama", "compat") and hooked_transformer.is_available():
         # TransformerLens 3.9 in compatibility mode gives NaN gradients for rows that attend to nothing.
         with pytest.raises(FloatingPointError, match="one by one, without padding"):
             neuron_attribution(model, padded, 8, range(2, 9), attention_mask=mask)
@@ -194,7 +195,7 @@ def test_targets_side_by_side_equal_one_after_the_other(layout, kind):
 
 def test_side_by_side_runs_one_forward_pass_for_each_group():
     model, seen = hosted("gpt-j", "bridge"), []
-    with model.hooks(fwd_hooks=[(host.mlp_post(0), lambda value, hook: seen.append(len(value)))]):
+    with model.hooks(fwd_hooks=[(transformer.mlp_post(0), lambda value, hook: seen.append(len(value)))]):
         neuron_attribution(model, PROMPT, [8, 21, 5], score=ActivationXGradient(rows=2))
     assert seen == [2, 1]
 
@@ -222,7 +223,7 @@ def test_nothing_is_kept_alive():
 
     gc.disable()
     try:
-        with model.hooks(fwd_hooks=[(host.mlp_pre(1), watch)]):
+        with model.hooks(fwd_hooks=[(transformer.mlp_pre(1), watch)]):
             neuron_attribution(model, PROMPT, [8, 9])
         assert len(seen) == 1
         assert seen[0]() is None
@@ -234,7 +235,7 @@ def test_nothing_is_kept_alive():
 def test_overflow_is_an_error(score):
     model = host_model("bridge", plain("gpt-j"))
     with torch.no_grad():
-        host.w_out(model, 1)[:] = torch.inf
+        transformer.w_out(model, 1)[:] = torch.inf
     with pytest.raises(FloatingPointError, match="infinite or not a number"):
         neuron_attribution(model, PROMPT, 8, [0], score=score, layers=[1])
 
@@ -242,7 +243,7 @@ def test_overflow_is_an_error(score):
 def test_overflow_names_the_first_layer():
     model = host_model("bridge", plain("gpt-j"))
     with torch.no_grad():
-        host.w_out(model, 0)[:] = torch.nan
+        transformer.w_out(model, 0)[:] = torch.nan
     with pytest.raises(FloatingPointError, match=r"torch.float64 \(activations are so from layer 1 on\)"):
         neuron_attribution(model, PROMPT, 8)
 

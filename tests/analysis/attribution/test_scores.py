@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import (
     Ablation,
     CentredLogit,
@@ -12,7 +13,6 @@ from lens_multimodal.analysis import (
     ablation_effects,
     neuron_attribution,
 )
-from lens_multimodal.model import host
 from tests.analysis.reference import PROMPT, each_case, hosted, logits_with, neuron_readers, plain
 from tests.models import HOSTS, host_model
 
@@ -21,11 +21,11 @@ from tests.models import HOSTS, host_model
 def test_decoded_is_activation_times_unembedded_row(layout, kind):
     model = hosted(layout, kind)
     found = neuron_attribution(model, PROMPT, [8, LogitDifference(token=8, other=9)], score="activation_x_decoded")
-    with torch.no_grad(), host.capture(model, [host.mlp_post(layer) for layer in range(3)]) as kept:
-        host.logits_of(model, PROMPT)
+    with torch.no_grad(), transformer.capture(model, [transformer.mlp_post(layer) for layer in range(3)]) as kept:
+        transformer.logits_of(model, PROMPT)
     for layer in range(3):
-        decoded = host.w_out(model, layer) @ host.w_u(model)
-        activation = kept[host.mlp_post(layer)][0]
+        decoded = transformer.w_out(model, layer) @ transformer.w_u(model)
+        activation = kept[transformer.mlp_post(layer)][0]
         torch.testing.assert_close(found[0, layer], activation * decoded[:, 8])
         torch.testing.assert_close(found[1, layer], activation * (decoded[:, 8] - decoded[:, 9]))
 
@@ -35,18 +35,22 @@ def test_direct_effects_add_up_to_the_logit(layout, kind):
     """Neurons, plus everything else in the final residual stream, plus the biases, give the logit exactly."""
     model = hosted(layout, kind)
     found = neuron_attribution(model, PROMPT, (4, 8), score="direct_effect")[0]
-    names = [host.resid_post(2), host.FINAL_NORM_SCALE, *(host.mlp_post(layer) for layer in range(3))]
-    with torch.no_grad(), host.capture(model, names) as kept:
-        logits = host.logits_of(model, PROMPT)
-    rest = kept[host.resid_post(2)][0, 4] - sum(
-        kept[host.mlp_post(layer)][0, 4] @ host.w_out(model, layer) for layer in range(3)
+    names = [
+        transformer.resid_post(2),
+        transformer.FINAL_NORM_SCALE,
+        *(transformer.mlp_post(layer) for layer in range(3)),
+    ]
+    with torch.no_grad(), transformer.capture(model, names) as kept:
+        logits = transformer.logits_of(model, PROMPT)
+    rest = kept[transformer.resid_post(2)][0, 4] - sum(
+        kept[transformer.mlp_post(layer)][0, 4] @ transformer.w_out(model, layer) for layer in range(3)
     )
-    if host.final_norm_centres(model):
+    if transformer.final_norm_centres(model):
         rest = rest - rest.mean()
-    direction = host.final_norm_weight(model) * host.w_u(model)[:, 8]
-    others = rest @ direction / kept[host.FINAL_NORM_SCALE][0, 4, 0]
+    direction = transformer.final_norm_weight(model) * transformer.w_u(model)[:, 8]
+    others = rest @ direction / kept[transformer.FINAL_NORM_SCALE][0, 4, 0]
     bias = getattr(model.ln_final, "b", None)
-    constant = host.b_u(model)[8] + (bias @ host.w_u(model)[:, 8] if bias is not None else 0)
+    constant = transformer.b_u(model)[8] + (bias @ transformer.w_u(model)[:, 8] if bias is not None else 0)
     torch.testing.assert_close(found.sum() + others + constant, logits[0, 4, 8])
     assert (found[:, [0, 1, 2, 3, 5, 6]] == 0).all()
     assert found[:, 4].abs().max() > 0.01
@@ -56,8 +60,8 @@ def test_direct_effects_add_up_to_the_logit(layout, kind):
 def test_last_layer_direct_effect_is_the_gradient_with_a_fixed_scale(layout, kind):
     """With the final norm's scale held, the logit is linear in the last layer's neurons."""
     model = hosted(layout, kind)
-    with torch.no_grad(), host.capture(model, [host.FINAL_NORM_SCALE, host.mlp_post(2)]) as kept:
-        clean = host.logits_of(model, PROMPT)[0, -1, 8]
+    with torch.no_grad(), transformer.capture(model, [transformer.FINAL_NORM_SCALE, transformer.mlp_post(2)]) as kept:
+        clean = transformer.logits_of(model, PROMPT)[0, -1, 8]
     found = neuron_attribution(model, PROMPT, 8, score="direct_effect")[0, 2, 6]
     reader = neuron_readers(plain(layout))[2]
     norm = next(
@@ -65,7 +69,7 @@ def test_last_layer_direct_effect_is_the_gradient_with_a_fixed_scale(layout, kin
         for n, m in plain(layout).named_modules()
         if n.endswith(("transformer.ln_f", "final_layer_norm", "model.norm")) and "layers." not in n
     )
-    scale = kept[host.FINAL_NORM_SCALE][0, -1, 0]
+    scale = kept[transformer.FINAL_NORM_SCALE][0, -1, 0]
     for neuron in (3, 25):
 
         def silence(activation, neuron=neuron):
@@ -77,11 +81,11 @@ def test_last_layer_direct_effect_is_the_gradient_with_a_fixed_scale(layout, kin
         logits_with(plain(layout), PROMPT, {reader: silence})
         handle.remove()
         resid = seen["resid"].detach()
-        if host.final_norm_centres(model):
+        if transformer.final_norm_centres(model):
             resid = resid - resid.mean()
         weight, bias = norm.weight.detach(), getattr(norm, "bias", None)
         normed = resid / scale * weight + (bias.detach() if bias is not None else 0)
-        ablated = normed @ host.w_u(model)[:, 8] + host.b_u(model)[8]
+        ablated = normed @ transformer.w_u(model)[:, 8] + transformer.b_u(model)[8]
         torch.testing.assert_close(found[neuron], clean - ablated, rtol=1e-3, atol=1e-6)
 
 
@@ -140,8 +144,8 @@ def test_integrated_gradients_of_a_linear_path_are_activation_x_gradient():
         scale.append(activation)
         return scale[0].expand_as(activation)
 
-    with torch.no_grad(), model.hooks(fwd_hooks=[(host.FINAL_NORM_SCALE, hold)]):
-        host.logits_of(model, PROMPT)
+    with torch.no_grad(), model.hooks(fwd_hooks=[(transformer.FINAL_NORM_SCALE, hold)]):
+        transformer.logits_of(model, PROMPT)
         if not _scale_hook_edits(model):
             pytest.skip("this host computes its norm in one piece, its scale cannot be held")
         integrated = neuron_attribution(model, PROMPT, 8, score="integrated_gradients", layers=[2])
@@ -150,9 +154,9 @@ def test_integrated_gradients_of_a_linear_path_are_activation_x_gradient():
 
 def _scale_hook_edits(model):
     with torch.no_grad():
-        plain_logits = host.logits_of(model, PROMPT)
-        with model.hooks(fwd_hooks=[(host.FINAL_NORM_SCALE, lambda activation, hook: activation * 2)]):
-            return not torch.equal(plain_logits, host.logits_of(model, PROMPT))
+        plain_logits = transformer.logits_of(model, PROMPT)
+        with model.hooks(fwd_hooks=[(transformer.FINAL_NORM_SCALE, lambda activation, hook: activation * 2)]):
+            return not torch.equal(plain_logits, transformer.logits_of(model, PROMPT))
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"batch_size": 0}])
@@ -172,14 +176,14 @@ def test_ablation_equals_editing_the_weights(layout, kind):
     assert table[["layer", "neuron"]].values.tolist() == [[0, 3], [0, 39], [2, 11]] * 2
     edited = host_model(kind, plain(layout))
     with torch.no_grad():
-        clean = host.logits_of(edited, PROMPT)[0]
+        clean = transformer.logits_of(edited, PROMPT)[0]
         for row in range(3):
             layer, neuron = int(table["layer"][row]), int(table["neuron"][row])
-            weight = host.w_out(edited, layer)
+            weight = transformer.w_out(edited, layer)
             saved = weight[neuron].clone()
             weight[neuron] = 0
-            assert (host.w_out(edited, layer)[neuron] == 0).all()
-            difference = clean - host.logits_of(edited, PROMPT)[0]
+            assert (transformer.w_out(edited, layer)[neuron] == 0).all()
+            difference = clean - transformer.logits_of(edited, PROMPT)[0]
             weight[neuron] = saved
             assert table["effect"][row] == pytest.approx(float(difference[6, 8]), abs=1e-6)
             assert table["effect"][row + 3] == pytest.approx(float(difference[2, 5]), abs=1e-6)
@@ -219,7 +223,7 @@ def test_bad_neurons(neurons):
 @pytest.mark.skipif("hooked" not in HOSTS, reason="weight processing at loading is HookedTransformer's")
 def test_what_weight_processing_changes():
     """Centring W_U changes the raw logit's gradient and not that of a centred logit; folding changes neither."""
-    from lens_multimodal.model.hooked import hooked_gpt_j
+    from lens_multimodal.transformer.hooked_transformer import hooked_gpt_j
     from tests.models import random_language_model
 
     language_model = random_language_model("gpt-j")

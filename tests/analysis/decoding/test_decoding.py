@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import (
     decode_layers,
     decode_neurons,
@@ -11,7 +12,6 @@ from lens_multimodal.analysis import (
     upstream_neurons,
 )
 from lens_multimodal.analysis.decoding.vocabulary_search import chunk_sizes, search_vocabulary
-from lens_multimodal.model import host
 from tests.analysis.reference import PROMPT, each_case, hosted, plain
 from tests.analysis.words import tokenizer
 from tests.models import HOSTS, host_model, random_language_model
@@ -32,8 +32,8 @@ def test_neurons_equal_an_explicit_loop(layout, kind):
     table = decode_neurons(model, [(2, 7), (0, 39), (0, 1)], top_k=5)
     assert table[["layer", "neuron"]].values.tolist() == [[0, 39], [0, 1], [2, 7]]
     for row in table.itertuples():
-        written = host.w_out(model, row.layer)[row.neuron]
-        values = torch.stack([written @ host.w_u(model)[:, token] for token in range(97)])
+        written = transformer.w_out(model, row.layer)[row.neuron]
+        values = torch.stack([written @ transformer.w_u(model)[:, token] for token in range(97)])
         assert list(row.token_ids) == best(values, 5)
         torch.testing.assert_close(torch.tensor(row.weights).double(), values.sort(descending=True).values[:5])
     assert table.attrs == {"final_norm": False, "weight_processing": "none"}
@@ -44,17 +44,17 @@ def test_final_norm_is_what_the_norm_does_to_the_row(layout, kind):
     """Adding a row to a large constant residual stream changes the normed stream by a multiple of this."""
     model = hosted(layout, kind)
     table = decode_neurons(model, [(1, 4)], final_norm=True)
-    row = host.w_out(model, 1)[4]
-    if host.final_norm_centres(model):
+    row = transformer.w_out(model, 1)[4]
+    if transformer.final_norm_centres(model):
         row = row - row.mean()
-    values = (row * host.final_norm_weight(model)) @ host.w_u(model)
+    values = (row * transformer.final_norm_weight(model)) @ transformer.w_u(model)
     assert list(table["token_ids"][0]) == best(values)
     assert list(table["token_ids"][0]) != list(decode_neurons(model, [(1, 4)])["token_ids"][0])
 
 
 @pytest.mark.skipif("hooked" not in HOSTS, reason="folding at loading is HookedTransformer's")
 def test_final_norm_equals_decoding_a_folded_model():
-    from lens_multimodal.model.hooked import hooked_gpt_j
+    from lens_multimodal.transformer.hooked_transformer import hooked_gpt_j
 
     language_model = random_language_model("gpt-j")
     raw, folded = hooked_gpt_j(language_model), hooked_gpt_j(language_model, process_weights=True)
@@ -95,7 +95,7 @@ def test_budget_is_held_for_gpt_j():
 def test_layers_equal_neurons(layout, kind):
     model = hosted(layout, kind)
     for layer, found in decode_layers(model, [2, 0], top_k=3, probabilities=True):
-        expected = (host.w_out(model, layer) @ host.w_u(model)).softmax(-1).topk(3)
+        expected = (transformer.w_out(model, layer) @ transformer.w_u(model)).softmax(-1).topk(3)
         assert torch.equal(found.tokens, expected.indices)
         torch.testing.assert_close(found.values, expected.values)
 
@@ -105,14 +105,14 @@ def test_nearest_embeddings_equal_cosine_similarity(layout, kind):
     model = hosted(layout, kind)
     vectors = torch.randn(4, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = nearest_embeddings(model, vectors, top_k=7, budget_bytes=3000)
-    expected = torch.nn.functional.cosine_similarity(vectors[:, None], host.w_e(model)[None], dim=-1).topk(7)
+    expected = torch.nn.functional.cosine_similarity(vectors[:, None], transformer.w_e(model)[None], dim=-1).topk(7)
     assert torch.equal(found.tokens, expected.indices)
     torch.testing.assert_close(found.values, expected.values)
 
 
 def test_an_embedding_is_nearest_to_itself():
     model = hosted("gpt-2", "bridge")
-    found = nearest_embeddings(model, 5 * host.w_e(model)[[3, 90]], top_k=1)
+    found = nearest_embeddings(model, 5 * transformer.w_e(model)[[3, 90]], top_k=1)
     assert found.tokens.tolist() == [[3], [90]]
     torch.testing.assert_close(found.values, torch.ones(2, 1, dtype=torch.float64))
 
@@ -120,9 +120,9 @@ def test_an_embedding_is_nearest_to_itself():
 @each_case
 def test_read_out_of_the_last_residual_stream_is_the_prediction(layout, kind):
     model = hosted(layout, kind)
-    with torch.no_grad(), host.capture(model, [host.resid_post(2)]) as kept:
-        logits = host.logits_of(model, PROMPT)[0]
-    found = read_out_tokens(model, kept[host.resid_post(2)][0], top_k=4, chunk=3)
+    with torch.no_grad(), transformer.capture(model, [transformer.resid_post(2)]) as kept:
+        logits = transformer.logits_of(model, PROMPT)[0]
+    found = read_out_tokens(model, kept[transformer.resid_post(2)][0], top_k=4, chunk=3)
     expected = logits.softmax(-1).topk(4)
     assert torch.equal(found.tokens, expected.indices)
     torch.testing.assert_close(found.values, expected.values, rtol=1e-5, atol=1e-7)
@@ -136,20 +136,20 @@ def test_driving_tokens_raise_the_first_layers_neuron(layout, kind):
     block = model.blocks[1]
     norm = block.ln2 if hasattr(block, "ln2") else block.ln1
     with torch.no_grad():
-        normed = norm(host.w_e(model)[None])[0]
+        normed = norm(transformer.w_e(model)[None])[0]
     for row in table.itertuples():
-        values = normed @ host.w_in(model, 1)[:, row.neuron]
+        values = normed @ transformer.w_in(model, 1)[:, row.neuron]
         assert list(row.token_ids) == best(values, 4)
         torch.testing.assert_close(torch.tensor(row.weights).double(), values.sort(descending=True).values[:4])
     bare = driving_tokens(model, [(1, 7)], top_k=4, norm=False)
-    assert list(bare["token_ids"][0]) == best(host.w_e(model) @ host.w_in(model, 1)[:, 7], 4)
+    assert list(bare["token_ids"][0]) == best(transformer.w_e(model) @ transformer.w_in(model, 1)[:, 7], 4)
 
 
 def test_gate_only_where_there_is_one():
     model = hosted("llama", "bridge")
     table = driving_tokens(model, [(0, 3)], norm=False, gate=True)
     gate = plain("llama").model.layers[0].mlp.gate_proj.weight[3]
-    assert list(table["token_ids"][0]) == best(host.w_e(model) @ gate)
+    assert list(table["token_ids"][0]) == best(transformer.w_e(model) @ gate)
     with pytest.raises(ValueError, match="no gate"):
         driving_tokens(hosted("gpt-j", "bridge"), [(0, 3)], gate=True)
 
@@ -157,8 +157,8 @@ def test_gate_only_where_there_is_one():
 def test_upstream_neurons_equal_cosine_similarity():
     model = hosted("gpt-j", "bridge")
     table = upstream_neurons(model, 2, 5, top_k=6)
-    column = host.w_in(model, 2)[:, 5]
-    rows = torch.cat([host.w_out(model, 0), host.w_out(model, 1)])
+    column = transformer.w_in(model, 2)[:, 5]
+    rows = torch.cat([transformer.w_out(model, 0), transformer.w_out(model, 1)])
     cosine = torch.nn.functional.cosine_similarity(rows, column[None], dim=-1)
     order = best(cosine.abs(), 6)
     assert (table["layer"] * 40 + table["neuron"]).tolist() == order
@@ -180,9 +180,9 @@ def test_interpretable_neuron_is_found(speaking):
     words = ["dog", "cat", "sun", "tree", "red", "boat", "fish", "sea", "hat", "big"]
     ids = model.tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in words])
     with torch.no_grad():
-        row = host.w_out(model, 1)[0]
-        opposed = int((host.w_out(model, 1) @ row).argmin())
-        host.w_u(model)[:, ids] = 9 * row[:, None] * torch.linspace(2, 1, 10, dtype=torch.float64)
+        row = transformer.w_out(model, 1)[0]
+        opposed = int((transformer.w_out(model, 1) @ row).argmin())
+        transformer.w_u(model)[:, ids] = 9 * row[:, None] * torch.linspace(2, 1, 10, dtype=torch.float64)
     table = decode_neurons(model, [(1, 0), (1, opposed)])
     assert table["tokens"][0] == tuple(f" {word}" for word in words)
     assert table["interpretable"].tolist() == [True, False]

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import logit_lens
-from lens_multimodal.model import host
 from tests.analysis.reference import PROMPT, each_case, hosted
 
 
@@ -10,13 +10,13 @@ from tests.analysis.reference import PROMPT, each_case, hosted
 def test_equals_reading_out_every_depth(layout, kind):
     model = hosted(layout, kind)
     found = logit_lens(model, PROMPT, [8, 21], [6, 2, 4], chunk=2)
-    names = [host.resid_pre(0), *(host.resid_post(layer) for layer in range(3))]
-    with torch.no_grad(), host.capture(model, names) as kept:
-        logits = host.logits_of(model, PROMPT)[0]
+    names = [transformer.resid_pre(0), *(transformer.resid_post(layer) for layer in range(3))]
+    with torch.no_grad(), transformer.capture(model, names) as kept:
+        logits = transformer.logits_of(model, PROMPT)[0]
     assert found.rank.shape == found.probability.shape == found.logit.shape == (2, 4, 3)
     with torch.no_grad():
         for depth, name in enumerate(names):
-            read = host.read_out(model, kept[name])[0, [6, 2, 4]]
+            read = transformer.read_out(model, kept[name])[0, [6, 2, 4]]
             assert torch.equal(found.top_token[depth], read.argmax(-1))
             for index, token in enumerate([8, 21]):
                 torch.testing.assert_close(

@@ -64,7 +64,7 @@ def test_captions_of_a_padded_batch_equal_plain_transformers_rerun_for_every_tok
     hooks_before = [len(point.fwd_hooks) for point in lens.model.hook_dict.values()]
 
     def at_the_image(rows):
-        return ablate(NEURONS, lens.model, positions=rows.image_mask)
+        return ablate(lens.model, NEURONS, positions=rows.image_mask)
 
     effect = caption_effect_of(lens, prompt, at_the_image, max_new_tokens=N_NEW)
     rows = [prompt.row(i) for i in range(4)]
@@ -79,8 +79,8 @@ def test_captions_of_a_padded_batch_equal_plain_transformers_rerun_for_every_tok
 
 def test_generated_tokens_are_edited_only_by_positions_without_an_end(lens):
     prompt = random_prompt(lens, [6, -4], [6, -4], seed=1)
-    everywhere = caption_effect_of(lens, prompt, ablate(NEURONS, lens.model), max_new_tokens=N_NEW)
-    in_prompt = caption_effect_of(lens, prompt, ablate(NEURONS, lens.model, positions=range(10)), max_new_tokens=N_NEW)
+    everywhere = caption_effect_of(lens, prompt, ablate(lens.model, NEURONS), max_new_tokens=N_NEW)
+    in_prompt = caption_effect_of(lens, prompt, ablate(lens.model, NEURONS, positions=range(10)), max_new_tokens=N_NEW)
     for i in range(2):
         assert everywhere.after[i] == text_of(lens, continued_everywhere("gpt-j", prompt.row(i)))
         assert in_prompt.after[i] == text_of(lens, continued("gpt-j", prompt.row(i), range(10)))
@@ -109,7 +109,7 @@ def test_against_random_holds_captions_and_predictions_of_every_draw(lens):
 
     def intervene(neurons, case):
         drawn.append((neurons, case.name))
-        return ablate(neurons, lens.model, positions=case.prompt.image_pos[0])
+        return ablate(lens.model, neurons, positions=case.prompt.image_pos[0])
 
     chosen = NEURONS[::2]
     table = caption_effects_against_random(
@@ -121,7 +121,7 @@ def test_against_random_holds_captions_and_predictions_of_every_draw(lens):
     for (_, row), (neurons, name) in zip(table.iterrows(), drawn, strict=True):
         case = cases[row["case"]]
         assert row["name"] == name == case.name
-        hooks = ablate(neurons, lens.model, positions=case.prompt.image_pos[0])
+        hooks = ablate(lens.model, neurons, positions=case.prompt.image_pos[0])
         alone = caption_effect_of(lens, case.prompt, hooks, max_new_tokens=N_NEW)
         assert (row["caption_before"], row["caption_after"]) == (alone.before[0], alone.after[0])
         assert row["caption_changed"] == bool(alone.changed[0])
@@ -142,7 +142,7 @@ def test_against_random_holds_captions_and_predictions_of_every_draw(lens):
 def test_a_target_may_be_read_further_on(lens):
     prompt, read = lens.prompt(picture(0), "w5"), lens.prompt(picture(0), "w5 w6 w7")
     case = CaptionCase(prompt=prompt, target=11, read=read)
-    hooks = ablate(NEURONS, lens.model, positions=prompt.image_pos[0])
+    hooks = ablate(lens.model, NEURONS, positions=prompt.image_pos[0])
     table = caption_effects_against_random(
         lens, [case], lambda _case: NEURONS, lambda _neurons, _case: hooks, n_random=1, max_new_tokens=3
     )
@@ -153,7 +153,7 @@ def test_a_target_may_be_read_further_on(lens):
 
 def test_bad_input_is_named(lens):
     padded = random_prompt(lens, [6, -4], [6, -2])
-    hooks = ablate(NEURONS, lens.model, positions=range(6))
+    hooks = ablate(lens.model, NEURONS, positions=range(6))
     with pytest.raises(ValueError, match=r"have 2 lengths \(\[8, 10\]\).*give a function of the prompt"):
         caption_effect_of(lens, padded, hooks)
     with pytest.raises(ValueError, match="there is no intervention to measure"):

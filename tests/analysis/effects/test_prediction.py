@@ -31,7 +31,7 @@ def zeroed(layout):
 @cases
 def test_effect_equals_numbers_worked_out_from_hugging_face_logits(layout, kind):
     model, prompt, target = wrapped(layout, kind), reference.tokens(), torch.tensor([11, 60])
-    effect = effect_of(model, prompt, ablate(NEURONS, model), target)
+    effect = effect_of(model, prompt, ablate(model, NEURONS), target)
     before = reference.logits(layout, prompt)[:, -1]
     after = reference.logits(layout, prompt, *zeroed(layout))[:, -1]
     for row, token in enumerate(target.tolist()):
@@ -53,7 +53,7 @@ def test_effect_equals_numbers_worked_out_from_hugging_face_logits(layout, kind)
 
 def test_an_intervention_that_changes_nothing_has_no_effect():
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
-    effect = effect_of(model, prompt, scale(NEURONS, model, factor=1.0), 5)
+    effect = effect_of(model, prompt, scale(model, NEURONS, factor=1.0), 5)
     assert effect.kl.tolist() == [0, 0]
     assert effect.logit_change.tolist() == effect.probability_change.tolist() == [0, 0]
     assert torch.equal(effect.rank_before, effect.rank_after)
@@ -68,12 +68,12 @@ def test_left_padding_and_half_precision():
     both = torch.cat([padded, reference.tokens(seed=4, batch=1)])
     mask = torch.ones_like(both)
     mask[0, :2] = 0
-    hooks = ablate(NEURONS, model)
+    hooks = ablate(model, NEURONS)
     together = effect_of(model, both, hooks, 5, attention_mask=mask).table()
     alone = pd.concat([effect_of(model, row, hooks, 5).table() for row in (short, both[1:])], ignore_index=True)
     pd.testing.assert_frame_equal(together, alone, rtol=1e-3, atol=1e-5)
     half = wrapped("gpt-j", "bridge", torch.bfloat16)
-    effect = effect_of(half, short, ablate(NEURONS, half), 5)
+    effect = effect_of(half, short, ablate(half, NEURONS), 5)
     assert effect.kl.dtype == effect.probability_before.dtype == torch.float32
     assert effect.kl.item() == pytest.approx(alone.kl[0], rel=0.3)
 
@@ -84,10 +84,10 @@ def test_effects_over_keeps_prompts_and_names_in_order():
         Case(tokens=reference.tokens(seed=seed, batch=1, pos=5 + seed), target=seed, name=f"prompt {seed}")
         for seed in range(3)
     ]
-    table = effects_over(model, prompts, lambda case: ablate_mlp(1, model, positions=[case.target]))
+    table = effects_over(model, prompts, lambda case: ablate_mlp(model, 1, positions=[case.target]))
     assert table.name.tolist() == ["prompt 0", "prompt 1", "prompt 2"]
     for case, (_, row) in zip(prompts, table.iterrows(), strict=True):
-        effect = effect_of(model, case.tokens, ablate_mlp(1, model, positions=[case.target]), case.target)
+        effect = effect_of(model, case.tokens, ablate_mlp(model, 1, positions=[case.target]), case.target)
         assert row.kl == float(effect.kl)
 
 
@@ -98,7 +98,7 @@ def test_against_random_draws_matched_neurons_and_pairs_within_prompts():
 
     def intervene(neurons, _case):
         seen.append(neurons)
-        return ablate(neurons, model)
+        return ablate(model, neurons)
 
     table = effects_against_random(model, prompts, lambda _case: NEURONS, intervene, n_random=3, seed=1)
     assert table.groupby("case").chosen.sum().tolist() == [1, 1, 1, 1]
@@ -140,7 +140,7 @@ def test_bootstrap_interval_has_its_textbook_width_and_covers_its_mean():
 
 def test_bad_input_is_named():
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
-    hooks = ablate(NEURONS, model)
+    hooks = ablate(model, NEURONS)
     with pytest.raises(ValueError, match=r"target 97 is outside the vocabulary of 97 \(0 to 96\)"):
         effect_of(model, prompt, hooks, 97)
     with pytest.raises(ValueError, match=r"one target or one for each of 2 prompts, got shape \[3\]"):
@@ -152,7 +152,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="no hook point"):
         effect_of(model, prompt, [("blocks.0.hook_nowhere", hooks[0][1])], 1)
     with pytest.raises(FloatingPointError, match="97 logits at position -1 are not finite with the intervention"):
-        effect_of(model, prompt[:1], scale([(2, 1)], model, factor=float("inf")), 1)
+        effect_of(model, prompt[:1], scale(model, [(2, 1)], factor=float("inf")), 1)
     with pytest.raises(ValueError, match="no prompts"):
         effects_over(model, [], lambda _case: hooks)
     with pytest.raises(ValueError, match="at least one random draw"):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.patching.sweeps import (
     act_patch_attn_out,
     act_patch_heads,
@@ -12,8 +13,7 @@ from lens_multimodal.analysis.patching.sweeps import (
     act_patch_resid_pre,
     attribution_patch,
 )
-from lens_multimodal.analysis.targets import CaptionToken, Logit, LogitDifference
-from lens_multimodal.model import host
+from lens_multimodal.arguments.targets import CaptionToken, Logit, LogitDifference
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, input_edited, output_edited, put, wrapped
 from tests.lenses import unchecked
@@ -38,7 +38,7 @@ def outputs_of(layout, module):
 @cases
 def test_every_cell_equals_an_explicit_loop_of_pytorch_hooks(layout, kind):
     model = wrapped(layout, kind)
-    d_head = host.shape(model).d_head
+    d_head = transformer.shape(model).d_head
     for sweep, module_of, edited in (
         (act_patch_resid_pre, reference.block, input_edited),
         (act_patch_mlp_out, reference.mlp_down, output_edited),
@@ -94,7 +94,7 @@ def test_estimate_is_the_slope_of_the_effect(layout, kind):
     """Finite differences on Hugging Face modules: a small step from the corrupted towards the clean activation."""
     model, step = wrapped(layout, kind), 1e-3
     estimates = attribution_patch(
-        model, CLEAN, CORRUPTED, TARGET, [host.mlp_post(0), host.head_z(1), host.resid_pre(2)]
+        model, CLEAN, CORRUPTED, TARGET, [transformer.mlp_post(0), transformer.head_z(1), transformer.resid_pre(2)]
     )
     modules = [reference.mlp_down(layout, 0), reference.attention_out(layout, 1), reference.block(layout, 2)]
     for estimate, module in zip(estimates.values(), modules, strict=True):
@@ -173,8 +173,8 @@ def test_prompts_of_unequal_length_are_matched_by_listed_positions(layout, kind)
             expected = difference(layout, input_edited(module, put((0, to), clean[0, take])))
             assert_close(result.patched[row, column], expected)
     estimate = attribution_patch(
-        model, longer, CORRUPTED, TARGET, [host.resid_pre(1)], positions=[4, 0, 2], source_positions=[8, 3, 1]
-    )[host.resid_pre(1)]
+        model, longer, CORRUPTED, TARGET, [transformer.resid_pre(1)], positions=[4, 0, 2], source_positions=[8, 3, 1]
+    )[transformer.resid_pre(1)]
     torch.testing.assert_close(estimate[[0, 2, 4]].sum(-1), result.estimate[0])
     assert estimate[[1, 3, 5]].isnan().all()
 
@@ -212,7 +212,7 @@ def test_left_padding_counts_as_nothing(layout, kind):
 def test_bad_input_is_named():
     model = wrapped("gpt-j", "bridge")
     with pytest.raises(ValueError, match=r"clean_tokens of one prompt, \[1, pos\], got \[2, 6\]"):
-        unchecked(attribution_patch)(model, torch.cat([CLEAN, CLEAN]), CORRUPTED, 11, [host.resid_pre(0)])
+        unchecked(attribution_patch)(model, torch.cat([CLEAN, CLEAN]), CORRUPTED, 11, [transformer.resid_pre(0)])
     with pytest.raises(ValueError, match=r"unequal length, 6 and 5 .*image_pos\[0\] of each.*range\(6 - n, 6\)"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED[:, :5], 11)
     with pytest.raises(ValueError, match="2 source_positions cannot be copied to 3 positions"):

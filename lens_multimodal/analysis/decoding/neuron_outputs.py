@@ -1,0 +1,135 @@
+"""Decoding: what neurons write, in words (paper section 2.2).
+
+A neuron adds its row of `W_out` to the residual stream, so `W_out[layer, neuron] @ W_U` weighs every token; the top
+ones are the neuron's words. The paper reads the row as it is. With `final_norm` the row passes the final norm's own
+centring and scale, `((W_out - mean) * ln_final.w) @ W_U`, which is what decoding of a model with folded norms
+shows; the ranking changes. The unembedding's bias is the same for every neuron and is left out: it would drown
+the rest.
+
+On a model with processed weights the rows themselves differ: each table records `weight_processing`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lens_multimodal import transformer
+from lens_multimodal.analysis.decoding.dictionary import WORDS_LOOKED_AT, is_interpretable
+from lens_multimodal.analysis.decoding.token_text import token_strings
+from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
+from lens_multimodal.arguments.neurons import Neurons, as_neurons
+from lens_multimodal.arguments.selection import resolve_layers, wide
+
+
+def decode_neurons(
+    model: nn.Module,
+    neurons: Neurons,
+    *,
+    top_k: int = 10,
+    final_norm: bool = False,
+    probabilities: bool = False,
+    budget_bytes: int = DEFAULT_BUDGET,
+) -> pd.DataFrame:
+    """The tokens that some neurons write.
+
+    Args:
+        neurons: as `hooks.neurons.as_neurons` takes them.
+        final_norm: through the final norm's centring and scale; the paper's way is without.
+        probabilities: weights as a softmax over the vocabulary instead of dot products.
+    Returns: one row per neuron, ordered by layer: `layer`, `neuron`, `tokens` (tuple of strings, best first),
+        `token_ids`, `weights`, `interpretable` (the paper's rule on the first 10 tokens).
+    Raises: ValueError, TypeError for neurons that do not exist or a bad `top_k`.
+    """
+    with torch.no_grad():
+        parts = [
+            _token_table(
+                model,
+                layer,
+                index.tolist(),
+                _search_unembedding(
+                    model,
+                    _written(model, transformer.w_out(model, layer)[index], final_norm),
+                    top_k=_at_least_for_rule(model, top_k),
+                    probabilities=probabilities,
+                    budget_bytes=budget_bytes,
+                ),
+                top_k,
+            )
+            for layer, index in as_neurons(model, neurons).items()
+        ]
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs.update(final_norm=final_norm, weight_processing=transformer.weight_processing(model))
+    return table
+
+
+def decode_layers(
+    model: nn.Module,
+    layers: Any = None,
+    *,
+    top_k: int = 10,
+    final_norm: bool = False,
+    probabilities: bool = False,
+    budget_bytes: int = DEFAULT_BUDGET,
+) -> Iterator[tuple[int, TopTokens]]:
+    """The top tokens of every neuron, one layer at a time: `(layer, TopTokens)` with one row per neuron.
+
+    Never builds `[d_mlp, d_vocab]`: working memory stays within `budget_bytes`, for GPT-J's 458,752 neurons too.
+    """
+    for layer in resolve_layers(model, layers):
+        with torch.no_grad():
+            found = _search_unembedding(
+                model,
+                _written(model, transformer.w_out(model, layer), final_norm),
+                top_k=top_k,
+                probabilities=probabilities,
+                budget_bytes=budget_bytes,
+            )
+        yield layer, found
+
+
+def _written(
+    model: nn.Module, rows: Float[Tensor, "neuron d_model"], final_norm: bool
+) -> Float[Tensor, "neuron d_model"]:
+    if not final_norm:
+        return rows.detach()
+    rows = wide(rows.detach())
+    if transformer.final_norm_centres(model):
+        rows = rows - rows.mean(dim=-1, keepdim=True)
+    return rows * wide(transformer.final_norm_weight(model).detach()).to(rows.device)
+
+
+def _search_unembedding(
+    model: nn.Module, vectors: Tensor, *, top_k: int, probabilities: bool, budget_bytes: int
+) -> TopTokens:
+    w_u = transformer.w_u(model).detach()
+    return search_vocabulary(
+        vectors.to(w_u.device),
+        lambda start, stop: wide(w_u[:, start:stop]),
+        w_u.shape[1],
+        top_k=top_k,
+        probabilities=probabilities,
+        budget_bytes=budget_bytes,
+    )
+
+
+def _at_least_for_rule(model: nn.Module, top_k: int) -> int:
+    return max(top_k, min(WORDS_LOOKED_AT, transformer.w_u(model).shape[1]))
+
+
+def _token_table(model: nn.Module, layer: int, neurons: list[int], found: TopTokens, top_k: int) -> pd.DataFrame:
+    ids = found.tokens.tolist()
+    strings = [tuple(token_strings(model, row)) for row in ids]
+    return pd.DataFrame(
+        {
+            "layer": layer,
+            "neuron": neurons,
+            "tokens": [row[:top_k] for row in strings],
+            "token_ids": [tuple(row[:top_k]) for row in ids],
+            "weights": [tuple(row[:top_k]) for row in found.values.tolist()],
+            "interpretable": [is_interpretable(row) for row in strings],
+        }
+    )

@@ -1,0 +1,107 @@
+"""Receptive fields: where in the picture a neuron is active (paper section 3.2).
+
+Activations at the image positions → patch grid → bilinear upsampling to the original picture → threshold at the
+0.95 quantile → mask → intersection over union with an object's segmentation.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lens_multimodal import transformer
+from lens_multimodal.arguments.neurons import Neurons, as_neurons
+from lens_multimodal.arguments.selection import resolve_positions, wide
+from lens_multimodal.image.geometry import ImageGeometry
+
+PAPER_QUANTILE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReceptiveField:
+    """A neuron's activation over one picture."""
+
+    heat: Float[Tensor, "height width"]
+    """Upsampled activations; NaN where preprocessing cropped the picture."""
+    mask: Bool[Tensor, "height width"]
+    """Where `heat` lies above the threshold."""
+    threshold: float
+
+    def _repr_html_(self) -> str:
+        from lens_multimodal.views.notebook.results_html import receptive_field_html
+
+        return receptive_field_html(self)
+
+
+def receptive_field(
+    activations: Float[Tensor, "grid_h grid_w"], geometry: ImageGeometry, *, quantile: float | int = PAPER_QUANTILE
+) -> ReceptiveField:
+    """Upsample activations of the image patches to the picture and keep the most active pixels.
+
+    Args:
+        activations: of one neuron, or a mean over several as in the paper's figure.
+        quantile: of the pixels that the encoder saw; 0.95 keeps the most active 5 %. A constant activation has no
+            receptive field: its mask is empty.
+    Raises: ValueError for another grid, a quantile outside 0 to 1, or activations that are not finite.
+    """
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
+    if not bool(activations.isfinite().all()):
+        raise ValueError("the activations hold infinities or NaN")
+    heat = geometry.to_picture(activations)
+    threshold = float(np.nanquantile(heat.cpu().numpy(), quantile))
+    return ReceptiveField(heat=heat, mask=heat > threshold, threshold=threshold)
+
+
+def intersection_over_union(mask: Bool[Tensor, "height width"], seg_mask: Bool[Tensor, "height width"]) -> float:
+    """Shared pixels over all pixels of two masks: 1 if equal, 0 if apart.
+
+    Raises: ValueError for different sizes or an empty segmentation.
+    """
+    if mask.shape != seg_mask.shape:
+        raise ValueError(
+            f"the masks have different sizes, {list(mask.shape)} and {list(seg_mask.shape)}; both must be those of "
+            f"the original picture"
+        )
+    seg_mask = seg_mask.to(mask.device)
+    if not bool(seg_mask.any()):
+        raise ValueError("the segmentation mask is empty, so no overlap with it is defined")
+    return float((mask & seg_mask).sum() / (mask | seg_mask).sum())
+
+
+def neuron_activations(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch prompt_pos"],
+    neurons: Neurons,
+    positions: Any = None,
+    *,
+    attention_mask: Tensor | None = None,
+) -> Float[Tensor, "batch neuron pos"]:
+    """Activations of some neurons at some positions.
+
+    Args: neurons: as `hooks.neurons.as_neurons` takes them; its order (layers ascending, then as given) is that of
+        the result.
+    Returns: for image positions of a `[grid_h, grid_w]` grid, reshape the last axis to it.
+    Raises: ValueError, TypeError for neurons or positions that do not exist.
+    """
+    by_layer = as_neurons(model, neurons)
+    at = resolve_positions(positions, tokens.shape[1])
+    picked: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> transformer.HookFunction:
+        def pick(activation: Tensor, hook: Any) -> None:
+            device = activation.device
+            rows = activation[:, at.to(device)][:, :, by_layer[layer].to(device)]
+            picked[layer] = wide(rows).transpose(1, 2).to(tokens.device)
+
+        return pick
+
+    with (
+        torch.no_grad(),
+        transformer.fired_hooks(model, [(transformer.mlp_post(layer), keep(layer)) for layer in by_layer]),
+    ):
+        transformer.logits_of(model, tokens, attention_mask=attention_mask)
+    return torch.cat([picked[layer] for layer in by_layer], dim=1)

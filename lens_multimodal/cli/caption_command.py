@@ -1,0 +1,82 @@
+"""`caption`: what the model says of pictures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lens_multimodal.cli import options
+from lens_multimodal.cli.picture_sources import Pictures, find_pictures
+from lens_multimodal.views import terminal
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def caption(
+    pictures: Pictures,
+    text: options.Text = None,
+    max_new_tokens: options.MaxNewTokens = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 16,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Leave out pictures that cannot be read; the exit code is still 1.")
+    ] = False,
+    model: options.Model = None,
+    vision: options.Vision = None,
+    projection: options.ProjectionFile = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    form: terminal.AsFormat = None,
+    out: terminal.Out = None,
+) -> None:
+    """Caption pictures.
+
+    [bold]Examples[/bold]
+
+    lens-multimodal caption dog.png
+
+    lens-multimodal caption photos/ --format json --out captions.json
+
+    lens-multimodal caption 'photos/*.jpg' --text "I see" --model gpt-j-limber-beit --device cuda --dtype bfloat16
+    """
+    import pandas as pd
+
+    from lens_multimodal.lens import PROMPT
+
+    found = find_pictures(pictures)
+    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    opened = Opened(paths=found, keep_going=keep_going)
+    after = PROMPT if text is None else text
+    captions = list(lens.caption_stream(opened, after, max_new_tokens=max_new_tokens, batch_size=batch_size))
+    read = [str(path) for path in found if path not in opened.unread]
+    terminal.write(pd.DataFrame({"picture": read, "caption": captions}), title="Captions", out=out, form=form)
+    if opened.unread:
+        for message in opened.unread.values():
+            typer.echo(f"left out: {message}", err=True)
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """Pictures opened one after another, each only when it is its turn."""
+
+    paths: Sequence[Path]
+    keep_going: bool
+    unread: dict[Path, str] = field(default_factory=dict)
+    """Why a picture was left out, filled while iterating."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator["Image.Image"]:
+        from lens_multimodal.image.pictures import as_picture
+
+        for path in self.paths:
+            try:
+                yield as_picture(path)
+            except (ValueError, OSError) as error:
+                if not self.keep_going:
+                    raise
+                self.unread[path] = " ".join(str(error).split())

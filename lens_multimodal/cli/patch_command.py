@@ -1,0 +1,87 @@
+"""`patch`: activation patching between two pictures."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_multimodal.cli import options
+from lens_multimodal.views import terminal
+
+
+class Site(str, Enum):
+    """What is copied from one run into the other."""
+
+    resid_pre = "resid_pre"
+    mlp_out = "mlp_out"
+    attn_out = "attn_out"
+    heads = "heads"
+
+
+def patch(
+    clean: Annotated[Path, typer.Argument(help="The picture that activations are taken from.")],
+    corrupted: Annotated[Path, typer.Argument(help="The picture that they are copied into.")],
+    word: options.Word,
+    text: options.Before = None,
+    site: Annotated[Site, typer.Option(help="Which activation.")] = Site.resid_pre,
+    layers: Annotated[str | None, typer.Option(help="Such as 0,3,5; without it, all.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Patched runs at a time.")] = 32,
+    model: options.Model = None,
+    vision: options.Vision = None,
+    projection: options.ProjectionFile = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    form: terminal.AsFormat = None,
+    out: terminal.Out = None,
+) -> None:
+    """Copy single activations of the clean picture's run into the corrupted one's: where does the word come back?
+
+    `recovered` is 0 where nothing changed and 1 where the word's logit is that of the clean picture; `estimate` is
+    attribution patching.
+
+    [bold]Examples[/bold]
+
+    lens-multimodal patch dog.png cat.png --word dog
+
+    lens-multimodal patch dog.png cat.png --word dog --text "A picture of a" --site mlp_out --out sweep.parquet
+
+    lens-multimodal patch dog.png cat.png --word dog --site heads --layers 0,1,2 --format json
+    """
+    from lens_multimodal import analysis
+
+    chosen = None if layers is None else _layers(layers)
+    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    target = options.as_token(word)
+    if text is None:
+        own = options.prompt_for(lens, clean, word, text)
+        text = lens.decode(own.tokens[0, own.text_pos[0]].tolist())
+    prompt = lens.prompt([clean, corrupted], text)
+    run = {
+        Site.resid_pre: analysis.act_patch_resid_pre,
+        Site.mlp_out: analysis.act_patch_mlp_out,
+        Site.attn_out: analysis.act_patch_attn_out,
+        Site.heads: analysis.act_patch_heads,
+    }[site]
+    sweep = run(lens.model, prompt.tokens[:1], prompt.tokens[1:], target, layers=chosen, batch_size=batch_size)
+    if sweep.clean == sweep.corrupted:
+        raise ValueError(
+            f"the logit of {word!r} is {sweep.clean:.4g} after {clean} and after {corrupted}, so there is no "
+            f"difference to recover: give two pictures that the model sees differently"
+        )
+    table = sweep.table()
+    if "pos" in table:
+        names = lens.to_str_tokens(prompt.row(0))
+        table.insert(table.columns.get_loc("pos") + 1, "token", [names[pos] for pos in table["pos"]])
+    title = (
+        f"{site.value} of {clean} into {corrupted}, logit of {word!r}: {sweep.clean:.4g} clean, "
+        f"{sweep.corrupted:.4g} corrupted"
+    )
+    terminal.write(table, title=title, out=out, form=form, largest="recovered")
+
+
+def _layers(given: str) -> list[int]:
+    try:
+        return [int(part) for part in given.split(",")]
+    except ValueError:
+        raise ValueError(f"expected layers as numbers such as 0,3,5, got {given!r}") from None

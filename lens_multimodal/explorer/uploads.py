@@ -1,0 +1,183 @@
+"""The pictures of one explorer: sample scenes by number, uploads in memory, nothing on disk."""
+
+import io
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image, UnidentifiedImageError
+
+from lens_multimodal.data.coco import Scene
+from lens_multimodal.explorer.limits import Limits
+from lens_multimodal.image.pictures import as_picture
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.image_prompt import EmbeddedImage
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What an upload may be, told by its content."""
+
+SHOWN_SIDE = 512
+"""Longest side, in pixels, of the copy that the page shows; the model sees the picture itself."""
+
+
+class UnknownPicture(LookupError):
+    """No sample has this id, or the upload is no longer held."""
+
+
+class NotAPicture(ValueError):
+    """An upload of another type, or a damaged one."""
+
+
+class TooLarge(ValueError):
+    """An upload of too many bytes or pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A sample scene as the gallery lists it."""
+
+    id: str
+    label: str
+    """The nouns of the scene."""
+    drawings: str
+    """`known` or `held_out`: whether the encoder's training saw these drawings; empty where it is not said."""
+
+
+class Pictures:
+    """Pictures by id: `sample-<number>` from the scenes given, `upload-<random>` for what was dropped on the page.
+
+    Only ids made here are ever looked up, so no request can name a file.
+    """
+
+    def __init__(self, lens: VisionLens, scenes: Sequence[Scene], limits: Limits) -> None:
+        self._lens = lens
+        self._limits = limits
+        self._scenes = {f"sample-{scene.id}": scene for scene in scenes}
+        self._uploads = _Latest(limits.uploads_held, forget=self._forget)
+        self._encoded = _Latest(limits.samples_held, forget=self._forget)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All sample scenes, in their own order."""
+        return [
+            Sample(id=name, label=", ".join(scene.categories), drawings=str(scene.extra.get("drawings", "")))
+            for name, scene in self._scenes.items()
+        ]
+
+    def add(self, picture: Image.Image) -> str:
+        """Encode and hold a picture; its id. The caller has the model to itself."""
+        name = f"upload-{secrets.token_hex(16)}"
+        self._uploads.put(name, self._encode(picture))
+        return name
+
+    def get(self, name: str) -> EmbeddedImage:
+        """A picture as the language model sees it. The caller has the model to itself.
+
+        Raises: UnknownPicture.
+        """
+        held = self._uploads.get(name) or self._encoded.get(name)
+        if held is None:
+            held = self._encode(self._scene(name).open())
+            self._encoded.put(name, held)
+        return held
+
+    def png(self, name: str) -> bytes:
+        """The picture for the page.
+
+        Raises: UnknownPicture.
+        """
+        held = self._uploads.get(name)
+        picture = held.picture if held is not None else thumbnail(self._scene(name).open(), SHOWN_SIDE)
+        assert picture is not None
+        return as_png(picture)
+
+    def __len__(self) -> int:
+        """How many pictures are encoded in memory."""
+        return len(self._uploads) + len(self._encoded)
+
+    def _encode(self, picture: Image.Image) -> EmbeddedImage:
+        [image] = self._lens.embed([picture])
+        return replace(image, picture=thumbnail(picture, SHOWN_SIDE))
+
+    def _forget(self, image: EmbeddedImage) -> None:
+        self._lens.virtual_tokens.forget(image.soft_prompt)
+
+    def _scene(self, name: str) -> Scene:
+        if name not in self._scenes:
+            raise UnknownPicture("this picture is not held: choose a sample scene, or drop the picture again")
+        return self._scenes[name]
+
+
+def read_upload(data: bytes, limits: Limits) -> Image.Image:
+    """Bytes from the page as an RGB picture.
+
+    Raises:
+        TooLarge: more bytes or, by its header, more pixels than allowed; nothing is decoded then.
+        NotAPicture: none of `FORMATS`, or damaged.
+    """
+    if len(data) > limits.upload_bytes:
+        raise TooLarge(f"the file has {len(data):,} bytes, more than the {limits.upload_bytes:,} allowed")
+    kinds = ", ".join(FORMATS)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image.width, image.height, limits)
+            image.load()
+            return as_picture(image)
+    except TooLarge:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise TooLarge(f"the picture has more than the {limits.upload_pixels:,} pixels allowed") from None
+    except UnidentifiedImageError:
+        raise NotAPicture(f"this file is not a picture of a kind taken here ({kinds})") from None
+    except Exception as error:
+        # Pillow's decoders raise many kinds on hostile files: struct.error, IndexError, KeyError, zlib.error, ...
+        raise NotAPicture(f"the picture is damaged ({type(error).__name__})") from error
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """The file's bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def thumbnail(picture: Image.Image, side: int) -> Image.Image:
+    """A copy, its longer side at most `side` pixels."""
+    copy = picture.copy()
+    copy.thumbnail((side, side))
+    return copy
+
+
+class _Latest:
+    """The latest few pictures by id; every look makes one the latest."""
+
+    def __init__(self, capacity: int, *, forget: Callable[[EmbeddedImage], None]) -> None:
+        self._capacity = capacity
+        self._forget = forget
+        self._held: OrderedDict[str, EmbeddedImage] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, name: str, image: EmbeddedImage) -> None:
+        with self._lock:
+            self._held[name] = image
+            gone = [self._held.popitem(last=False)[1] for _ in range(len(self._held) - self._capacity)]
+        for old in gone:
+            self._forget(old)
+
+    def get(self, name: str) -> EmbeddedImage | None:
+        with self._lock:
+            if name in self._held:
+                self._held.move_to_end(name)
+            return self._held.get(name)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+def _check_pixels(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.upload_pixels:
+        raise TooLarge(
+            f"the picture is {width} x {height}, more than the {limits.upload_pixels:,} pixels allowed: scale it down"
+        )

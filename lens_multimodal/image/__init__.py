@@ -1,0 +1,1 @@
+"""Pictures: reading them, encoding them, and where each image patch lies in the original."""

@@ -1,0 +1,1 @@
+"""Images among words: virtual tokens, the projection, prompts, and the captions that follow them."""

@@ -1,0 +1,161 @@
+"""Writing captions: TransformerLens' own `generate` with its key-value cache, row groups of one length each."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lens_multimodal import transformer
+from lens_multimodal.prompt.image_prompt import ImagePrompt
+
+LOWEST_TEMPERATURE = 0.01
+"""Logits of hundreds divided by less leave the range of 16-bit floats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen; the default is greedy.
+
+    Raises: ValueError for numbers outside their range, for top_k, top_p or a temperature without sampling, and for
+        beams with it.
+    """
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    num_beams: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.do_sample and (self.top_k, self.top_p, self.temperature) != (None, None, 1.0):
+            raise ValueError("top_k, top_p and temperature choose among samples: set do_sample=True with them")
+        if not LOWEST_TEMPERATURE <= self.temperature < float("inf"):
+            raise ValueError(
+                f"the temperature must be finite and at least {LOWEST_TEMPERATURE}, got {self.temperature}; the "
+                f"likeliest token is taken without do_sample"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.do_sample and self.num_beams > 1:
+            raise ValueError(f"beams look for the likeliest text: do_sample does not go with {self.num_beams} beams")
+        if self.num_beams < 1:
+            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
+
+
+def generate(
+    model: nn.Module,
+    prompt: ImagePrompt,
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    sampling: Sampling | None = None,
+) -> list[list[int]]:
+    """New token ids of each row, up to and without the first stop token.
+
+    Rows of one length are generated together, unpadded, so a batch equals its single runs on every
+    TransformerLens generation.
+
+    Raises:
+        ValueError: the prompt and the new tokens do not fit into the model's context.
+    """
+    sampling = sampling or Sampling()
+    n_ctx = transformer.shape(model).n_ctx
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
+        raise TypeError(f"max_new_tokens must be an integer, got {max_new_tokens!r}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    longest = prompt.tokens.shape[1]
+    if longest + max_new_tokens > n_ctx:
+        raise ValueError(
+            f"a prompt of {longest} positions and {max_new_tokens} new tokens do not fit into the model's context of "
+            f"{n_ctx}: shorten the text, use fewer images, or lower max_new_tokens"
+        )
+    lengths = prompt.attention_mask.sum(dim=1).tolist()
+    new: list[list[int]] = [[] for _ in lengths]
+    for length in sorted(set(lengths)):
+        rows = [i for i, n in enumerate(lengths) if n == length]
+        tokens = prompt.tokens[rows, longest - length :]
+        out = transformer.generate(
+            model,
+            tokens,
+            max_new_tokens=max_new_tokens,
+            stop_ids=list(stop_ids),
+            do_sample=sampling.do_sample,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            num_beams=sampling.num_beams,
+        )
+        for row, ids in zip(rows, out[:, length:].tolist(), strict=True):
+            new[row] = _until(ids, set(stop_ids))
+    return new
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeneratedActivations:
+    """What a hook point held while each token was generated.
+
+    `activations[name][i]` is the activation at the position that predicted `token_ids[i]`.
+    """
+
+    token_ids: list[int]
+    activations: dict[str, Float[Tensor, "new ..."]]
+    prompt_activations: dict[str, Float[Tensor, "pos ..."]]
+    """The same hook points over the whole prompt."""
+
+
+@contextmanager
+def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect, per hook point, one tensor per forward pass of the block: the prompt first, then each new token."""
+    passes: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    with transformer.fired_hooks(model, transformer.observe(names, into=passes)):
+        yield passes
+
+
+def generate_with_activations(
+    model: nn.Module,
+    prompt: ImagePrompt,
+    *,
+    names: Sequence[str],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+) -> GeneratedActivations:
+    """Greedy generation of one row with the activations behind every generated token.
+
+    Raises: ValueError for a prompt of more than one row, and for a hook point without a position axis such as an
+        attention pattern.
+    """
+    if len(prompt) != 1:
+        raise ValueError(f"activations are recorded one row at a time; this prompt has {len(prompt)} (prompt.row(i))")
+    with recording(model, names) as passes:
+        (ids,) = generate(model, prompt, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+    for name, kept in passes.items():
+        _check_positions(name, kept, n_prompt=prompt.tokens.shape[1])
+    steps = {name: torch.cat([passed[0, -1:] for passed in kept[: max(len(ids), 1)]]) for name, kept in passes.items()}
+    return GeneratedActivations(
+        token_ids=ids,
+        activations={name: values[: len(ids)] for name, values in steps.items()},
+        prompt_activations={name: kept[0][0] for name, kept in passes.items()},
+    )
+
+
+def _check_positions(name: str, kept: list[Tensor], *, n_prompt: int) -> None:
+    for index, passed in enumerate(kept):
+        if passed.ndim < 3 or passed.shape[1] != (1 if index else n_prompt):
+            raise ValueError(
+                f"{name} holds {list(passed.shape)} for {1 if index else n_prompt} positions: expected "
+                f"[batch, pos, ...], so this hook point cannot be recorded token by token"
+            )
+
+
+def _until(ids: list[int], stops: set[int]) -> list[int]:
+    for index, token in enumerate(ids):
+        if token in stops:
+            return ids[:index]
+    return ids

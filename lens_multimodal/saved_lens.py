@@ -1,0 +1,331 @@
+"""A whole lens in one folder, and back.
+
+lens.json                the parts, their checksums, weight processing, format version
+language/                the language model as Hugging Face saves it, with its tokenizer
+vision.json              the encoder's architecture and preprocessing
+vision.safetensors       its weights
+projection.safetensors   the map's weight and bias; proj.ckpt is the same in LiMBeR's format
+README.md                a short card
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lens_multimodal import transformer
+from lens_multimodal.image import encoder_config
+from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
+from lens_multimodal.transformer import hooked_transformer
+from lens_multimodal.transformer.to_hugging_face import to_hugging_face
+
+FORMAT = 1
+"""Version of the folder's layout; other versions are refused."""
+
+CARD = "lens.json"
+OPTIONAL = ("vision", "projection")
+
+_ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+"""Implementations that transformers brings; any other name would make it fetch code."""
+
+
+def save(
+    folder: Path,
+    *,
+    name: str,
+    model: nn.Module,
+    tokenizer: Any,
+    vision: VisionEncoder,
+    projection: Projection,
+    without: Collection[str] = (),
+    overwrite: bool = False,
+) -> None:
+    """Write a lens; the folder appears whole or not at all.
+
+    Args:
+        folder: made anew.
+        name: shown to people.
+        model: a TransformerLens model with unprocessed weights.
+        tokenizer: may be None.
+        vision: a timm-built encoder, unless left out.
+        projection: with an `nn.Linear`, unless left out.
+        without: of "vision" and "projection", what to leave out and to give to `attach_vision` on loading.
+        overwrite: replace a lens saved there before.
+
+    Raises:
+        FileExistsError: something else lies there, or a lens and `overwrite` is False.
+        ValueError: a part that cannot be saved; says what to do.
+    """
+    unknown = set(without) - set(OPTIONAL)
+    if unknown or isinstance(without, str):
+        raise ValueError(f"without takes a list of {' and '.join(OPTIONAL)}, got {without!r}")
+    if folder.exists() and not (overwrite and is_saved_lens(folder)) and (folder.is_file() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"{str(folder)!r} exists"
+            + (": pass overwrite=True to replace the lens in it" if is_saved_lens(folder) else " and holds no lens")
+        )
+    language_model = to_hugging_face(model)
+    described = None if "vision" in without else _describe(vision)
+    linear = projection.linear
+    if "projection" not in without and not isinstance(linear, nn.Linear):
+        raise ValueError(
+            f"only an nn.Linear can be saved as projection, the lens has a {type(linear).__name__}: save it yourself, "
+            f"save the lens with save_pretrained(folder, without=['projection']), and load it with "
+            f"attach_vision(folder, projection=...)"
+        )
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    language_model.save_pretrained(partial / "language")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(partial / "language")
+    if described is not None:
+        (partial / "vision.json").write_text(json.dumps(described, indent=1) + "\n")
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in vision.module.state_dict().items()}
+        save_file(state, partial / "vision.safetensors")
+    if isinstance(linear, nn.Linear) and "projection" not in without:
+        save_linear(linear, partial / "projection.safetensors")
+        save_linear(linear, partial / "proj.ckpt")
+    shape = transformer.shape(model)
+    card = {
+        "format": FORMAT,
+        "name": name,
+        "lens_multimodal": _own_version(),
+        "transformer_lens": version("transformer-lens"),
+        "weight_processing": "none",
+        "model_class": _model_class(model),
+        "attn_implementation": language_model.config._attn_implementation,
+        "tokenizer": tokenizer is not None,
+        "without": sorted(without),
+        "d_model": shape.d_model,
+        "d_vision": vision.d_vision,
+        "files": {},
+    }
+    (partial / "README.md").write_text(_readme(card, language_model, vision))
+    card["files"] = {path: _digest(partial / path) for path in _weighed(partial)}
+    (partial / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+
+def is_saved_lens(folder: object) -> bool:
+    """Whether a path or string names a folder written by `save`."""
+    return isinstance(folder, (str, Path)) and (Path(folder) / CARD).is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedLens:
+    """The parts of a saved lens, each loaded when asked for after its files were found unchanged."""
+
+    folder: Path
+    card: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.card["name"])
+
+    def language_model(self, *, device: Any = None, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
+        """The TransformerLens model of the saved class (a bridge where that class is gone), and its tokenizer.
+
+        Raises: ValueError if its files are damaged. Weights are read from safetensors alone, which cannot run code.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        home = self.folder / "language"
+        self._check(path for path in self.card["files"] if path.startswith("language/"))
+        options: dict[str, Any] = {"device_map": device} if device is not None else {}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True) if self.card["tokenizer"] else None
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                home,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=dtype or "auto",
+                attn_implementation=self.card["attn_implementation"],
+                **options,
+            )
+        except Exception as error:  # a damaged config fails anywhere in transformers
+            raise ValueError(
+                f"the language model in {str(home)!r} cannot be loaded ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]})"
+            ) from error
+        model.eval().requires_grad_(False)
+        kind = self.card["model_class"]
+        if kind == "HookedTransformer" and hooked_transformer.is_available():
+            return hooked_transformer.hooked_gpt_j(model, tokenizer=tokenizer), tokenizer
+        bridge: Any = transformer.wrap(model, tokenizer=tokenizer)
+        if kind == "TransformerBridge in compatibility mode":
+            bridge.enable_compatibility_mode(no_processing=True)
+        return bridge, tokenizer
+
+    def vision(self) -> VisionEncoder:
+        """The encoder with its preprocessing.
+
+        Raises: ValueError if the lens was saved without, or the files are damaged.
+        """
+        self._need("vision")
+        self._check(["vision.json", "vision.safetensors"])
+        try:
+            described = json.loads((self.folder / "vision.json").read_text())
+            preprocessing = Preprocessing.from_json(described["preprocessing"])
+            name, architecture = described["name"], described["architecture"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            told = error if isinstance(error, ValueError) else "expected name, architecture and preprocessing"
+            raise ValueError(f"{str(self.folder / 'vision.json')!r} does not describe an encoder: {told}") from error
+        module = encoder_config.build(architecture)
+        try:
+            state = load_file(self.folder / "vision.safetensors")
+            module.to(dtype=next(iter(state.values())).dtype).load_state_dict(state)
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(
+                f"{str(self.folder / 'vision.safetensors')!r} does not fit vision.json: {error}"
+            ) from error
+        try:
+            return VisionEncoder(module.requires_grad_(False), preprocessing=preprocessing, name=name)
+        except Exception as error:  # whatever timm and torch raise, assertions among it
+            raise ValueError(
+                f"{str(self.folder / 'vision.json')!r} describes an encoder that cannot take a picture: {error}"
+            ) from error
+
+    def projection(self) -> nn.Linear:
+        """The linear map.
+
+        Raises: ValueError if the lens was saved without, or the file is damaged.
+        """
+        self._need("projection")
+        self._check(["projection.safetensors"])
+        return load_linear(self.folder / "projection.safetensors").requires_grad_(False)
+
+    def _need(self, part: str) -> None:
+        if part in self.card["without"]:
+            raise ValueError(
+                f"the lens in {str(self.folder)!r} was saved without its {part}: attach_vision(folder, {part}=...)"
+            )
+
+    def _check(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            if self.card["files"].get(path) != _digest(self.folder / path):
+                raise ValueError(
+                    f"{str(self.folder / path)!r} is damaged, or was changed after the lens was saved; copy it again, "
+                    f"or save the lens anew"
+                )
+
+
+def open_saved(folder: str | Path) -> SavedLens:
+    """Read what a saved lens consists of; its parts are loaded when they are asked for.
+
+    Raises:
+        ValueError: a malformed `lens.json`, or one of another format version.
+        FileNotFoundError: files are missing; all are listed.
+    """
+    folder = Path(folder)
+    try:
+        card = json.loads((folder / CARD).read_text())
+        found = card["format"]
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(folder / CARD)!r} is damaged or not the card of a lens") from error
+    if found != FORMAT:
+        raise ValueError(
+            f"{str(folder)!r} is a lens of format {found!r} (lens_multimodal {card.get('lens_multimodal')}); this is "
+            f"lens_multimodal {_own_version()}, which reads format {FORMAT}: install the release that wrote it"
+        )
+    _check_card(card, folder)
+    if card["attn_implementation"] not in _ATTENTION:
+        raise ValueError(
+            f"{str(folder / CARD)!r} names an attention implementation {card['attn_implementation']!r}, expected "
+            f"one of {', '.join(_ATTENTION)}"
+        )
+    missing = [path for path in card["files"] if not (folder / path).is_file()]
+    if missing:
+        raise FileNotFoundError(f"the lens in {str(folder)!r} lacks {', '.join(missing)}; copy the whole folder")
+    return SavedLens(folder=folder, card=card)
+
+
+def _check_card(card: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError for a card with missing or mistyped entries, or one that names files outside of its folder."""
+    where = f"{str(folder / CARD)!r} is damaged"
+    kinds: dict[str, type] = {
+        "name": str, "model_class": str, "attn_implementation": str, "tokenizer": bool, "without": list, "files": dict,
+    }  # fmt: skip
+    if lacking := set(kinds) - set(card):
+        raise ValueError(f"{where}: it lacks {', '.join(sorted(lacking))}")
+    for key, kind in kinds.items():
+        if not isinstance(card[key], kind):
+            raise ValueError(f"{where}: {key} is {card[key]!r}, expected {kind.__name__}")
+    outside = [path for path in card["files"] if PurePath(path).is_absolute() or ".." in PurePath(path).parts]
+    if outside:
+        raise ValueError(f"{where}: it names files outside of its folder: {', '.join(outside[:5])}")
+
+
+def _describe(vision: VisionEncoder) -> dict[str, Any]:
+    own = vision.preprocessing
+    return {
+        "name": vision.name,
+        "architecture": encoder_config.describe(vision.module, height=own.height, width=own.width),
+        "preprocessing": own.to_json(),
+    }
+
+
+def _model_class(model: nn.Module) -> str:
+    if not transformer.is_bridge(model):
+        return "HookedTransformer"
+    in_mode = getattr(model, "compatibility_mode", False)
+    return "TransformerBridge in compatibility mode" if in_mode else "TransformerBridge"
+
+
+def _weighed(folder: Path) -> list[str]:
+    paths = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in ("README.md", CARD))
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def _digest(path: Path) -> str:
+    seen = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            seen.update(block)
+    return seen.hexdigest()
+
+
+def _own_version() -> str:
+    import lens_multimodal
+
+    return lens_multimodal.__version__
+
+
+def _readme(card: dict[str, Any], language_model: Any, vision: VisionEncoder) -> str:
+    config = language_model.config
+    precision = str(language_model.dtype).removeprefix("torch.")
+    parts = [
+        f"language model: {type(language_model).__name__}, {config.num_hidden_layers} layers, "
+        f"d_model {card['d_model']}, {precision}, weights as trained",
+        f"image encoder: {vision.name}, {vision.grid_h} x {vision.grid_w} image patches, d_vision {card['d_vision']}",
+        f"projection: a linear map from d_vision {card['d_vision']} to d_model {card['d_model']}",
+    ]
+    left_out = f"\nSaved without: {', '.join(card['without'])}.\n" if card["without"] else ""
+    return f"""---
+library_name: lens_multimodal
+tags: [interpretability, image-captioning]
+---
+# {card["name"]}
+
+A language model that was trained on text alone, an image encoder, and one linear map between them (LiMBeR), saved by
+lens_multimodal {card["lens_multimodal"]}.
+
+    from lens_multimodal import attach_vision
+    lens = attach_vision("path/to/this/folder")
+
+- {(chr(10) + "- ").join(parts)}
+{left_out}"""

@@ -1,0 +1,37 @@
+"""The reproduction in short form, for a demonstration: a few pictures, the main experiments, one page."""
+
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lens_multimodal.experiments.statistics import NO_VERDICT
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.reproduction import reproduce
+
+ONLY = ("projection", "discovery", "selectivity", "causal")
+"""The paper's own experiments."""
+
+
+def short_report(
+    lens: VisionLens | None = None, *, page: str | Path, pictures: int = 8, seed: int = 0, progress: bool = True
+) -> list[str]:
+    """Run the paper's experiments on a few of the package's scenes and keep only the report.
+
+    Args:
+        lens: None for the embedded trio.
+        page: the HTML file to write, in the place of an older one; the Markdown summary stands beside it.
+        pictures: how many, drawn at random; with so few, intervals are wide.
+
+    Returns: the verdicts on top of the page, without those that so few pictures do not allow.
+    """
+    page = Path(page)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    # On the disk of the page, so that the page appears there in one step.
+    with TemporaryDirectory(prefix=".reproduction-", dir=page.parent) as folder:
+        results = reproduce(lens, only=ONLY, limit=pictures, out=Path(folder) / "run", seed=seed, progress=progress)
+        every = [summary.verdict for summaries in results.summaries.values() for summary in summaries.values()]
+        verdicts = [verdict for verdict in every if verdict and not verdict.startswith(NO_VERDICT)]
+        os.replace(results.html, page)
+        shutil.copyfile(results.markdown, page.with_suffix(".md"))
+    return verdicts

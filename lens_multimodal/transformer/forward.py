@@ -1,0 +1,110 @@
+"""Forward passes and generation."""
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lens_multimodal.transformer.properties import is_bridge
+from lens_multimodal.transformer.weights import config
+
+
+def logits_of(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    first: int = 0,
+) -> Float[Tensor, "batch pos_from_first d_vocab"]:
+    """One forward pass.
+
+    `HookedTransformer` always gets a mask: left to itself it takes leading end tokens for padding.
+
+    Args:
+        attention_mask: zeros mark left padding.
+        first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
+            vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
+    """
+    if attention_mask is None:
+        attention_mask = torch.ones_like(tokens)
+    if is_bridge(model):
+        own = {} if bool(attention_mask.all()) else {"attention_mask": attention_mask.to(tokens.device)}
+        if first and "logits_to_keep" in signature(model.original_model.forward).parameters:  # type: ignore[union-attr]
+            return model(tokens, return_type="logits", logits_to_keep=tokens.shape[1] - first, **own)
+        return model(tokens, return_type="logits", **own)[:, first:]
+    attention_mask = attention_mask.to(tokens.device)
+    if first and getattr(config(model), "output_logits_soft_cap", -1) <= 0:
+        residual = model(tokens, stop_at_layer=config(model).n_layers, attention_mask=attention_mask)
+        return model.unembed(model.ln_final(residual[:, first:]))  # type: ignore[operator]
+    return model(tokens, return_type="logits", attention_mask=attention_mask)[:, first:]
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    do_sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    num_beams: int = 1,
+) -> Int[Tensor, "batch pos_and_new"]:
+    """TransformerLens' own generation with the key-value cache, over rows of one length without padding.
+
+    Raises: ValueError for beams on a model class that has none, and for a `HookedTransformer`'s prompt that both
+        begins and ends with its padding token.
+    """
+    if num_beams > 1:
+        return _beam_search(model, tokens, max_new_tokens=max_new_tokens, stop_ids=stop_ids, num_beams=num_beams)
+    return model.generate(  # type: ignore[operator]
+        tokens,
+        max_new_tokens=max_new_tokens,
+        stop_at_eos=bool(stop_ids),
+        eos_token_id=list(stop_ids) or None,
+        do_sample=do_sample,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        use_past_kv_cache=True,
+        prepend_bos=False,
+        return_type="tokens",
+        verbose=False,
+        **({} if is_bridge(model) else {"padding_side": _side_without_padding(model, tokens)}),
+    )
+
+
+def _side_without_padding(model: Any, tokens: Tensor) -> str:
+    """The side to name to `HookedTransformer`, which masks every padding token at that end; these rows have none."""
+    padding = getattr(model.tokenizer, "pad_token_id", None)
+    if padding is None:
+        return "right"
+    begins, ends = (bool((tokens[:, end] == padding).any()) for end in (0, -1))
+    if begins and ends:
+        raise ValueError(
+            f"HookedTransformer takes token {padding} for padding at one end of a prompt, and this prompt has it at "
+            f"both: leave it out at one end, or use a TransformerBridge of the same weights"
+        )
+    return "left" if ends else "right"
+
+
+def _beam_search(model: Any, tokens: Tensor, *, max_new_tokens: int, stop_ids: Sequence[int], num_beams: int) -> Tensor:
+    if not is_bridge(model):
+        raise ValueError(
+            f"{type(model).__name__} has no beam search (num_beams={num_beams}); a TransformerBridge of the same "
+            f"weights has"
+        )
+    return model.original_model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        do_sample=False,
+        eos_token_id=list(stop_ids) or None,
+        pad_token_id=stop_ids[0] if stop_ids else 0,
+    )

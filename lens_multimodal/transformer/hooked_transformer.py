@@ -1,0 +1,115 @@
+"""GPT-J as a `HookedTransformer`, built offline from local Hugging Face weights.
+
+`HookedTransformer.from_pretrained` looks names up on the hub before it looks at the model it was given, and
+fixes `d_mlp` to four times the width, so the model is put together here. TransformerLens 3.x only.
+"""
+
+from typing import Any
+
+from torch import nn
+from transformers import GPTJForCausalLM
+
+from lens_multimodal import transformer
+
+
+def is_available() -> bool:
+    """Whether the installed TransformerLens still has `HookedTransformer` (3.x has, 4.x has not)."""
+    try:
+        from transformer_lens import HookedTransformer  # noqa: F401
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, process_weights: bool = False) -> nn.Module:
+    """A `HookedTransformer` with the weights of a Hugging Face GPT-J (copied: twice the memory while both live).
+
+    Args:
+        language_model: the weights; left as it is.
+        tokenizer: its tokenizer, or None.
+        process_weights: fold the norms and centre the writing and unembedding weights, as TransformerLens does
+            by default. It changes what a decoded neuron means; the paper uses unprocessed weights.
+
+    Raises:
+        RuntimeError: the installed TransformerLens has no `HookedTransformer`.
+        TypeError: another architecture than GPT-J.
+    """
+    check_available()
+    if not isinstance(language_model, GPTJForCausalLM):
+        raise TypeError(f"expected a GPTJForCausalLM, got {type(language_model).__name__}")
+    from transformer_lens import HookedTransformer
+    from transformer_lens.pretrained.weight_conversions import convert_gptj_weights
+
+    cfg = _config(language_model, normalization_type="LNPre" if process_weights else "LN")
+    model = HookedTransformer(cfg, tokenizer=transformer.as_loaded(tokenizer), move_to_device=False)
+    model.load_and_process_state_dict(
+        convert_gptj_weights(language_model, cfg),
+        fold_ln=process_weights,
+        center_writing_weights=process_weights,
+        center_unembed=process_weights,
+        fold_value_biases=process_weights,
+    )
+    transformer.move(model, device=language_model.device)
+    return model.eval()
+
+
+def share_gpt_j(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
+    """A `HookedTransformer` on the very tensors of a Hugging Face GPT-J: unprocessed, no copy.
+
+    Let go of the Hugging Face model afterwards: an edit of one is an edit of the other.
+
+    Raises: as `hooked_gpt_j`.
+    """
+    from accelerate import init_empty_weights
+
+    check_available()
+    if not isinstance(language_model, GPTJForCausalLM):
+        raise TypeError(f"expected a GPTJForCausalLM, got {type(language_model).__name__}")
+    from transformer_lens import HookedTransformer
+    from transformer_lens.pretrained.weight_conversions import convert_gptj_weights
+
+    cfg = _config(language_model, normalization_type="LN")
+    with init_empty_weights(include_buffers=False):
+        model = HookedTransformer(cfg, tokenizer=transformer.as_loaded(tokenizer), move_to_device=False)
+    weights = {name: tensor.detach() for name, tensor in convert_gptj_weights(language_model, cfg).items()}
+    lacking, _ = model.load_state_dict(weights, strict=False, assign=True)
+    unfilled = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    assert not unfilled, f"{unfilled} of {lacking}"
+    transformer.move(model, device=language_model.device)
+    return model.eval().requires_grad_(False)
+
+
+def check_available() -> None:
+    """Raise RuntimeError where the installed TransformerLens has no `HookedTransformer`."""
+    if not is_available():
+        raise RuntimeError(
+            "the installed TransformerLens has no HookedTransformer (removed in 4.0); use a TransformerBridge, "
+            "or install transformer-lens<4"
+        )
+
+
+def _config(language_model: GPTJForCausalLM, *, normalization_type: str) -> Any:
+    from transformer_lens import HookedTransformerConfig
+
+    config = language_model.config
+    return HookedTransformerConfig(
+        n_layers=config.n_layer,
+        d_model=config.n_embd,
+        n_heads=config.n_head,
+        d_head=config.n_embd // config.n_head,
+        d_mlp=config.n_inner or 4 * config.n_embd,
+        n_ctx=config.n_positions,
+        d_vocab=config.vocab_size,
+        eps=config.layer_norm_epsilon,
+        act_fn=config.activation_function,
+        normalization_type=normalization_type,
+        parallel_attn_mlp=True,
+        positional_embedding_type="rotary",
+        rotary_dim=config.rotary_dim,
+        rotary_adjacent_pairs=True,
+        original_architecture="GPTJForCausalLM",
+        default_prepend_bos=False,
+        init_weights=False,
+        dtype=language_model.dtype,
+        device=str(language_model.device),
+    )

@@ -1,0 +1,135 @@
+"""Language models from a local folder, straight to their device and precision.
+
+GPT-J-6B is 24 GB in float32: a second copy on the way in would be 24 GB more. Weights are mapped from the file in
+the precision they were saved in, and each tensor goes to its place by itself; a shard's memory is given back with its
+last tensor. Peak host memory is one shard and what stays on the host. Sharded safetensors and the old
+`pytorch_model.bin` alike.
+"""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from lens_multimodal.transformer import hooked_transformer
+
+
+def load_language_model(
+    name: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, Any]:
+    """A Hugging Face causal language model and its tokenizer from a folder or from this machine's cache.
+
+    Raises:
+        FileNotFoundError: the model or its tokenizer is not there; says where it was looked for.
+        ValueError: the weights are damaged or not all there.
+    """
+    from transformers import AutoTokenizer
+
+    needed = "config.json, *.safetensors (or pytorch_model.bin) and the tokenizer"
+    try:
+        model, info = load_causal_lm(name, device=device, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise absent("language model", str(name), needed) from error
+    except (SafetensorError, UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"the weights of the language model {str(name)!r} are damaged or unsafe: {error}") from error
+    check_complete(f"language model {str(name)!r}", info)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one of nothing when its files lack
+        raise absent("tokenizer of", str(name), needed)
+    return model, tokenizer
+
+
+def load_causal_lm(
+    name: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A frozen Hugging Face causal language model from a folder or this machine's cache; nothing is downloaded.
+
+    Args:
+        device: None for the CPU.
+        dtype: None for the precision of the file.
+    Returns: the model, and what transformers tells about missing and unexpected weights.
+    Raises: what `from_pretrained` raises: OSError, ValueError, SafetensorError, UnpicklingError, RuntimeError.
+    """
+    from transformers import AutoModelForCausalLM
+
+    load: Any = AutoModelForCausalLM.from_pretrained
+    model, info = load(
+        name,
+        local_files_only=True,
+        dtype=_stored_dtype(Path(name)) or "auto",
+        attn_implementation="eager",
+        output_loading_info=True,
+    )
+    model.eval().requires_grad_(False)
+    place(model, device=device, dtype=dtype)
+    return model, info
+
+
+def load_hooked_gpt_j(
+    name: str | Path, *, tokenizer: Any = None, device: Any = None, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """GPT-J from a local folder as a `HookedTransformer` with unprocessed weights, in the memory of one model.
+
+    Args: as `load_causal_lm`; tokenizer: None takes the folder's own.
+    Raises: RuntimeError without a `HookedTransformer` (TransformerLens 4); TypeError for another architecture;
+        otherwise as `load_language_model`.
+    """
+    hooked_transformer.check_available()
+    language_model, own = load_language_model(name, device=device, dtype=dtype)
+    return hooked_transformer.share_gpt_j(language_model, tokenizer=own if tokenizer is None else tokenizer)
+
+
+def place(model: nn.Module, *, device: Any = None, dtype: torch.dtype | None = None) -> None:
+    """Move and cast a model one tensor at a time, giving each back before the next is made.
+
+    Integers keep their type. By address, so that one file is done with, and unmapped, before the next is read.
+    """
+    for parameter in sorted(model.parameters(), key=torch.Tensor.data_ptr):
+        parameter.data = _placed(parameter.data, device, dtype)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = _placed(buffer, device, dtype)
+
+
+def check_complete(what: str, info: dict[str, Any]) -> None:
+    """Raise ValueError where weights are missing: transformers fills them with random ones and only warns."""
+    unused = ("mask_token", "relative_position_index")
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith(unused))
+    if missing:
+        raise ValueError(f"the weights of the {what} lack {', '.join(missing[:5])}: this is the file of another model")
+
+
+def absent(what: str, name: str, files: str) -> FileNotFoundError:
+    """The error for a part whose files are neither in a folder nor in the cache."""
+    return FileNotFoundError(
+        f"no {what} {name!r} on this machine: neither a folder of that name with {files}, nor in the Hugging Face "
+        f"cache. Fetch it once with `hf download {name}` on a machine with access, or pass the folder it lies in"
+    )
+
+
+def _placed(values: torch.Tensor, device: Any, dtype: torch.dtype | None) -> torch.Tensor:
+    return values.to(device=device, dtype=dtype if values.is_floating_point() else None)
+
+
+def _stored_dtype(folder: Path) -> torch.dtype | None:
+    """The precision of a folder's weights, None where the files do not tell: what `config.json` says may differ,
+    and then transformers would cast while everything is mapped."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("model*.safetensors"))[:1]:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                code = file.get_slice(key).get_dtype()
+                if code in _CODES:
+                    return _CODES[code]
+    for path in filter(is_zipfile, sorted(folder.glob("pytorch_model*.bin"))[:1]):
+        weights = torch.load(path, map_location="meta", weights_only=True)
+        return next((value.dtype for value in weights.values() if value.is_floating_point()), None)
+    return None
+
+
+_CODES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -1,0 +1,74 @@
+"""Proof, in one forward and one backward pass, that hook points run and that editing them reaches the logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lens_multimodal import transformer
+
+
+class HookHasNoEffect(RuntimeError):
+    """A hook point runs, but what its hook returns is not used."""
+
+
+def edited(model: nn.Module) -> list[str]:
+    """Every hook point at which this library edits activations."""
+    per_block = (
+        transformer.resid_pre,
+        transformer.resid_post,
+        transformer.mlp_pre,
+        transformer.mlp_post,
+        transformer.mlp_out,
+        transformer.attn_out,
+        transformer.head_z,
+    )
+    n_layers = transformer.shape(model).n_layers
+    return [transformer.EMBED, *(name(layer) for layer in range(n_layers) for name in per_block)]
+
+
+def read_only(model: nn.Module) -> list[str]:
+    """Hook points that are only read: the bridge runs some attentions in Hugging Face's code and shows their
+    patterns afterwards, so an edit there is dropped."""
+    return [transformer.attn_pattern(layer) for layer in range(transformer.shape(model).n_layers)]
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def self_check(model: nn.Module, names: Sequence[str] | None = None) -> None:
+    """Raise unless every hook point that is edited fires and an edit made there changes the logits.
+
+    Each activation gets a small random direction times a gate of zero; the gradient of the logits with respect
+    to the gates tells for all hook points at once whether an edit would be felt. The model is left as it was.
+
+    Raises:
+        HookDidNotFire: a hook point that never ran.
+        HookHasNoEffect: hook points whose returned activation is ignored.
+    """
+    observed = read_only(model) if names is None else []
+    names = edited(model) if names is None else list(names)
+    n_tokens = min(4, transformer.shape(model).n_ctx)
+    tokens = torch.arange(1, 1 + n_tokens, device=transformer.device(model))[None] % transformer.shape(model).d_vocab
+    generator = torch.Generator().manual_seed(0)
+    gates: dict[str, Tensor] = {}
+
+    def gated(name: str) -> transformer.HookFunction:
+        def add_gated_direction(activation: Tensor, hook: Any) -> Tensor:
+            gate = torch.zeros((), dtype=torch.float32, device=activation.device, requires_grad=True)
+            gates[name] = gate
+            direction = torch.randn(activation.shape, generator=generator).to(activation)
+            return activation + (gate * direction.float()).to(activation.dtype)
+
+        return add_gated_direction
+
+    with transformer.capture(model, observed), transformer.fired_hooks(model, [(name, gated(name)) for name in names]):
+        logits = transformer.logits_of(model, tokens)
+    weights = torch.randn(logits.shape, generator=generator).to(logits.device)
+    felt = torch.autograd.grad((logits.float() * weights).sum(), list(gates.values()), allow_unused=True)
+    deaf = [name for name, grad in zip(gates, felt, strict=True) if grad is None or grad == 0 or not grad.isfinite()]
+    if deaf:
+        raise HookHasNoEffect(
+            f"editing {', '.join(deaf[:5])}{' ...' if len(deaf) > 5 else ''} of {type(model).__name__} does not change "
+            f"the logits, so no intervention there can be trusted"
+        )

@@ -1,0 +1,112 @@
+"""Which models and releases are taken, and how a Hugging Face model becomes one."""
+
+import copy
+import re
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from lens_multimodal.transformer.weights import config, w_e, w_out
+
+OLDEST, TOO_NEW = (3, 8), (5, 0)
+"""Releases that work. Before 3.7 the bridge gives GPT-J's W_out transposed; in 3.7 the bridge generates other text than
+`transformers` with GPT-NeoX's key-value cache, and that of OPT has no W_out."""
+
+
+def check_version() -> None:
+    """Raise for a TransformerLens release known not to work.
+
+    Raises: RuntimeError naming the installed and the supported versions.
+    """
+    installed = version("transformer-lens")
+    if not OLDEST <= tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < TOO_NEW:
+        raise RuntimeError(
+            f"transformer-lens {installed} is installed; lens_multimodal needs at least "
+            f"{OLDEST[0]}.{OLDEST[1]} and less than {TOO_NEW[0]}.{TOO_NEW[1]} (pip install 'transformer-lens>="
+            f"{OLDEST[0]}.{OLDEST[1]},<{TOO_NEW[0]}')"
+        )
+
+
+def check_model(model: Any) -> None:
+    """Raise unless `model` has everything that this library uses of a TransformerLens model.
+
+    Raises:
+        TypeError: naming what is missing.
+        ValueError: for a model whose layout cannot take images (embedding followed by its own norm).
+    """
+    missing = [
+        name
+        for name in ("cfg", "embed", "blocks", "unembed", "hooks", "run_with_cache", "generate")
+        if not hasattr(model, name)
+    ]
+    if missing:
+        raise TypeError(
+            f"expected a TransformerLens model (HookedTransformer or TransformerBridge), got "
+            f"{type(model).__name__} without {', '.join(missing)}. A Hugging Face causal language model, a name "
+            f"or a folder can be given to attach_vision, which wraps it."
+        )
+    if getattr(config(model), "post_embedding_ln", False):
+        raise ValueError(
+            "this model normalises its token embeddings in the embedding module itself (post_embedding_ln), so "
+            "image vectors cannot be placed there; use a TransformerBridge of the same model"
+        )
+    sizes = config(model)
+    out = w_out(model, 0)
+    if w_e(model).shape[1] != sizes.d_model:
+        raise ValueError(
+            f"the token embeddings are {w_e(model).shape[1]} wide and the residual stream d_model={sizes.d_model}: "
+            f"this model projects its embeddings, so image vectors of d_model cannot stand among them"
+        )
+    if out.ndim != 2 or out.shape[1] != sizes.d_model:
+        raise ValueError(
+            f"blocks[0].mlp.W_out has shape {tuple(out.shape)}, expected [d_mlp, d_model={sizes.d_model}]: this "
+            f"TransformerLens release returns it transposed (fixed in 3.7.0), or the block is not a plain MLP"
+        )
+
+
+def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
+    """A `TransformerBridge` around a Hugging Face causal language model: no copy, no hub access.
+
+    The given model becomes part of the bridge: its modules are replaced in place.
+
+    Raises:
+        TypeError: the model is no causal language model of Hugging Face.
+        ValueError: it is already part of a bridge.
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    config: Any = getattr(language_model, "config", None)
+    if config is None or not getattr(language_model, "can_generate", lambda: False)():
+        raise TypeError(
+            f"expected a Hugging Face causal language model, a TransformerLens model, a name or a folder, got "
+            f"{type(language_model).__name__}"
+        )
+    if hasattr(language_model.get_input_embeddings(), "original_component"):  # type: ignore[operator]
+        raise ValueError(
+            f"this {type(language_model).__name__} is already part of a TransformerBridge, which replaced its modules; "
+            f"give that bridge, or load the model again"
+        )
+    return build_bridge_from_module(
+        language_model, type(language_model).__name__, hf_config=config, tokenizer=as_loaded(tokenizer)
+    ).eval()
+
+
+def as_loaded(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that TransformerLens takes as it is.
+
+    Otherwise it loads the tokenizer a second time from its path or the hub, and fails for one made in memory.
+    """
+    if tokenizer is None:
+        return None
+    own = copy.deepcopy(tokenizer)
+    own.init_kwargs = {"name_or_path": "", **own.init_kwargs, "add_bos_token": True}
+    return own
+
+
+def move(model: nn.Module, *, device: Any = None, dtype: torch.dtype | None = None) -> None:
+    """Move or cast a TransformerLens model without its printing."""
+    for target in (device, dtype):
+        if target is not None:
+            model.to(target, print_details=False)  # type: ignore[call-overload]

@@ -1,0 +1,29 @@
+"""A lens at a glance: which parts it is made of and what it holds."""
+
+from lens_multimodal import transformer
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.views.notebook.templates_engine import fragment
+
+
+def lens_html(lens: VisionLens) -> str:
+    """The facts of `repr(lens)` as a table."""
+    sizes, vision = lens.shape, lens.vision
+    parameter = next(lens.model.parameters(), None)
+    where = "" if parameter is None else f"; {parameter.dtype} on {parameter.device}".replace("torch.", "")
+    facts = [
+        (
+            "language model",
+            f"{type(lens.model).__name__}, {sizes.n_layers} layers of d_model {sizes.d_model}, {sizes.n_heads} heads, "
+            f"{sizes.n_neurons:,} MLP neurons, {sizes.d_vocab:,} tokens{where}",
+        ),
+        (
+            "encoder",
+            f"{vision.name}, {vision.grid_h} x {vision.grid_w} image patches of d_vision {vision.d_vision}, input "
+            f"{vision.preprocessing.width} x {vision.preprocessing.height} pixels",
+        ),
+        ("projection", f"{vision.d_vision} → {sizes.d_model}, one position per image patch"),
+        ("context", f"{sizes.n_ctx} positions, {vision.n_patches} of them for each image"),
+        ("weight processing", transformer.weight_processing(lens.model)),
+        ("images held", f"{len(lens.virtual_tokens)}, {lens.virtual_tokens.nbytes / 2**20:.1f} MiB"),
+    ]
+    return fragment("lens.html", lens=lens, state="a language model with eyes", facts=facts)

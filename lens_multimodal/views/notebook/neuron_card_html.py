@@ -1,0 +1,173 @@
+"""A neuron on one page: where it looks, what it writes, what it adds to a word, what happens without it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from lens_multimodal.analysis import Effect
+from lens_multimodal.analysis.receptive_fields import ReceptiveField
+from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.views.notebook.embedded_pictures import cell_style, data_uri, field_over_picture, shown_size
+from lens_multimodal.views.notebook.templates_engine import fragment, save_html
+from lens_multimodal.views.plots.labels import visible
+from lens_multimodal.views.plots.over_picture import receptive_field_over_picture, values_over_picture
+
+SHOWN_SAMPLES = 8
+SAMPLE_SIDE = 96
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampleActivation:
+    """How active a neuron is on one sample picture."""
+
+    index: int
+    """Of the picture among those looked at."""
+    picture: Image.Image
+    activations: Float[Tensor, "grid_h grid_w"]
+    field: ReceptiveField
+
+    @property
+    def largest(self) -> float:
+        return float(self.activations.max())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeuronCard:
+    """What one MLP neuron does for one word of one picture; shown as HTML in notebooks."""
+
+    layer: int
+    neuron: int
+    tokens: tuple[str, ...]
+    """What it writes, best first (`analysis.decode_neurons`)."""
+    weights: tuple[float, ...]
+    interpretable: bool
+    picture: Image.Image
+    geometry: ImageGeometry
+    text: str
+    """What follows the image, up to the target."""
+    target: str
+    activations: Float[Tensor, "grid_h grid_w"]
+    field: ReceptiveField
+    attribution: Float[Tensor, "grid_h grid_w"]
+    """Share of each image patch's activation in the target's logit."""
+    effect: Effect
+    """Of setting the neuron to zero at the image positions, on the target."""
+    samples: tuple[SampleActivation, ...]
+    """All sample pictures looked at, the most active first."""
+    weight_processing: str
+    """Of the language model; what a neuron writes depends on it."""
+
+    def activation_figure(self) -> go.Figure:
+        """The activation of each image patch over the picture."""
+        return values_over_picture(self.picture, self.activations, self.geometry)
+
+    def attribution_figure(self) -> go.Figure:
+        """The attribution of each image patch over the picture."""
+        return values_over_picture(
+            self.picture, self.attribution, self.geometry, label="attribution (logits)", signed=True
+        )
+
+    def receptive_field_figure(self) -> go.Figure:
+        """The upsampled activation with the receptive field outlined."""
+        return receptive_field_over_picture(self.picture, self.field.heat, self.field.threshold)
+
+    def save_html(self, path: str | Path) -> Path:
+        """Write the card as one self-contained page and return where it is."""
+        return save_html(self, path, title=f"Layer {self.layer}, neuron {self.neuron}")
+
+    def _repr_html_(self) -> str:
+        return card_html(self)
+
+
+def card_html(card: NeuronCard) -> str:
+    """The card laid out; hovering over an image patch shows its number."""
+    before, after = float(card.effect.probability_before[0]), float(card.effect.probability_after[0])
+    return fragment(
+        "card.html",
+        card=card,
+        about=f"for {visible(card.target)} after “{card.text}”; weight processing: {card.weight_processing}",
+        panels=[_activation_panel(card), _attribution_panel(card)],
+        before=before,
+        after=after,
+        before_text=f"{before:.4g}",
+        after_text=f"{after:.4g}",
+        scale=max(before, after) or 1.0,
+        effect_note=_effect_note(card.effect, card.target),
+        samples=[_sample(sample) for sample in card.samples[:SHOWN_SAMPLES]],
+        n_samples=len(card.samples),
+        samples_note=_samples_note(card.samples),
+    )
+
+
+def _activation_panel(card: NeuronCard) -> dict[str, Any]:
+    uri = data_uri(field_over_picture(card.picture, card.field))
+    inside = float(card.field.mask.float().mean())
+    note = (
+        f"activation {float(card.activations.min()):.3g} to {float(card.activations.max()):.3g}; "
+        f"outlined: above {card.field.threshold:.3g}, {inside:.1%} of the picture"
+    )
+    return _panel(card, "Receptive field", uri, card.activations, "activation", note, coloured=False)
+
+
+def _attribution_panel(card: NeuronCard) -> dict[str, Any]:
+    note = (
+        f"largest {float(card.attribution.max()):.3g}, sum {float(card.attribution.sum()):+.3g} logits of "
+        f"{visible(card.target)}; orange raises it, blue lowers it"
+    )
+    uri = data_uri(card.picture.convert("L"))
+    return _panel(
+        card, f"Attribution to {visible(card.target)}", uri, card.attribution, "attribution", note, coloured=True
+    )
+
+
+def _panel(
+    card: NeuronCard, title: str, uri: str, values: Tensor, label: str, note: str, *, coloured: bool
+) -> dict[str, Any]:
+    width, height = card.picture.size
+    largest = float(values.abs().max())
+    cells = []
+    for row in range(card.geometry.grid_h):
+        for col in range(card.geometry.grid_w):
+            box = card.geometry.patch_box(row, col)
+            if box.area == 0:
+                continue
+            value = float(values[row, col])
+            style = cell_style(box, width=width, height=height)
+            if coloured and largest > 0:
+                rgb = "224,90,12" if value > 0 else "47,128,237"
+                style += f";background:rgba({rgb},{0.9 * abs(value) / largest:.3f})"
+            cells.append({"style": style, "name": f"row {row}, column {col}: {label} {value:.3g}"})
+    shown_width, shown_height = shown_size(width, height)
+    return {"title": title, "uri": uri, "cells": cells, "note": note, "width": shown_width, "height": shown_height}
+
+
+def _effect_note(effect: Effect, target: str) -> str:
+    # Adding zero turns a rounded -0.0 into 0.0.
+    change = round(float(effect.relative_probability_change[0]), 3) + 0.0
+    return (
+        f"probability of {visible(target)}: {change:+.1%}; logit {float(effect.logit_change[0]):+.3g}; rank "
+        f"{int(effect.rank_before[0])} → {int(effect.rank_after[0])} (0 is the top)"
+    )
+
+
+def _sample(sample: SampleActivation) -> dict[str, Any]:
+    width, height = shown_size(*sample.picture.size, side=SAMPLE_SIDE)
+    return {
+        "index": sample.index,
+        "uri": data_uri(field_over_picture(sample.picture, sample.field, side=SAMPLE_SIDE), side=SAMPLE_SIDE),
+        "width": width,
+        "height": height,
+        "note": f"max {sample.largest:.3g}",
+    }
+
+
+def _samples_note(samples: tuple[SampleActivation, ...]) -> str:
+    if not samples:
+        return ""
+    largest = [sample.largest for sample in samples]
+    return f"largest activation on the image: mean {sum(largest) / len(largest):.3g}, least {min(largest):.3g}"

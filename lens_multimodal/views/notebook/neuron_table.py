@@ -1,0 +1,110 @@
+"""A table of neurons: a DataFrame for programs, and for people its attributions, image patches and words."""
+
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.views.notebook.embedded_pictures import data_uri, sprite
+from lens_multimodal.views.notebook.prompt_html import geometry_of
+from lens_multimodal.views.notebook.templates_engine import fragment
+
+MOST_ROWS = 25
+
+_SHOWN_OTHERWISE = ("layer", "neuron", "attribution", "image_pos", "row", "col", "tokens", "token_ids", "weights")
+
+
+class NeuronTable(pd.DataFrame):
+    """A DataFrame with columns `layer` and `neuron` that notebooks show with pictures.
+
+    Everything else is pandas: slices, `head`, `merge`, `to_parquet`, ... The picture that image patches are cut from
+    follows slices and copies; a table without it, or without some of the columns, is shown with what it has.
+    """
+
+    _metadata = ["_picture", "_geometry"]  # noqa: RUF012 (pandas reads it from the class)
+    _picture: Image.Image | None = None
+    _geometry: ImageGeometry | None = None
+
+    @property
+    def _constructor(self) -> type["NeuronTable"]:
+        return NeuronTable
+
+    def _repr_html_(self) -> str | None:
+        if not pd.get_option("display.notebook_repr_html"):
+            return None
+        if not {"layer", "neuron"} <= set(self.columns) or not self.columns.is_unique:
+            return super()._repr_html_()
+        return neurons_html(self, picture=self._picture, geometry=self._geometry)
+
+
+def neuron_table(table: pd.DataFrame, prompt: ImagePrompt, lens: VisionLens) -> NeuronTable:
+    """The same table, with the picture its `row` and `col` are about, if the prompt holds just one; `attrs` kept."""
+    own = NeuronTable(table)
+    own.attrs.update(table.attrs)
+    if len(prompt.spans[0]) == 1:
+        image = prompt.spans[0][0].image
+        own._picture, own._geometry = image.picture, geometry_of(image, lens)
+    return own
+
+
+def neurons_html(
+    table: pd.DataFrame, *, picture: Image.Image | None = None, geometry: ImageGeometry | None = None
+) -> str:
+    """The first rows of a table of neurons; columns it does not know are shown as text."""
+    has_place = {"row", "col"} <= set(table.columns)
+    has_attribution = "attribution" in table
+    further = [name for name in table.columns if name not in _SHOWN_OTHERWISE]
+    largest = float(table["attribution"].abs().max()) if has_attribution and len(table) else 0.0
+    with_picture = picture is not None and geometry is not None and has_place
+    rows = [
+        _row(index, row, largest, further, picture if with_picture else None, geometry)
+        for index, row in zip(table.index[:MOST_ROWS], table.head(MOST_ROWS).to_dict("records"), strict=True)
+    ]
+    return fragment(
+        "neurons.html",
+        count=f"{len(table):,}",
+        about=", ".join(f"{name}: {value}" for name, value in table.attrs.items()),
+        rows=rows,
+        has_attribution=has_attribution,
+        has_place=has_place,
+        further=further,
+        uri=data_uri(picture) if with_picture and picture is not None else None,
+        left_out=max(0, len(table) - MOST_ROWS),
+    )
+
+
+def _row(
+    index: Any,
+    row: dict[Any, Any],
+    largest: float,
+    further: list[Any],
+    picture: Image.Image | None,
+    geometry: ImageGeometry | None,
+) -> dict[str, Any]:
+    attribution = float(row.get("attribution", 0.0))
+    cut = None
+    if picture is not None and geometry is not None:
+        box = geometry.patch_box(int(row["row"]), int(row["col"]))
+        cut = sprite(box, width=picture.width, height=picture.height)
+    words = row.get("tokens", ())
+    return {
+        "index": index,
+        "layer": row["layer"],
+        "neuron": row["neuron"],
+        "attribution": f"{attribution:.4g}",
+        "share": abs(attribution) / largest if largest > 0 else 0.0,
+        "below": attribution < 0,
+        "place": f"row {row['row']}, column {row['col']}" if "row" in row and "col" in row else "",
+        "sprite": cut,
+        "words": list(words) if isinstance(words, (list, tuple)) else [str(words)],
+        "further": [_text(row[name]) for name in further],
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,29 @@
+"""Numbers in, figure out: nothing here runs a model, shows or saves anything."""
+
+from lens_multimodal.views.plots.ablation_curve import ablation_bands, ablation_curve
+from lens_multimodal.views.plots.heat_map import depth_map, head_map, sweep_map
+from lens_multimodal.views.plots.layer_bars import attribution_scatter, layer_histogram
+from lens_multimodal.views.plots.over_picture import (
+    attention_over_picture,
+    layers_over_picture,
+    receptive_field_over_picture,
+    values_over_picture,
+)
+from lens_multimodal.views.plots.overlay import heat_over_picture
+from lens_multimodal.views.plots.patching_agreement import estimate_scatter
+
+__all__ = [
+    "ablation_bands",
+    "ablation_curve",
+    "attention_over_picture",
+    "attribution_scatter",
+    "depth_map",
+    "estimate_scatter",
+    "head_map",
+    "heat_over_picture",
+    "layer_histogram",
+    "layers_over_picture",
+    "receptive_field_over_picture",
+    "sweep_map",
+    "values_over_picture",
+]

@@ -1,0 +1,221 @@
+"""Summaries drawn: curves with bands, bars with whiskers, layers, heat maps and points."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lens_multimodal.experiments.experiment import Drawing, Summary
+from lens_multimodal.views.plots.labels import escaped
+from lens_multimodal.views.plots.theme import GREEN, PALETTE, PURPLE, RED, SLATE, TEXT, colour_scale, themed
+
+COLOURS = {"top": PALETTE[0], "random": SLATE}
+"""Found neurons and their control look the same in every figure."""
+
+OTHERS = (PALETTE[1], GREEN, PURPLE, RED, "#b8860b", "#0e9aa7")
+
+PANELS_PER_ROW = 3
+
+HEAD, FOOT, GAP = 60, 60, 90
+"""Pixels above, below and between rows of panels: room for titles and axes."""
+
+PANEL_TITLE = 30
+
+
+def figure_of(summary: Summary) -> go.Figure | None:
+    """The summary's drawing, or None where it has none or nothing to draw; its title says how many pictures.
+
+    Intervals are drawn where the frame has `low` and `high` and the drawing's `y` is `mean`.
+    """
+    drawing, frame = summary.drawing, summary.frame
+    if drawing is None or not len(frame):
+        return None
+    if drawing.kind == "bars" and drawing.series == drawing.x:
+        drawing = replace(drawing, series=None)
+    panels = [None] if drawing.panels is None else list(dict.fromkeys(frame[drawing.panels]))
+    n_columns = 2 if len(panels) == 4 else min(PANELS_PER_ROW, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    lying = _is_lying(frame, drawing)
+    height = _panel_height(frame, drawing, lying=lying)
+    figure = make_subplots(
+        rows=n_rows,
+        cols=n_columns,
+        subplot_titles=None if drawing.panels is None else [escaped(panel) for panel in panels],
+        shared_yaxes=lying or drawing.kind == "heat",
+        vertical_spacing=(GAP if n_rows > 1 else 0) / (height * n_rows + GAP * (n_rows - 1)),
+        horizontal_spacing=0.04 if lying else 0.09,
+    )
+    names = _series_names(frame, drawing)
+    listed: set[Any] = set()
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, n_columns)
+        part = frame if panel is None else frame[frame[drawing.panels] == panel]
+        for trace in _traces(part, drawing, names, first=number == 0, lying=lying):
+            if drawing.series is not None and _is_of_series(trace):
+                # A later panel may be the first to have a series.
+                trace.showlegend = trace.name not in listed
+                listed.add(trace.name)
+            figure.add_trace(trace, row=row + 1, col=column + 1)
+    _axes(figure, drawing, frame, lying=lying)
+    head = HEAD if drawing.panels is None else HEAD + PANEL_TITLE
+    themed(
+        figure,
+        title=f"{escaped(summary.title)} ({summary.n_pictures} pictures)",
+        height=head + FOOT + height * n_rows + GAP * (n_rows - 1),
+        barmode="group",
+        margin={"t": head, "b": FOOT},
+    )
+    figure.update_layout(title={"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 14}})
+    return figure
+
+
+def _is_of_series(trace: go.Scatter | go.Bar | go.Heatmap) -> bool:
+    """Bars, lines and points, not the bands behind them."""
+    return trace.type == "bar" or (trace.type == "scatter" and trace.mode != "lines")
+
+
+def _is_lying(frame: pd.DataFrame, drawing: Drawing) -> bool:
+    """Bars with words for names lie on their side, where the names can be read."""
+    return drawing.kind == "bars" and not pd.api.types.is_numeric_dtype(frame[drawing.x])
+
+
+def _panel_height(frame: pd.DataFrame, drawing: Drawing, *, lying: bool) -> int:
+    if drawing.kind == "heat" and drawing.series is not None:
+        return max(120, 26 * frame[drawing.series].nunique())
+    if not lying:
+        return 340
+    in_each = 1 if drawing.series is None else frame[drawing.series].nunique()
+    return max(90, frame[drawing.x].nunique() * (14 + 16 * in_each))
+
+
+def _traces(
+    frame: pd.DataFrame, drawing: Drawing, names: list[Any], *, first: bool, lying: bool
+) -> Iterator[go.Scatter | go.Bar | go.Heatmap]:
+    if drawing.kind == "heat":
+        yield _heat(frame, drawing, first=first)
+        return
+    for name in names:
+        part = frame if drawing.series is None else frame[frame[drawing.series] == name]
+        if not len(part):
+            continue
+        label = escaped(name) if drawing.series is not None else escaped(drawing.y_title or drawing.y)
+        colour = _colour(name, names)
+        if drawing.kind == "curve":
+            part = part.sort_values(drawing.x)
+            if _has_interval(part, drawing):
+                yield _band(part, drawing, colour, label)
+        if drawing.kind in ("curve", "points"):
+            yield go.Scatter(
+                x=part[drawing.x],
+                y=part[drawing.y],
+                name=label,
+                legendgroup=label,
+                showlegend=False,
+                mode="lines+markers" if drawing.kind == "curve" else "markers",
+                line={"color": colour},
+                marker={"color": colour, "size": 6 if drawing.kind == "curve" else 8},
+                error_y=_whiskers(part, drawing, colour) if drawing.kind == "points" else None,
+            )
+        else:
+            whiskers = _whiskers(part, drawing, TEXT)
+            places = [escaped(value) for value in part[drawing.x]] if lying else part[drawing.x]
+            yield go.Bar(
+                x=part[drawing.y] if lying else places,
+                y=places if lying else part[drawing.y],
+                orientation="h" if lying else "v",
+                name=label,
+                legendgroup=label,
+                showlegend=False,
+                marker_color=_bar_colours(part, drawing, colour),
+                error_x=whiskers if lying else None,
+                error_y=None if lying else whiskers,
+            )
+
+
+def _band(frame: pd.DataFrame, drawing: Drawing, colour: str, label: str) -> go.Scatter:
+    known = frame[frame["low"].notna()]
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return go.Scatter(
+        x=[*known[drawing.x], *known[drawing.x][::-1]],
+        y=[*known["high"], *known["low"][::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=f"rgba({red}, {green}, {blue}, 0.2)",
+        line={"width": 0},
+        hoverinfo="skip",
+        name=f"{label} band",
+        legendgroup=label,
+        showlegend=False,
+    )
+
+
+def _whiskers(frame: pd.DataFrame, drawing: Drawing, colour: str) -> dict[str, Any] | None:
+    if not _has_interval(frame, drawing):
+        return None
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (frame["high"] - frame["mean"]).tolist(),
+        "arrayminus": (frame["mean"] - frame["low"]).tolist(),
+        "color": colour,
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
+def _heat(frame: pd.DataFrame, drawing: Drawing, *, first: bool) -> go.Heatmap:
+    columns, rows = (list(dict.fromkeys(frame[c])) for c in (drawing.x, drawing.series or drawing.x))
+    table = frame.pivot_table(index=drawing.series, columns=drawing.x, values=drawing.y, sort=False)
+    values = table.reindex(index=rows, columns=columns).to_numpy(dtype=float)
+    return go.Heatmap(
+        x=[str(c) for c in columns],
+        y=[escaped(r) for r in rows],
+        z=values,
+        showscale=first,
+        colorbar={"title": drawing.y_title or drawing.y},
+        **colour_scale(signed=bool((values < 0).any())),
+    )
+
+
+def _axes(figure: go.Figure, drawing: Drawing, frame: pd.DataFrame, *, lying: bool) -> None:
+    x_title = drawing.x_title or drawing.x.replace("_", " ")
+    y_title = drawing.y_title or drawing.y.replace("_", " ")
+    figure.update_xaxes(title_text=y_title if lying else x_title, title_standoff=6)
+    if lying:
+        figure.update_yaxes(autorange="reversed")
+    elif drawing.kind != "heat":
+        figure.update_yaxes(title_text=y_title, col=1)
+    if drawing.reference is not None and drawing.kind != "heat":
+        line = {"color": TEXT, "dash": "dot", "width": 1}
+        figure.add_vline(x=drawing.reference, line=line) if lying else figure.add_hline(y=drawing.reference, line=line)
+    if drawing.log_x:
+        # Powers of ten alone are labelled: plotly's 2 and 5 between them read as numbers of their own.
+        figure.update_xaxes(type="log", dtick=1)
+    if drawing.kind == "layers":
+        figure.update_xaxes(dtick=1 if frame[drawing.x].nunique() <= 32 else 4)
+
+
+def _series_names(frame: pd.DataFrame, drawing: Drawing) -> list[Any]:
+    return [None] if drawing.series is None else list(dict.fromkeys(frame[drawing.series]))
+
+
+def _colour(name: Any, names: list[Any]) -> str:
+    if name is None:
+        return COLOURS["top"]
+    others = [n for n in names if n not in COLOURS]
+    return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
+
+
+def _bar_colours(frame: pd.DataFrame, drawing: Drawing, colour: str) -> str | list[str]:
+    """Bars that stand for the found neurons and their control keep those colours without a legend."""
+    values = list(frame[drawing.x])
+    if drawing.series is not None or not set(COLOURS) & set(values):
+        return colour
+    return [COLOURS.get(value, OTHERS[0]) for value in values]
+
+
+def _has_interval(frame: pd.DataFrame, drawing: Drawing) -> bool:
+    return drawing.y == "mean" and {"low", "high"} <= set(frame.columns) and bool(frame["low"].notna().any())

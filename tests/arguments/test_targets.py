@@ -1,0 +1,123 @@
+import pytest
+import torch
+
+from lens_multimodal.analysis import (
+    CaptionToken,
+    CentredLogit,
+    Logit,
+    LogitDifference,
+    LogitScalar,
+    LogProbability,
+)
+from lens_multimodal.arguments.selection import resolve_positions
+from lens_multimodal.arguments.targets import resolve_targets
+from tests.analysis.reference import PROMPT, hosted, plain
+from tests.analysis.words import tokenizer
+from tests.models import host_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return host_model("bridge", plain("gpt-j"), tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+LOGITS = torch.randn(7, 97, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def mean_of_first_row(logits):
+    return logits[0].mean()
+
+
+@pytest.mark.parametrize(
+    ("target", "expected", "pos"),
+    [
+        (5, LOGITS[-1, 5], 6),
+        ((2, 9), LOGITS[2, 9], 2),
+        ((-2, 9), LOGITS[5, 9], 5),
+        (Logit(token=9, pos=0), LOGITS[0, 9], 0),
+        (CaptionToken(pos=3), LOGITS[2, 90], 2),
+        (LogitDifference(token=4, other=8), LOGITS[6, 4] - LOGITS[6, 8], 6),
+        (CentredLogit(token=4, pos=1), LOGITS[1, 4] - LOGITS[1].mean(), 1),
+        (LogProbability(token=4), LOGITS[6].log_softmax(0)[4], 6),
+        (mean_of_first_row, LOGITS[0].mean(), None),
+        (LogitScalar(function=torch.sum, label="all"), LOGITS.sum(), None),
+    ],
+)
+def test_value(target, expected, pos):
+    (resolved,) = resolve_targets(hosted("gpt-j", "bridge"), target, PROMPT)
+    torch.testing.assert_close(resolved.value(LOGITS), expected)
+    assert resolved.pos == pos
+
+
+def test_string_is_its_token(model):
+    expected = model.tokenizer.convert_tokens_to_ids("Ġdog")
+    dog, difference = resolve_targets(model, [" dog", LogitDifference(token=" dog", other=" cat")], PROMPT)
+    assert dog.label == "logit of ' dog' at 6"
+    assert dog.value(LOGITS) == LOGITS[6, expected]
+    assert difference.label == "logit of ' dog' minus ' cat' at 6"
+
+
+def test_string_of_several_tokens_lists_them(model):
+    with pytest.raises(ValueError, match=r"' doge' is 2 tokens, not one: ' dog', 'e'"):
+        resolve_targets(model, " doge", PROMPT)
+
+
+def test_half_precision_is_read_in_float32():
+    (target,) = resolve_targets(hosted("gpt-j", "bridge"), LogProbability(token=4), PROMPT)
+    value = target.value(LOGITS.bfloat16())
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, LOGITS[6].bfloat16().float().log_softmax(0)[4])
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        (97, ValueError, "token 97 is outside the vocabulary of 97 tokens"),
+        (-1, ValueError, "token -1 is outside"),
+        ((7, 3), ValueError, "position 7 is outside this prompt of 7 positions"),
+        ((1, 2, 3), TypeError, r"\(position, token\)"),
+        (True, TypeError, "expected a target"),
+        (1.5, TypeError, "expected a target"),
+        ([], ValueError, "no target given"),
+        (CaptionToken(pos=0), ValueError, "not predicted by anything"),
+        (" dog", ValueError, "no tokenizer"),
+        ((2, None), TypeError, "token id or a string"),
+    ],
+)
+def test_bad_targets(target, error, message):
+    with pytest.raises(error, match=message):
+        resolve_targets(hosted("gpt-j", "bridge"), target, PROMPT)
+
+
+def test_function_must_return_a_scalar():
+    (target,) = resolve_targets(hosted("gpt-j", "bridge"), lambda logits: logits[0], PROMPT)
+    with pytest.raises(TypeError, match=r"must return a scalar tensor, it returned a tensor of shape \[97\]"):
+        target.value(LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [(None, [0, 1, 2, 3]), (range(1, 3), [1, 2]), ([-1, 0], [3, 0]), (torch.tensor([2, 1]), [2, 1]), (3, [3])],
+)
+def test_positions(positions, expected):
+    assert resolve_positions(positions, 4).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        ([], "no positions"),
+        ([4], "position 4 is outside"),
+        ([-5], "position -5 is outside"),
+        ([1, 1], r"\[1\] are given more"),
+        ([3, -1], r"\[3\] are given more"),
+    ],
+)
+def test_bad_positions(positions, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_positions(positions, 4)
+
+
+def test_positions_must_be_integers():
+    with pytest.raises(TypeError, match="integer position"):
+        resolve_positions([0.5], 4)

@@ -1,0 +1,51 @@
+"""Maps hold the numbers given, in the order given, and name every row and column."""
+
+import numpy as np
+import pytest
+import torch
+
+from lens_multimodal.views.plots import depth_map, head_map, sweep_map
+
+
+def test_depth_map_holds_values_names_and_words():
+    values = torch.rand(3, 4)
+    words = [[f" w{depth}{pos}" for pos in range(4)] for depth in range(3)]
+    figure = depth_map(values, position_names=["<image:0,0>", " a", " a", " dog"], token=" dog", words=words)
+    (cells,) = figure.data
+    np.testing.assert_allclose(cells.z, values.double().numpy())
+    assert list(figure.layout.xaxis.ticktext) == ["0,0", "·a", "·a", "·dog"]
+    assert list(figure.layout.xaxis.tickvals) == [0, 1, 2, 3]
+    assert cells.text[2][1] == "·a, depth 2<br>reads ·w21"
+    assert "·dog" in figure.layout.title.text
+    assert cells.zmid is None
+
+
+def test_equal_names_stay_separate_columns():
+    values = torch.randn(2, 3)
+    figure = sweep_map(values, layers=[4, 9], column_names=[" a", " a", " a"])
+    assert figure.data[0].x is None
+    np.testing.assert_allclose(figure.data[0].z, values.double().numpy())
+    assert list(figure.layout.yaxis.ticktext) == ["4", "9"]
+    assert figure.data[0].zmid == 0
+
+
+def test_head_map_is_centred_only_where_signed():
+    values = torch.randn(2, 3)
+    signed, unsigned = (head_map(values, label="effect", signed=s, title="heads", layers=[3, 5]) for s in (True, False))
+    assert signed.data[0].zmid == 0
+    assert unsigned.data[0].zmid is None
+    assert list(signed.layout.yaxis.ticktext) == ["3", "5"]
+    np.testing.assert_allclose(signed.data[0].z, values.double().numpy())
+
+
+def test_many_columns_get_few_ticks():
+    figure = sweep_map(torch.randn(2, 500), layers=[0, 1], column_names=[str(i) for i in range(500)])
+    assert len(figure.layout.xaxis.tickvals) <= 48
+    assert list(figure.layout.xaxis.ticktext) == [str(i) for i in figure.layout.xaxis.tickvals]
+
+
+def test_names_and_words_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"values are \[2, 3\], but there are 2 row names and 2 column names"):
+        sweep_map(torch.randn(2, 3), layers=[0, 1], column_names=["a", "b"])
+    with pytest.raises(ValueError, match=r"expected 2 rows of 3 words, got \[3\]"):
+        depth_map(torch.rand(2, 3), position_names=list("abc"), token="a", words=[["a"] * 3])
