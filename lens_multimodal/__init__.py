@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from lens_multimodal.prompt.generation import Sampling
     from lens_multimodal.prompt.image_prompt import ImagePrompt
     from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
-    from lens_multimodal.reproduction import reproduce
     from lens_multimodal.transformer.hooked_transformer import hooked_gpt_j
 
 __version__ = "0.1.0"
@@ -47,7 +46,6 @@ __all__ = [
     "neuron_attribution",
     "patch_resid_pre",
     "receptive_field",
-    "reproduce",
     "save_linear",
     "scale",
     "steer",
@@ -66,7 +64,6 @@ _HOMES = {
     "prompt.generation": ("Sampling",),
     "prompt.image_prompt": ("ImagePrompt",),
     "prompt.projection": ("Projection", "load_linear", "save_linear"),
-    "reproduction": ("reproduce",),
     "transformer.hooked_transformer": ("hooked_gpt_j",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

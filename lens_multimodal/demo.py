@@ -106,7 +106,7 @@ def page(
         report: the name of their report beside this page.
     """
     template = Environment(autoescape=True).from_string(
-        files("lens_multimodal").joinpath("templates/demo.html").read_text()
+        files("lens_multimodal").joinpath("views/templates/demo.html").read_text()
     )
     layers = [int(layer) for e in explained for layer in e.neurons["layer"]]
     figures: list[go.Figure] = []

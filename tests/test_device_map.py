@@ -125,9 +125,9 @@ def patched(lens: VisionLens):
     return [
         under(lens, hooks)
         for hooks in (
-            hk.patch_resid_pre([2], model, run=run, positions=[1], source_positions=[2]),
-            hk.patch_mlp_out([0, 2], model, run=run),
-            hk.patch_attn_out([0, 2], model, run=run),
+            hk.patch_resid_pre(model, [2], run=run, positions=[1], source_positions=[2]),
+            hk.patch_mlp_out(model, [0, 2], run=run),
+            hk.patch_attn_out(model, [0, 2], run=run),
             hk.patch_neurons(model, NEURONS, run=run),
             hk.patch_heads(model, HEADS, run=run),
             path,
@@ -147,7 +147,7 @@ def removed(lens: VisionLens):
         hk.ablate_heads(model, HEADS, positions=at),
         hk.ablate_mlp([0, 2], model, positions=at),
         hk.ablate_attention([0, 2], model, positions=at),
-        hk.ablate_positions(at, model, layer=2),
+        hk.ablate_positions(model, at, layer=2),
     )
     return [under(lens, hooks) for hooks in interventions]
 
@@ -159,8 +159,8 @@ def pushed(lens: VisionLens):
         hk.steer(model, NEURONS, amount=2.0),
         hk.scale(model, NEURONS, factor=3.0, positions=at),
         hk.set_to(model, NEURONS, value=1.0),
-        hk.add_vector(vectors[0], model, layer=2),
-        hk.write_vector(vectors, model, layer=2, positions=at),
+        hk.add_vector(model, vectors[0], layer=2),
+        hk.write_vector(model, vectors, layer=2, positions=at),
     )
     return [under(lens, hooks) for hooks in interventions]
 

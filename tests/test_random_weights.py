@@ -75,7 +75,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.memory import peak, reset_peak
-from lens_multimodal.model import random_weights
+from lens_multimodal.presets import random_weights
 
 def build():
     return nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(12)))

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
+from lens_multimodal.analysis.effects.by_row import read_without, zero_rows_hook
 from lens_multimodal.experiments.causal import Causal, CausalSettings, trials
-from lens_multimodal.experiments.causal.rows import read_without, zero_rows_hook
 from tests.experiments.planted import World, make_world, plain_trio
 from tests.experiments.reference import Plain
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lens_multimodal import reproduce
 from lens_multimodal.experiments.coco_scenes import scenes_of
+from lens_multimodal.reproduction import reproduce
 from lens_multimodal.tiny import scenes_folder
 from tests.experiments.planted import CELL, make_scenes, make_world
 

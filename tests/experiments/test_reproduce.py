@@ -9,11 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lens_multimodal import reproduce
 from lens_multimodal.experiments import EXPERIMENTS, Experiment, Results, SettingsChanged, write_report
 from lens_multimodal.experiments.picture import PictureSettings
 from lens_multimodal.experiments.stream.parts import read_parts
-from lens_multimodal.reproduction import all_settings, chosen
+from lens_multimodal.reproduction import all_settings, chosen, reproduce
 from tests.experiments.test_stream import bytes_of
 
 

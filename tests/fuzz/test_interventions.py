@@ -51,20 +51,20 @@ def interventions(draw) -> Callable[..., list[transformer.NamedHook]]:
     return draw(
         st.sampled_from(
             [
-                lambda m, r: b.ablate(neurons, m, to=replacements(r)[to], positions=where),
-                lambda m, r: b.ablate_heads(heads, m, to=replacements(r)[to], positions=where),
-                lambda m, r: b.ablate_mlp(layers, m, to=replacements(r)[to], positions=where),
-                lambda m, r: b.ablate_attention(layers, m, to=replacements(r)[to], positions=where),
-                lambda m, _: b.ablate_positions(where, m),
-                lambda m, _: b.steer(neurons, m, amount=value, positions=where),
-                lambda m, _: b.scale(neurons, m, factor=value, positions=where),
-                lambda m, _: b.set_to(neurons, m, value=value, positions=where),
-                lambda m, r: b.patch_resid_pre(layers, m, run=r, positions=where, source_positions=other),
-                lambda m, r: b.patch_neurons(neurons, m, run=r, positions=where, source_positions=other),
-                lambda m, r: b.patch_heads(heads, m, run=r, positions=where, source_positions=other),
+                lambda m, r: b.ablate(m, neurons, to=replacements(r)[to], positions=where),
+                lambda m, r: b.ablate_heads(m, heads, to=replacements(r)[to], positions=where),
+                lambda m, r: b.ablate_mlp(m, layers, to=replacements(r)[to], positions=where),
+                lambda m, r: b.ablate_attention(m, layers, to=replacements(r)[to], positions=where),
+                lambda m, _: b.ablate_positions(m, where),
+                lambda m, _: b.steer(m, neurons, amount=value, positions=where),
+                lambda m, _: b.scale(m, neurons, factor=value, positions=where),
+                lambda m, _: b.set_to(m, neurons, value=value, positions=where),
+                lambda m, r: b.patch_resid_pre(m, layers, run=r, positions=where, source_positions=other),
+                lambda m, r: b.patch_neurons(m, neurons, run=r, positions=where, source_positions=other),
+                lambda m, r: b.patch_heads(m, heads, run=r, positions=where, source_positions=other),
                 lambda m, _: b.cut_attention(m, queries=where, keys=other, layers=layers),
                 lambda m, r: b.freeze_attention(m, run=r, layers=layers),
-                lambda m, _: b.add_vector(torch.ones(24), m, layer=layers, positions=where),
+                lambda m, _: b.add_vector(m, torch.ones(24), layer=layers, positions=where),
             ]
         )
     )
@@ -94,10 +94,10 @@ def test_hooks_in_any_combination(attempt, lens, prompt, run, chosen):
 
 def test_whole_numbers_of_any_size(lens):
     """Beyond 64 bits a number still steers; beyond any float it is refused before the forward pass."""
-    [[_, steered]] = builders.steer([(0, 1)], lens.model, amount=-(2**63) - 1)
+    [[_, steered]] = builders.steer(lens.model, [(0, 1)], amount=-(2**63) - 1)
     assert float(steered(torch.zeros(1, 14, 40), hook=None).min()) == -(2.0**63)
     with pytest.raises(ValueError, match="amount is a number too large for any float"):
-        builders.steer([(0, 1)], lens.model, amount=10**400)
+        builders.steer(lens.model, [(0, 1)], amount=10**400)
 
 
 def test_a_table_of_neurons_with_tensors_in_it(lens):

@@ -102,7 +102,7 @@ def test_heads(layout, kind):
 @pytest.mark.parametrize("part", ["mlp", "attention"])
 def test_whole_sublayers(layout, kind, part):
     prompt, model = reference.tokens(), wrapped(layout, kind)
-    hooks = (ablate_mlp if part == "mlp" else ablate_attention)([0, 2], model, positions=range(1, 5))
+    hooks = (ablate_mlp if part == "mlp" else ablate_attention)(model, [0, 2], positions=range(1, 5))
     outputs = reference.mlp_down if part == "mlp" else reference.attention_out
     edits = [output_edited(outputs(layout, layer), put((slice(None), slice(1, 5)), 0.0)) for layer in (0, 2)]
     result = run(layout, kind, prompt, hooks)

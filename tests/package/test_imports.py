@@ -41,7 +41,7 @@ def test_bare_import_waits_with_torch():
 
 
 def test_rooms_are_reached_from_the_top():
-    rooms = ("analysis", "data", "hooks", "model", "train")
+    rooms = ("analysis", "arguments", "data", "hooks", "image", "prompt", "train", "transformer")
     code = f"import json, lens_multimodal as l; print(json.dumps([getattr(l, name).__name__ for name in {rooms}]))"
     assert _output(code) == [f"lens_multimodal.{name}" for name in rooms]
 

@@ -138,7 +138,10 @@ def test_peak_host_memory(tmp_path):
             save(model, tmp_path / name / form, form, shard="8MB")
             make_tokenizer(tmp_path / name / form)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.transformer.test_loading", str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.transformer.test_loading", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -12,9 +12,9 @@ import pandas as pd
 from torch import nn
 
 from lens_multimodal.analysis import WordOverlap
+from lens_multimodal.analysis.effects.by_row import Reading, captions_without, read_without
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.causal import summary
-from lens_multimodal.experiments.causal.rows import Reading, captions_without, read_without
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState, with_control
 from lens_multimodal.experiments.seeds import generator_for

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_multimodal.analysis import Logit, decode_neurons, top_neurons_by_row
-from lens_multimodal.experiments.causal.rows import Reading, captions_without, read_without
+from lens_multimodal.analysis.effects.by_row import Reading, captions_without, read_without
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.picture import PictureState, SaidNoun, with_control
 from lens_multimodal.experiments.seeds import generator_for

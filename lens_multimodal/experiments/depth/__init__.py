@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import LogitLens, logit_lens
+from lens_multimodal.analysis.effects.by_row import Reading, read_logits
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.causal.rows import Reading, read_logits
 from lens_multimodal.experiments.depth import summary
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lens_multimodal.analysis.effects.by_row import read_without
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.causal.rows import read_without
 from lens_multimodal.experiments.discovery import summary
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState, SaidNoun

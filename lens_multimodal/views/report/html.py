@@ -18,7 +18,9 @@ def page(report: Report) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["figure"] = figure_html
     environment.filters["tied"] = lambda text: text.replace(" %", "\u00a0%")  # no line ends before the sign
-    template = environment.from_string(files("lens_multimodal").joinpath("templates/report.html").read_text("utf-8"))
+    template = environment.from_string(
+        files("lens_multimodal").joinpath("views/templates/report.html").read_text("utf-8")
+    )
     return template.render(
         report=report,
         facts=facts(report),

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
+from lens_multimodal.analysis.effects.caption_effect import Captioner
 from lens_multimodal.arguments.selection import wide
-from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 
@@ -91,7 +91,7 @@ def read_logits(
 
 
 def captions_without(
-    lens: VisionLens,
+    lens: Captioner,
     tokens: Int[Tensor, "row prompt_pos"],
     without: Sequence[pd.DataFrame | None],
     *,
