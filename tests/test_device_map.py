@@ -145,8 +145,8 @@ def removed(lens: VisionLens):
         hk.ablate(model, NEURONS, to=hk.Mean(hk.mean_activations(model, [tokens], names))),
         hk.ablate(model, NEURONS, to=hk.Resample({name: value[:1] for name, value in run.items()})),
         hk.ablate_heads(model, HEADS, positions=at),
-        hk.ablate_mlp([0, 2], model, positions=at),
-        hk.ablate_attention([0, 2], model, positions=at),
+        hk.ablate_mlp(model, [0, 2], positions=at),
+        hk.ablate_attention(model, [0, 2], positions=at),
         hk.ablate_positions(model, at, layer=2),
     )
     return [under(lens, hooks) for hooks in interventions]
