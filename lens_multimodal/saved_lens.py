@@ -8,10 +8,7 @@ projection.safetensors   the map's weight and bias; proj.ckpt is the same in LiM
 README.md                a short card
 """
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lens_multimodal import transformer
+from lens_multimodal.files import digest_of_file, write_atomically
 from lens_multimodal.image import encoder_config
 from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
 from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
@@ -84,40 +82,36 @@ def save(
             f"save the lens with save_pretrained(folder, without=['projection']), and load it with "
             f"attach_vision(folder, projection=...)"
         )
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    language_model.save_pretrained(partial / "language")
-    if tokenizer is not None:
-        tokenizer.save_pretrained(partial / "language")
-    if described is not None:
-        (partial / "vision.json").write_text(json.dumps(described, indent=1) + "\n")
-        state = {k: v.detach().cpu().contiguous().clone() for k, v in vision.module.state_dict().items()}
-        save_file(state, partial / "vision.safetensors")
-    if isinstance(linear, nn.Linear) and "projection" not in without:
-        save_linear(linear, partial / "projection.safetensors")
-        save_linear(linear, partial / "proj.ckpt")
-    shape = transformer.shape(model)
-    card = {
-        "format": FORMAT,
-        "name": name,
-        "lens_multimodal": _own_version(),
-        "transformer_lens": version("transformer-lens"),
-        "weight_processing": "none",
-        "model_class": _model_class(model),
-        "attn_implementation": language_model.config._attn_implementation,
-        "tokenizer": tokenizer is not None,
-        "without": sorted(without),
-        "d_model": shape.d_model,
-        "d_vision": vision.d_vision,
-        "files": {},
-    }
-    (partial / "README.md").write_text(_readme(card, language_model, vision))
-    card["files"] = {path: _digest(partial / path) for path in _weighed(partial)}
-    (partial / CARD).write_text(json.dumps(card, indent=1) + "\n")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    with write_atomically(folder) as partial:
+        partial.mkdir()
+        language_model.save_pretrained(partial / "language")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial / "language")
+        if described is not None:
+            (partial / "vision.json").write_text(json.dumps(described, indent=1) + "\n")
+            state = {k: v.detach().cpu().contiguous().clone() for k, v in vision.module.state_dict().items()}
+            save_file(state, partial / "vision.safetensors")
+        if isinstance(linear, nn.Linear) and "projection" not in without:
+            save_linear(linear, partial / "projection.safetensors")
+            save_linear(linear, partial / "proj.ckpt")
+        shape = transformer.shape(model)
+        card = {
+            "format": FORMAT,
+            "name": name,
+            "lens_multimodal": _own_version(),
+            "transformer_lens": version("transformer-lens"),
+            "weight_processing": "none",
+            "model_class": _model_class(model),
+            "attn_implementation": language_model.config._attn_implementation,
+            "tokenizer": tokenizer is not None,
+            "without": sorted(without),
+            "d_model": shape.d_model,
+            "d_vision": vision.d_vision,
+            "files": {},
+        }
+        (partial / "README.md").write_text(_readme(card, language_model, vision))
+        card["files"] = {path: digest_of_file(partial / path) for path in _weighed(partial)}
+        (partial / CARD).write_text(json.dumps(card, indent=1) + "\n")
 
 
 def is_saved_lens(folder: object) -> bool:
@@ -217,7 +211,7 @@ class SavedLens:
 
     def _check(self, paths: Iterable[str]) -> None:
         for path in paths:
-            if self.card["files"].get(path) != _digest(self.folder / path):
+            if self.card["files"].get(path) != digest_of_file(self.folder / path):
                 raise ValueError(
                     f"{str(self.folder / path)!r} is damaged, or was changed after the lens was saved; copy it again, "
                     f"or save the lens anew"
@@ -289,14 +283,6 @@ def _model_class(model: nn.Module) -> str:
 def _weighed(folder: Path) -> list[str]:
     paths = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in ("README.md", CARD))
     return [path.relative_to(folder).as_posix() for path in paths]
-
-
-def _digest(path: Path) -> str:
-    seen = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            seen.update(block)
-    return seen.hexdigest()
 
 
 def _own_version() -> str:

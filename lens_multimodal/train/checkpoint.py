@@ -1,7 +1,6 @@
 """The state of a fit on disk: whole at every moment, and resumed only under the settings it was made with."""
 
 import json
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from lens_multimodal.files import check_same_settings, write_atomically
+
 
 def resume(folder: Path, linear: nn.Linear, optimizers: Sequence[Optimizer], scaler: Any, settings: Any) -> int:
     path = folder / "checkpoint.pt"
@@ -19,25 +20,18 @@ def resume(folder: Path, linear: nn.Linear, optimizers: Sequence[Optimizer], sca
         return 0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        before, now = state["settings"], asdict(settings)
-        changed = {k: (before.get(k), now[k]) for k in now if before.get(k) != now[k]}
-        if not changed:
-            linear.load_state_dict(state["linear"])
-            for optimizer, own in zip(optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(own)
-            scaler.load_state_dict(state.get("scaler", {}))
+        remedy = "Use another folder, or delete this checkpoint"
+        check_same_settings(dict(state["settings"].items()), asdict(settings), where=path, remedy=remedy)
+        linear.load_state_dict(state["linear"])
+        for optimizer, own in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+        scaler.load_state_dict(state.get("scaler", {}))
+        return int(state["step"])
     except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{path} is damaged or belongs to another projection ({type(error).__name__}: {str(error)[:200]}); "
             f"delete it to start anew, or use another folder"
         ) from error
-    if changed:
-        raise ValueError(
-            f"{path} was made with other settings: "
-            + ", ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
-            + "; use another folder, or delete this checkpoint"
-        )
-    return int(state["step"])
 
 
 def cut_log(path: Path, step: int) -> None:
@@ -52,15 +46,13 @@ def cut_log(path: Path, step: int) -> None:
             continue
         if record["step"] <= step:
             kept.append(line + "\n")
-    partial_file = path.with_name(f".{path.name}.partial")
-    partial_file.write_text("".join(kept))
-    os.replace(partial_file, path)
+    with write_atomically(path) as partial:
+        partial.write_text("".join(kept))
 
 
 def save(
     folder: Path, step: int, linear: nn.Linear, optimizers: Sequence[Optimizer], scaler: Any, settings: Any
 ) -> None:
-    partial_file = folder / ".checkpoint.pt.partial"
     state = {
         "step": step,
         "linear": linear.state_dict(),
@@ -68,5 +60,5 @@ def save(
         "scaler": scaler.state_dict(),
         "settings": asdict(settings),
     }
-    torch.save(state, partial_file)
-    os.replace(partial_file, folder / "checkpoint.pt")
+    with write_atomically(folder / "checkpoint.pt") as partial:
+        torch.save(state, partial)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich import print_json
 
+from lens_multimodal.files import SettingsChanged
 from recipes.tiny.settings import Settings, toy
-from recipes.tiny.stage import SettingsChanged
 
 STAGES = (
     "fetch",

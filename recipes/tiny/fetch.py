@@ -5,7 +5,6 @@ work here too. Nothing counts before its checksum matches, and a folder appears 
 the stage again.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 import tomllib
 from tqdm import tqdm
 
+from lens_multimodal.files import digest_of_file, write_atomically
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
 
@@ -63,7 +63,7 @@ def run(settings: Settings, work: Path, *, lock: Path = LOCK, archives: Path | N
     Raises: WrongChecksum naming both sums; RuntimeError if a client is missing or fails.
     """
     packages = read_lock(lock)
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    digest = digest_of_file(lock)
     return run_once(work / "fetch", {"lock": digest}, lambda: _fetch(packages, work, archives))
 
 
@@ -104,7 +104,7 @@ def _archive(package: Package, folder: Path, given: Path | None) -> Path:
     """The checked archive: from an earlier run, the given folder, or the registry."""
     target = folder / package.file
     if target.exists():
-        if _sha256(target) == package.sha256:
+        if digest_of_file(target) == package.sha256:
             return target
         target.unlink()  # a half-written or outdated file
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _archive(package: Package, folder: Path, given: Path | None) -> Path:
                 f"{package.name} {package.version} should arrive as {package.file}; the "
                 f"{package.registry} client wrote {files}. Correct `file` in the lock."
             )
-        found = _sha256(arrived)
+        found = digest_of_file(arrived)
         if found != package.sha256:
             raise WrongChecksum(
                 f"{package.file} has sha256 {found}, the lock says {package.sha256}. It was not used. If the registry "
@@ -144,22 +144,20 @@ def _download(package: Package, folder: Path) -> None:
 
 
 def _unpacked(package: Package, archive: Path, downloads: Path) -> Path:
-    folder, partial = downloads / package.folder, downloads / f".{package.folder}.partial"
+    folder = downloads / package.folder
     marker = folder / ".sha256"
     if marker.exists() and marker.read_text() == package.sha256:
         return folder
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    if archive.suffix == ".deb":
-        _untar(_debian_data(archive), partial, strip=False)
-    elif archive.suffix in (".whl", ".zip"):
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(partial)
-    else:
-        _untar(archive.read_bytes(), partial, strip=True)
-    (partial / ".sha256").write_text(package.sha256)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with write_atomically(folder) as partial:
+        partial.mkdir()
+        if archive.suffix == ".deb":
+            _untar(_debian_data(archive), partial, strip=False)
+        elif archive.suffix in (".whl", ".zip"):
+            with zipfile.ZipFile(archive) as file:
+                file.extractall(partial)
+        else:
+            _untar(archive.read_bytes(), partial, strip=True)
+        (partial / ".sha256").write_text(package.sha256)
     return folder
 
 
@@ -204,8 +202,3 @@ def _terms(folder: Path) -> str:
             told = json.loads(path.read_text(encoding="utf-8"))
             return json.dumps({k: told[k] for k in ("license", "author") if k in told}, ensure_ascii=False)
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

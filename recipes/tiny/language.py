@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
+from lens_multimodal.files import write_atomically
 from recipes.tiny import tokenizer as tokenizer_stage
 from recipes.tiny.settings import Language, Settings
-from recipes.tiny.stage import atomic, device, load_checkpoint, run_once, save_checkpoint
+from recipes.tiny.stage import device, load_checkpoint, run_once, save_checkpoint
 from recipes.tiny.text import read_documents
 
 DESCENT = 0.4
@@ -217,7 +218,7 @@ def _tokens(work: Path, tokenizer: PreTrainedTokenizerFast, name: str) -> np.nda
     """The encoded corpus file, kept beside the checkpoint for the next start."""
     cache = work / "language" / f"{name}.npy"
     if not cache.exists():
-        with atomic(cache) as partial, partial.open("wb") as file:
+        with write_atomically(cache) as partial, partial.open("wb") as file:
             np.save(file, encode(tokenizer, read_documents(work / "text" / f"{name}.txt")))
     return np.load(cache, mmap_mode="r")
 
@@ -249,7 +250,7 @@ class _Log:
     def __init__(self, path: Path, step: int) -> None:
         lines = path.read_text().splitlines() if path.exists() else []
         self.entries = [entry for entry in map(_json_or_none, lines) if entry and entry["step"] <= step]
-        with atomic(path) as partial:
+        with write_atomically(path) as partial:
             partial.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
         self.path = path
 

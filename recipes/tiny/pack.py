@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from lens_multimodal.files import digest_of_file
 from lens_multimodal.image.encoder import Preprocessing
-from recipes.tiny.projection import digest, load_language_model
+from recipes.tiny.projection import load_language_model
 from recipes.tiny.samples import WITHOUT
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json
@@ -31,7 +32,7 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
         "projection": work / "projection" / "projection.safetensors",
         "scenes": work / "samples" / "instances.json",
     }
-    fixed = {"seed": settings.seed, **{name: digest(path) for name, path in parts.items()}}
+    fixed = {"seed": settings.seed, **{name: digest_of_file(path) for name, path in parts.items()}}
     return run_once(work / "packed" / "made", fixed, lambda: _pack(settings, work))
 
 
@@ -47,7 +48,7 @@ def ship(work: Path, package: Path) -> None:
 def packed_digest(work: Path) -> str:
     """One hash over the weights that ship."""
     names = ("language/model.safetensors", "vision.safetensors", "projection.safetensors")
-    return hashlib.sha256("".join(digest(work / "packed" / name) for name in names).encode()).hexdigest()
+    return hashlib.sha256("".join(digest_of_file(work / "packed" / name) for name in names).encode()).hexdigest()
 
 
 def _pack(settings: Settings, work: Path) -> dict[str, Any]:

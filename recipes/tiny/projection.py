@@ -1,6 +1,5 @@
 """Stage `projection`: the only trained weights are one linear map, on captions of composed scenes."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Generator, Tensor, nn
 from transformers import AutoTokenizer, GPTJForCausalLM
 
 from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vision
+from lens_multimodal.files import digest_of_file, digest_of_tensors
 from lens_multimodal.prompt.projection import save_linear
 from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, fit_projection, start_like_embeddings
 from recipes.tiny.coordinates import Coordinates, InCoordinates, caption_coordinates
@@ -31,8 +31,8 @@ VISIBLE = 0.015
 
 def run(settings: Settings, work: Path) -> dict[str, Any]:
     """Train the map; report losses and proof that the frozen parts did not move."""
-    fixed = {**settings.of("projection"), "language": digest(work / "language" / "model" / "model.safetensors"),
-             "vision": digest(work / "vision" / "encoder.safetensors")}  # fmt: skip
+    fixed = {**settings.of("projection"), "language": digest_of_file(work / "language" / "model" / "model.safetensors"),
+             "vision": digest_of_file(work / "vision" / "encoder.safetensors")}  # fmt: skip
     return run_once(work / "projection", fixed, lambda: _train(settings, work))
 
 
@@ -200,18 +200,12 @@ def caption_batches(
         number += 1
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def frozen_digest(*parts: nn.Module) -> str:
-    """One hash over every frozen weight."""
-    seen = hashlib.sha256()
-    for part in parts:
-        for name, tensor in sorted(part.state_dict().items()):
-            seen.update(name.encode())
-            seen.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return seen.hexdigest()
+    """One digest of every frozen weight."""
+    states = [part.state_dict() for part in parts]
+    return digest_of_tensors(
+        {f"{n}.{name}": tensor for n, state in enumerate(states) for name, tensor in state.items()}
+    )
 
 
 def _train(settings: Settings, work: Path) -> dict[str, Any]:

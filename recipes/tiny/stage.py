@@ -1,30 +1,17 @@
 """What every stage shares: where its files lie, when it is finished, how it survives being killed."""
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-
-class SettingsChanged(RuntimeError):
-    """The stage was run before with other settings."""
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Write to a temporary neighbour; the name appears only when the file is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    os.replace(partial, path)
+from lens_multimodal.files import check_same_settings, write_atomically
 
 
 def write_json(path: Path, value: Any) -> None:
-    with atomic(path) as partial:
+    with write_atomically(path) as partial:
         partial.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
@@ -36,13 +23,8 @@ def run_once(folder: Path, settings: dict[str, Any], make: Callable[[], dict[str
     begun, done = folder / "settings.json", folder / "done.json"
     if begun.exists():
         before = json.loads(begun.read_text())
-        changed = {k: (before.get(k), settings.get(k)) for k in before | settings if before.get(k) != settings.get(k)}
-        if changed:
-            raise SettingsChanged(
-                f"{folder} was made with other settings: "
-                + ", ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in sorted(changed.items()))
-                + f". Delete {folder} to make it anew, or use another --work folder."
-            )
+        remedy = f"Delete {folder} to make it again, or use another --work folder"
+        check_same_settings(before, settings, where=folder, remedy=remedy)
     if done.exists():
         return json.loads(done.read_text())
     write_json(begun, settings)
@@ -52,7 +34,7 @@ def run_once(folder: Path, settings: dict[str, Any], make: Callable[[], dict[str
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    with atomic(path) as partial:
+    with write_atomically(path) as partial:
         torch.save(state, partial)
 
 

@@ -26,6 +26,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from lens_multimodal.files import write_atomically
 from lens_multimodal.image.wide_features import build_beit
 from recipes.tiny.objectives import (
     block_mask,
@@ -37,7 +38,7 @@ from recipes.tiny.objectives import (
 from recipes.tiny.scenes.compose import SLOTS, STRONG, Look, Scenes, compose
 from recipes.tiny.scenes.cutouts import CutOuts, load
 from recipes.tiny.settings import Settings, Vision
-from recipes.tiny.stage import atomic, device, load_checkpoint, run_once, save_checkpoint, write_json
+from recipes.tiny.stage import device, load_checkpoint, run_once, save_checkpoint, write_json
 
 SPLITS = ("train",)
 CHECKPOINT_SECONDS = 180.0
@@ -275,7 +276,7 @@ def _train(settings: Settings, work: Path, minutes: float | None, watch: Callabl
         save_checkpoint(folder / "resume_fp16.pt", shrink(run.state()))
         save_checkpoint(falling, run.state() | {"begin": run.step})
     _falling_part(run, falling, folder, watch)
-    with atomic(folder / "encoder.safetensors") as partial:
+    with write_atomically(folder / "encoder.safetensors") as partial:
         save_file(run.average.state_dict(), partial)
     encoder = {
         "architecture": "lens_multimodal.image.wide_features.build_beit",

@@ -150,7 +150,7 @@ def test_train_writes_a_projection_and_continues(run, pictures, tmp_path):
     assert torch.equal(load_file(out / "projection.safetensors")["weight"], first["weight"]), "nothing was left to do"
     other = run("train", data, "--out", out, "--steps", 3, "--settings", settings, "--fresh", "--workers", 1)
     assert other.code == 1
-    assert "steps: 2 then, 3 now" in other.err
+    assert "steps: 2 there, 3 now" in other.err
 
 
 def test_a_trained_projection_is_used(run, lens, pictures, tmp_path):

@@ -8,24 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 import lens_multimodal
 from lens_multimodal import transformer
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Experiment
-from lens_multimodal.experiments.stream.parts import write_text
+from lens_multimodal.files import SettingsChanged, check_same_settings, digest_of_tensors, write_text
 from lens_multimodal.lens import VisionLens
 
 LIBRARIES = ("transformer-lens", "torch", "transformers", "timm", "numpy", "pandas", "pyarrow")
 
-FREE = ("limit", "folder")
+MAY_DIFFER = ("limit", "folder")
 """Entries that may change between two starts: more pictures may follow, and the data may move."""
-
-
-class SettingsChanged(ValueError):
-    """The rows in the output folder were made under other settings."""
 
 
 def describe(
@@ -62,9 +55,9 @@ def describe(
             "preprocessing": _plain(lens.vision.preprocessing.to_json()),
         },
         "weights_sha256": {
-            "language": weights_hash(lens.model),
-            "vision": weights_hash(lens.vision),
-            "projection": weights_hash(lens.projection),
+            "language": digest_of_tensors(lens.model.state_dict()),
+            "vision": digest_of_tensors(lens.vision.state_dict()),
+            "projection": digest_of_tensors(lens.projection.state_dict()),
         },
         "data": {"scenes": len(scenes), "sha256": data_hash(scenes)},
         "folder": str(scenes[0].path.parent),
@@ -87,13 +80,8 @@ def claim(out: Path, manifest: Mapping[str, Any]) -> None:
                 f"{out} holds {', '.join(sorted(strangers)[:5])} but no manifest of a run: choose an empty folder"
             )
     else:
-        changed = differences(before, manifest)
-        if changed:
-            raise SettingsChanged(
-                f"the rows in {out} were made under other settings:\n"
-                + "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in changed)
-                + "\nUse another folder, take the settings of this one, or delete it to start anew"
-            )
+        remedy = "Use another folder, take the settings of this one, or delete it to start anew"
+        check_same_settings(before, manifest, where=out, remedy=remedy, may_differ=MAY_DIFFER)
         shrunk = _shrunk(before["limit"], manifest["limit"])
         if shrunk:
             raise SettingsChanged(
@@ -126,26 +114,6 @@ def _is_limit(manifest: Mapping[str, Any]) -> bool:
     return limit is None or (isinstance(limit, int) and not isinstance(limit, bool))
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What changed, as (dotted name, value before, value now); "absent" for what one of the two lacks."""
-    old, new = _flat(before), _flat(now)
-    names = [name for name in dict.fromkeys([*old, *new]) if name.split(".")[0] not in FREE]
-    pairs = [(name, old.get(name, "absent"), new.get(name, "absent")) for name in names]
-    return [(name, a, b) for name, a, b in pairs if a != b]
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-    return digest.hexdigest()
-
-
 def data_hash(scenes: Sequence[Scene]) -> str:
     """SHA-256 over names and sizes of the picture files, captions and objects of a data set; pixels are not read."""
     digest = hashlib.sha256()
@@ -163,12 +131,6 @@ def _shrunk(before: int | None, now: int | None) -> str | None:
     if before is None:
         return "all"
     return str(before) if now < before else None
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}" if name else key).items()}
-    return {name: value}
 
 
 def _plain(value: Any) -> Any:

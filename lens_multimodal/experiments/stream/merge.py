@@ -1,7 +1,6 @@
 """One table from all parts, in the order of the pictures, byte for byte the same however the run was cut up."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -12,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lens_multimodal.experiments.stream.frames import EMPTY, PICTURE, joined, unified
-from lens_multimodal.experiments.stream.parts import Part, disk_full, read_parts, write_text
+from lens_multimodal.experiments.stream.parts import Part, disk_full, read_parts
+from lens_multimodal.files import write_atomically, write_text
 
 ROWS_PER_GROUP = 65_536
 
@@ -27,7 +27,6 @@ def merge(out: Path, names: Sequence[str], image_ids: Sequence[int]) -> None:
     Raises: DiskFull.
     """
     parts = read_parts(out)
-    (out / "tables").mkdir(exist_ok=True)
     try:
         for name in names:
             _merge_table(out / "tables" / f"{name}.parquet", name, parts, image_ids)
@@ -48,13 +47,13 @@ def _merge_table(path: Path, name: str, parts: Sequence[Part], image_ids: Sequen
     part_of = {image_id: part for part in parts for image_id in part.done}
     wanted = [image_id for image_id in image_ids if image_id in part_of]
     schema = unified([part.schema(name) for part in parts] or [EMPTY])
-    partial_file = path.with_name(f".{path.name}.partial")
-    with partial_file.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with (
+        write_atomically(path, durable=True) as partial,
+        partial.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         for group in _in_groups(_by_picture(name, part_of, wanted), schema):
             writer.write_table(group, row_group_size=ROWS_PER_GROUP)
-    with partial_file.open("rb") as written:
-        os.fsync(written.fileno())
-    os.replace(partial_file, path)
 
 
 def _by_picture(name: str, part_of: Mapping[int, Part], image_ids: Sequence[int]) -> Iterator[pa.Table]:

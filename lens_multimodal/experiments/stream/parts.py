@@ -7,7 +7,6 @@ parts/00000-00031.r0/                first and last picture (their places in the
 
 import errno
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lens_multimodal.experiments.stream.frames import joined
+from lens_multimodal.files import write_atomically
 
 _MADE_AGAIN = "delete this folder, and its pictures are made again"
 
@@ -58,7 +58,7 @@ def write_part(
     rank: int,
     batch_size: int,
 ) -> Path:
-    """Write a part beside its place and rename it there, which the file system does as one step.
+    """Write a part as a folder that appears whole or not at all.
 
     Args:
         tables: rows by `experiment.table`, one Arrow table for each picture.
@@ -66,24 +66,16 @@ def write_part(
 
     Raises: DiskFull.
     """
-    home = out / "parts"
-    name = f"{first:06d}-{last:06d}.r{rank}"
-    partial_folder = home / f".{name}.partial"
+    place = _free(out / "parts", f"{first:06d}-{last:06d}.r{rank}")
+    pictures = {"done": list(done), "failed": list(failed), "batch_size": batch_size}
     try:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        partial_folder.mkdir(parents=True)
-        for table_name, pieces in tables.items():
-            # Equal rows give equal bytes.
-            pq.write_table(joined(pieces), partial_folder / f"{table_name}.parquet", compression="zstd")
-        for written in partial_folder.iterdir():
-            _sync(written)
-        pictures = {"done": list(done), "failed": list(failed), "batch_size": batch_size}
-        write_text(partial_folder / "pictures.json", json.dumps(pictures, ensure_ascii=False))
-        place = _free(home, name)
-        os.rename(partial_folder, place)
-        _sync(home)
+        with write_atomically(place, durable=True) as folder:
+            folder.mkdir()
+            for name, pieces in tables.items():
+                # Equal rows give equal bytes.
+                pq.write_table(joined(pieces), folder / f"{name}.parquet", compression="zstd")
+            (folder / "pictures.json").write_text(json.dumps(pictures, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
-        shutil.rmtree(partial_folder, ignore_errors=True)
         raise disk_full(error, out, safe=sum(len(part.done) for part in read_parts(out))) from error
     return place
 
@@ -123,16 +115,6 @@ def sweep(out: Path, *, rank: int) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """A whole text file in the place of an old one, on the disk when this returns."""
-    partial_file = path.with_name(f".{path.name}.partial")
-    with partial_file.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial_file, path)
-
-
 def disk_full(error: OSError, out: Path, *, safe: int) -> OSError:
     """The same error, or one that says what is safe and how to go on where the disk is full."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -154,12 +136,3 @@ def _free(home: Path, name: str) -> Path:
 
 def _partial_folders(out: Path) -> Iterator[Path]:
     return (out / "parts").glob(".*.partial")
-
-
-def _sync(file_or_folder: Path) -> None:
-    """On the disk when this returns; cheapest when all is written before the first of many is waited for."""
-    descriptor = os.open(file_or_folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lens_multimodal.experiments.results import Results
-from lens_multimodal.experiments.stream.parts import write_text
+from lens_multimodal.files import write_text
 from lens_multimodal.views.report.content import report_of
 from lens_multimodal.views.report.html import page
 from lens_multimodal.views.report.markdown import markdown

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from lens_multimodal.files import write_atomically
 from recipes.tiny.pictures.cutout import cutout
 from recipes.tiny.pictures.drawing import Drawing, Unusable
-from recipes.tiny.stage import atomic, write_json
+from recipes.tiny.stage import write_json
 
 PART = 128
 """Drawings of one part file."""
@@ -67,7 +68,7 @@ def _render_part(job: tuple[list[Drawing], Path], *, size: int) -> None:
         except Unusable as reason:
             dropped[drawing.key] = str(reason)
     pixels = np.stack(pictures) if pictures else np.zeros((0, size, size, 4), np.uint8)
-    with atomic(path.with_suffix(".npy")) as partial_file, open(partial_file, "wb") as file:
+    with write_atomically(path.with_suffix(".npy")) as partial_file, open(partial_file, "wb") as file:
         np.save(file, pixels)
     hashes = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pixels]
     write_json(path, {"keys": [part[i].key for i in kept], "sha256": hashes, "dropped": dropped})

@@ -1,7 +1,6 @@
 """The stage `pictures`: packages in; cut-outs, their table with labels and splits, and the vocabulary out."""
 
 import csv
-import hashlib
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lens_multimodal.files import digest_of_file, write_atomically
 from recipes.tiny.pictures.drawing import Drawing
 from recipes.tiny.pictures.duplicates import fingerprints, groups
 from recipes.tiny.pictures.labels import HERE, Labels, read_labels
@@ -17,7 +17,7 @@ from recipes.tiny.pictures.review import read_review
 from recipes.tiny.pictures.sources import drawings, views_of
 from recipes.tiny.pictures.splits import TRAIN, Entry, assign
 from recipes.tiny.settings import Settings
-from recipes.tiny.stage import atomic, run_once, write_json
+from recipes.tiny.stage import run_once, write_json
 
 CONCEPTS, REVIEW = HERE.parent / "concepts.csv", HERE.parent / "label_review.csv"
 HELD_OUT_AT_LEAST = 2
@@ -151,13 +151,13 @@ def _kept(pictures: list[Picture], vocabulary: set[str]) -> list[Picture]:
 
 
 def _store(pictures: list[Picture], folder: Path, size: int) -> None:
-    with atomic(folder / "pixels.npy") as partial:
+    with write_atomically(folder / "pixels.npy") as partial:
         partial.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(pictures), size, size, 4))
         for start in range(0, len(pictures), 512):
             pixels[start : start + 512] = _pixels(pictures[start : start + 512])
         pixels.flush()
-    with atomic(folder / "pictures.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with write_atomically(folder / "pictures.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for row, p in enumerate(pictures):
@@ -213,4 +213,4 @@ def _report(pictures: list[Picture], vocabulary: list[str], dropped: Counter) ->
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    return digest_of_file(path) if path.exists() else ""

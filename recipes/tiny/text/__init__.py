@@ -11,8 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lens_multimodal.files import write_atomically
 from recipes.tiny.settings import Settings
-from recipes.tiny.stage import atomic, run_once, write_json
+from recipes.tiny.stage import run_once, write_json
 from recipes.tiny.text import cloze, grammar, knowledge, real
 
 END = "<|endoftext|>"
@@ -62,7 +63,7 @@ def divide(
 
 def write_documents(path: Path, documents: list[str]) -> None:
     """A corpus file: documents separated by lines that are the end-of-text mark."""
-    with atomic(path) as partial:
+    with write_atomically(path) as partial:
         partial.write_text("".join(f"{document}\n{END}\n" for document in documents), encoding="utf-8")
 
 
