@@ -1,4 +1,4 @@
-"""`ablate`: what is left of a word without its neurons, against random ones."""
+"""`ablate`: how far a word drops without its neurons, compared with random neurons."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,6 @@ import typer
 
 from lens_multimodal.cli import options
 from lens_multimodal.cli.neuron_list import parse_neurons, read_neurons
-from lens_multimodal.views import terminal
 
 if TYPE_CHECKING:
     from lens_multimodal.lens import VisionLens
@@ -19,30 +18,28 @@ def ablate(
     picture: Annotated[Path, typer.Argument(help="One picture.")],
     word: options.Word,
     neurons: Annotated[
-        list[str] | None, typer.Option("--neurons", "-n", help="Neurons such as 3.120,5.7; may be repeated.")
+        list[str] | None,
+        typer.Option("--neurons", "-n", help="Neurons as LAYER.NEURON, such as 3.120,5.7. May be repeated."),
     ] = None,
     neurons_from: Annotated[
         Path | None, typer.Option(help="A .parquet, .json or .csv table with columns layer and neuron.")
     ] = None,
     top: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Ablate the first so many of the ranking; may be repeated. Without it: 10, 100."),
+        typer.Option(
+            min=1, help="Ablate this many neurons from the top of the ranking. May be repeated. Default: 10 and 100."
+        ),
     ] = None,
-    random_draws: Annotated[int, typer.Option(min=1, help="Draws of random neurons of the same layers.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
+    random_draws: Annotated[int, typer.Option(min=1, help="Draws of random neurons from the same layers.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     text: options.Before = None,
-    model: options.Model = None,
-    vision: options.Vision = None,
-    projection: options.ProjectionFile = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    form: terminal.AsFormat = None,
-    out: terminal.Out = None,
+    lens_options: options.LensOptions = options.TINY,
+    output: options.OutputOptions = options.SCREEN,
 ) -> None:
-    """Set neurons to zero at the image positions and see what becomes of the word and of the caption.
+    """Set neurons to zero at the image positions; report the probability of the word and the new caption.
 
-    The neurons are the top of the paper's ranking, or those given. As many random neurons of the same layers are the
-    control.
+    The neurons are the top of the paper's ranking, or those given. The control is an equal number of random neurons
+    from the same layers.
 
     [bold]Examples[/bold]
 
@@ -56,7 +53,7 @@ def ablate(
         raise typer.BadParameter("give one of --neurons, --neurons-from and --top")
     given: Any = read_neurons(neurons_from) if neurons_from else parse_neurons(neurons) if neurons else None
     counts = sorted(set(top or (10, 100)))
-    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    lens = lens_options.open()
     target = options.as_token(word)
     prompt = options.prompt_for(lens, picture, word, text)
     if given is None:
@@ -68,15 +65,13 @@ def ablate(
     import pandas as pd
 
     rows = [row for some in chosen for row in _rows(lens, picture, prompt, target, some, random_draws, seed)]
-    terminal.write(
-        pd.DataFrame(rows), title=f"Ablation at the image positions, {word!r} in {picture}", out=out, form=form
-    )
+    output.write(pd.DataFrame(rows), title=f"Ablation at the image positions, {word!r} in {picture}")
 
 
 def _rows(
     lens: "VisionLens", picture: Path, prompt: "ImagePrompt", target: str, chosen: Any, random_draws: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """One row for the chosen neurons and one for each draw of random ones."""
+    """One row for the chosen neurons, then one for each draw of random neurons."""
     import torch
 
     from lens_multimodal import transformer

@@ -1,4 +1,4 @@
-"""All commands in one application, and how it ends: exit codes and errors."""
+"""The application: all commands, its exit codes and its errors."""
 
 import os
 import sys
@@ -19,6 +19,7 @@ from lens_multimodal.cli import (
     patch_command,
     train_command,
 )
+from lens_multimodal.cli.option_groups import with_groups
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -36,13 +37,13 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
 )
 
 WITHOUT_ARGUMENTS = (experiment_commands.reproduce, explore_command.explore, info_command.info)
-"""Commands that do something when nothing is given; the others show their help."""
+"""Commands that run without arguments; the others show their help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 an error of ours in one line on stderr, 2 wrong usage, 130 interrupted.
+    """Run one command and exit: 0 done, 1 an error, told in one line on stderr, 2 wrong usage, 130 interrupted.
 
-    Args: arguments: of the command line, without the program's name; None takes the process's own.
+    Args: arguments: those of the command line, without the program's name; None reads `sys.argv`.
     Raises: SystemExit always, or with `--debug` whatever the command raised.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             application()(args=[a for a in own if a != "--debug"] + given[len(own) :], prog_name="lens-multimodal")
     except SystemExit as ended:
         if ended.code == EXIT_INTERRUPTED:
-            typer.echo("interrupted; what was written stays, and train and reproduce continue from it", err=True)
+            typer.echo("interrupted; what was written is kept, and train and reproduce continue from it", err=True)
         raise
     except Exception as error:
         if debug:
@@ -66,11 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def application() -> typer.Typer:
-    """The commands as one Typer application; errors of a command go through to the caller."""
+    """The commands as one Typer application; the errors of a command reach the caller."""
     app = typer.Typer(
         name="lens-multimodal",
         help="See how a text-only transformer sees: captions, multimodal neurons, ablation, activation patching.",
-        epilog="Without --model every command uses the tiny trio inside the package. To begin: "
+        epilog="Without --model, every command uses the tiny trio inside the package. Try: "
         "[bold]lens-multimodal caption picture.png[/bold]",
         no_args_is_help=True,
         rich_markup_mode="rich",
@@ -79,12 +80,12 @@ def application() -> typer.Typer:
     )
     app.callback()(_common)
     for command in COMMANDS:
-        app.command(no_args_is_help=command not in WITHOUT_ARGUMENTS)(command)
+        app.command(no_args_is_help=command not in WITHOUT_ARGUMENTS)(with_groups(command))
     return app
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, on one line; what no use of the command should cause is called a bug."""
+    """The message of an error on one line; an error that no user can cause is reported as a bug."""
     message = " ".join(str(error).split())
     if message and isinstance(error, (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)):
         return message
@@ -107,13 +108,15 @@ def _common(
     _version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
-    _debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; goes anywhere.")] = False,
+    _debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Accepted anywhere on the command line.")
+    ] = False,
 ) -> None:
     """Options of every command."""
 
 
 def _quiet() -> None:
-    """Keep other libraries' advice to programmers off the screen of someone who typed a command."""
+    """Hide the advice that other libraries give to programmers."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.showwarning = _show_warning  # type: ignore[assignment]

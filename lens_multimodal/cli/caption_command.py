@@ -1,4 +1,4 @@
-"""`caption`: what the model says of pictures."""
+"""`caption`: captions of pictures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,6 @@ import typer
 
 from lens_multimodal.cli import options
 from lens_multimodal.cli.picture_sources import Pictures, find_pictures
-from lens_multimodal.views import terminal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,17 +18,12 @@ def caption(
     pictures: Pictures,
     text: options.Text = None,
     max_new_tokens: options.MaxNewTokens = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch.")] = 16,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Leave out pictures that cannot be read; the exit code is still 1.")
+        bool, typer.Option("--keep-going", help="Skip pictures that cannot be read; the exit code is still 1.")
     ] = False,
-    model: options.Model = None,
-    vision: options.Vision = None,
-    projection: options.ProjectionFile = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    form: terminal.AsFormat = None,
-    out: terminal.Out = None,
+    lens_options: options.LensOptions = options.TINY,
+    output: options.OutputOptions = options.SCREEN,
 ) -> None:
     """Caption pictures.
 
@@ -46,26 +40,26 @@ def caption(
     from lens_multimodal.lens import PROMPT
 
     found = find_pictures(pictures)
-    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    lens = lens_options.open()
     opened = Opened(paths=found, keep_going=keep_going)
     after = PROMPT if text is None else text
     captions = list(lens.caption_stream(opened, after, max_new_tokens=max_new_tokens, batch_size=batch_size))
     read = [str(path) for path in found if path not in opened.unread]
-    terminal.write(pd.DataFrame({"picture": read, "caption": captions}), title="Captions", out=out, form=form)
+    output.write(pd.DataFrame({"picture": read, "caption": captions}), title="Captions")
     if opened.unread:
         for message in opened.unread.values():
-            typer.echo(f"left out: {message}", err=True)
+            typer.echo(f"skipped: {message}", err=True)
         raise typer.Exit(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """Pictures opened one after another, each only when it is its turn."""
+    """Pictures, each opened only when the iteration reaches it."""
 
     paths: Sequence[Path]
     keep_going: bool
     unread: dict[Path, str] = field(default_factory=dict)
-    """Why a picture was left out, filled while iterating."""
+    """The pictures that were skipped, with the reason; filled while iterating."""
 
     def __len__(self) -> int:
         return len(self.paths)

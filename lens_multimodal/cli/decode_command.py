@@ -1,4 +1,4 @@
-"""`decode`: what neurons write, and what image positions read as, in words."""
+"""`decode`: neurons through the unembedding, and image prompts as their nearest tokens."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +7,6 @@ import typer
 
 from lens_multimodal.cli import options
 from lens_multimodal.cli.neuron_list import parse_neurons, read_neurons
-from lens_multimodal.views import terminal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,23 +16,18 @@ if TYPE_CHECKING:
 
 def decode(
     neurons: Annotated[
-        list[str] | None, typer.Argument(metavar="LAYER.NEURON...", help="Neurons such as 3.120 5.7.")
+        list[str] | None, typer.Argument(metavar="LAYER.NEURON...", help="Neurons as LAYER.NEURON, such as 3.120 5.7.")
     ] = None,
     neurons_from: Annotated[
         Path | None, typer.Option(help="A .parquet, .json or .csv table with columns layer and neuron.")
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Decode the image prompt of a picture instead, patch by patch.")
+        Path | None, typer.Option(help="Decode the image prompt of this picture instead, patch by patch.")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Tokens of each.")] = 10,
-    final_norm: Annotated[bool, typer.Option(help="Neurons: read through the final norm, unlike the paper.")] = False,
-    model: options.Model = None,
-    vision: options.Vision = None,
-    projection: options.ProjectionFile = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    form: terminal.AsFormat = None,
-    out: terminal.Out = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Tokens per neuron or image patch.")] = 10,
+    final_norm: Annotated[bool, typer.Option(help="Decode neurons through the final norm, unlike the paper.")] = False,
+    lens_options: options.LensOptions = options.TINY,
+    output: options.OutputOptions = options.SCREEN,
 ) -> None:
     """Decode neurons through the unembedding, or image prompts by their nearest token embeddings.
 
@@ -47,17 +41,20 @@ def decode(
     """
     given = sum(bool(way) for way in (neurons, neurons_from, picture))
     if given != 1:
-        raise typer.BadParameter(f"give neurons, --neurons-from or --picture: one of them, got {given}")
+        raise typer.BadParameter(f"give exactly one of neurons, --neurons-from and --picture, got {given}")
     chosen = read_neurons(neurons_from) if neurons_from else parse_neurons(neurons) if neurons else None
-    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    lens = lens_options.open()
     if picture is not None:
         table, title = _image_prompt(lens, picture, top_k), f"Nearest token embeddings of the image prompt of {picture}"
     else:
         from lens_multimodal.analysis import decode_neurons
 
         assert chosen is not None
-        table, title = decode_neurons(lens.model, chosen, top_k=top_k, final_norm=final_norm), "What neurons write"
-    terminal.write(table, title=title, out=out, form=form)
+        table, title = (
+            decode_neurons(lens.model, chosen, top_k=top_k, final_norm=final_norm),
+            "Tokens that neurons promote",
+        )
+    output.write(table, title=title)
 
 
 def _image_prompt(lens: "VisionLens", picture: Path, top_k: int) -> "pd.DataFrame":

@@ -11,26 +11,22 @@ from lens_multimodal.cli import options
 
 def reproduce(
     data: Annotated[
-        Path | None, typer.Option(help="A folder in COCO's format; without it, the scenes inside the package.")
+        Path | None, typer.Option(help="A folder in COCO's format. Default: the scenes inside the package.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for rows, tables and the report.")] = Path(
         "out/reproduction"
     ),
     only: Annotated[
-        list[str] | None, typer.Option(help="Name of an experiment; may be repeated. Without it, all.")
+        list[str] | None, typer.Option(help="The name of an experiment. May be repeated. Default: all.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pictures only.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many pictures.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     settings: Annotated[
-        Path | None, typer.Option(help="JSON file: for each experiment its settings, others keep the paper's.")
+        Path | None, typer.Option(help="A JSON file with settings by experiment. Default: the paper's.")
     ] = None,
-    model: options.Model = None,
-    vision: options.Vision = None,
-    projection: options.ProjectionFile = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    lens_options: options.LensOptions = options.TINY,
 ) -> None:
-    """Run the paper's experiments and write a report; interrupted, the same command continues.
+    """Run the paper's experiments and write a report. After an interruption, the same command continues.
 
     [bold]Examples[/bold]
 
@@ -43,14 +39,14 @@ def reproduce(
     from lens_multimodal import experiments
 
     given = None if settings is None else read_settings(settings)
-    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    lens = lens_options.open()
     results = experiments.reproduce(lens, data=data, only=only or None, limit=limit, out=out, seed=seed, settings=given)
     if options.is_first_process():
         typer.echo(f"report: {results.html}")
 
 
 def report(
-    out: Annotated[Path, typer.Argument(help="Folder that `reproduce` wrote.")],
+    out: Annotated[Path, typer.Argument(help="The folder that `reproduce` wrote.")],
 ) -> None:
     """Write the report again from the tables of a finished run.
 

@@ -8,15 +8,11 @@ from lens_multimodal.cli import options
 
 
 def explore(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8000,
-    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
-    model: options.Model = None,
-    vision: options.Vision = None,
-    projection: options.ProjectionFile = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 picks a free one.")] = 8000,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    lens_options: options.LensOptions = options.TINY,
 ) -> None:
-    """Open a page on this machine: drop a picture, click a word, switch neurons off.
+    """Open a page on this machine: drop a picture, click a word, ablate neurons.
 
     [bold]Examples[/bold]
 
@@ -26,7 +22,7 @@ def explore(
     """
     from lens_multimodal import explorer
 
-    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    lens = lens_options.open()
     if port:
         typer.echo(f"the explorer is at http://127.0.0.1:{port}/ until Ctrl+C", err=True)
     explorer.serve(lens, port=port, open_browser=browser)

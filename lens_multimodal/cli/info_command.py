@@ -1,4 +1,4 @@
-"""`info`: versions, devices, and whether the hook points of a model can be trusted."""
+"""`info`: versions, devices, and whether the hook points of a model work."""
 
 import platform
 import re
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lens_multimodal.cli import options
-from lens_multimodal.views import terminal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,18 +18,13 @@ if TYPE_CHECKING:
 PACKAGES = ("lens-multimodal", "torch", "transformer-lens", "transformers", "timm", "plotly", "accelerate", "pyarrow")
 
 Row = tuple[str, str, str]
-"""Of which kind, what, and what is known of it."""
+"""Kind, name and value of one fact."""
 
 
 def info(
-    hooks: Annotated[bool, typer.Option(help="Load the lens and try its hook points.")] = True,
-    model: options.Model = None,
-    vision: options.Vision = None,
-    projection: options.ProjectionFile = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    form: terminal.AsFormat = None,
-    out: terminal.Out = None,
+    hooks: Annotated[bool, typer.Option(help="Load the lens and test its hook points.")] = True,
+    lens_options: options.LensOptions = options.TINY,
+    output: options.OutputOptions = options.SCREEN,
 ) -> None:
     """Show versions, devices, presets, and which hook points of the model fire and reach the logits.
 
@@ -46,10 +40,10 @@ def info(
 
     rows = [*_versions(), *_devices(), *_presets()]
     if hooks:
-        lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+        lens = lens_options.open()
         rows += [("lens", lens.name, repr(lens)), *_hook_points(lens)]
     table = pd.DataFrame(rows, columns=["kind", "name", "value"])
-    terminal.write(table, title="lens_multimodal on this machine", out=out, form=form)
+    output.write(table, title="lens_multimodal on this machine")
 
 
 def _versions() -> Iterator[Row]:
@@ -81,13 +75,13 @@ def _presets() -> Iterator[Row]:
 
 
 def _hook_points(lens: "VisionLens") -> Iterator[Row]:
-    """Each kind of hook point, tried in all layers at once."""
+    """Each kind of hook point, tested in all layers at once."""
     from lens_multimodal import transformer
     from lens_multimodal.transformer.self_check import HookHasNoEffect, edited, read_only, self_check
 
     for names, check, good in (
         (edited(lens.model), self_check, "fires, edits reach the logits"),
-        (read_only(lens.model), _read, "fires, for reading only"),
+        (read_only(lens.model), _read, "fires, read-only"),
     ):
         kinds: dict[str, list[str]] = {}
         for name in names:
@@ -97,7 +91,7 @@ def _hook_points(lens: "VisionLens") -> Iterator[Row]:
                 check(lens.model, of_kind)
                 state = good
             except (transformer.HookDidNotFire, HookHasNoEffect, ValueError) as error:
-                state = f"not to be trusted: {error}"
+                state = f"does not work: {error}"
             yield "hook point", kind, state
 
 

@@ -1,4 +1,4 @@
-"""Neurons as people write them: `3.120`, or a table from an earlier command."""
+"""Neurons on the command line: `3.120`, or a table from an earlier command."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def parse_neurons(given: Sequence[str]) -> list[tuple[int, int]]:
-    """`layer.neuron` each, several separated by commas allowed.
+    """Neurons written as `layer.neuron`; an argument may hold several, separated by commas.
 
     Raises: ValueError for anything else.
     """
@@ -18,17 +18,17 @@ def parse_neurons(given: Sequence[str]) -> list[tuple[int, int]]:
     wrong = [part for part in parts if not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,9}", part)]
     if wrong or not parts:
         raise ValueError(
-            f"expected neurons as layer.neuron such as 3.120, got {', '.join(map(repr, wrong[:5])) or 'none'}"
+            f"expected neurons as layer.neuron, such as 3.120, got {', '.join(map(repr, wrong[:5])) or 'none'}"
         )
     return [(int(layer), int(neuron)) for layer, neuron in (part.split(".") for part in parts)]
 
 
 def read_neurons(path: Path) -> "pd.DataFrame":
-    """A table with columns `layer` and `neuron` from .parquet, .json or .csv, each neuron once, in its order.
+    """The columns `layer` and `neuron` of a .parquet, .json or .csv table, each neuron once, in the table's order.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another ending, a damaged file, or one without these columns of integers.
+        ValueError: an unknown ending, a damaged file, or no such columns of integers.
     """
     import pandas as pd
 
@@ -39,14 +39,12 @@ def read_neurons(path: Path) -> "pd.DataFrame":
         raise ValueError(f"expected a table of neurons in {', '.join(readers)}, got {path.name!r}")
     try:
         table = readers[path.suffix.lower()](path)
-    except ImportError as error:
-        raise ImportError("reading Parquet needs pyarrow: pip install pyarrow, or give a .json or .csv") from error
     except Exception as error:  # each reader fails in its own way on a damaged file
         message = " ".join(str(error).split())[:200]
         raise ValueError(f"{str(path)!r} is damaged or not a {path.suffix} table ({message})") from error
     if not {"layer", "neuron"} <= set(table.columns):
         raise ValueError(
-            f"{str(path)!r} has no columns layer and neuron, only {', '.join(map(str, table.columns)) or 'none'}"
+            f"{str(path)!r} needs the columns layer and neuron, has {', '.join(map(str, table.columns)) or 'none'}"
         )
     chosen = table[["layer", "neuron"]].drop_duplicates()
     if not len(chosen) or not all(pd.api.types.is_integer_dtype(dtype) for dtype in chosen.dtypes):

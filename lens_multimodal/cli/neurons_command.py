@@ -6,27 +6,33 @@ import typer
 
 from lens_multimodal.cli import options
 from lens_multimodal.cli.picture_sources import Pictures, find_pictures
-from lens_multimodal.views import terminal
+
+SCORES = (
+    "activation_x_gradient",
+    "activation_x_decoded",
+    "local_direct_effect",
+    "direct_effect",
+    "integrated_gradients",
+    "ablation",
+)
+"""Names of `analysis.SCORES`, written here again because importing them takes seconds and `--help` must not."""
 
 
 def neurons(
     pictures: Pictures,
     word: options.Word,
     text: options.Before = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Neurons of each picture.")] = 20,
+    top_k: Annotated[int, typer.Option(min=1, help="Neurons per picture.")] = 20,
     score: Annotated[
-        str, typer.Option(help="activation_x_gradient (the paper's), integrated_gradients, activation_x_decoded, ...")
+        str, typer.Option(help=f"How neurons are scored: {', '.join(SCORES)}. The first is the paper's.")
     ] = "activation_x_gradient",
-    reduce: Annotated[str, typer.Option(help="Over image positions: max (the paper's), sum or mean.")] = "max",
-    model: options.Model = None,
-    vision: options.Vision = None,
-    projection: options.ProjectionFile = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    form: terminal.AsFormat = None,
-    out: terminal.Out = None,
+    reduce: Annotated[
+        str, typer.Option(help="How to combine image positions: max (the paper's), sum or mean.")
+    ] = "max",
+    lens_options: options.LensOptions = options.TINY,
+    output: options.OutputOptions = options.SCREEN,
 ) -> None:
-    """Find the neurons behind a word of the caption, best first.
+    """Rank the neurons that turn a picture into a word of its caption, highest score first.
 
     [bold]Examples[/bold]
 
@@ -39,11 +45,11 @@ def neurons(
     import pandas as pd
 
     found = find_pictures(pictures)
-    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    lens = lens_options.open()
     tables = []
     for path in found:
         prompt = options.prompt_for(lens, path, word, text)
         table = lens.neurons(prompt, options.as_token(word), top_k=top_k, score=score, reduce=reduce)
         tables.append(table.assign(picture=str(path))[["picture", *table.columns]])
         lens.forget(prompt)
-    terminal.write(pd.concat(tables, ignore_index=True), title=f"Neurons behind {word!r}", out=out, form=form)
+    output.write(pd.concat(tables, ignore_index=True), title=f"Neurons behind {word!r}")

@@ -1,15 +1,20 @@
-"""Options that several commands share, and the lens they ask for."""
+"""Options that several commands share, and the lens they open."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lens_multimodal.views import terminal
+
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lens_multimodal.lens import VisionLens
     from lens_multimodal.prompt.image_prompt import ImagePrompt
 
@@ -17,91 +22,112 @@ PANEL = "Which lens"
 
 
 class Precision(str, Enum):
-    """Names of the precisions that weights can be brought to."""
+    """Precisions that weights can be cast to."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
 
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="A preset (gpt-j-limber-beit, ...), a saved lens, or a Hugging Face model on this machine; "
-        "without it, the tiny trio inside the package.",
-        rich_help_panel=PANEL,
-    ),
-]
-Vision = Annotated[
-    str | None,
-    typer.Option(help="An image encoder: a preset, a folder with a BEiT, or a timm name.", rich_help_panel=PANEL),
-]
-ProjectionFile = Annotated[
-    Path | None,
-    typer.Option("--projection", help="The linear map: a .ckpt or .safetensors file.", rich_help_panel=PANEL),
-]
-Device = Annotated[str | None, typer.Option(help="Where it runs: cpu, cuda, cuda:1, mps.", rich_help_panel=PANEL)]
-Dtype = Annotated[Precision | None, typer.Option(help="Precision of all weights.", rich_help_panel=PANEL)]
-
-Text = Annotated[str | None, typer.Option(help="Text after the image; without it, 'A picture of'.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Length of a caption at most, in tokens.")]
-Word = Annotated[str, typer.Option("--word", "-w", help="A word that is one token, without its leading space.")]
+Text = Annotated[str | None, typer.Option(help="Text after the image. Default: the paper's prompt.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum length of a caption, in tokens.")]
+Word = Annotated[str, typer.Option("--word", "-w", help="A word that is a single token; leave out its leading space.")]
 Before = Annotated[
     str | None,
     typer.Option(
         "--text",
-        help="Text after the image that ends where the word is predicted, such as 'A picture of a'; without it, the "
-        "model's own caption up to the word.",
+        help="Text after the image, up to where the word is predicted, such as 'A picture of a'. Default: the model's "
+        "own caption up to the word.",
     ),
 ]
 
 
-def open_lens(
-    model: str | None,
-    *,
-    vision: str | None = None,
-    projection: Path | None = None,
-    device: str | None = None,
-    dtype: Precision | None = None,
-) -> "VisionLens":
-    """The lens that the options name.
+@dataclass(frozen=True, kw_only=True)
+class LensOptions:
+    """Which lens a command works with."""
 
-    Raises: as `attach_vision`; ValueError for a device that does not exist.
-    """
-    from lens_multimodal.attach import attach_vision
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A preset (gpt-j-limber-beit, ...), a saved lens, or a Hugging Face model on this machine. "
+            "Default: the tiny trio inside the package.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    vision: Annotated[
+        str | None,
+        typer.Option(help="An image encoder: a preset, a folder with a BEiT, or a timm name.", rich_help_panel=PANEL),
+    ] = None
+    projection: Annotated[
+        Path | None,
+        typer.Option(help="The linear map: a .ckpt or .safetensors file.", rich_help_panel=PANEL),
+    ] = None
+    device: Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.", rich_help_panel=PANEL)] = (
+        None
+    )
+    dtype: Annotated[Precision | None, typer.Option(help="Precision of all weights.", rich_help_panel=PANEL)] = None
 
-    device = device or device_of_this_process()
-    check_device(device)
-    if model is None and (vision is not None or projection is not None):
-        model = "tiny"
-    with _without_loading_bar() if model in (None, "tiny") else nullcontext():
-        return attach_vision(model, vision=vision, projection=projection, device=device, dtype=torch_dtype(dtype))
+    def open(self) -> "VisionLens":
+        """The lens that the options name.
+
+        Raises: as `attach_vision`; ValueError for a device that does not exist.
+        """
+        from lens_multimodal.attach import attach_vision
+
+        model = self.model
+        if model is None and (self.vision is not None or self.projection is not None):
+            model = "tiny"
+        device = self.checked_device()
+        with _without_loading_bar() if model in (None, "tiny") else nullcontext():
+            return attach_vision(
+                model, vision=self.vision, projection=self.projection, device=device, dtype=self.torch_dtype
+            )
+
+    @property
+    def torch_dtype(self) -> Any:
+        """The torch dtype of `dtype`, or None."""
+        import torch
+
+        return None if self.dtype is None else getattr(torch, self.dtype.value)
+
+    def checked_device(self) -> str | None:
+        """The device given, or this process's own under `accelerate launch` and `torchrun`; None leaves it to torch.
+
+        Raises: ValueError for a device that this machine does not have.
+        """
+        import torch
+
+        device = self.device or device_of_this_process()
+        if device is None:
+            return None
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(
+                f"the device {device!r} cannot be used here ({str(error).splitlines()[0]}); "
+                f"`lens-multimodal info` lists the devices of this machine"
+            ) from error
+        return device
 
 
-def torch_dtype(dtype: Precision | None) -> Any:
-    """The torch dtype of that name, or None."""
-    import torch
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where a command's table goes."""
 
-    return None if dtype is None else getattr(torch, dtype.value)
+    form: terminal.AsFormat = None
+    out: terminal.Out = None
+
+    def write(self, table: "pd.DataFrame", *, title: str, largest: str | None = None) -> None:
+        """Write the table, as `terminal.write`."""
+        terminal.write(table, title=title, out=self.out, form=self.form, largest=largest)
 
 
-def check_device(device: str | None) -> None:
-    """Raises: ValueError for a device that this machine does not have."""
-    import torch
-
-    if device is None:
-        return
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"the device {device!r} cannot be used here ({str(error).splitlines()[0]}); "
-            f"`lens-multimodal info` lists the devices of this machine"
-        ) from error
+TINY, SCREEN = LensOptions(), OutputOptions()
+"""What a command uses without options."""
 
 
 def device_of_this_process() -> str | None:
-    """Under `accelerate launch` or `torchrun`, each process has a GPU of its own; None by itself."""
+    """The GPU of this process under `accelerate launch` or `torchrun`; None for a single process."""
     import torch
 
     local_rank = os.environ.get("LOCAL_RANK")
@@ -109,17 +135,17 @@ def device_of_this_process() -> str | None:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all."""
+    """Whether this process prints for all."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def as_token(word: str) -> str:
-    """A word as it stands inside a sentence: with its leading space."""
+    """A word with the leading space that it has inside a sentence."""
     return word if word.startswith(" ") else f" {word}"
 
 
 def prompt_for(lens: "VisionLens", picture: Path, word: str, text: str | None) -> "ImagePrompt":
-    """The prompt that ends where `word` is predicted: after `text`, or else after the model's own caption up to it.
+    """The prompt that ends where `word` is predicted: after `text`, or after the model's own caption up to the word.
 
     Raises: ValueError for a word of several tokens, a picture that cannot be read, or a caption without the word.
     """
@@ -132,10 +158,7 @@ def prompt_for(lens: "VisionLens", picture: Path, word: str, text: str | None) -
     try:
         return lens.prompt_before(opened, target)
     except ValueError as error:
-        raise ValueError(
-            f"{picture}: {str(error).split(';')[0]}; give the words before it with --text, such as --text 'A picture "
-            f"of a'"
-        ) from error
+        raise ValueError(f"{picture}: {error} (on the command line: --text 'A picture of a')") from error
 
 
 @contextmanager
@@ -143,8 +166,10 @@ def _without_loading_bar() -> Iterator[None]:
     """The tiny trio loads too fast for a progress bar to say anything."""
     from transformers.utils import logging
 
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.enable_progress_bar()
+        if shown:
+            logging.enable_progress_bar()

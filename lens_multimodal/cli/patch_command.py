@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from lens_multimodal.cli import options
-from lens_multimodal.views import terminal
 
 
 class Site(str, Enum):
-    """What is copied from one run into the other."""
+    """The activation that is copied from one run into the other."""
 
     resid_pre = "resid_pre"
     mlp_out = "mlp_out"
@@ -20,25 +19,20 @@ class Site(str, Enum):
 
 
 def patch(
-    clean: Annotated[Path, typer.Argument(help="The picture that activations are taken from.")],
-    corrupted: Annotated[Path, typer.Argument(help="The picture that they are copied into.")],
+    clean: Annotated[Path, typer.Argument(help="The picture to copy activations from.")],
+    corrupted: Annotated[Path, typer.Argument(help="The picture to copy them into.")],
     word: options.Word,
     text: options.Before = None,
-    site: Annotated[Site, typer.Option(help="Which activation.")] = Site.resid_pre,
-    layers: Annotated[str | None, typer.Option(help="Such as 0,3,5; without it, all.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Patched runs at a time.")] = 32,
-    model: options.Model = None,
-    vision: options.Vision = None,
-    projection: options.ProjectionFile = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    form: terminal.AsFormat = None,
-    out: terminal.Out = None,
+    site: Annotated[Site, typer.Option(help="The activation to copy.")] = Site.resid_pre,
+    layers: Annotated[str | None, typer.Option(help="Layers, such as 0,3,5. Default: all.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Patched runs per batch.")] = 32,
+    lens_options: options.LensOptions = options.TINY,
+    output: options.OutputOptions = options.SCREEN,
 ) -> None:
-    """Copy single activations of the clean picture's run into the corrupted one's: where does the word come back?
+    """Copy single activations from the clean picture's run into the corrupted one's; report which restore the word.
 
-    `recovered` is 0 where nothing changed and 1 where the word's logit is that of the clean picture; `estimate` is
-    attribution patching.
+    `recovered` is 0 where nothing changed and 1 where the word's logit equals that of the clean picture. `estimate`
+    is attribution patching.
 
     [bold]Examples[/bold]
 
@@ -51,7 +45,7 @@ def patch(
     from lens_multimodal import analysis
 
     chosen = None if layers is None else _layers(layers)
-    lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    lens = lens_options.open()
     target = options.as_token(word)
     if text is None:
         own = options.prompt_for(lens, clean, word, text)
@@ -66,8 +60,8 @@ def patch(
     sweep = run(lens.model, prompt.tokens[:1], prompt.tokens[1:], target, layers=chosen, batch_size=batch_size)
     if sweep.clean == sweep.corrupted:
         raise ValueError(
-            f"the logit of {word!r} is {sweep.clean:.4g} after {clean} and after {corrupted}, so there is no "
-            f"difference to recover: give two pictures that the model sees differently"
+            f"the logit of {word!r} is {sweep.clean:.4g} for both {clean} and {corrupted}, so there is no difference "
+            f"to recover: give two pictures that the model sees differently"
         )
     table = sweep.table()
     if "pos" in table:
@@ -77,7 +71,7 @@ def patch(
         f"{site.value} of {clean} into {corrupted}, logit of {word!r}: {sweep.clean:.4g} clean, "
         f"{sweep.corrupted:.4g} corrupted"
     )
-    terminal.write(table, title=title, out=out, form=form, largest="recovered")
+    output.write(table, title=title, largest="recovered")
 
 
 def _layers(given: str) -> list[int]:

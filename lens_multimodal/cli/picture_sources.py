@@ -1,4 +1,4 @@
-"""Pictures as people name them: files, folders, patterns."""
+"""Pictures on the command line: files, folders, patterns."""
 
 from collections.abc import Sequence
 from glob import glob, has_magic

@@ -17,30 +17,29 @@ if TYPE_CHECKING:
 
 def train(
     data: Annotated[
-        Path, typer.Argument(help="COCO folder, folder of captioned pictures, or folder or file of .tar shards.")
+        Path, typer.Argument(help="A COCO folder, a folder of captioned pictures, or .tar shards (a file or a folder).")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the projection, checkpoint and log.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures of one step over all processes.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At the start; a cosine to zero.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of order, captions and dropout.")] = None,
-    settings: Annotated[
-        Path | None, typer.Option(help="JSON file with any of FitSettings' fields; options above override it.")
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures per step, over all processes.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Initial learning rate; it decays to zero along a cosine.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="COCO only: which one, such as train2017.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the order, the choice of captions, and dropout.")] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file with fields of FitSettings. Options on the command line override it."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="COCO only: the split, such as train2017.")] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start from a random map, not from the preset's or --projection's.")
+        bool, typer.Option("--fresh", help="Start from a random map instead of the preset's or --projection's.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read pictures.")] = 4,
-    model: options.Model = None,
-    vision: options.Vision = None,
-    projection: options.ProjectionFile = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    lens_options: options.LensOptions = options.TINY,
 ) -> None:
-    """Train the one linear map between an image encoder and a language model; everything else stays frozen.
+    """Train the linear map between an image encoder and a language model; everything else stays frozen.
 
-    Interrupted, the same command continues from its checkpoint. The default settings are LiMBeR's.
+    After an interruption, the same command continues from its checkpoint. The default settings are LiMBeR's.
 
     [bold]Examples[/bold]
 
@@ -55,7 +54,7 @@ def train(
     changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     chosen = fit_settings(settings, changes)
     source = read_data(data, split=split)
-    lens = _lens(fresh, chosen.seed, model=model, vision=vision, projection=projection, device=device, dtype=dtype)
+    lens = _lens(lens_options, fresh=fresh, seed=chosen.seed)
     make: Any = batches_of if isinstance(source, list) else batches_of_stream
     batches = make(
         source,
@@ -70,7 +69,7 @@ def train(
 
 
 def fit_settings(path: Path | None, changes: dict[str, Any]) -> "FitSettings":
-    """The settings of a file, with those of the command line that were given.
+    """The settings of a file, overridden by those given on the command line.
 
     Raises: ValueError for unknown names, wrong types or numbers outside their range.
     """
@@ -80,7 +79,7 @@ def fit_settings(path: Path | None, changes: dict[str, Any]) -> "FitSettings":
     types: dict[str, Any] = {field.name: type(field.default) for field in fields(FitSettings)}
     unknown = sorted(set(given) - set(types))
     if unknown:
-        raise ValueError(f"{str(path)!r} has unknown settings {', '.join(unknown)}; there are {', '.join(types)}")
+        raise ValueError(f"{str(path)!r} has unknown settings {', '.join(unknown)}; known are {', '.join(types)}")
     for name, value in given.items():
         accepted = (int, float) if types[name] is float else types[name]
         if not isinstance(value, accepted) or isinstance(value, bool):
@@ -90,9 +89,9 @@ def fit_settings(path: Path | None, changes: dict[str, Any]) -> "FitSettings":
 
 
 def read_data(data: Path, *, split: str | None = None) -> "list[CaptionedPicture] | Shards":
-    """Captioned pictures from whatever lies at a path: COCO, tar shards, or a folder with captions.
+    """Captioned pictures at a path: COCO, tar shards, or a folder with captions.
 
-    Raises: FileNotFoundError, ValueError as the readers of `lens_multimodal.data`.
+    Raises: FileNotFoundError and ValueError, as the readers of `lens_multimodal.data` do.
     """
     from lens_multimodal.data import read_coco, read_folder, read_shards
 
@@ -103,16 +102,8 @@ def read_data(data: Path, *, split: str | None = None) -> "list[CaptionedPicture
     return read_folder(data)
 
 
-def _lens(
-    fresh: bool,
-    seed: int,
-    *,
-    model: str | None,
-    vision: str | None,
-    projection: Path | None,
-    device: str | None,
-    dtype: options.Precision | None,
-) -> "VisionLens":
+def _lens(given: options.LensOptions, *, fresh: bool, seed: int) -> "VisionLens":
+    """The lens to train, with a new random map if `fresh`."""
     import torch
     from torch import nn
 
@@ -120,29 +111,23 @@ def _lens(
     from lens_multimodal.attach import attach_vision
     from lens_multimodal.transformer.loading import load_language_model
 
-    own_parts = model is not None and presets.get(model) is None
-    if not (fresh and own_parts and vision is not None and projection is None):
-        lens = options.open_lens(model, vision=vision, projection=projection, device=device, dtype=dtype)
+    own_model = given.model is not None and presets.get(given.model) is None
+    if not (fresh and own_model and given.vision is not None and given.projection is None):
+        lens = given.open()
         if fresh and isinstance(lens.projection.linear, nn.Linear):
             torch.manual_seed(seed)
             lens.projection.linear.reset_parameters()
         return lens
-    device = device or options.device_of_this_process()
-    options.check_device(device)
-    assert model is not None
-    precision = options.torch_dtype(dtype)
-    encoder = presets.load_vision(vision)
-    language_model, tokenizer = load_language_model(model, device=device, dtype=precision)
+    assert given.model is not None
+    device, dtype = given.checked_device(), given.torch_dtype
+    encoder = presets.load_vision(given.vision)
+    model, tokenizer = load_language_model(given.model, device=device, dtype=dtype)
     torch.manual_seed(seed)
-    linear = nn.Linear(encoder.d_vision, language_model.config.hidden_size)  # type: ignore[union-attr,arg-type]
-    return attach_vision(
-        language_model, vision=encoder, projection=linear, tokenizer=tokenizer, device=device, dtype=precision
-    )
+    linear = nn.Linear(encoder.d_vision, model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    return attach_vision(model, vision=encoder, projection=linear, tokenizer=tokenizer, device=device, dtype=dtype)
 
 
 def _n_processes() -> int:
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise ImportError("training needs accelerate: pip install 'lens-multimodal[train]'") from error
+    from accelerate import PartialState
+
     return int(PartialState().num_processes)

@@ -171,7 +171,7 @@ def test_info_tells_versions_devices_and_hook_points(run):
     assert "cpu" in values
     points = rows[rows["kind"] == "hook point"].set_index("name")["value"]
     assert points["blocks.<layer>.mlp.hook_post"] == "fires, edits reach the logits"
-    assert points["blocks.<layer>.attn.hook_pattern"] == "fires, for reading only"
+    assert points["blocks.<layer>.attn.hook_pattern"] == "fires, read-only"
     assert len(points) == 9
     assert "hook point" not in run("info", "--no-hooks", "-f", "json").out
 

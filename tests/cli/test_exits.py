@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lens_multimodal.cli import main
+from lens_multimodal.cli import main, neurons_command
 from lens_multimodal.cli.app import COMMANDS, one_line
 
 NAMES = [command.__name__ for command in COMMANDS]
@@ -84,10 +84,10 @@ def listens_to_interrupts():
 
 @pytest.mark.usefixtures("listens_to_interrupts")
 def test_interrupted(run, monkeypatch, pictures):
-    monkeypatch.setattr("lens_multimodal.cli.options.open_lens", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("lens_multimodal.cli.options.LensOptions.open", lambda *_: signal.raise_signal(signal.SIGINT))
     ended = run("caption", pictures[0])
     assert (ended.code, ended.out) == (130, "")
-    assert "interrupted; what was written stays" in ended.err
+    assert "interrupted; what was written is kept" in ended.err
 
 
 def test_pictures_that_are_not_there(one_error, tmp_path):
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_picture(one_error, run, pictures, tmp_path):
     ended = run("caption", broken, pictures[0], "--keep-going", "-f", "json")
     assert ended.code == 1
     assert [row["picture"] for row in json.loads(ended.out)] == [str(pictures[0])]
-    assert "left out" in ended.err
+    assert "skipped" in ended.err
     assert "broken.png" in ended.err
 
 
@@ -116,11 +116,11 @@ def test_words(one_error, pictures):
 
 
 def test_neurons(one_error, pictures, tmp_path):
-    assert "layer.neuron such as 3.120, got 'three'" in one_error("decode", "three")
+    assert "got 'three'" in one_error("decode", "three")
     assert "outside the model's" in one_error("decode", "99.1")
     assert "expected neurons" in one_error("ablate", pictures[0], "-w", "dog", "--text", "A", "-n", ",")
     for name, content, words in (
-        ("a.csv", "layer,unit\n1,2\n", "no columns layer and neuron, only layer, unit"),
+        ("a.csv", "layer,unit\n1,2\n", "has layer, unit"),
         ("a.csv", "layer,neuron\n1,x\n", "expected integers"),
         ("a.csv", "layer,neuron\n", "expected integers"),
         ("a.json", "{", "damaged"),
@@ -136,7 +136,7 @@ def test_neurons(one_error, pictures, tmp_path):
     [
         ("[1]", "holds a list, expected an object"),
         ("{", "is not JSON"),
-        ('{"step": 3}', "unknown settings step; there are steps, batch_size"),
+        ('{"step": 3}', "unknown settings step; known are steps, batch_size"),
         ('{"steps": "many"}', "steps is 'many', expected int"),
         ('{"steps": true}', "expected int"),
         ('{"steps": 0}', "steps must be at least 1"),
@@ -183,11 +183,17 @@ def test_as_a_module_with_a_traceback_only_on_demand():
     assert "Traceback" in debug.stderr
 
 
+def test_help_names_every_score():
+    from lens_multimodal.analysis import SCORES
+
+    assert tuple(SCORES) == neurons_command.SCORES
+
+
 def test_help_waits_for_nothing_heavy():
     code = """
 import sys
 from lens_multimodal.cli import main
-for arguments in (["--help"], ["caption", "--help"], ["train", "--help"], ["--version"]):
+for arguments in (["--help"], ["caption", "--help"], ["neurons", "--help"], ["train", "--help"], ["--version"]):
     try:
         main(arguments)
     except SystemExit:
