@@ -119,7 +119,7 @@ def fit_projection(
         ValueError: a batch larger than the settings allow, data that end before `steps`, a caption that does not
             fit into the context, or a checkpoint that is damaged or of other settings.
         FloatingPointError: the loss is not finite; the weights are left as they were.
-        ImportError: accelerate is not installed, or Muon is asked for and torch is older than 2.9.
+        ImportError: Muon is asked for and torch is older than 2.9.
     """
     settings = settings or FitSettings()
     linear = lens.projection.linear
@@ -223,10 +223,8 @@ def _loss_and_gradient(
 
 def _processes(lens: VisionLens) -> Any:
     """accelerate's view of the processes, each with its own copy of the frozen parts on its own device."""
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise ImportError("fitting needs accelerate: pip install 'lens-multimodal[train]'") from error
+    from accelerate import PartialState
+
     where = transformer.device(lens.model)
     processes = PartialState(cpu=where.type == "cpu")
     expected = processes.device

@@ -1,4 +1,4 @@
-"""One table from all parts, in the order of the pictures, byte for byte the same however the run was cut up."""
+"""One table from all parts, in the order of the pictures; its bytes do not depend on how the run was divided."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ def merge(out: Path, names: Sequence[str], image_ids: Sequence[int]) -> None:
 
     Args:
         names: the tables, as `experiment.table`.
-        image_ids: the pictures of the run in their order; all that are in parts must be among them.
+        image_ids: the pictures of the run in their order, those of all parts among them.
 
     Raises: DiskFull.
     """
@@ -37,7 +37,7 @@ def merge(out: Path, names: Sequence[str], image_ids: Sequence[int]) -> None:
 
 
 def failures(parts: Sequence[Part], image_ids: Sequence[int]) -> list[dict[str, object]]:
-    """What was recorded for pictures that are still without rows, the latest record of each, in picture order."""
+    """The latest failure of each picture that still has no rows, in picture order."""
     done = {image_id for part in parts for image_id in part.done}
     latest = {failure["image_id"]: failure for part in parts for failure in part.failed}
     return [latest[i] for i in image_ids if i in latest and i not in done]
@@ -71,7 +71,7 @@ def _by_picture(name: str, part_of: Mapping[int, Part], image_ids: Sequence[int]
 
 
 def _runs(table: pa.Table) -> dict[int, tuple[int, int]]:
-    """Where each picture's rows start and how many there are; they lie together."""
+    """Start and number of each picture's rows, which are contiguous."""
     ids = table[PICTURE].to_numpy(zero_copy_only=False)
     if not len(ids):
         return {}
@@ -80,7 +80,7 @@ def _runs(table: pa.Table) -> dict[int, tuple[int, int]]:
 
 
 def _in_groups(pieces: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Blocks of exactly `ROWS_PER_GROUP` rows, and the rest."""
+    """Blocks of exactly `ROWS_PER_GROUP` rows, and one block of what remains."""
     waiting: list[pa.Table] = []
     held = 0
     for piece in pieces:

@@ -9,7 +9,7 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from lens_multimodal.experiments.stream.frames import joined
 from lens_multimodal.files import write_atomically
 
-_MADE_AGAIN = "delete this folder, and its pictures are made again"
+_REMEDY = "delete this folder, and its pictures are computed again"
 
 NAME = re.compile(r"(\d+)-(\d+)\.r(\d+)(?:\.\d+)?")
 
@@ -37,14 +37,14 @@ class Part:
     done: tuple[int, ...]
     failed: tuple[dict[str, Any], ...]
     batch_size: int
-    """Rows of one forward pass when the part was finished: smaller than asked for after running out of memory."""
+    """Rows per forward pass when the part was finished; smaller than requested if memory ran out."""
 
     def table(self, name: str) -> pa.Table:
         """Rows of one table (`experiment.table`), picture after picture in the order of `done`."""
-        return read_parquet(pq.read_table, self.folder / f"{name}.parquet", remedy=_MADE_AGAIN)
+        return read_parquet(pq.read_table, self.folder / f"{name}.parquet", remedy=_REMEDY)
 
     def schema(self, name: str) -> pa.Schema:
-        return read_parquet(pq.read_schema, self.folder / f"{name}.parquet", remedy=_MADE_AGAIN)
+        return read_parquet(pq.read_schema, self.folder / f"{name}.parquet", remedy=_REMEDY)
 
 
 def write_part(
@@ -81,7 +81,7 @@ def write_part(
 
 
 def read_parts(out: Path) -> list[Part]:
-    """All parts, in the order of their names; what was being written when a run died is not among them."""
+    """All finished parts, in the order of their names."""
     home = out / "parts"
     found = sorted(f for f in home.iterdir() if NAME.fullmatch(f.name)) if home.is_dir() else []
     parts = []
@@ -92,15 +92,15 @@ def read_parts(out: Path) -> list[Part]:
             if not all(isinstance(image_id, int) for image_id in done) or not all(isinstance(f, dict) for f in failed):
                 raise ValueError("not a list of pictures")
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"{folder} is damaged ({error}): {_MADE_AGAIN}") from error
+            raise ValueError(f"{folder} is damaged ({error}): {_REMEDY}") from error
         parts.append(Part(folder=folder, done=done, failed=failed, batch_size=batch_size))
     return parts
 
 
 def read_parquet(read: Callable[[Path], Any], path: Path, *, remedy: str) -> Any:
-    """What `read` gives of a Parquet file.
+    """The result of `read` on a Parquet file.
 
-    Raises: ValueError for a file that is damaged or gone, with the remedy.
+    Raises: ValueError for a damaged or missing file, with the remedy.
     """
     try:
         return read(path)
@@ -108,31 +108,26 @@ def read_parquet(read: Callable[[Path], Any], path: Path, *, remedy: str) -> Any
         raise ValueError(f"{path} is damaged ({' '.join(str(error).split())[:200]}): {remedy}") from error
 
 
-def sweep(out: Path, *, rank: int) -> None:
-    """Remove what this process was writing when an earlier run died."""
-    for left in _partial_folders(out):
-        if f".r{rank}." in left.name:
-            shutil.rmtree(left, ignore_errors=True)
+def remove_unfinished(out: Path, *, rank: int) -> None:
+    """Remove what this process was writing when it was killed."""
+    for left in (out / "parts").glob(f".*.r{rank}.*partial"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def disk_full(error: OSError, out: Path, *, safe: int) -> OSError:
-    """The same error, or one that says what is safe and how to go on where the disk is full."""
+    """For a full disk an error that says what is safe and how to continue; any other error unchanged."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
     return DiskFull(
         errno.ENOSPC,
-        f"no space left on the disk of {out}. The rows of {safe} pictures are safe there; make room and start the "
-        f"same command again: it continues behind them and gives the same tables",
+        f"no space left on the disk of {out}. The rows of {safe} pictures are safe; free some space and run the same "
+        f"command again: it continues after them and gives the same tables",
     )
 
 
 def _free(home: Path, name: str) -> Path:
-    """A part that failed before and was tried again gets a number behind its name."""
+    """A place for the part; a number follows the name when its failed pictures are tried again."""
     place, number = home / name, 1
     while place.exists():
         place, number = home / f"{name}.{number}", number + 1
     return place
-
-
-def _partial_folders(out: Path) -> Iterator[Path]:
-    return (out / "parts").glob(".*.partial")

@@ -1,4 +1,4 @@
-"""Pictures through the experiments, in any number of processes, each writing its own parts."""
+"""Run experiments over pictures in any number of processes; each writes its own parts."""
 
 import time
 import warnings
@@ -18,8 +18,9 @@ from lens_multimodal.experiments.seeds import seed_for
 from lens_multimodal.experiments.stream import manifest as manifests
 from lens_multimodal.experiments.stream.frames import as_arrow
 from lens_multimodal.experiments.stream.merge import merge
-from lens_multimodal.experiments.stream.parts import read_parts, sweep, write_part
+from lens_multimodal.experiments.stream.parts import write_part
 from lens_multimodal.experiments.stream.processes import Processes
+from lens_multimodal.experiments.stream.resume import claim, unfinished
 from lens_multimodal.experiments.words import noun_finder
 from lens_multimodal.lens import VisionLens
 
@@ -57,20 +58,21 @@ def stream(
     progress: bool = True,
     processes: Processes | None = None,
 ) -> None:
-    """Rows of all experiments for all pictures, in `out/tables`; goes on where an earlier run stopped.
+    """Write the rows of all experiments for all pictures to `out/tables`; continue where an earlier run stopped.
 
     Args:
         scenes: the whole data set.
-        settings: for "picture" and for each experiment, by name, its settings.
-        seed: decides the order of the pictures and every random choice.
-        limit: only the first so many of that order; a run can be made longer later.
-        processes: who shares the work; None asks the launcher's environment.
+        settings: for "picture" and for each experiment, by name.
+        seed: determines the order of the pictures and every random choice.
+        limit: only this many pictures, the first of that order; a run can be extended later.
+        processes: how the work is shared; None reads the launcher's environment.
 
     Raises:
         SettingsChanged: `out` holds rows made under other settings.
-        DiskFull: nothing more can be written; what is there is safe.
-        MemoryError: not even one row at a time fits.
-        ValueError: no scene, or a limit below one; rows that break the contract of `Experiment`.
+        DiskFull: nothing more can be written; what was written is safe.
+        MemoryError: a single row at a time does not fit.
+        ValueError: no scene, a limit below one, or rows that break the contract of `Experiment`.
+    Cost: the start hashes all weights, see `manifest.describe`.
     """
     if not len(scenes):
         raise ValueError("the data set has no scene")
@@ -80,11 +82,9 @@ def stream(
     order = in_order(scenes, seed)[:limit]
     if processes.rank == 0:
         manifest = manifests.describe(lens, experiments, scenes, settings=settings, seed=seed, limit=limit)
-        manifests.claim(out, manifest)
+        claim(out, manifest)
     processes.wait()
-    sweep(out, rank=processes.rank)
-    done = {image_id for part in read_parts(out) for image_id in part.done}
-    own = [(n, s) for n, s in enumerate(order) if n % processes.world == processes.rank and s.id not in done]
+    own = unfinished(out, order, processes)
     work = _Work(lens=lens, experiments=experiments, scenes=scenes, settings=settings, seed=seed, pace=pace or Pace())
     writer = _Writer(out=out, names=table_names(experiments), rank=processes.rank, pace=work.pace)
     mine = len(range(processes.rank, len(order), processes.world))
@@ -119,7 +119,7 @@ def table_names(experiments: Sequence[Experiment]) -> list[str]:
 
 @dataclass(kw_only=True)
 class _Work:
-    """One process's view: everything that is made once."""
+    """What one process makes once and uses for every picture."""
 
     lens: VisionLens
     experiments: Sequence[Experiment]
@@ -175,7 +175,7 @@ class _Work:
             rows = experiment.rows(context, scene)
             if set(rows) != set(experiment.tables):
                 raise ValueError(
-                    f"experiment {experiment.name!r} announces the tables {sorted(experiment.tables)}, it gave "
+                    f"experiment {experiment.name!r} declares the tables {sorted(experiment.tables)}, but returned "
                     f"{sorted(rows)}"
                 )
             for table in experiment.tables:
@@ -186,18 +186,21 @@ class _Work:
     def _halve(self, scene: Scene, error: Exception) -> None:
         if self.batch_size == 1:
             raise MemoryError(
-                f"{scene.path.name} does not fit into memory even one row at a time ({str(error).splitlines()[0]}): "
-                f"use a smaller dtype, a larger device, or fewer neurons in the settings"
+                f"{scene.path.name} does not fit into memory with one row per forward pass "
+                f"({str(error).splitlines()[0]}): use a smaller dtype, a larger device, or fewer "
+                f"neurons in the settings"
             ) from error
         self.batch_size //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        warnings.warn(f"out of memory at {scene.path.name}: now {self.batch_size} rows at a time", stacklevel=4)
+        warnings.warn(
+            f"out of memory at {scene.path.name}: continuing with {self.batch_size} rows per forward pass", stacklevel=4
+        )
 
 
 @dataclass(kw_only=True)
 class _Writer:
-    """Collects finished pictures and writes a part when it is time."""
+    """Collects finished pictures and writes a part when enough have come or enough time has passed."""
 
     out: Path
     names: Sequence[str]
@@ -250,7 +253,7 @@ class _Writer:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or on the host."""
+    """Whether memory ran out, on the device or the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     said = str(error)

@@ -1,0 +1,61 @@
+"""How a run continues: only under the settings it was made with, and only with the pictures that lack rows."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lens_multimodal.data import Scene
+from lens_multimodal.experiments.stream import manifest as manifests
+from lens_multimodal.experiments.stream.parts import read_parts, remove_unfinished
+from lens_multimodal.experiments.stream.processes import Processes
+from lens_multimodal.files import SettingsChanged, check_same_settings, write_text
+
+MAY_DIFFER = ("limit", "folder")
+"""Entries that may change between two starts: a run can be extended, and the data can be moved."""
+
+
+def claim(out: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest of a run, after checking that it continues the one in `out`.
+
+    Raises:
+        SettingsChanged: it does not; the message lists every difference.
+        ValueError: the manifest is damaged, or the folder holds files but no manifest.
+    """
+    before = manifests.read(out)
+    if before is None:
+        strangers = [p.name for p in out.iterdir() if not p.name.startswith(".")] if out.is_dir() else []
+        if strangers:
+            raise ValueError(
+                f"{out} holds {', '.join(sorted(strangers)[:5])} but no manifest of a run: choose an empty folder"
+            )
+    else:
+        remedy = "Use another folder, take the settings of this one, or delete it to start over"
+        check_same_settings(before, manifest, where=out, remedy=remedy, may_differ=MAY_DIFFER)
+        shrunk = _shrunk(before["limit"], manifest["limit"])
+        if shrunk:
+            raise SettingsChanged(
+                f"{out} was made for {shrunk} pictures, but the limit is now {manifest['limit']}: a run can be "
+                f"extended, not shortened; use another folder"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def unfinished(out: Path, order: Sequence[Scene], processes: Processes) -> list[tuple[int, Scene]]:
+    """This process's pictures that no part has rows of, each with its place in the run.
+
+    What this process was writing when it was killed is removed.
+    """
+    remove_unfinished(out, rank=processes.rank)
+    done = {image_id for part in read_parts(out) for image_id in part.done}
+    own = list(enumerate(order))[processes.rank :: processes.world]
+    return [(place, scene) for place, scene in own if scene.id not in done]
+
+
+def _shrunk(before: int | None, now: int | None) -> str | None:
+    if now is None or before == now:
+        return None
+    if before is None:
+        return "all"
+    return str(before) if now < before else None
