@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
-from lens_multimodal.arguments.selection import resolve_positions, wide
+from lens_multimodal.arguments.positions import positions_in
+from lens_multimodal.arguments.units import Neurons, read_neurons
 from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.precision import wide
 
 PAPER_QUANTILE = 0.95
 
@@ -82,13 +83,13 @@ def neuron_activations(
 ) -> Float[Tensor, "batch neuron pos"]:
     """Activations of some neurons at some positions.
 
-    Args: neurons: as `hooks.neurons.as_neurons` takes them; its order (layers ascending, then as given) is that of
+    Args: neurons: as `ablate` takes them; its order (layers ascending, then as given) is that of
         the result.
     Returns: for image positions of a `[grid_h, grid_w]` grid, reshape the last axis to it.
     Raises: ValueError, TypeError for neurons or positions that do not exist.
     """
-    by_layer = as_neurons(model, neurons)
-    at = resolve_positions(positions, tokens.shape[1])
+    by_layer = read_neurons(model, neurons)
+    at = positions_in(positions, tokens.shape[1])
     picked: dict[int, Tensor] = {}
 
     def keep(layer: int) -> transformer.HookFunction:

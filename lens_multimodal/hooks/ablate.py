@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import Heads, Neurons, as_heads, as_layers, as_neurons
-from lens_multimodal.arguments.positions import Positions, as_positions, edit_at
-from lens_multimodal.hooks.replacement import Place, Replacement, Zero
+from lens_multimodal.arguments.positions import Positions, read_positions
+from lens_multimodal.arguments.units import Heads, Neurons, read_heads, read_layers, read_neurons
+from lens_multimodal.hooks.editing import Place, edit_at
+from lens_multimodal.hooks.replacement import Replacement, Zero
 
 ZERO = Zero()
 
@@ -36,7 +37,7 @@ def ablate(
         positions: where; None everywhere, generated tokens included (see `hooks.positions`).
     Raises: ValueError for neurons or positions that do not exist, or values of another model.
     """
-    chosen = as_neurons(model, neurons)
+    chosen = read_neurons(model, neurons)
     by_name = {transformer.mlp_post(layer): indices for layer, indices in chosen.items()}
     return replace_units(by_name, to=to, width=(transformer.shape(model).d_mlp,), axis=-1, positions=positions)
 
@@ -50,7 +51,7 @@ def ablate_heads(
 ) -> list[transformer.NamedHook]:
     """Replace the outputs of attention heads, before the output projection; settings as in `ablate`."""
     sizes = transformer.shape(model)
-    by_name = {transformer.head_z(layer): indices for layer, indices in as_heads(model, heads).items()}
+    by_name = {transformer.head_z(layer): indices for layer, indices in read_heads(model, heads).items()}
     return replace_units(by_name, to=to, width=(sizes.n_heads, sizes.d_head), axis=-2, positions=positions)
 
 
@@ -62,7 +63,7 @@ def ablate_mlp(
     positions: Positions = None,
 ) -> list[transformer.NamedHook]:
     """Replace all that the MLPs of some layers add to the residual stream, biases included."""
-    names = [transformer.mlp_out(layer) for layer in as_layers(model, layers)]
+    names = [transformer.mlp_out(layer) for layer in read_layers(model, layers)]
     return replace_sites(model, names, to=to, positions=positions)
 
 
@@ -74,7 +75,7 @@ def ablate_attention(
     positions: Positions = None,
 ) -> list[transformer.NamedHook]:
     """Replace all that the attention of some layers adds to the residual stream, biases included."""
-    names = [transformer.attn_out(layer) for layer in as_layers(model, layers)]
+    names = [transformer.attn_out(layer) for layer in read_layers(model, layers)]
     return replace_sites(model, names, to=to, positions=positions)
 
 
@@ -90,7 +91,7 @@ def ablate_positions(
     At layer 0 this is the token embedding, plus the position embedding where a model adds one (GPT-2, OPT).
     Later layers have already moved information elsewhere: what is replaced there is what is left at the positions.
     """
-    [layer] = as_layers(model, layer)
+    [layer] = read_layers(model, layer)
     return replace_sites(model, [transformer.resid_pre(layer)], to=to, positions=positions)
 
 
@@ -111,7 +112,7 @@ def replace_units(
     positions: Positions,
 ) -> list[transformer.NamedHook]:
     """Replace chosen units (None: all) at each hook name; `width` is the activation without batch and position."""
-    where = as_positions(positions)
+    where = read_positions(positions)
     to.check(dict.fromkeys(units, width))
     places = [Place(name=name, units=index, axis=axis, positions=where) for name, index in units.items()]
     return [(place.name, partial(replace_hook, place=place, to=to)) for place in places]
@@ -119,10 +120,4 @@ def replace_units(
 
 def replace_hook(activation: Tensor, hook: Any, *, place: Place, to: Replacement) -> Tensor:
     """Hook function: the activation with some units replaced at some positions."""
-    return edit_at(
-        activation,
-        positions=place.positions,
-        change=partial(to.values, place=place),
-        units=place.units,
-        axis=place.axis,
-    )
+    return edit_at(activation, place=place, change=partial(to.values, place=place))

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import Heads, Neurons, as_layers
-from lens_multimodal.arguments.positions import Positions, as_positions
+from lens_multimodal.arguments.positions import Positions, read_positions
+from lens_multimodal.arguments.units import Heads, Neurons, read_layers
 from lens_multimodal.hooks.ablate import ablate, ablate_heads, replace_sites
 from lens_multimodal.hooks.replacement import Activations, Resample
 
@@ -40,7 +40,7 @@ def patch_resid_pre(
         many positions.
     """
     return _patch_sites(
-        model, [transformer.resid_pre(i) for i in as_layers(model, layers)], run, positions, source_positions
+        model, [transformer.resid_pre(i) for i in read_layers(model, layers)], run, positions, source_positions
     )
 
 
@@ -54,7 +54,7 @@ def patch_mlp_out(
 ) -> list[transformer.NamedHook]:
     """Copy what the MLPs of some layers write; settings as in `patch_resid_pre`."""
     return _patch_sites(
-        model, [transformer.mlp_out(i) for i in as_layers(model, layers)], run, positions, source_positions
+        model, [transformer.mlp_out(i) for i in read_layers(model, layers)], run, positions, source_positions
     )
 
 
@@ -68,7 +68,7 @@ def patch_attn_out(
 ) -> list[transformer.NamedHook]:
     """Copy what the attention of some layers writes; settings as in `patch_resid_pre`."""
     return _patch_sites(
-        model, [transformer.attn_out(i) for i in as_layers(model, layers)], run, positions, source_positions
+        model, [transformer.attn_out(i) for i in read_layers(model, layers)], run, positions, source_positions
     )
 
 
@@ -105,7 +105,7 @@ def _patch_sites(
 def _source(run: Activations, positions: Positions, source_positions: Positions) -> Resample:
     if source_positions is None:
         return Resample(run)
-    to, take = as_positions(positions), as_positions(source_positions)
+    to, take = read_positions(positions), read_positions(source_positions)
     if to.listed is None or take.listed is None:
         raise ValueError("source_positions need both sides listed: give positions and source_positions with an end")
     if len(to.listed) != len(take.listed):

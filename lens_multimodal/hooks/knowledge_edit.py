@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
+from lens_multimodal.arguments.units import Neurons, read_neurons
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def edit_knowledge(
     Raises: ValueError for neurons or tokens that do not exist, for equal tokens, or for a model whose `W_out` is a
         copy that cannot be edited.
     """
-    chosen = as_neurons(model, neurons)
+    chosen = read_neurons(model, neurons)
     direction = _direction(model, source, target)
     saved = {layer: transformer.w_out(model, layer)[rows].detach().clone() for layer, rows in chosen.items()}
     try:

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import Heads, Neurons, as_heads, as_neurons
 from lens_multimodal.arguments.positions import Positions
+from lens_multimodal.arguments.units import Heads, Neurons, read_heads, read_neurons
 from lens_multimodal.hooks.ablate import ablate, ablate_heads
 from lens_multimodal.hooks.record import observe, record
 from lens_multimodal.hooks.replacement import Replacement, Resample
@@ -114,8 +114,8 @@ def _check_order(
 def _depths(model: nn.Module, neurons: Neurons | None, heads: Heads | None) -> Mapping[str, float]:
     depths: dict[str, float] = {}
     if heads is not None:
-        depths |= {f"heads of layer {layer}": float(layer) for layer in as_heads(model, heads)}
+        depths |= {f"heads of layer {layer}": float(layer) for layer in read_heads(model, heads)}
     if neurons is not None:
         later = 0.0 if getattr(model.cfg, "parallel_attn_mlp", False) else 0.5  # type: ignore[union-attr,arg-type]
-        depths |= {f"neurons of layer {layer}": layer + later for layer in as_neurons(model, neurons)}
+        depths |= {f"neurons of layer {layer}": layer + later for layer in read_neurons(model, neurons)}
     return depths

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.positions import Positions, as_positions
+from lens_multimodal.arguments.positions import Positions, read_positions
 from lens_multimodal.transformer import observe
 
 __all__ = ["mean_activations", "observe", "record"]
@@ -49,7 +49,7 @@ def mean_activations(
     Returns: by hook name, without batch and position axis, in the activations' dtype.
     Raises: ValueError for no prompts; as `record`.
     """
-    where = as_positions(positions)
+    where = read_positions(positions)
     totals: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     count = 0

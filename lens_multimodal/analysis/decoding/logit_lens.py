@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.request import request_for_targets
-from lens_multimodal.arguments.selection import resolve_token, wide
+from lens_multimodal.arguments.targets import read_token
+from lens_multimodal.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +67,7 @@ def logit_lens(
     Raises: ValueError, TypeError for tokens or positions that do not exist; FloatingPointError for an overflow.
     """
     listed = [token] if isinstance(token, int | str) else list(token)
-    ids = tuple(resolve_token(model, item) for item in listed)
+    ids = tuple(read_token(model, item) for item in listed)
     request = request_for_targets(model, tokens, list(ids), positions, attention_mask=attention_mask)
     n_layers = transformer.shape(model).n_layers
     names = [transformer.resid_pre(0), *(transformer.resid_post(layer) for layer in range(n_layers))]

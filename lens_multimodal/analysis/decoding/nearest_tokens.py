@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
-from lens_multimodal.arguments.selection import wide
+from lens_multimodal.precision import wide
 
 
 def nearest_embeddings(

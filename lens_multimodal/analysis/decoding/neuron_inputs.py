@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, search_vocabulary
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
-from lens_multimodal.arguments.selection import wide
+from lens_multimodal.arguments.units import Neurons, read_neurons
+from lens_multimodal.precision import wide
 
 
 def driving_tokens(
@@ -35,7 +35,7 @@ def driving_tokens(
     rows = []
     embeddings = transformer.w_e(model).detach()
     with torch.no_grad():
-        for layer, index in as_neurons(model, neurons).items():
+        for layer, index in read_neurons(model, neurons).items():
             weights = transformer.w_gate(model, layer) if gate else transformer.w_in(model, layer)
             before = transformer.mlp_norm(model, layer) if norm else None
 
@@ -73,7 +73,7 @@ def upstream_neurons(model: nn.Module, layer: int, neuron: int, *, top_k: int = 
     Returns: columns `layer`, `neuron`, `cosine`, ordered by its size; empty for a neuron of layer 0.
     Raises: ValueError, TypeError for a neuron that does not exist.
     """
-    as_neurons(model, [(layer, neuron)])
+    read_neurons(model, [(layer, neuron)])
     direction = nn.functional.normalize(wide(transformer.w_in(model, layer)[:, neuron].detach()), dim=0)
     parts = []
     for earlier in range(layer):

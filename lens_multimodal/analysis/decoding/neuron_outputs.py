@@ -21,8 +21,8 @@ from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.dictionary import WORDS_LOOKED_AT, is_interpretable
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
-from lens_multimodal.arguments.selection import resolve_layers, wide
+from lens_multimodal.arguments.units import Neurons, read_layers, read_neurons
+from lens_multimodal.precision import wide
 
 
 def decode_neurons(
@@ -37,7 +37,7 @@ def decode_neurons(
     """The tokens that some neurons write.
 
     Args:
-        neurons: as `hooks.neurons.as_neurons` takes them.
+        neurons: as `ablate` takes them.
         final_norm: through the final norm's centring and scale; the paper's way is without.
         probabilities: weights as a softmax over the vocabulary instead of dot products.
     Returns: one row per neuron, ordered by layer: `layer`, `neuron`, `tokens` (tuple of strings, best first),
@@ -59,7 +59,7 @@ def decode_neurons(
                 ),
                 top_k,
             )
-            for layer, index in as_neurons(model, neurons).items()
+            for layer, index in read_neurons(model, neurons).items()
         ]
     table = pd.concat(parts, ignore_index=True)
     table.attrs.update(final_norm=final_norm, weight_processing=transformer.weight_processing(model))
@@ -79,7 +79,7 @@ def decode_layers(
 
     Never builds `[d_mlp, d_vocab]`: working memory stays within `budget_bytes`, for GPT-J's 458,752 neurons too.
     """
-    for layer in resolve_layers(model, layers):
+    for layer in read_layers(model, layers):
         with torch.no_grad():
             found = _search_unembedding(
                 model,

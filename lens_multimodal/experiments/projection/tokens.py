@@ -5,7 +5,7 @@ import torch
 from lens_multimodal.analysis import TopTokens, nearest_embeddings, read_out_tokens
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.picture import PictureState
-from lens_multimodal.experiments.seeds import generator_for
+from lens_multimodal.seeds import generator_for
 
 WORDS_READ = 10
 """Tokens looked at for each image position."""
