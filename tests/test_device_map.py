@@ -216,7 +216,7 @@ def decoded(lens: VisionLens):
         an.upstream_neurons(model, 2, 3),
         an.logit_lens(model, prompts(lens)[0].tokens, [TOKEN, 12]).logit,
         an.nearest_embeddings(model, vectors).values,
-        an.read_out_tokens(model, vectors).values,
+        an.unembed_tokens(model, vectors).values,
     ]
 
 

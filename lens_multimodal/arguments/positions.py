@@ -29,9 +29,6 @@ from torch import Tensor
 
 from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, called_as, read_integer, shown
 
-Positions: TypeAlias = int | np.integer | Sequence[Any] | slice | Tensor | np.ndarray | None
-"""Any form of the module's docstring."""
-
 CPU = torch.device("cpu")
 
 
@@ -72,8 +69,14 @@ class PositionSet:
 
     @property
     def count(self) -> int | None:
-        """How many positions, where they are listed; None if the prompt or the row decides it."""
+        """How many positions; None if the prompt's length or the row decides it."""
+        if self.rows is not None:
+            return int(self.rows[0].sum()) if self._rows_agree else None
         return None if self.listed is None else len(self.listed)
+
+    @property
+    def _rows_agree(self) -> bool:
+        return self.rows is not None and bool((self.rows == self.rows[0]).all())
 
     def applies_to(self, n_pos: int) -> bool:
         """Whether a pass over `n_pos` positions is edited at all: not if it is a single generated token."""
@@ -109,7 +112,7 @@ class PositionSet:
         if self.rows is not None:
             return self._same_in_all_rows(n_pos, device)
         if self.span is not None and self.open_ended:
-            return torch.arange(self._from_start(self.span.start, n_prompt), n_pos, device=device)
+            return torch.arange(min(self._from_start(self.start, n_prompt), n_pos), n_pos, device=device)
         if self.span is not None:
             first, stop = (self._from_start(end, n_prompt) for end in (self.span.start, self.span.stop))
             counted = list(range(first, stop, self.span.step))
@@ -139,7 +142,7 @@ class PositionSet:
 
     def _same_in_all_rows(self, n_pos: int, device: torch.device) -> Int[Tensor, " pos"]:
         rows = self._rows_of_length(n_pos, device)
-        if not bool((rows == rows[0]).all()):
+        if not self._rows_agree:
             raise ValueError(
                 f"{self.source}: the rows of this mask {list(rows.shape)} choose different positions, and here every "
                 f"row has the same ones; give positions that all rows share, or one row at a time"
@@ -156,6 +159,10 @@ class PositionSet:
         return torch.nn.functional.pad(self.rows.to(device), (0, missing))
 
 
+Positions: TypeAlias = int | np.integer | Sequence[Any] | slice | Tensor | np.ndarray | PositionSet | None
+"""Any form of the module's docstring, or what `read_positions` returned."""
+
+
 def read_positions(positions: Any, *, name: str = "positions") -> PositionSet:
     """Check positions before any prompt is known.
 
@@ -163,6 +170,8 @@ def read_positions(positions: Any, *, name: str = "positions") -> PositionSet:
         ArgumentValueError: no position, one given twice, an open slice with a step, or a mask of another shape.
         ArgumentTypeError: something that is not a position.
     """
+    if isinstance(positions, PositionSet):
+        return positions
     source = called_as(name)
     if positions is None:
         return PositionSet(source=source, span=slice(0, None))
@@ -181,9 +190,12 @@ def positions_in(positions: Any, n_pos: int, *, name: str = "positions") -> Int[
     """
     chosen = read_positions(positions, name=name)
     try:
-        return chosen.index(n_pos)
+        index = chosen.index(n_pos)
     except ValueError as error:
         raise ArgumentValueError(str(error).removeprefix(f"{chosen.source}: "), name) from None
+    if not len(index):
+        raise ArgumentValueError(f"{positions} chooses no position of this prompt of {n_pos}", name)
+    return index
 
 
 def _read_slice(positions: slice, name: str) -> PositionSet:

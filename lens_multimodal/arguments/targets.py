@@ -30,8 +30,8 @@ LogitFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logit:
-    """The raw logit of a token: the paper's target."""
+class TokenTarget:
+    """A target that reads one token at one position: the base of four others."""
 
     token: Token
     pos: int = -1
@@ -39,35 +39,32 @@ class Logit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Logit(TokenTarget):
+    """The raw logit of a token: the paper's target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentredLogit(TokenTarget):
+    """A token's logit minus the mean logit of its position: unchanged by any weight processing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogProbability(TokenTarget):
+    """The natural logarithm of a token's probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitDifference(TokenTarget):
+    """How far the logit of one token lies above that of another."""
+
+    other: Token
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptionToken:
     """The raw logit of the token that stands at a position of the prompt, read at the position before it."""
 
     pos: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogitDifference:
-    """How far the logit of one token lies above that of another."""
-
-    token: Token
-    other: Token
-    pos: int = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class CentredLogit:
-    """A token's logit minus the mean logit of its position: unchanged by any weight processing."""
-
-    token: Token
-    pos: int = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogProbability:
-    """The natural logarithm of a token's probability."""
-
-    token: Token
-    pos: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +186,7 @@ def _resolved(target: Any, model: nn.Module, tokens: Tensor, name: str) -> Resol
         return ResolvedTarget(label=target.label, pos=None, function=lambda logits: function(wide(logits)))
     if isinstance(target, CaptionToken):
         target = _predicted(target, tokens, name)
-    if not isinstance(target, Logit | LogitDifference | CentredLogit | LogProbability):
+    if not isinstance(target, TokenTarget):
         raise ArgumentTypeError(
             f"expected a target (a token id, a string of one token, (position, token), Logit, CaptionToken, "
             f"LogitDifference, CentredLogit, LogProbability or a function of the logits), got {shown(target)}",

@@ -6,7 +6,7 @@ one. It equals setting the pattern to zero and dividing by what is left, without
 A `TransformerBridge` around GPT-J or OPT leaves attention to the Hugging Face module: its hook points for scores
 and patterns show what happened and **drop edits** (4.x warns, 3.x is silent). There the cut goes into the attention
 mask that the module adds to its scores, which is the same formula. Freezing replaces `pattern @ values` at the heads'
-outputs, which works on every host. A cut is verified after each pass: one that had no effect raises.
+outputs, which works for every model. After each pass the pattern is checked: a cut without effect raises.
 """
 
 from collections.abc import MutableMapping
@@ -26,7 +26,7 @@ from lens_multimodal.hooks.replacement import Activations
 
 
 class CutHadNoEffect(RuntimeError):
-    """Attention that was to be cut was computed all the same."""
+    """The model attended to positions that were cut."""
 
 
 @public
@@ -259,13 +259,16 @@ def _checked_pattern(run: Activations, name: str, n_heads: int) -> Tensor:
     try:
         pattern = run[name]
     except KeyError:
-        raise ValueError(f"the run given has no {name!r}; record the attention patterns to freeze") from None
+        raise ArgumentValueError(f"there is no {name!r}; record the attention patterns to freeze", "run") from None
     if pattern.ndim != 4 or pattern.shape[1] != n_heads:
-        raise ValueError(
+        raise ArgumentValueError(
             f"{name}: expected patterns [batch, head={n_heads}, query_pos, key_pos], got {list(pattern.shape)}; were "
-            f"they made with another model?"
+            f"they made with another model?",
+            "run",
         )
     sums = pattern.float().sum(-1)
     if not bool(((sums - 1).abs() < 0.02).all()):
-        raise ValueError(f"{name}: rows of a pattern sum to one, these sum to {sums.min():.3g} to {sums.max():.3g}")
+        raise ArgumentValueError(
+            f"{name}: rows of a pattern sum to one, these sum to {sums.min():.3g} to {sums.max():.3g}", "run"
+        )
     return pattern
