@@ -16,7 +16,7 @@ from lens_multimodal.analysis import (
     neuron_attribution,
     receptive_field,
 )
-from lens_multimodal.hooks import ablate, as_neurons
+from lens_multimodal.hooks import ablate, read_neurons
 from lens_multimodal.image.pictures import Picture, as_pictures
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt import generation
@@ -88,7 +88,7 @@ def _one_neuron(lens: VisionLens, neuron: Any) -> tuple[int, int]:
         pairs = [(neuron.layer, neuron.neuron)]
     else:
         pairs = [neuron]
-    found = [(layer, int(unit)) for layer, units in as_neurons(lens.model, pairs).items() for unit in units]
+    found = [(layer, int(unit)) for layer, units in read_neurons(lens.model, pairs).items() for unit in units]
     if len(found) != 1:
         raise ValueError(
             f"a card shows one neuron, got a table of {len(found)}; give (layer, neuron) or a row: "

@@ -166,8 +166,10 @@ def pushed(lens: VisionLens):
 
 
 def attended(lens: VisionLens):
-    cut = hk.cut_attention(lens.model, queries=slice(6, None), keys=range(6), heads=[1])
-    frozen = hk.freeze_attention(lens.model, run=recorded(lens, transformer.attn_pattern), heads=[0])
+    layers = range(transformer.shape(lens.model).n_layers)
+    cut = hk.cut_attention(lens.model, queries=slice(6, None), keys=range(6), heads={layer: [1] for layer in layers})
+    patterns = recorded(lens, transformer.attn_pattern)
+    frozen = hk.freeze_attention(lens.model, run=patterns, heads={layer: [0] for layer in layers})
     return [under(lens, cut), under(lens, frozen)]
 
 
@@ -214,7 +216,7 @@ def decoded(lens: VisionLens):
         an.upstream_neurons(model, 2, 3),
         an.logit_lens(model, prompts(lens)[0].tokens, [TOKEN, 12]).logit,
         an.nearest_embeddings(model, vectors).values,
-        an.read_out_tokens(model, vectors).values,
+        an.unembed_tokens(model, vectors).values,
     ]
 
 

@@ -31,8 +31,8 @@ from lens_multimodal.analysis.decoding import (
     is_word,
     logit_lens,
     nearest_embeddings,
-    read_out_tokens,
     token_strings,
+    unembed_tokens,
     upstream_neurons,
 )
 from lens_multimodal.analysis.effects import (
@@ -144,11 +144,11 @@ __all__ = [
     "neuron_attribution",
     "neuron_attribution_by_row",
     "position_attribution",
-    "read_out_tokens",
     "receptive_field",
     "summary_against_random",
     "token_strings",
     "top_neurons",
     "top_neurons_by_row",
+    "unembed_tokens",
     "upstream_neurons",
 ]

@@ -13,9 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
-from lens_multimodal.arguments.selection import resolve_positions, wide
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.arguments.positions import Positions, positions_in
+from lens_multimodal.arguments.units import Neurons, read_neurons
 from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.precision import wide
 
 PAPER_QUANTILE = 0.95
 
@@ -36,6 +38,7 @@ class ReceptiveField:
         return receptive_field_html(self)
 
 
+@public
 def receptive_field(
     activations: Float[Tensor, "grid_h grid_w"], geometry: ImageGeometry, *, quantile: float | int = PAPER_QUANTILE
 ) -> ReceptiveField:
@@ -48,14 +51,15 @@ def receptive_field(
     Raises: ValueError for another grid, a quantile outside 0 to 1, or activations that are not finite.
     """
     if not 0 <= quantile <= 1:
-        raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
+        raise ArgumentValueError(f"expected a number from 0 to 1, got {quantile}", "quantile")
     if not bool(activations.isfinite().all()):
-        raise ValueError("the activations hold infinities or NaN")
+        raise ArgumentValueError("the activations hold infinities or NaN", "activations")
     heat = geometry.to_picture(activations)
     threshold = float(np.nanquantile(heat.cpu().numpy(), quantile))
     return ReceptiveField(heat=heat, mask=heat > threshold, threshold=threshold)
 
 
+@public
 def intersection_over_union(mask: Bool[Tensor, "height width"], seg_mask: Bool[Tensor, "height width"]) -> float:
     """Shared pixels over all pixels of two masks: 1 if equal, 0 if apart.
 
@@ -68,27 +72,28 @@ def intersection_over_union(mask: Bool[Tensor, "height width"], seg_mask: Bool[T
         )
     seg_mask = seg_mask.to(mask.device)
     if not bool(seg_mask.any()):
-        raise ValueError("the segmentation mask is empty, so no overlap with it is defined")
+        raise ArgumentValueError("the segmentation mask is empty, so no overlap with it is defined", "seg_mask")
     return float((mask & seg_mask).sum() / (mask | seg_mask).sum())
 
 
+@public
 def neuron_activations(
     model: nn.Module,
     tokens: Int[Tensor, "batch prompt_pos"],
     neurons: Neurons,
-    positions: Any = None,
+    positions: Positions = None,
     *,
     attention_mask: Tensor | None = None,
 ) -> Float[Tensor, "batch neuron pos"]:
     """Activations of some neurons at some positions.
 
-    Args: neurons: as `hooks.neurons.as_neurons` takes them; its order (layers ascending, then as given) is that of
-        the result.
+    Args: neurons: in any form that `hooks.ablate` takes. The result has layers ascending, neurons within a layer as
+        given.
     Returns: for image positions of a `[grid_h, grid_w]` grid, reshape the last axis to it.
     Raises: ValueError, TypeError for neurons or positions that do not exist.
     """
-    by_layer = as_neurons(model, neurons)
-    at = resolve_positions(positions, tokens.shape[1])
+    by_layer = read_neurons(model, neurons)
+    at = positions_in(positions, tokens.shape[1])
     picked: dict[int, Tensor] = {}
 
     def keep(layer: int) -> transformer.HookFunction:

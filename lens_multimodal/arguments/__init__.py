@@ -1,1 +1,1 @@
-"""What users name in every public function (positions, layers, neurons, tokens, targets), read once at the boundary."""
+"""The arguments that users give: positions, layers, neurons, heads, tokens, targets; each has one reader here."""

@@ -1,181 +1,239 @@
-"""At which positions an intervention applies, and what that means while tokens are being generated.
+"""Positions of a prompt, and what they mean while tokens are generated.
 
-KV-cached generation runs the prompt once and then every new token alone, so a hook sees a position axis of
-length 1 and cannot tell where it is. The rule is decided by how positions were given:
+Positions count from 0 at the left of the (padded) row; negative ones count from the end of the prompt. The same forms
+work everywhere:
 
-- `None`: everywhere, generated tokens included;
-- `slice(start, None)`: from `start` on, generated tokens included;
-- anything with an end (an integer, a list, a range, `slice(start, stop)`, a mask): only there in the prompt, and
-  a pass over a single position is left alone. A prompt of one token can therefore only be edited with an open end.
+- `None`: all positions;
+- an integer (also NumPy's), or several in a list, a range, a tensor or an array of one axis;
+- a slice;
+- a boolean mask, `[pos]` or `[batch, pos]`, such as `prompt.image_mask`. Positions beyond the mask are not chosen.
 
-Positions count from 0 at the left of the (padded) row; negative ones are refused, since "the last" moves
-while generating.
+Hooks also see the passes of cached generation: first the whole prompt, then each new token alone. How positions were
+given decides what happens to generated tokens:
+
+- `None` and `slice(start, None)` include them; with a negative start the slice begins in the prompt all the same;
+- anything with an end (an integer, a list, a slice with a stop, a mask) is about the prompt alone. A pass over a single
+  position is taken for a generated token and left alone, so a prompt of one token needs `None` or an open slice.
+
+Without the cache every pass is over the whole row so far, and negative positions count from its end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-Positions: TypeAlias = int | Sequence[Any] | range | slice | Tensor | None
-"""What a user gives; a boolean tensor `[batch, pos]` chooses per row, for left-padded batches."""
+from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, called_as, read_integer, shown
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PositionSet:
-    """Checked positions: exactly one of an open end, a list, or a mask by row."""
+    """Checked positions, independent of a prompt's length: exactly one of a list, a slice, or a mask by row."""
 
-    start: int | None = None
+    source: str = "positions"
+    """The function and argument that gave them, for errors that only a prompt's length shows."""
     listed: tuple[int, ...] | None = None
+    """In the order given; negative ones count from the end of the prompt."""
+    span: slice | None = None
+    """An open slice, or one whose length depends on that of the prompt."""
     rows: Bool[Tensor, "batch pos"] | None = None
 
     @property
     def open_ended(self) -> bool:
         """Whether generated tokens are included."""
-        return self.start is not None
+        return self.span is not None and self.span.stop is None
+
+    @property
+    def start(self) -> int:
+        """Where a slice begins."""
+        assert self.span is not None
+        return self.span.start
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether all positions are chosen, generated tokens included."""
+        return self.open_ended and self.start == 0
+
+    @property
+    def from_the_end(self) -> bool:
+        """Whether the prompt's length decides which positions are meant."""
+        if self.span is not None:
+            return self.span.start < 0 or (self.span.stop or 0) < 0
+        return self.listed is not None and min(self.listed) < 0
+
+    @property
+    def count(self) -> int | None:
+        """How many positions; None if the prompt's length or the row decides it."""
+        if self.rows is not None:
+            return int(self.rows[0].sum()) if self._rows_agree else None
+        return None if self.listed is None else len(self.listed)
+
+    @property
+    def _rows_agree(self) -> bool:
+        return self.rows is not None and bool((self.rows == self.rows[0]).all())
 
     def applies_to(self, n_pos: int) -> bool:
         """Whether a pass over `n_pos` positions is edited at all: not if it is a single generated token."""
         return self.open_ended or n_pos > 1
 
-    def mask(self, n_pos: int, *, device: torch.device) -> Bool[Tensor, "rows pos"]:
+    def mask(self, n_pos: int, *, device: torch.device = CPU, n_prompt: int | None = None) -> Bool[Tensor, "rows pos"]:
         """The chosen ones among `n_pos` positions counted from the start; one row if all rows agree.
 
-        Raises: ValueError if a position lies beyond `n_pos`.
+        Args: n_prompt: length of the prompt from whose end negative positions count; None for `n_pos`.
+        Raises: ValueError if a position lies outside.
         """
         if self.rows is not None:
             return self._rows_of_length(n_pos, device)
         chosen = torch.zeros(1, n_pos, dtype=torch.bool, device=device)
-        if self.listed is not None:
-            chosen[:, self.index(n_pos, device=device)] = True
-        else:
-            chosen[:, self.start :] = True
+        chosen[:, self.index(n_pos, device=device, n_prompt=n_prompt)] = True
         return chosen
 
-    def index(self, n_pos: int, *, device: torch.device) -> Tensor:
-        """The chosen positions in the order given, for edits that bring one value per position.
+    def mask_of_batch(
+        self, batch: int, n_pos: int, *, device: torch.device = CPU, n_prompt: int | None = None
+    ) -> Bool[Tensor, "rows pos"]:
+        """As `mask`, with one row or `batch` rows. Raises: ValueError also for another number of rows."""
+        chosen = self.mask(n_pos, device=device, n_prompt=n_prompt)
+        if len(chosen) not in (1, batch):
+            raise ValueError(f"{self.source}: the mask has {len(chosen)} rows, this pass has a batch of {batch}")
+        return chosen
 
-        Raises: ValueError if a position lies beyond `n_pos`, or if the positions differ by row.
+    def index(self, n_pos: int, *, device: torch.device = CPU, n_prompt: int | None = None) -> Int[Tensor, " pos"]:
+        """The chosen positions in the order given, counted from 0; arguments as in `mask`.
+
+        Raises: ValueError if a position lies outside, is named twice, or if the positions differ by row.
         """
+        n_prompt = n_pos if n_prompt is None else n_prompt
         if self.rows is not None:
-            raise ValueError("positions given as a mask by row cannot be paired with one value per position; list them")
-        if self.listed is None:
-            return torch.arange(self.start or 0, n_pos, device=device)
-        if max(self.listed) >= n_pos:
+            return self._same_in_all_rows(n_pos, device)
+        if self.span is not None and self.open_ended:
+            return torch.arange(min(self._from_start(self.start, n_prompt), n_pos), n_pos, device=device)
+        if self.span is not None:
+            first, stop = (self._from_start(end, n_prompt) for end in (self.span.start, self.span.stop))
+            counted = list(range(first, stop, self.span.step))
+        else:
+            counted = [self._from_start(position, n_prompt) for position in self.listed or ()]
+        if not counted:
+            raise ValueError(f"{self.source}: {self.span} chooses no position of a prompt of {n_prompt}")
+        if max(counted) >= n_pos:
             raise ValueError(
-                f"position {max(self.listed)} is outside this pass over {n_pos} positions (0 to {n_pos - 1})"
+                f"{self.source}: position {max(counted)} is outside this prompt of {n_pos} positions "
+                f"({-n_prompt} to {n_pos - 1})"
             )
-        return torch.tensor(self.listed, dtype=torch.long, device=device)
+        if len(set(counted)) < len(counted):
+            raise ValueError(
+                f"{self.source}: positions {_repeated(counted)} of this prompt of {n_prompt} are given more than "
+                f"once, counted from the start and from the end"
+            )
+        return torch.tensor(counted, dtype=torch.long, device=device)
+
+    def _from_start(self, position: int, n_prompt: int) -> int:
+        if position < -n_prompt:
+            raise ValueError(
+                f"{self.source}: position {position} is outside this prompt of {n_prompt} positions "
+                f"({-n_prompt} to {n_prompt - 1})"
+            )
+        return position + n_prompt if position < 0 else position
+
+    def _same_in_all_rows(self, n_pos: int, device: torch.device) -> Int[Tensor, " pos"]:
+        rows = self._rows_of_length(n_pos, device)
+        if not self._rows_agree:
+            raise ValueError(
+                f"{self.source}: the rows of this mask {list(rows.shape)} choose different positions, and here every "
+                f"row has the same ones; give positions that all rows share, or one row at a time"
+            )
+        return rows[0].nonzero().flatten()
 
     def _rows_of_length(self, n_pos: int, device: torch.device) -> Bool[Tensor, "rows pos"]:
         assert self.rows is not None
-        rows = self.rows.to(device)
-        missing = n_pos - rows.shape[1]
+        missing = n_pos - self.rows.shape[1]
         if missing < 0:
-            raise ValueError(f"the mask of positions is {rows.shape[1]} long, this pass has only {n_pos} positions")
-        return torch.nn.functional.pad(rows, (0, missing))
+            raise ValueError(
+                f"{self.source}: the mask has {self.rows.shape[1]} positions, this prompt has only {n_pos} positions"
+            )
+        return torch.nn.functional.pad(self.rows.to(device), (0, missing))
 
 
-def as_positions(positions: Positions) -> PositionSet:
-    """Check positions before any forward pass.
+Positions: TypeAlias = int | np.integer | Sequence[Any] | slice | Tensor | np.ndarray | PositionSet | None
+"""Any form of the module's docstring, or what `read_positions` returned."""
+
+
+def read_positions(positions: Any, *, name: str = "positions") -> PositionSet:
+    """Check positions before any prompt is known.
 
     Raises:
-        ValueError: none at all, negative, repeated, an open slice with a step, or a mask that is not `[batch, pos]`.
-        TypeError: something that is not a position.
+        ArgumentValueError: no position, one given twice, an open slice with a step, or a mask of another shape.
+        ArgumentTypeError: something that is not a position.
     """
+    if isinstance(positions, PositionSet):
+        return positions
+    source = called_as(name)
     if positions is None:
-        return PositionSet(start=0)
-    if isinstance(positions, Tensor) and positions.dtype == torch.bool:
-        return _masked(positions)
+        return PositionSet(source=source, span=slice(0, None))
     if isinstance(positions, slice):
-        if positions.stop is None:
-            return _open(positions)
-        positions = range(positions.start or 0, positions.stop, positions.step or 1)
-    if isinstance(positions, int):
-        positions = [positions]
-    return _listed(positions.tolist() if isinstance(positions, Tensor) else positions)
+        return _read_slice(positions, name)
+    if isinstance(positions, Tensor | np.ndarray) and positions.dtype in (torch.bool, np.bool_):
+        return PositionSet(source=source, rows=_checked_mask(torch.as_tensor(positions), name))
+    return PositionSet(source=source, listed=_checked_list(positions, name))
 
 
-def edit_at(
-    activation: Tensor,
-    *,
-    positions: PositionSet,
-    change: Callable[[Tensor], Tensor],
-    units: Tensor | None = None,
-    axis: int = -1,
-) -> Tensor:
-    """A copy of an activation `[batch, pos, ...]` in which some units at some positions were changed.
+def positions_in(positions: Any, n_pos: int, *, name: str = "positions") -> Int[Tensor, " pos"]:
+    """Positions of a prompt whose length is known, counted from 0, in the order given.
 
-    Args:
-        change: from the chosen units (at all positions) to their new values of the same shape.
-        units: indices along `axis`; None for all of them.
-    Returns: a new tensor of the same dtype, or the one given when this pass is not to be edited.
+    Raises: ArgumentValueError as `read_positions`, for positions outside the prompt and for a mask whose rows differ;
+        ArgumentTypeError as `read_positions`.
     """
-    n_pos = activation.shape[1]
-    if not positions.applies_to(n_pos):
-        return activation
-    index = None if units is None else units.to(activation.device)
-    part = activation if index is None else activation.index_select(axis, index)
-    new = change(part).to(activation.dtype)
-    if positions.start != 0:
-        chosen = positions.mask(n_pos, device=activation.device) if n_pos > 1 else None
-        if chosen is not None:
-            new = torch.where(
-                _checked_rows(chosen, activation).reshape(*chosen.shape, *[1] * (part.ndim - 2)), new, part
-            )
-    return new if index is None else activation.index_copy(axis, index, new)
+    chosen = read_positions(positions, name=name)
+    try:
+        index = chosen.index(n_pos)
+    except ValueError as error:
+        raise ArgumentValueError(str(error).removeprefix(f"{chosen.source}: "), name) from None
+    if not len(index):
+        raise ArgumentValueError(f"{positions} chooses no position of this prompt of {n_pos}", name)
+    return index
 
 
-def _checked_rows(chosen: Tensor, activation: Tensor) -> Tensor:
-    if chosen.shape[0] not in (1, activation.shape[0]):
-        raise ValueError(
-            f"the mask of positions has {chosen.shape[0]} rows, this pass has a batch of {activation.shape[0]}"
-        )
-    return chosen
-
-
-def _open(positions: slice) -> PositionSet:
-    if positions.step not in (None, 1):
-        raise ValueError(f"an open slice of positions cannot have a step, got {positions}; give a range with an end")
-    start = positions.start or 0
-    if start < 0:
-        raise ValueError(_negative(start))
-    return PositionSet(start=start)
-
-
-def _masked(positions: Tensor) -> PositionSet:
-    if positions.ndim == 1:
-        positions = positions[None]
-    if positions.ndim != 2:
-        raise ValueError(f"a mask of positions has shape [batch, pos] or [pos], got {list(positions.shape)}")
-    if not positions.any():
-        raise ValueError("the mask of positions chooses none")
-    return PositionSet(rows=positions.clone())
-
-
-def _listed(positions: Any) -> PositionSet:
-    if isinstance(positions, str) or not hasattr(positions, "__iter__"):
-        raise TypeError(f"expected positions as integers, a range, a slice or a boolean mask, got {positions!r}")
-    listed = []
-    for position in positions:
-        if isinstance(position, bool) or not hasattr(position, "__index__"):
-            raise TypeError(f"expected integer positions, got {position!r} ({type(position).__name__})")
-        listed.append(int(position))
-    if not listed:
-        raise ValueError("no positions given; use None for all of them")
-    if min(listed) < 0:
-        raise ValueError(_negative(min(listed)))
-    if len(set(listed)) < len(listed):
-        twice = sorted({position for position in listed if listed.count(position) > 1})
-        raise ValueError(f"positions given more than once: {', '.join(map(str, twice[:5]))}")
-    return PositionSet(listed=tuple(listed))
-
-
-def _negative(position: int) -> str:
-    return (
-        f"position {position} is negative: count from 0 at the left of the (padded) prompt, since the last position "
-        f"moves while tokens are generated"
+def _read_slice(positions: slice, name: str) -> PositionSet:
+    start, stop, step = (
+        default if part is None else read_integer(part, name)
+        for part, default in ((positions.start, 0), (positions.stop, None), (positions.step, 1))
     )
+    assert start is not None
+    if step == 0 or (stop is None and step != 1):
+        raise ArgumentValueError(f"expected an open slice with step 1, or a slice with an end; got {positions}", name)
+    if stop is not None and (start < 0) == (stop < 0):
+        return PositionSet(source=called_as(name), listed=_checked_list(range(start, stop, step or 1), name))
+    return PositionSet(source=called_as(name), span=slice(start, stop, step))
+
+
+def _checked_mask(mask: Tensor, name: str) -> Bool[Tensor, "batch pos"]:
+    if mask.ndim not in (1, 2):
+        raise ArgumentValueError(f"expected a mask [pos] or [batch, pos], got shape {list(mask.shape)}", name)
+    if not bool(mask.any()):
+        raise ArgumentValueError(f"the mask of shape {list(mask.shape)} chooses no position", name)
+    return torch.atleast_2d(mask).clone()
+
+
+def _checked_list(positions: Any, name: str) -> tuple[int, ...]:
+    values = positions.tolist() if isinstance(positions, Tensor | np.ndarray) else positions
+    if hasattr(values, "__index__"):
+        values = [values]
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ArgumentTypeError(
+            f"expected integers, a range, a slice, a boolean mask or None, got {shown(positions)}", name
+        )
+    listed = tuple(read_integer(position, name) for position in values)
+    if not listed:
+        raise ArgumentValueError("no position given; expected at least one, or None for all", name)
+    if len(set(listed)) < len(listed):
+        raise ArgumentValueError(f"positions {_repeated(listed)} are given more than once", name)
+    return listed
+
+
+def _repeated(values: Sequence[int]) -> list[int]:
+    return sorted({value for value in values if values.count(value) > 1})[:5]

@@ -6,26 +6,58 @@ shifted by one number per position, which shifts this target and its gradient. `
 and `LogProbability` do not change under that shift.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lens_multimodal.arguments.selection import resolve_position, resolve_token, wide
+from lens_multimodal import transformer
+from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, read_integer, shown
+from lens_multimodal.arguments.positions import positions_in
+from lens_multimodal.precision import wide
+
+Token: TypeAlias = int | np.integer | str | Tensor
+"""A token id of the vocabulary, or a string that is exactly one token."""
+
+Tokens: TypeAlias = Token | Sequence[Token] | np.ndarray
+"""One token or several."""
 
 LogitFunction: TypeAlias = Callable[[Tensor], Tensor]
 """A function from one row's logits, `[pos, d_vocab]` in float32 or wider, to a scalar tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logit:
-    """The raw logit of a token: the paper's target."""
+class TokenTarget:
+    """A target that reads one token at one position: the base of four others."""
 
-    token: int | str
+    token: Token
     pos: int = -1
     """The position whose logits are read, the one before the token itself. Negative counts from the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logit(TokenTarget):
+    """The raw logit of a token: the paper's target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentredLogit(TokenTarget):
+    """A token's logit minus the mean logit of its position: unchanged by any weight processing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogProbability(TokenTarget):
+    """The natural logarithm of a token's probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitDifference(TokenTarget):
+    """How far the logit of one token lies above that of another."""
+
+    other: Token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,31 +65,6 @@ class CaptionToken:
     """The raw logit of the token that stands at a position of the prompt, read at the position before it."""
 
     pos: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogitDifference:
-    """How far the logit of one token lies above that of another."""
-
-    token: int | str
-    other: int | str
-    pos: int = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class CentredLogit:
-    """A token's logit minus the mean logit of its position: unchanged by any weight processing."""
-
-    token: int | str
-    pos: int = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogProbability:
-    """The natural logarithm of a token's probability."""
-
-    token: int | str
-    pos: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +76,8 @@ class LogitScalar:
 
 
 Target: TypeAlias = (
-    int
-    | str
-    | tuple[int, int | str]
+    Token
+    | tuple[Any, Token]
     | Logit
     | CaptionToken
     | LogitDifference
@@ -83,8 +89,8 @@ Target: TypeAlias = (
 """A target, or short for one: a token id or a string of one token at the last position; `(pos, token)`; a
 function of the logits."""
 
-Targets: TypeAlias = Target | list[Any]
-"""One target or a list of them."""
+Targets: TypeAlias = Target | list[Any] | np.ndarray
+"""One target, a list of them, or a tensor or array of token ids."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,71 +121,135 @@ def first_read(targets: Iterable[ResolvedTarget]) -> int:
     return min(0 if target.pos is None else target.pos for target in targets)
 
 
-def resolve_targets(
-    model: nn.Module, targets: Any, tokens: Int[Tensor, "batch prompt_pos"]
-) -> tuple[ResolvedTarget, ...]:
-    """Turn targets into functions of the logits, checked before any forward pass.
+def read_token(model: nn.Module, token: Any, *, name: str = "token") -> int:
+    """A token id of the vocabulary, given as such or as a string that is exactly one token.
+
+    Raises: ArgumentValueError for an id outside the vocabulary, and for a string of several tokens, which it names;
+        ArgumentTypeError for anything else.
+    """
+    if isinstance(token, str):
+        return _single_token(model, token, name)
+    if not hasattr(token, "__index__"):
+        raise ArgumentTypeError(f"expected a token id or a string of one token, got {shown(token)}", name)
+    found = read_integer(token, name)
+    d_vocab = transformer.w_u(model).shape[1]
+    if not 0 <= found < d_vocab:
+        raise ArgumentValueError(
+            f"token {found} is outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}); ids above "
+            f"it stand for image positions, which have no logit",
+            name,
+        )
+    return found
+
+
+def read_tokens(model: nn.Module, tokens: Any, *, name: str = "token") -> list[int]:
+    """One token or several, as a list of ids; errors as in `read_token`, and for none at all."""
+    found = [read_token(model, token, name=name) for token in _listed(tokens)]
+    if not found:
+        raise ArgumentValueError("no token given; expected at least one", name)
+    return found
+
+
+def read_targets(
+    model: nn.Module, targets: Any, tokens: Int[Tensor, "batch prompt_pos"], *, name: str = "target"
+) -> list[ResolvedTarget]:
+    """Targets as functions of the logits, checked before any forward pass.
 
     Args: tokens: the prompt; its length limits positions, its first row names caption tokens.
     Raises:
-        TypeError: something that is no target.
-        ValueError: no target; a token outside the vocabulary; a string of several tokens; a position outside.
+        ArgumentTypeError: something that is no target.
+        ArgumentValueError: no target; a token outside the vocabulary; a string of several tokens; a position outside.
     """
-    listed = targets if isinstance(targets, list) else [targets]
+    listed = [targets] if isinstance(targets, tuple) else _listed(targets)
     if not listed:
-        raise ValueError("no target given: expected a token id, a string of one token, or another target")
-    return tuple(_resolve(target, model, tokens) for target in listed)
+        raise ArgumentValueError("no target given; expected a token id, a string of one token, or another target", name)
+    return [_resolved(_as_object(target, model, name), model, tokens, name) for target in listed]
 
 
-def _resolve(target: Any, model: nn.Module, tokens: Tensor) -> ResolvedTarget:
+def _as_object(target: Any, model: nn.Module, name: str) -> Any:
+    """The target object that a short form stands for."""
     if isinstance(target, tuple):
         if len(target) != 2:
-            raise TypeError(f"expected (position, token), got {target!r}; several targets come as a list")
-        resolve_token(model, target[1])
-        target = Logit(token=target[1], pos=resolve_position(target[0], tokens.shape[1]))
-    elif isinstance(target, str) or (hasattr(target, "__index__") and not isinstance(target, bool)):
-        target = Logit(token=target)
-    elif callable(target):
-        target = LogitScalar(function=target, label=getattr(target, "__name__", "function of the logits"))
-    if isinstance(target, CaptionToken):
-        target = _predicted(target, tokens)
+            raise ArgumentTypeError(f"expected (position, token), got {target!r}; several targets come as a list", name)
+        read_token(model, target[1], name=name)
+        return Logit(token=target[1], pos=read_integer(target[0], name))
+    if isinstance(target, str) or (hasattr(target, "__index__") and not isinstance(target, bool)):
+        return Logit(token=target)
+    if callable(target):
+        return LogitScalar(function=target, label=getattr(target, "__name__", "function of the logits"))
+    return target
+
+
+def _resolved(target: Any, model: nn.Module, tokens: Tensor, name: str) -> ResolvedTarget:
     if isinstance(target, LogitScalar):
         function = target.function
         return ResolvedTarget(label=target.label, pos=None, function=lambda logits: function(wide(logits)))
-    if not isinstance(target, Logit | LogitDifference | CentredLogit | LogProbability):
-        raise TypeError(
+    if isinstance(target, CaptionToken):
+        target = _predicted(target, tokens, name)
+    if not isinstance(target, TokenTarget):
+        raise ArgumentTypeError(
             f"expected a target (a token id, a string of one token, (position, token), Logit, CaptionToken, "
-            f"LogitDifference, CentredLogit, LogProbability or a function of the logits), got "
-            f"{type(target).__name__}"
+            f"LogitDifference, CentredLogit, LogProbability or a function of the logits), got {shown(target)}",
+            name,
         )
-    pos = resolve_position(target.pos, tokens.shape[1])
-    token = resolve_token(model, target.token)
-    name = repr(target.token) if isinstance(target.token, str) else f"token {token}"
+    pos = _one_position(target.pos, tokens, name)
+    token, what = _named(model, target.token, name)
     if isinstance(target, LogitDifference):
-        other = resolve_token(model, target.other)
-        other_name = repr(target.other) if isinstance(target.other, str) else f"token {other}"
+        other, what_else = _named(model, target.other, name)
         return ResolvedTarget(
-            label=f"logit of {name} minus {other_name} at {pos}",
+            label=f"logit of {what} minus {what_else} at {pos}",
             pos=pos,
             function=lambda logits: wide(logits[token]) - wide(logits[other]),
         )
     if isinstance(target, CentredLogit):
         return ResolvedTarget(
-            label=f"centred logit of {name} at {pos}",
+            label=f"centred logit of {what} at {pos}",
             pos=pos,
             function=lambda logits: wide(logits[token]) - wide(logits).mean(),
         )
     if isinstance(target, LogProbability):
         return ResolvedTarget(
-            label=f"log-probability of {name} at {pos}",
+            label=f"log-probability of {what} at {pos}",
             pos=pos,
             function=lambda logits: wide(logits).log_softmax(-1)[token],
         )
-    return ResolvedTarget(label=f"logit of {name} at {pos}", pos=pos, function=lambda logits: wide(logits[token]))
+    return ResolvedTarget(label=f"logit of {what} at {pos}", pos=pos, function=lambda logits: wide(logits[token]))
 
 
-def _predicted(target: CaptionToken, tokens: Tensor) -> Logit:
-    pos = resolve_position(target.pos, tokens.shape[1])
+def _predicted(target: CaptionToken, tokens: Tensor, name: str) -> Logit:
+    pos = _one_position(target.pos, tokens, name)
     if pos == 0:
-        raise ValueError("the token at position 0 is not predicted by anything before it")
+        raise ArgumentValueError("the token at position 0 is not predicted by anything before it", name)
     return Logit(token=int(tokens[0, pos]), pos=pos - 1)
+
+
+def _one_position(pos: Any, tokens: Tensor, name: str) -> int:
+    return int(positions_in(read_integer(pos, name), tokens.shape[1], name=name))
+
+
+def _named(model: nn.Module, token: Token, name: str) -> tuple[int, str]:
+    """A token's id, and its name in a label."""
+    found = read_token(model, token, name=name)
+    return found, repr(token) if isinstance(token, str) else f"token {found}"
+
+
+def _listed(values: Any) -> list[Any]:
+    """A list as it is, an array or tensor of one axis as one, anything else as the only item."""
+    if isinstance(values, np.ndarray) or (isinstance(values, Tensor) and values.ndim):
+        return values.tolist()
+    return list(values) if isinstance(values, list | tuple) else [values]
+
+
+def _single_token(model: nn.Module, text: str, name: str) -> int:
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ArgumentValueError(f"this model has no tokenizer to look up {text!r}; give the token id instead", name)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        pieces = ", ".join(repr(tokenizer.decode([i])) for i in ids) or "nothing"
+        raise ArgumentValueError(
+            f"{text!r} is {len(ids)} tokens, not one: {pieces}; a word inside a sentence usually starts with a "
+            f"space, and the first piece of a longer word can be a target by itself",
+            name,
+        )
+    return int(ids[0])

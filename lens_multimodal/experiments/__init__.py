@@ -3,9 +3,9 @@
 from lens_multimodal.experiments.experiment import Context, Drawing, Experiment, Summary
 from lens_multimodal.experiments.registry import EXPERIMENTS
 from lens_multimodal.experiments.results import Results
-from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.stream import DiskFull, Pace, SettingsChanged
 from lens_multimodal.reproduction import reproduce
+from lens_multimodal.seeds import generator_for
 from lens_multimodal.short_report import short_report
 from lens_multimodal.views.report import write_report
 

@@ -14,8 +14,8 @@ from lens_multimodal.analysis.attribution.request import Score
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Context, Drawing, Summary
 from lens_multimodal.experiments.picture import PictureState
-from lens_multimodal.experiments.seeds import seed_for
 from lens_multimodal.experiments.statistics import ENOUGH, in_words, interval_table, is_above, paired_table, too_few
+from lens_multimodal.seeds import seed_for
 
 PAPERS = "activation_x_gradient"
 

@@ -1,33 +1,28 @@
 """Activation patching: copy an activation from one run into another.
 
     clean = record(model, clean_tokens, [transformer.resid_pre(8)])
-    hooks = patch_resid_pre([8], model, run=clean, positions=dog_patches, source_positions=cat_patches)
+    hooks = patch_resid_pre(model, 8, run=clean, positions=dog_patches, source_positions=cat_patches)
     with model.hooks(fwd_hooks=hooks):
         logits = model(corrupted_tokens)
 
 `run` holds the activations to copy ("clean" when patching clean into corrupted); the prompt run under the hooks is
 the one patched. With `source_positions`, image patches move between pictures: the i-th source position of the run
-goes to the i-th position here. Runs of unequal length are fine as long as positions are given.
+goes to the i-th position here. Runs may have unequal lengths if positions are given.
 """
 
-from collections.abc import Sequence
-
-from torch import nn
+from torch.nn import Module
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import Heads, Neurons, as_layers
-from lens_multimodal.arguments.positions import Positions, as_positions
-from lens_multimodal.hooks.ablate import ablate, ablate_heads, replace_sites
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.arguments.positions import Positions, read_positions
+from lens_multimodal.arguments.units import Heads, Layers, Neurons
+from lens_multimodal.hooks.ablate import ablate, ablate_attention, ablate_heads, ablate_mlp, replace_sites
 from lens_multimodal.hooks.replacement import Activations, Resample
 
 
+@public
 def patch_resid_pre(
-    model: nn.Module,
-    layers: int | Sequence[int] | None,
-    *,
-    run: Activations,
-    positions: Positions = None,
-    source_positions: Positions = None,
+    model: Module, layers: Layers, *, run: Activations, positions: Positions = None, source_positions: Positions = None
 ) -> list[transformer.NamedHook]:
     """Copy the residual stream entering some layers.
 
@@ -36,44 +31,32 @@ def patch_resid_pre(
         run: activations by hook name, from `record` or a TransformerLens cache.
         positions: where to write; None everywhere (the runs must have equal length).
         source_positions: where to read; None for the same positions.
-    Raises: ValueError for layers, positions or hook names that do not exist, a run of another model, or unequally
-        many positions.
+    Raises: ValueError for layers, positions or hook names that do not exist, a run of another model, or if positions
+        and source positions differ in number.
     """
-    return _patch_sites(
-        model, [transformer.resid_pre(i) for i in as_layers(model, layers)], run, positions, source_positions
-    )
+    to = _copies(run, positions, source_positions)
+    return replace_sites(model, transformer.resid_pre, layers, to=to, positions=positions)
 
 
+@public
 def patch_mlp_out(
-    model: nn.Module,
-    layers: int | Sequence[int] | None,
-    *,
-    run: Activations,
-    positions: Positions = None,
-    source_positions: Positions = None,
+    model: Module, layers: Layers, *, run: Activations, positions: Positions = None, source_positions: Positions = None
 ) -> list[transformer.NamedHook]:
     """Copy what the MLPs of some layers write; settings as in `patch_resid_pre`."""
-    return _patch_sites(
-        model, [transformer.mlp_out(i) for i in as_layers(model, layers)], run, positions, source_positions
-    )
+    return ablate_mlp(model, layers, to=_copies(run, positions, source_positions), positions=positions)
 
 
+@public
 def patch_attn_out(
-    model: nn.Module,
-    layers: int | Sequence[int] | None,
-    *,
-    run: Activations,
-    positions: Positions = None,
-    source_positions: Positions = None,
+    model: Module, layers: Layers, *, run: Activations, positions: Positions = None, source_positions: Positions = None
 ) -> list[transformer.NamedHook]:
     """Copy what the attention of some layers writes; settings as in `patch_resid_pre`."""
-    return _patch_sites(
-        model, [transformer.attn_out(i) for i in as_layers(model, layers)], run, positions, source_positions
-    )
+    return ablate_attention(model, layers, to=_copies(run, positions, source_positions), positions=positions)
 
 
+@public
 def patch_neurons(
-    model: nn.Module,
+    model: Module,
     neurons: Neurons,
     *,
     run: Activations,
@@ -81,35 +64,28 @@ def patch_neurons(
     source_positions: Positions = None,
 ) -> list[transformer.NamedHook]:
     """Copy the activations of MLP neurons; settings as in `patch_resid_pre`."""
-    return ablate(model, neurons, to=_source(run, positions, source_positions), positions=positions)
+    return ablate(model, neurons, to=_copies(run, positions, source_positions), positions=positions)
 
 
+@public
 def patch_heads(
-    model: nn.Module,
-    heads: Heads,
-    *,
-    run: Activations,
-    positions: Positions = None,
-    source_positions: Positions = None,
+    model: Module, heads: Heads, *, run: Activations, positions: Positions = None, source_positions: Positions = None
 ) -> list[transformer.NamedHook]:
     """Copy the outputs of attention heads; settings as in `patch_resid_pre`."""
-    return ablate_heads(model, heads, to=_source(run, positions, source_positions), positions=positions)
+    return ablate_heads(model, heads, to=_copies(run, positions, source_positions), positions=positions)
 
 
-def _patch_sites(
-    model: nn.Module, names: list[str], run: Activations, positions: Positions, source_positions: Positions
-) -> list[transformer.NamedHook]:
-    return replace_sites(model, names, to=_source(run, positions, source_positions), positions=positions)
-
-
-def _source(run: Activations, positions: Positions, source_positions: Positions) -> Resample:
+def _copies(run: Activations, positions: Positions, source_positions: Positions) -> Resample:
     if source_positions is None:
         return Resample(run)
-    to, take = as_positions(positions), as_positions(source_positions)
-    if to.listed is None or take.listed is None:
-        raise ValueError("source_positions need both sides listed: give positions and source_positions with an end")
-    if len(to.listed) != len(take.listed):
-        raise ValueError(
-            f"{len(take.listed)} source positions cannot be copied to {len(to.listed)} positions one by one"
+    to, take = read_positions(positions), read_positions(source_positions, name="source_positions")
+    if to.count is None or take.count is None:
+        raise ArgumentValueError(
+            "both sides need a known number of positions; give positions and source_positions with an end",
+            "source_positions",
+        )
+    if to.count != take.count:
+        raise ArgumentValueError(
+            f"{take.count} source positions cannot be copied to {to.count} positions one by one", "source_positions"
         )
     return Resample(run, source_positions=take)

@@ -6,10 +6,11 @@ one. It equals setting the pattern to zero and dividing by what is left, without
 A `TransformerBridge` around GPT-J or OPT leaves attention to the Hugging Face module: its hook points for scores
 and patterns show what happened and **drop edits** (4.x warns, 3.x is silent). There the cut goes into the attention
 mask that the module adds to its scores, which is the same formula. Freezing replaces `pattern @ values` at the heads'
-outputs, which works on every host. A cut is verified after each pass: one that had no effect raises.
+outputs, which works for every model. After each pass the pattern is checked: a cut without effect raises.
 """
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,60 +19,62 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import as_layers
-from lens_multimodal.arguments.positions import Positions, PositionSet, as_positions
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.arguments.positions import Positions, PositionSet, read_positions
+from lens_multimodal.arguments.units import Heads, Layers, read_heads, read_layers
 from lens_multimodal.hooks.replacement import Activations
 
 
 class CutHadNoEffect(RuntimeError):
-    """Attention that was to be cut was computed all the same."""
+    """The model attended to positions that were cut."""
 
 
+@public
 def cut_attention(
     model: nn.Module,
     *,
     queries: Positions,
     keys: Positions,
-    layers: int | Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    layers: Layers = None,
+    heads: Heads | None = None,
 ) -> list[transformer.NamedHook]:
-    """Keep some positions from looking at others, such as the text at image patches.
+    """Keep some positions from attending to others, such as the text to image patches.
 
-    Positions are absolute, in cached generation too: `queries=slice(n_image, None)` is the text, generated tokens
+    Positions keep their meaning in cached generation: `queries=slice(n_image, None)` is the text, generated tokens
     included, while a list of prompt positions leaves generated tokens free to look.
 
     Args:
         queries: positions that look.
-        keys: positions not to be seen by them.
-        layers: None for all.
-        heads: None for all.
+        keys: positions that they must not see.
+        layers: all heads of these layers; None for all layers.
+        heads: only these heads, as `(layer, head)` pairs, a table or indices by layer; give no `layers` then.
     Raises:
         ValueError: layers, heads or positions that do not exist; a cut that leaves a query nothing to look at (found
             when building if plain causality decides it, else during the pass, before any softmax).
         CutHadNoEffect: during the pass, if the model attended all the same.
     """
-    looking, hidden = as_positions(queries), as_positions(keys)
+    looking, hidden = read_positions(queries, name="queries"), read_positions(keys, name="keys")
     _check_something_left(looking, hidden)
-    chosen_heads = _check_heads(model, heads)
     hooks: list[transformer.NamedHook] = []
-    for layer in as_layers(model, layers):
-        done: dict[str, Tensor] = {}
-        cut = partial(_cut, queries=looking, keys=hidden, heads=chosen_heads, done=done)
+    for layer, chosen in _heads_by_layer(model, layers, heads).items():
+        state = CutState()
+        cut = partial(_cut, queries=looking, keys=hidden, heads=chosen, state=state)
         if transformer.attention_is_left_to_hugging_face(model, layer):
             attention = model.blocks[layer].attn.original_component  # type: ignore[index,union-attr]
             hooks.append((transformer.attn_in(layer), partial(cut_mask_hook, attention=attention, cut=cut, pending=[])))
         else:
             hooks.append((transformer.attn_scores(layer), partial(cut_scores_hook, cut=cut)))
-        hooks.append((transformer.attn_pattern(layer), partial(verify_cut_hook, done=done, layer=layer)))
+        hooks.append((transformer.attn_pattern(layer), partial(verify_cut_hook, state=state, layer=layer)))
     return hooks
 
 
+@public
 def freeze_attention(
     model: nn.Module,
     *,
     run: Activations,
-    layers: int | Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    layers: Layers = None,
+    heads: Heads | None = None,
 ) -> list[transformer.NamedHook]:
     """Let heads attend as they did in another run, whatever they see now; values are computed as usual.
 
@@ -79,20 +82,27 @@ def freeze_attention(
 
     Args:
         run: recorded `hook_pattern` activations, `[batch, head, query_pos, key_pos]` or one prompt for all.
-        layers, heads: None for all.
+        layers, heads: as in `cut_attention`.
     Raises: ValueError for missing patterns, patterns of another model, or rows that do not sum to one.
     """
-    chosen_heads = _check_heads(model, heads)
-    sizes = transformer.shape(model)
+    n_heads = transformer.shape(model).n_heads
     hooks: list[transformer.NamedHook] = []
-    for layer in as_layers(model, layers):
-        pattern = _checked_pattern(run, transformer.attn_pattern(layer), sizes.n_heads)
+    for layer, chosen in _heads_by_layer(model, layers, heads).items():
+        pattern = _checked_pattern(run, transformer.attn_pattern(layer), n_heads)
         values: dict[str, Tensor] = {}
         hooks.append((transformer.head_v(layer), partial(keep_values_hook, kept=values)))
-        hooks.append(
-            (transformer.head_z(layer), partial(frozen_z_hook, pattern=pattern, values=values, heads=chosen_heads))
-        )
+        hooks.append((transformer.head_z(layer), partial(frozen_z_hook, pattern=pattern, values=values, heads=chosen)))
     return hooks
+
+
+@dataclass(kw_only=True)
+class CutState:
+    """What the hooks of one layer tell each other during a pass, and the next pass about the prompt."""
+
+    cut: Bool[Tensor, "rows head query_pos key_pos"] | None = None
+    """What this pass has cut and not yet verified."""
+    n_prompt: int | None = None
+    """Length of the last prompt that ran whole."""
 
 
 def cut_scores_hook(scores: Tensor, hook: Any, *, cut: Any) -> Tensor:
@@ -134,12 +144,12 @@ def cut_mask_hook(
     pending.append(attention.register_forward_pre_hook(edit, with_kwargs=True))
 
 
-def verify_cut_hook(pattern: Tensor, hook: Any, *, done: MutableMapping[str, Tensor], layer: int) -> None:
+def verify_cut_hook(pattern: Tensor, hook: Any, *, state: CutState, layer: int) -> None:
     """Hook function on the pattern: raises unless what was cut in this pass is exactly zero.
 
     Raises: CutHadNoEffect.
     """
-    cut = done.pop("cut", None)
+    cut, state.cut = state.cut, None
     if cut is None or bool((pattern.masked_select(cut.expand_as(pattern)) != 0).any()):
         raise CutHadNoEffect(
             f"layer {layer} attended to positions that were cut off; its attention takes neither edited scores nor an "
@@ -179,17 +189,14 @@ def frozen_z_hook(
 
 
 def _cut(
-    scores: Tensor,
-    *,
-    queries: PositionSet,
-    keys: PositionSet,
-    heads: Bool[Tensor, " head"] | None,
-    done: MutableMapping[str, Tensor],
+    scores: Tensor, *, queries: PositionSet, keys: PositionSet, heads: Bool[Tensor, " head"] | None, state: CutState
 ) -> Tensor:
     """The cut itself, on scores or on a mask added to them: `[batch, head or 1, query_pos, key_pos]`."""
     n_queries, n_keys = scores.shape[-2:]
-    looking = _among(queries, n_keys, scores)[:, n_keys - n_queries :]
-    cut = looking[:, None, :, None] & _among(keys, n_keys, scores)[:, None, None, :]
+    n_prompt = _prompt_length(n_queries, n_keys, state, needed=queries.from_the_end or keys.from_the_end)
+    among = partial(PositionSet.mask_of_batch, batch=len(scores), n_pos=n_keys, n_prompt=n_prompt, device=scores.device)
+    looking = among(queries)[:, n_keys - n_queries :]
+    cut = looking[:, None, :, None] & among(keys)[:, None, None, :]
     if heads is not None:
         cut = cut & heads.to(scores.device)[None, :, None, None]
     smallest = None if scores.dtype == torch.bool else torch.finfo(scores.dtype).min
@@ -202,58 +209,66 @@ def _cut(
             f"the cut leaves position {query + n_keys - n_queries} of row {row} nothing to look at; leave it at least "
             f"one visible key, such as itself"
         )
-    done["cut"] = cut & had_something
+    state.cut = cut & had_something
     return scores & ~cut if smallest is None else torch.where(cut, scores.clamp(max=smallest), scores)
 
 
-def _among(positions: PositionSet, n_keys: int, like: Tensor) -> Bool[Tensor, "rows key_pos"]:
-    mask = positions.mask(n_keys, device=like.device)
-    if mask.shape[0] not in (1, like.shape[0]):
-        raise ValueError(f"the mask of positions has {mask.shape[0]} rows, this pass has a batch of {like.shape[0]}")
-    return mask
+def _prompt_length(n_queries: int, n_keys: int, state: CutState, *, needed: bool) -> int | None:
+    """Length of the prompt: of this pass, or in cached generation of the last pass that had no earlier keys."""
+    if n_queries == n_keys:
+        state.n_prompt = n_keys
+    if needed and state.n_prompt is None:
+        raise ValueError(
+            f"this pass has {n_keys - n_queries} keys from a cache that was filled without the cut, so positions "
+            f"cannot be counted from the end of the prompt; count them from 0, or run the prompt under the cut too"
+        )
+    return state.n_prompt
 
 
 def _check_something_left(queries: PositionSet, keys: PositionSet) -> None:
-    """A causal query at q sees 0..q, so it is left with nothing exactly if all of those are cut."""
-    if queries.rows is not None or keys.rows is not None:
+    """A causal query at q sees 0..q, so it is left with nothing exactly if all of those are cut.
+
+    Positions that the prompt decides (masks, or counted from its end) are checked during the pass.
+    """
+    if any(side.rows is not None or side.from_the_end for side in (queries, keys)):
         return
-    if keys.listed is None:
-        reach: float = float("inf") if keys.start == 0 else -1
-    else:
-        hidden = set(keys.listed)
-        reach = next(i for i in range(len(hidden) + 1) if i not in hidden) - 1
-    first = queries.start if queries.listed is None else min(queries.listed)
-    assert first is not None
-    if first <= reach:
-        raise ValueError(
+    first = min(queries.listed) if queries.listed is not None else queries.start
+    hidden = keys.listed if keys.listed is not None else range(keys.start, first + 1)
+    if set(range(first + 1)) <= set(hidden):
+        raise ArgumentValueError(
             f"the cut leaves query position {first} nothing to look at: it sees positions 0 to {first}, and all "
-            f"of them are cut; leave it at least one visible key, such as itself"
+            f"of them are cut; leave it at least one visible key, such as itself",
+            "keys",
         )
 
 
-def _check_heads(model: nn.Module, heads: Sequence[int] | None) -> Bool[Tensor, " head"] | None:
+def _heads_by_layer(model: nn.Module, layers: Layers, heads: Heads | None) -> dict[int, Bool[Tensor, " head"] | None]:
+    """The layers concerned, and which of their heads; None for all heads."""
     if heads is None:
-        return None
+        return dict.fromkeys(read_layers(model, layers))
+    if layers is not None:
+        raise ArgumentValueError(
+            "heads name their layers, so layers cannot be given as well; give one of them", "layers"
+        )
     n_heads = transformer.shape(model).n_heads
-    outside = [head for head in heads if not 0 <= head < n_heads]
-    if outside or not heads or len(set(heads)) < len(heads):
-        raise ValueError(f"expected different heads from 0 to {n_heads - 1}, got {list(heads)}")
-    chosen = torch.zeros(n_heads, dtype=torch.bool)
-    chosen[list(heads)] = True
-    return chosen
+    by_layer = read_heads(model, heads)
+    return {layer: torch.isin(torch.arange(n_heads), chosen.cpu()) for layer, chosen in by_layer.items()}
 
 
 def _checked_pattern(run: Activations, name: str, n_heads: int) -> Tensor:
     try:
         pattern = run[name]
     except KeyError:
-        raise ValueError(f"the run given has no {name!r}; record the attention patterns to freeze") from None
+        raise ArgumentValueError(f"there is no {name!r}; record the attention patterns to freeze", "run") from None
     if pattern.ndim != 4 or pattern.shape[1] != n_heads:
-        raise ValueError(
+        raise ArgumentValueError(
             f"{name}: expected patterns [batch, head={n_heads}, query_pos, key_pos], got {list(pattern.shape)}; were "
-            f"they made with another model?"
+            f"they made with another model?",
+            "run",
         )
     sums = pattern.float().sum(-1)
     if not bool(((sums - 1).abs() < 0.02).all()):
-        raise ValueError(f"{name}: rows of a pattern sum to one, these sum to {sums.min():.3g} to {sums.max():.3g}")
+        raise ArgumentValueError(
+            f"{name}: rows of a pattern sum to one, these sum to {sums.min():.3g} to {sums.max():.3g}", "run"
+        )
     return pattern

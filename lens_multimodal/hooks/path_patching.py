@@ -1,16 +1,18 @@
 """Path patching: the effect of a sender through one direct path, all other paths held as they were.
 
-Three passes (Wang et al. 2022; Goldowsky-Dill et al. 2023), by caching alone, so both TransformerLens generations can:
+Three passes (Wang et al. 2022; Goldowsky-Dill et al. 2023). They only cache and replace activations, which both
+TransformerLens generations can do:
 
 1. run the prompt, keep every head output and every neuron;
-2. run it again with all of those held at their values, save the senders, which are replaced; read what the receivers
-   *would* compute from the residual stream that they now see. Only direct paths (residual stream, norm) carry anything.
+2. run it again with all of those held at their values, except the senders, which are replaced; record what the
+   receivers *would* compute from the residual stream that they now see. Only direct paths (residual stream, norm)
+   carry anything.
 3. run the prompt freely with the receivers set to what was read: the hooks returned here do that.
 
 With no receivers the path ends at the logits, and the hooks returned are those of pass 2.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,13 +20,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import Heads, Neurons, as_heads, as_neurons
-from lens_multimodal.arguments.positions import Positions
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.arguments.positions import Positions, read_positions
+from lens_multimodal.arguments.units import Heads, Neurons, read_heads, read_neurons
 from lens_multimodal.hooks.ablate import ablate, ablate_heads
 from lens_multimodal.hooks.record import observe, record
 from lens_multimodal.hooks.replacement import Replacement, Resample
 
 
+@public
 def patch_path(
     model: nn.Module,
     tokens: Int[Tensor, "batch pos"],
@@ -50,25 +54,22 @@ def patch_path(
     Raises: ValueError without senders, if no receiver lies after the first sender, or as `ablate`.
     Cost: two forward passes, and all heads and neurons of one pass in memory.
     """
-    senders = _senders(model, sender_neurons, sender_heads, to, positions)
-    _check_order(model, sender_neurons, sender_heads, receiver_neurons, receiver_heads)
+    senders = _End.read(model, "sender", sender_neurons, sender_heads, read_positions(positions))
+    where = read_positions(receiver_positions, name="receiver_positions")
+    receivers = _End.read(model, "receiver", receiver_neurons, receiver_heads, where)
+    _check_order(model, senders, receivers)
+    replace_senders = senders.replaced(model, to)
     layers = range(transformer.shape(model).n_layers)
     names = [name for layer in layers for name in (transformer.head_z(layer), transformer.mlp_post(layer))]
     held = record(model, tokens, names, attention_mask=attention_mask)
     hold: list[transformer.NamedHook] = [(name, partial(hold_hook, value=held[name])) for name in names]
-    if receiver_neurons is None and receiver_heads is None:
-        return [*hold, *senders]
+    if not receivers.units:
+        return [*hold, *replace_senders]
 
     seen: dict[str, list[Tensor]] = {}
-    with transformer.fired_hooks(model, [*observe(names, into=seen), *hold, *senders]):
+    with transformer.fired_hooks(model, [*observe(names, into=seen), *hold, *replace_senders]):
         transformer.logits_of(model, tokens, attention_mask=attention_mask)
-    received = Resample({name: values[0] for name, values in seen.items()})
-    hooks: list[transformer.NamedHook] = []
-    if receiver_heads is not None:
-        hooks += ablate_heads(model, receiver_heads, to=received, positions=receiver_positions)
-    if receiver_neurons is not None:
-        hooks += ablate(model, receiver_neurons, to=received, positions=receiver_positions)
-    return hooks
+    return receivers.replaced(model, Resample({name: values[0] for name, values in seen.items()}))
 
 
 def hold_hook(activation: Tensor, hook: Any, *, value: Tensor) -> Tensor:
@@ -84,38 +85,49 @@ def hold_hook(activation: Tensor, hook: Any, *, value: Tensor) -> Tensor:
     return value.to(activation)
 
 
-def _senders(
-    model: nn.Module, neurons: Neurons | None, heads: Heads | None, to: Replacement, positions: Positions
-) -> list[transformer.NamedHook]:
-    if neurons is None and heads is None:
-        raise ValueError("a path needs senders: give sender_neurons or sender_heads")
-    hooks: list[transformer.NamedHook] = []
-    if heads is not None:
-        hooks += ablate_heads(model, heads, to=to, positions=positions)
-    if neurons is not None:
-        hooks += ablate(model, neurons, to=to, positions=positions)
-    return hooks
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """Where a path starts or ends."""
+
+    units: dict[str, dict[int, Tensor]]
+    """Indices by layer, of "heads" and of "neurons"; what was not given is missing."""
+    positions: Positions
+
+    @classmethod
+    def read(
+        cls, model: nn.Module, side: str, neurons: Neurons | None, heads: Heads | None, positions: Positions
+    ) -> "_End":
+        units = {}
+        if heads is not None:
+            units["heads"] = read_heads(model, heads, name=f"{side}_heads")
+        if neurons is not None:
+            units["neurons"] = read_neurons(model, neurons, name=f"{side}_neurons")
+        return cls(units=units, positions=positions)
+
+    def replaced(self, model: nn.Module, to: Replacement) -> list[transformer.NamedHook]:
+        builders = {"heads": ablate_heads, "neurons": ablate}
+        return [
+            hook
+            for kind, by_layer in self.units.items()
+            for hook in builders[kind](model, by_layer, to=to, positions=self.positions)
+        ]
+
+    def depths(self, model: nn.Module) -> dict[str, float]:
+        """Neurons come half a layer after the heads of their layer, unless blocks are parallel."""
+        after = {"heads": 0.0, "neurons": 0.0 if transformer.parallel_blocks(model) else 0.5}
+        return {
+            f"{kind} of layer {layer}": layer + after[kind]
+            for kind, by_layer in self.units.items()
+            for layer in by_layer
+        }
 
 
-def _check_order(
-    model: nn.Module,
-    sender_neurons: Neurons | None,
-    sender_heads: Heads | None,
-    receiver_neurons: Neurons | None,
-    receiver_heads: Heads | None,
-) -> None:
-    """Every receiver must come after a sender; within a layer, neurons after heads unless blocks are parallel."""
-    first = min(_depths(model, sender_neurons, sender_heads).values())
-    too_early = [name for name, depth in _depths(model, receiver_neurons, receiver_heads).items() if depth <= first]
+def _check_order(model: nn.Module, senders: _End, receivers: _End) -> None:
+    """Every receiver must come after a sender."""
+    if not senders.units:
+        raise ArgumentValueError("a path needs senders; give sender_neurons or sender_heads", "sender_neurons")
+    first = min(senders.depths(model).values())
+    too_early = [name for name, depth in receivers.depths(model).items() if depth <= first]
     if too_early:
-        raise ValueError(f"no path leads to {', '.join(too_early)}: no sender lies before it")
-
-
-def _depths(model: nn.Module, neurons: Neurons | None, heads: Heads | None) -> Mapping[str, float]:
-    depths: dict[str, float] = {}
-    if heads is not None:
-        depths |= {f"heads of layer {layer}": float(layer) for layer in as_heads(model, heads)}
-    if neurons is not None:
-        later = 0.0 if getattr(model.cfg, "parallel_attn_mlp", False) else 0.5  # type: ignore[union-attr,arg-type]
-        depths |= {f"neurons of layer {layer}": layer + later for layer in as_neurons(model, neurons)}
-    return depths
+        kind = too_early[0].split()[0]
+        raise ArgumentValueError(f"no path leads to {', '.join(too_early)}: no sender lies before", f"receiver_{kind}")

@@ -1,6 +1,6 @@
-"""Read activations: of one pass, of every pass while generating, or on average over many prompts.
+"""Record activations: of one pass, of every pass while generating, or their mean over many prompts.
 
-TransformerLens' own `run_with_cache` keeps everything; these keep what was asked for, by the name asked for.
+TransformerLens' own `run_with_cache` keeps everything; these keep only the hook points named, under those names.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,12 +10,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.positions import Positions, as_positions
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.arguments.positions import Positions, read_positions
 from lens_multimodal.transformer import observe
 
 __all__ = ["mean_activations", "observe", "record"]
 
 
+@public
 def record(
     model: nn.Module,
     tokens: Int[Tensor, "batch pos"],
@@ -28,12 +30,13 @@ def record(
     Raises: ValueError for unknown hook names; HookDidNotFire for hook points that the model does not run.
     """
     if not names:
-        raise ValueError("no hook names given to record")
+        raise ArgumentValueError("no hook names given to record", "names")
     with torch.no_grad(), transformer.capture(model, list(dict.fromkeys(names))) as kept:
         transformer.logits_of(model, tokens, attention_mask=attention_mask)
     return {name: kept[name].detach() for name in names}
 
 
+@public
 def mean_activations(
     model: nn.Module,
     batches: Iterable[Tensor],
@@ -49,7 +52,7 @@ def mean_activations(
     Returns: by hook name, without batch and position axis, in the activations' dtype.
     Raises: ValueError for no prompts; as `record`.
     """
-    where = as_positions(positions)
+    where = read_positions(positions)
     totals: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     count = 0
@@ -61,5 +64,5 @@ def mean_activations(
             totals[name] = totals[name] + total if name in totals else total
         count += int(chosen.sum())
     if count == 0:
-        raise ValueError("no prompts, or none with the positions asked for, to take a mean over")
+        raise ArgumentValueError("no prompts, or none with the positions asked for, to take a mean over", "batches")
     return {name: (total / count).to(dtypes[name]) for name, total in totals.items()}

@@ -13,25 +13,10 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from lens_multimodal.arguments.positions import PositionSet
+from lens_multimodal.hooks.editing import Place
 
 Activations: TypeAlias = Mapping[str, Tensor] | ActivationCache
 """Activations by hook name: from `record`, or a TransformerLens cache."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Which part of which activation: some units (None: all) along an axis, at some positions."""
-
-    name: str
-    positions: PositionSet
-    units: Tensor | None = None
-    axis: int = -1
-
-    def of(self, activation: Tensor) -> Tensor:
-        """The units of this place in an activation or in a mean of the same layout."""
-        return (
-            activation if self.units is None else activation.index_select(self.axis, self.units.to(activation.device))
-        )
 
 
 @runtime_checkable

@@ -12,20 +12,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.neurons import Neurons, as_layers, as_neurons
-from lens_multimodal.arguments.positions import Positions, PositionSet, as_positions, edit_at
+from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, public, shown
+from lens_multimodal.arguments.positions import Positions, read_positions
+from lens_multimodal.arguments.units import Neurons, read_layer, read_neurons
+from lens_multimodal.hooks.editing import Place, edit_at
 
 
+@public
 def steer(
     model: nn.Module, neurons: Neurons, *, amount: float | int, positions: Positions = None
 ) -> list[transformer.NamedHook]:
     """Add `amount` to the activations of neurons (in units of their activation).
 
-    Raises: TypeError for an amount that is no number, ValueError for one beyond any float; as `as_neurons`.
+    Raises: TypeError for an amount that is no number, ValueError for one beyond any float; as `ablate`.
     """
     return _change_neurons(model, neurons, partial(_add, amount=_as_float(amount, "amount")), positions)
 
 
+@public
 def scale(
     model: nn.Module, neurons: Neurons, *, factor: float | int, positions: Positions = None
 ) -> list[transformer.NamedHook]:
@@ -33,6 +37,7 @@ def scale(
     return _change_neurons(model, neurons, partial(_multiply, factor=_as_float(factor, "factor")), positions)
 
 
+@public
 def set_to(
     model: nn.Module, neurons: Neurons, *, value: float | int, positions: Positions = None
 ) -> list[transformer.NamedHook]:
@@ -40,6 +45,7 @@ def set_to(
     return _change_neurons(model, neurons, partial(_fill, value=_as_float(value, "value")), positions)
 
 
+@public
 def add_vector(
     model: nn.Module, vector: Float[Tensor, "*pos d_model"], *, layer: int, positions: Positions = None
 ) -> list[transformer.NamedHook]:
@@ -49,89 +55,77 @@ def add_vector(
         vector: `[d_model]` for the same at every position, or `[pos, d_model]`, one for each listed position.
         layer: 0 is the embedding.
         positions: where; None everywhere, generated tokens included (only with one vector).
-    Raises: ValueError for a vector of another width, or as many vectors as there are not positions.
+    Raises: ValueError for a vector of another width, or if vectors and positions differ in number.
     """
     return _residual(model, vector, layer, positions, adding=True)
 
 
+@public
 def write_vector(
     model: nn.Module, vector: Float[Tensor, "*pos d_model"], *, layer: int, positions: Positions = None
 ) -> list[transformer.NamedHook]:
-    """Put a vector in place of the residual stream entering a layer: an image patch by a mean, another by a word.
+    """Overwrite the residual stream entering a layer: an image patch by a mean vector, or by a word's embedding.
 
     Args and Raises: as in `add_vector`.
     """
     return _residual(model, vector, layer, positions, adding=False)
 
 
-def neuron_hook(
-    activation: Tensor,
-    hook: Any,
-    *,
-    units: Tensor,
-    change: Callable[[Tensor], Tensor],
-    positions: PositionSet,
-) -> Tensor:
+def neuron_hook(activation: Tensor, hook: Any, *, place: Place, change: Callable[[Tensor], Tensor]) -> Tensor:
     """Hook function: the activation with `change` applied to some neurons at some positions."""
-    return edit_at(activation, positions=positions, change=change, units=units)
+    return edit_at(activation, place=place, change=change)
 
 
-def residual_hook(
-    activation: Tensor,
-    hook: Any,
-    *,
-    vector: Tensor,
-    adding: bool,
-    positions: PositionSet,
-) -> Tensor:
+def residual_hook(activation: Tensor, hook: Any, *, place: Place, vector: Tensor, adding: bool) -> Tensor:
     """Hook function: the residual stream with vectors added or written at some positions."""
 
     def change(resid: Tensor) -> Tensor:
         values = vector.to(resid)
         if values.ndim == 1:
             return resid + values if adding else values.expand_as(resid)
-        index = positions.index(resid.shape[1], device=resid.device)
-        if adding:
-            return resid.index_add(1, index, values.expand(len(resid), -1, -1))
-        return resid.index_copy(1, index, values.expand(len(resid), -1, -1))
+        index = place.positions.index(resid.shape[1], device=resid.device)
+        write = resid.index_add if adding else resid.index_copy
+        return write(1, index, values.expand(len(resid), -1, -1))
 
-    return edit_at(activation, positions=positions, change=change)
+    return edit_at(activation, place=place, change=change)
 
 
 def _as_float(number: Any, name: str) -> float:
     if isinstance(number, bool) or not isinstance(number, Real):
-        raise TypeError(f"{name} must be a number, got {number!r} ({type(number).__name__})")
+        raise ArgumentTypeError(f"expected a number, got {shown(number)}", name)
     try:
         return float(number)
     except OverflowError:
-        raise ValueError(f"{name} is a number too large for any float; expected one below 1e308") from None
+        raise ArgumentValueError("the number is too large for a float; expected one below 1e308", name) from None
 
 
 def _change_neurons(
     model: nn.Module, neurons: Neurons, change: Callable[[Tensor], Tensor], positions: Positions
 ) -> list[transformer.NamedHook]:
-    where = as_positions(positions)
-    return [
-        (transformer.mlp_post(layer), partial(neuron_hook, units=units, change=change, positions=where))
-        for layer, units in as_neurons(model, neurons).items()
+    where = read_positions(positions)
+    places = [
+        Place(name=transformer.mlp_post(layer), units=units, positions=where)
+        for layer, units in read_neurons(model, neurons).items()
     ]
+    return [(place.name, partial(neuron_hook, place=place, change=change)) for place in places]
 
 
 def _residual(
     model: nn.Module, vector: Tensor, layer: int, positions: Positions, *, adding: bool
 ) -> list[transformer.NamedHook]:
-    where = as_positions(positions)
-    [layer] = as_layers(model, layer)
+    place = Place(name=transformer.resid_pre(read_layer(model, layer)), positions=read_positions(positions))
     d_model = transformer.shape(model).d_model
     if vector.ndim not in (1, 2) or vector.shape[-1] != d_model:
-        raise ValueError(
+        raise ArgumentValueError(
             f"expected a vector of shape [{d_model}] or one for each position [pos, {d_model}], "
-            f"got {list(vector.shape)}"
+            f"got {list(vector.shape)}",
+            "vector",
         )
-    if vector.ndim == 2 and (where.listed is None or len(where.listed) != len(vector)):
-        given = "positions without an end" if where.listed is None else f"{len(where.listed)} positions"
-        raise ValueError(f"{len(vector)} vectors need as many listed positions, got {given}")
-    return [(transformer.resid_pre(layer), partial(residual_hook, vector=vector, adding=adding, positions=where))]
+    count = place.positions.count
+    if vector.ndim == 2 and count != len(vector):
+        given = "positions without a fixed number" if count is None else f"{count} positions"
+        raise ArgumentValueError(f"{len(vector)} vectors need as many listed positions, got {given}", "vector")
+    return [(place.name, partial(residual_hook, place=place, vector=vector, adding=adding))]
 
 
 def _add(activation: Tensor, *, amount: float) -> Tensor:

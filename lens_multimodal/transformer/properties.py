@@ -90,6 +90,11 @@ def embedding_module(model: nn.Module) -> nn.Module:
     return original
 
 
+def parallel_blocks(model: nn.Module) -> bool:
+    """Whether attention and MLP of a layer read the same residual stream (GPT-J, Pythia), not one after the other."""
+    return bool(getattr(config(model), "parallel_attn_mlp", False))
+
+
 def attention_is_left_to_hugging_face(model: nn.Module, layer: int) -> bool:
     """Whether a layer's attention runs in Hugging Face's own code, so that edits of scores and patterns are dropped."""
     if not is_bridge(model):

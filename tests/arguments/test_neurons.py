@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lens_multimodal.hooks import as_heads, as_neurons, random_neurons_like
+from lens_multimodal.hooks import random_neurons_like, read_heads, read_neurons
 from tests.hooks.reference import wrapped
 
 
@@ -14,37 +14,37 @@ def model():
 def test_table_pairs_and_mapping_mean_the_same(model):
     table = pd.DataFrame({"layer": [2, 0, 2], "neuron": [7, 39, 1], "attribution": [0.3, 0.2, 0.1]})
     pairs = [(2, 7), (0, 39), (2, 1)]
-    for given in (table, pairs, torch.tensor(pairs).tolist(), as_neurons(model, pairs)):
-        by_layer = as_neurons(model, given)
+    for given in (table, pairs, torch.tensor(pairs).tolist(), read_neurons(model, pairs)):
+        by_layer = read_neurons(model, given)
         assert {layer: units.tolist() for layer, units in by_layer.items()} == {0: [39], 2: [7, 1]}
 
 
 def test_heads_use_their_own_column_and_limit(model):
-    assert as_heads(model, pd.DataFrame({"layer": [1], "head": [1]}))[1].tolist() == [1]
+    assert read_heads(model, pd.DataFrame({"layer": [1], "head": [1]}))[1].tolist() == [1]
     with pytest.raises(ValueError, match=r"head 2 is outside the model's 2 heads \(0 to 1\)"):
-        as_heads(model, [(0, 2)])
+        read_heads(model, [(0, 2)])
 
 
 @pytest.mark.parametrize(
     ("neurons", "message"),
     [
-        ([], r"no neurons given: expected at least one"),
-        (pd.DataFrame({"layer": [], "neuron": []}), r"no neurons given"),
+        ([], r"neurons: no neuron given"),
+        (pd.DataFrame({"layer": [], "neuron": []}), r"neurons: no neuron given"),
         ([(1, 4), (0, 4), (1, 4)], r"more than once: layer 1 neuron 4"),
         ([(3, 0)], r"layer 3 is outside the model's 3 layers \(0 to 2\)"),
         ([(0, -1)], r"neuron -1 is outside the model's 40 neurons \(0 to 39\)"),
-        (pd.DataFrame({"layer": [0], "unit": [1]}), r"no column 'neuron'; its columns are layer, unit"),
+        (pd.DataFrame({"layer": [0], "unit": [1]}), r"\['layer', 'unit'\] .*\['neuron'\]"),
     ],
 )
 def test_wrong_neurons_are_named(model, neurons, message):
     with pytest.raises(ValueError, match=message):
-        as_neurons(model, neurons)
+        read_neurons(model, neurons)
 
 
 @pytest.mark.parametrize("neurons", ["(0, 1)", [3, 4], [(0, 1.5)], [(True, 1)]])
 def test_wrong_kinds_are_named(model, neurons):
     with pytest.raises(TypeError, match=r"expected|pairs"):
-        as_neurons(model, neurons)
+        read_neurons(model, neurons)
 
 
 def test_random_control_matches_layer_by_layer_and_shares_nothing(model):

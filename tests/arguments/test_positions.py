@@ -1,11 +1,18 @@
+import numpy as np
 import pytest
 import torch
 
-from lens_multimodal.arguments.positions import as_positions, edit_at
+from lens_multimodal.arguments.boundary import ArgumentError
+from lens_multimodal.arguments.positions import positions_in, read_positions
+from lens_multimodal.hooks.editing import Place, edit_at
 
 
 def chosen(positions, n_pos=6):
-    return as_positions(positions).mask(n_pos, device=torch.device("cpu")).tolist()
+    return read_positions(positions).mask(n_pos).tolist()
+
+
+def at(positions, **units):
+    return Place(name="", positions=read_positions(positions), **units)
 
 
 @pytest.mark.parametrize(
@@ -18,11 +25,38 @@ def chosen(positions, n_pos=6):
         (slice(2, None), [0, 0, 1, 1, 1, 1]),
         (slice(None, 4, 2), [1, 0, 1, 0, 0, 0]),
         (torch.tensor([5, 3]), [0, 0, 0, 1, 0, 1]),
+        (np.array([5, 3]), [0, 0, 0, 1, 0, 1]),
+        (np.int64(2), [0, 0, 1, 0, 0, 0]),
+        (torch.tensor(2), [0, 0, 1, 0, 0, 0]),
+        (-1, [0, 0, 0, 0, 0, 1]),
+        ([-2, 0], [1, 0, 0, 0, 1, 0]),
+        (slice(-2, None), [0, 0, 0, 0, 1, 1]),
+        (slice(-3, -1), [0, 0, 0, 1, 1, 0]),
+        (slice(1, -3), [0, 1, 1, 0, 0, 0]),
+        (slice(-5, 3), [0, 1, 1, 0, 0, 0]),
+        (slice(-1, 1, -2), [0, 0, 0, 1, 0, 1]),
+        (np.array([False, True]), [0, 1, 0, 0, 0, 0]),
         (torch.tensor([True, False, True]), [1, 0, 1, 0, 0, 0]),
     ],
 )
 def test_every_spelling(positions, expected):
     assert chosen(positions) == [[bool(x) for x in expected]]
+    assert sorted(positions_in(positions, 6).tolist()) == [i for i, x in enumerate(expected) if x]
+
+
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [
+        (None, [0, 1, 2, 3]),
+        (range(1, 3), [1, 2]),
+        ([-1, 0], [3, 0]),
+        ([3, -4, 2], [3, 0, 2]),
+        (torch.tensor([2, 1]), [2, 1]),
+        (3, [3]),
+    ],
+)
+def test_positions_keep_their_order(positions, expected):
+    assert positions_in(positions, 4).tolist() == expected
 
 
 def test_a_single_generated_token_is_edited_only_by_open_positions():
@@ -33,27 +67,31 @@ def test_a_single_generated_token_is_edited_only_by_open_positions():
         (0, False),
         (range(9), False),
         (slice(0, 4), False),
+        (slice(-2, None), True),
+        (-1, False),
+        ([-1, -2], False),
+        (slice(-3, -1), False),
+        (slice(1, -1), False),
+        (torch.tensor([True]), False),
     ]:
-        result = edit_at(token, positions=as_positions(positions), change=torch.zeros_like)
+        result = edit_at(token, place=at(positions), change=torch.zeros_like)
         assert bool((result == 0).all()) is edited, positions
 
 
 def test_mask_by_row_reaches_each_row_and_not_the_generated_tokens():
     rows = torch.tensor([[True, False, False], [False, True, True]])
-    result = edit_at(torch.ones(2, 5, 1), positions=as_positions(rows), change=torch.zeros_like)
+    result = edit_at(torch.ones(2, 5, 1), place=at(rows), change=torch.zeros_like)
     assert result[..., 0].tolist() == [[0, 1, 1, 1, 1], [1, 0, 0, 1, 1]]
-    with pytest.raises(ValueError, match="mask of positions has 2 rows, this pass has a batch of 3"):
-        edit_at(torch.ones(3, 5, 1), positions=as_positions(rows), change=torch.zeros_like)
-    with pytest.raises(ValueError, match="mask of positions is 3 long, this pass has only 2"):
-        edit_at(torch.ones(2, 2, 1), positions=as_positions(rows), change=torch.zeros_like)
+    with pytest.raises(ValueError, match=r"2 rows.* batch of 3"):
+        edit_at(torch.ones(3, 5, 1), place=at(rows), change=torch.zeros_like)
+    with pytest.raises(ValueError, match=r"3 positions.* 2 positions"):
+        edit_at(torch.ones(2, 2, 1), place=at(rows), change=torch.zeros_like)
 
 
 def test_units_and_positions_together_leave_the_rest_and_the_given_tensor_alone():
     given = torch.randn(2, 4, 3, 5)
     before = given.clone()
-    result = edit_at(
-        given, positions=as_positions([1, 3]), change=lambda part: part + 10, units=torch.tensor([2, 0]), axis=-2
-    )
+    result = edit_at(given, place=at([1, 3], units=torch.tensor([2, 0]), axis=-2), change=lambda part: part + 10)
     expected = before.clone()
     expected[:, [1, 3], 0] += 10
     expected[:, [1, 3], 2] += 10
@@ -62,25 +100,54 @@ def test_units_and_positions_together_leave_the_rest_and_the_given_tensor_alone(
 
 
 @pytest.mark.parametrize(
-    ("positions", "error", "message"),
+    ("positions", "error", "values"),
     [
-        ([], ValueError, "no positions given; use None"),
-        (-1, ValueError, "position -1 is negative: count from 0"),
-        (slice(-3, None), ValueError, "position -3 is negative"),
-        (slice(0, None, 2), ValueError, "open slice of positions cannot have a step"),
-        ([1, 2, 1], ValueError, "more than once: 1"),
-        (torch.zeros(4, dtype=torch.bool), ValueError, "chooses none"),
-        (torch.zeros(1, 2, 2, dtype=torch.bool), ValueError, r"none|\[batch, pos\]"),
-        ([1.5], TypeError, "expected integer positions, got 1.5"),
-        ("12", TypeError, "expected positions as"),
-        ([True], TypeError, "expected integer positions, got True"),
+        ([], ValueError, "None"),
+        (slice(0, None, 2), ValueError, "step"),
+        (slice(4, 2), ValueError, ""),
+        (slice(0, 4, 0), ValueError, "slice"),
+        ([1, 2, 1], ValueError, r"\[1\]"),
+        (torch.zeros(4, dtype=torch.bool), ValueError, r"\[4\]"),
+        (np.zeros(4, dtype=bool), ValueError, r"\[4\]"),
+        (torch.ones(1, 2, 2, dtype=torch.bool), ValueError, r"\[1, 2, 2\]"),
+        ([1.5], TypeError, "1.5"),
+        (1.5, TypeError, "1.5"),
+        ("12", TypeError, "'12'"),
+        ([True], TypeError, "True"),
+        (True, TypeError, "True"),
+        (torch.tensor([[1, 2]]), TypeError, r"\[1, 2\]"),
+        (torch.tensor([1.0]), TypeError, "1.0"),
+        (slice("a", None), TypeError, "'a'"),
     ],
 )
-def test_wrong_positions_are_named(positions, error, message):
-    with pytest.raises(error, match=message):
-        as_positions(positions)
+def test_wrong_positions_are_named(positions, error, values):
+    with pytest.raises(error, match=f"where: .*{values}") as raised:
+        read_positions(positions, name="where")
+    assert isinstance(raised.value, ArgumentError)
+    assert raised.value.argument == "where"
 
 
-def test_a_position_outside_the_pass():
-    with pytest.raises(ValueError, match=r"position 6 is outside this pass over 6 positions \(0 to 5\)"):
-        chosen([2, 6])
+@pytest.mark.parametrize(
+    ("positions", "values"),
+    [
+        ([6], "position 6 .* 6 positions .*-6 to 5"),
+        ([2, 6], "position 6 .* 6 positions .*-6 to 5"),
+        (-7, "position -7 .* 6 positions .*-6 to 5"),
+        (slice(-7, None), "position -7 .* 6 positions"),
+        (slice(2, -4), "prompt of 6"),
+        ([5, -1], r"\[5\]"),
+        (torch.ones(7, dtype=torch.bool), "7 positions.* 6 positions"),
+    ],
+)
+def test_positions_that_a_prompt_does_not_have(positions, values):
+    with pytest.raises(ValueError, match=values):
+        chosen(positions)
+    with pytest.raises(ArgumentError, match=f"where: .*{values}"):
+        positions_in(positions, 6, name="where")
+
+
+def test_rows_that_differ_have_no_common_index():
+    rows = torch.tensor([[True, False, False], [False, True, True]])
+    with pytest.raises(ArgumentError, match=r"where: .*\[2, 3\]"):
+        positions_in(rows, 3, name="where")
+    assert positions_in(rows[1:].expand(4, -1), 5).tolist() == [1, 2]

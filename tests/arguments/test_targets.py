@@ -9,8 +9,7 @@ from lens_multimodal.analysis import (
     LogitScalar,
     LogProbability,
 )
-from lens_multimodal.arguments.selection import resolve_positions
-from lens_multimodal.arguments.targets import resolve_targets
+from lens_multimodal.arguments.targets import read_targets
 from tests.analysis.reference import PROMPT, hosted, plain
 from tests.analysis.words import tokenizer
 from tests.models import host_model
@@ -44,14 +43,14 @@ def mean_of_first_row(logits):
     ],
 )
 def test_value(target, expected, pos):
-    (resolved,) = resolve_targets(hosted("gpt-j", "bridge"), target, PROMPT)
+    [resolved] = read_targets(hosted("gpt-j", "bridge"), target, PROMPT)
     torch.testing.assert_close(resolved.value(LOGITS), expected)
     assert resolved.pos == pos
 
 
 def test_string_is_its_token(model):
     expected = model.tokenizer.convert_tokens_to_ids("Ġdog")
-    dog, difference = resolve_targets(model, [" dog", LogitDifference(token=" dog", other=" cat")], PROMPT)
+    dog, difference = read_targets(model, [" dog", LogitDifference(token=" dog", other=" cat")], PROMPT)
     assert dog.label == "logit of ' dog' at 6"
     assert dog.value(LOGITS) == LOGITS[6, expected]
     assert difference.label == "logit of ' dog' minus ' cat' at 6"
@@ -59,11 +58,11 @@ def test_string_is_its_token(model):
 
 def test_string_of_several_tokens_lists_them(model):
     with pytest.raises(ValueError, match=r"' doge' is 2 tokens, not one: ' dog', 'e'"):
-        resolve_targets(model, " doge", PROMPT)
+        read_targets(model, " doge", PROMPT)
 
 
 def test_half_precision_is_read_in_float32():
-    (target,) = resolve_targets(hosted("gpt-j", "bridge"), LogProbability(token=4), PROMPT)
+    [target] = read_targets(hosted("gpt-j", "bridge"), LogProbability(token=4), PROMPT)
     value = target.value(LOGITS.bfloat16())
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, LOGITS[6].bfloat16().float().log_softmax(0)[4])
@@ -86,38 +85,10 @@ def test_half_precision_is_read_in_float32():
 )
 def test_bad_targets(target, error, message):
     with pytest.raises(error, match=message):
-        resolve_targets(hosted("gpt-j", "bridge"), target, PROMPT)
+        read_targets(hosted("gpt-j", "bridge"), target, PROMPT)
 
 
 def test_function_must_return_a_scalar():
-    (target,) = resolve_targets(hosted("gpt-j", "bridge"), lambda logits: logits[0], PROMPT)
+    [target] = read_targets(hosted("gpt-j", "bridge"), lambda logits: logits[0], PROMPT)
     with pytest.raises(TypeError, match=r"must return a scalar tensor, it returned a tensor of shape \[97\]"):
         target.value(LOGITS)
-
-
-@pytest.mark.parametrize(
-    ("positions", "expected"),
-    [(None, [0, 1, 2, 3]), (range(1, 3), [1, 2]), ([-1, 0], [3, 0]), (torch.tensor([2, 1]), [2, 1]), (3, [3])],
-)
-def test_positions(positions, expected):
-    assert resolve_positions(positions, 4).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("positions", "message"),
-    [
-        ([], "no positions"),
-        ([4], "position 4 is outside"),
-        ([-5], "position -5 is outside"),
-        ([1, 1], r"\[1\] are given more"),
-        ([3, -1], r"\[3\] are given more"),
-    ],
-)
-def test_bad_positions(positions, message):
-    with pytest.raises(ValueError, match=message):
-        resolve_positions(positions, 4)
-
-
-def test_positions_must_be_integers():
-    with pytest.raises(TypeError, match="integer position"):
-        resolve_positions([0.5], 4)

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lens_multimodal.experiments.seeds import generator_for, seed_for
 from lens_multimodal.experiments.statistics import (
     ENOUGH,
     holm,
@@ -18,6 +17,7 @@ from lens_multimodal.experiments.statistics import (
     sign_flip_p,
     too_few,
 )
+from lens_multimodal.seeds import generator_for, seed_for
 
 
 def rows(seed: int = 0, pictures: int = 12) -> pd.DataFrame:

@@ -162,31 +162,31 @@ def test_shuffled_moves_every_prompt_and_all_hook_points_together():
 def test_builders_refuse_what_does_not_fit():
     model = wrapped("gpt-j", "bridge")
     name = transformer.mlp_post(0)
-    with pytest.raises(ValueError, match=r"the means given has no 'blocks.0.mlp.hook_post'; it has x; record"):
+    with pytest.raises(ValueError, match=r"means .*blocks\.0\.mlp\.hook_post.* x"):
         ablate(model, [(0, 1)], to=Mean({"x": torch.zeros(40)}))
-    with pytest.raises(ValueError, match=r"shape \[41\], this model needs \[40\]; was it made with another model"):
+    with pytest.raises(ValueError, match=r"means .*\[41\].*\[40\]"):
         ablate(model, [(0, 1)], to=Mean({name: torch.zeros(41)}))
-    with pytest.raises(ValueError, match=r"this model needs \[batch, pos, 40\]"):
+    with pytest.raises(ValueError, match=r"\[9, 40\].*\[batch, pos, 40\]"):
         ablate(model, [(0, 1)], to=Resample({name: torch.zeros(9, 40)}))
-    with pytest.raises(ValueError, match="layer 7 is outside the model's 3 layers"):
+    with pytest.raises(ValueError, match=r"ablate_mlp\(layers=.* layer 7 .* 3 layers"):
         ablate_mlp(model, [7])
-    with pytest.raises(ValueError, match="no layers given"):
+    with pytest.raises(ValueError, match=r"ablate_mlp\(layers="):
         ablate_mlp(model, [])
-    with pytest.raises(ValueError, match="layers given more than once"):
+    with pytest.raises(ValueError, match=r"ablate_attention\(layers=.*\[1\]"):
         ablate_attention(model, [1, 1])
 
 
 def test_runs_that_do_not_fit_the_pass():
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
     name = transformer.mlp_post(0)
-    with pytest.raises(ValueError, match="a batch of 3, this pass one of 2"):
+    with pytest.raises(ValueError, match=r"hook_post.* 3, .* 2"):
         run("gpt-j", "bridge", prompt, ablate(model, [(0, 1)], to=Resample({name: torch.zeros(3, 9, 40)})))
-    with pytest.raises(ValueError, match="has 4 positions, this pass 9"):
+    with pytest.raises(ValueError, match=r"hook_post.* 4 positions.* 9"):
         run("gpt-j", "bridge", prompt, ablate(model, [(0, 1)], to=Resample({name: torch.zeros(1, 4, 40)})))
-    with pytest.raises(ValueError, match="position 9 is outside this pass"):
+    with pytest.raises(ValueError, match=r"ablate\(positions=.* position 9 .* 9 positions"):
         run("gpt-j", "bridge", prompt, ablate(model, [(0, 1)], positions=[9]))
     everywhere = ablate(model, [(0, 1)], to=Resample({name: torch.zeros(1, 9, 40)}))
-    with pytest.raises(ValueError, match="has no generated tokens; limit"), model.hooks(fwd_hooks=everywhere):
+    with pytest.raises(ValueError, match=r"hook_post: .*generated"), model.hooks(fwd_hooks=everywhere):
         model.generate(prompt, max_new_tokens=3, do_sample=False, stop_at_eos=False, verbose=False)
 
 

@@ -123,18 +123,18 @@ def test_a_transformer_lens_cache_serves_as_run(kind):
     hooks = patch_neurons(model, [(0, 1), (2, 5)], run=cache)
     expected = run(model, prompt, patch_neurons(model, [(0, 1), (2, 5)], run=record(model, other, NAMES)))
     assert torch.equal(run(model, prompt, hooks), expected)
-    with pytest.raises(ValueError, match="was it made with another model"):
+    with pytest.raises(ValueError, match=r"\[9, 40\].*\[batch, pos, 40\]"):
         patch_neurons(model, [(0, 1)], run=model.run_with_cache(other[:1], remove_batch_dim=True)[1])
 
 
 def test_what_does_not_fit_is_named():
     model, other = wrapped("gpt-j", "bridge"), reference.tokens(seed=1)
     clean = record(model, other, [transformer.resid_pre(1)])
-    with pytest.raises(ValueError, match=r"run given has no 'blocks.2.hook_resid_pre'; it has blocks.1"):
+    with pytest.raises(ValueError, match=r"blocks\.2\.hook_resid_pre.* blocks\.1"):
         patch_resid_pre(model, [2], run=clean)
-    with pytest.raises(ValueError, match="3 source positions cannot be copied to 2 positions one by one"):
+    with pytest.raises(ValueError, match=r"patch_resid_pre\(source_positions=.* 3 .* 2 positions"):
         patch_resid_pre(model, [1], run=clean, positions=[0, 1], source_positions=[0, 1, 2])
-    with pytest.raises(ValueError, match="source_positions need both sides listed"):
+    with pytest.raises(ValueError, match=r"patch_resid_pre\(source_positions="):
         patch_resid_pre(model, [1], run=clean, source_positions=[0, 1, 2])
-    with pytest.raises(ValueError, match="position 12 is outside this pass over 9 positions"):
+    with pytest.raises(ValueError, match=r"patch_resid_pre\(source_positions=.* position 12 .* 9 positions"):
         run(model, other, patch_resid_pre(model, [1], run=clean, positions=[0], source_positions=[12]))

@@ -4,7 +4,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lens_multimodal import transformer
 from lens_multimodal.hooks import CutHadNoEffect, cut_attention, freeze_attention, record
-from lens_multimodal.hooks.attention import cut_scores_hook, verify_cut_hook
+from lens_multimodal.hooks.attention import CutState, cut_scores_hook, verify_cut_hook
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, wrapped
 from tests.models import LAYOUTS, host_model
@@ -46,7 +46,7 @@ def renormalised_z(layout, kind, prompt, layer, *, queries, keys, heads):
 @pytest.mark.parametrize("heads", [[0, 1], [1]])
 def test_cut_in_one_layer_equals_zeroing_and_renormalising_the_pattern(layout, kind, heads):
     model, prompt = wrapped(layout, kind), reference.tokens()
-    result = run(model, prompt, cut_attention(model, queries=TEXT, keys=IMAGE, layers=1, heads=heads))
+    result = run(model, prompt, cut_attention(model, queries=TEXT, keys=IMAGE, heads={1: heads}))
     z = renormalised_z(layout, kind, prompt, 1, queries=slice(5, None), keys=list(IMAGE), heads=heads)
     edit = input_edited(reference.attention_out(layout, 1), lambda _: z)
     assert_close(result, reference.logits(layout, prompt, edit))
@@ -132,7 +132,7 @@ def test_left_padded_rows_have_their_own_positions(layout, kind):
 def test_frozen_patterns_of_another_run(layout, kind):
     model, prompt, other = wrapped(layout, kind), reference.tokens(), reference.tokens(seed=1, batch=1)
     frozen = patterns_of(model, other)
-    result = run(model, prompt, freeze_attention(model, run=frozen, layers=1, heads=[0]))
+    result = run(model, prompt, freeze_attention(model, run=frozen, heads=[(1, 0)]))
     pattern, values = pattern_and_values(model, prompt, 1)
     pattern[:, 0] = frozen[transformer.attn_pattern(1)][:, 0]
     z = torch.einsum("bhqk,bkhd->bqhd", pattern, values).flatten(2)
@@ -220,9 +220,9 @@ def test_two_cuts_add_up():
     ("queries", "keys", "message"),
     [
         (None, IMAGE, None),
-        (None, [0, 1], "leaves query position 0 nothing to look at: it sees positions 0 to 0"),
-        ([3, 2], [0, 1, 2, 5], "leaves query position 2 nothing to look at"),
-        (TEXT, None, "leaves query position 5 nothing"),
+        (None, [0, 1], "query position 0 .* 0 to 0"),
+        ([3, 2], [0, 1, 2, 5], "query position 2 .* 0 to 2"),
+        (TEXT, None, "query position 5 .* 0 to 5"),
         ([3, 4], [0, 1, 2, 5], None),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_cut_that_blinds_a_query_is_refused_when_built(queries, keys, message)
     if message is None:
         cut_attention(model, queries=queries, keys=keys)
         return
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"cut_attention\(keys=.*{message}"):
         cut_attention(model, queries=queries, keys=keys)
 
 
@@ -242,24 +242,24 @@ def test_a_cut_that_blinds_a_padded_row_is_refused_in_the_pass(layout):
     mask[1, :2] = 0
     hooks = cut_attention(model, queries=[3], keys=[2, 3])
     run(model, prompt, hooks)
-    with pytest.raises(ValueError, match="leaves position 3 of row 1 nothing to look at"):
+    with pytest.raises(ValueError, match="position 3 of row 1"):
         run(model, prompt, hooks, attention_mask=mask)
 
 
 def test_a_dropped_edit_is_noticed():
     """The way that fires and does nothing on GPT-J's bridge: editing the scores."""
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
-    done = {}
+    state = CutState()
 
     def cut(scores):
-        done["cut"] = torch.zeros_like(scores, dtype=torch.bool)
-        done["cut"][..., 5:, 1:5] = True
-        return scores.masked_fill(done["cut"], -1e9)
+        state.cut = torch.zeros_like(scores, dtype=torch.bool)
+        state.cut[..., 5:, 1:5] = True
+        return scores.masked_fill(state.cut, -1e9)
 
     names = [transformer.attn_scores(1), transformer.attn_pattern(1)]
     silent = [(names[0], lambda scores, hook: cut_scores_hook(scores, hook, cut=cut))]
-    checked = [*silent, (names[1], lambda pattern, hook: verify_cut_hook(pattern, hook, done=done, layer=1))]
-    with pytest.raises(CutHadNoEffect, match="layer 1 attended to positions that were cut off"):
+    checked = [*silent, (names[1], lambda pattern, hook: verify_cut_hook(pattern, hook, state=state, layer=1))]
+    with pytest.raises(CutHadNoEffect, match="layer 1"):
         run(model, prompt, checked)
 
 
@@ -267,15 +267,17 @@ def test_wrong_settings_are_named():
     model = wrapped("gpt-j", "bridge")
     pattern = torch.full((1, 2, 9, 9), 1 / 9)
     names = [transformer.attn_pattern(layer) for layer in range(3)]
-    with pytest.raises(ValueError, match=r"different heads from 0 to 1, got \[2\]"):
-        cut_attention(model, queries=TEXT, keys=IMAGE, heads=[2])
-    with pytest.raises(ValueError, match="layer 3 is outside"):
+    with pytest.raises(ValueError, match=r"cut_attention\(heads=\.\.\.\): head 2 .* 2 heads"):
+        cut_attention(model, queries=TEXT, keys=IMAGE, heads=[(0, 2)])
+    with pytest.raises(ValueError, match=r"freeze_attention\(layers=\.\.\.\).*heads"):
+        freeze_attention(model, run={names[0]: pattern}, layers=0, heads=[(0, 1)])
+    with pytest.raises(ValueError, match=r"cut_attention\(layers=.* layer 3 .* 3 layers"):
         cut_attention(model, queries=TEXT, keys=IMAGE, layers=[0, 3])
-    with pytest.raises(ValueError, match=r"has no 'blocks.1.attn.hook_pattern'; record the attention patterns"):
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.hook_pattern"):
         freeze_attention(model, run={names[0]: pattern})
-    with pytest.raises(ValueError, match="sum to one, these sum to 2 to 2"):
+    with pytest.raises(ValueError, match="2 to 2"):
         freeze_attention(model, run={names[0]: 2 * pattern}, layers=0)
-    with pytest.raises(ValueError, match=r"expected patterns \[batch, head=2"):
+    with pytest.raises(ValueError, match=r"\[batch, head=2.*\[1, 1, 9, 9\]"):
         freeze_attention(model, run={names[0]: pattern[:, :1]}, layers=0)
-    with pytest.raises(ValueError, match="frozen patterns are for a batch of 1 and 9 positions, this pass has 2 and 5"):
+    with pytest.raises(ValueError, match=r"1 and 9 .* 2 and 5"):
         run(model, reference.tokens(pos=5), freeze_attention(model, run={names[0]: pattern}, layers=0))

@@ -78,13 +78,16 @@ def test_nested_edits_of_the_same_row_unwind():
 @pytest.mark.parametrize(
     ("neurons", "source", "target", "message"),
     [
-        (NEURONS, 97, 5, r"source token 97 is outside the vocabulary of 97 \(0 to 96\)"),
-        (NEURONS, 5, -1, "target token -1 is outside"),
-        (NEURONS, 5, 5, "same token 5; nothing would change"),
-        ([], 5, 6, "no neurons given"),
+        (NEURONS, 97, 5, r"source=.* token 97 .* 97 tokens \(0 to 96\)"),
+        (NEURONS, 5, -1, r"target=.* token -1"),
+        (NEURONS, 5, 5, r"target=.* 5"),
+        ([], 5, 6, r"neurons="),
     ],
 )
 def test_wrong_edits_are_refused(neurons, source, target, message):
     model = wrapped("gpt-j", "bridge")
-    with pytest.raises(ValueError, match=message), edit_knowledge(model, neurons, source=source, target=target):
+    with (
+        pytest.raises(ValueError, match=rf"edit_knowledge\({message}"),
+        edit_knowledge(model, neurons, source=source, target=target),
+    ):
         pass

@@ -91,16 +91,16 @@ def test_heads_reach_neurons_of_their_own_layer_unless_blocks_are_parallel():
     hooks = patch_path(serial, prompt, to=Zero(), **ends)
     assert_different(run(serial, prompt, hooks), run(serial, prompt, []))
     for layout in ("gpt-j", "pythia"):
-        with pytest.raises(ValueError, match="no path leads to neurons of layer 1: no sender lies before it"):
+        with pytest.raises(ValueError, match=r"patch_path\(receiver_neurons=.*neurons of layer 1"):
             patch_path(wrapped(layout, "bridge"), prompt, to=Zero(), **ends)
 
 
 def test_what_cannot_be_a_path_is_refused():
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
-    with pytest.raises(ValueError, match="a path needs senders"):
+    with pytest.raises(ValueError, match=r"patch_path\(sender_neurons="):
         patch_path(model, prompt, to=Zero(), receiver_heads=[(1, 0)])
-    with pytest.raises(ValueError, match="no path leads to heads of layer 0"):
+    with pytest.raises(ValueError, match=r"patch_path\(receiver_heads=.*heads of layer 0"):
         patch_path(model, prompt, to=Zero(), sender_neurons=[(1, 2)], receiver_heads=[(0, 0), (2, 0)])
     hooks = patch_path(model, prompt, to=Zero(), sender_neurons=[(1, 2)])
-    with pytest.raises(ValueError, match=r"traced on activations of shape .* this pass has .*run the same tokens"):
+    with pytest.raises(ValueError, match=r"\[2, 9, .*\[2, 5, "):
         run(model, reference.tokens(pos=5), hooks)

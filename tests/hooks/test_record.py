@@ -44,11 +44,11 @@ def test_mean_over_prompts_of_unequal_length(layout, kind):
 
 def test_wrong_names_and_nothing_at_all():
     model = wrapped("gpt-j", "bridge")
-    with pytest.raises(ValueError, match=r"no hook point 'blocks.1.mlp.hook_pst'; closest: blocks.1.mlp"):
+    with pytest.raises(ValueError, match=r"blocks\.1\.mlp\.hook_pst.* blocks\.1\.mlp"):
         record(model, reference.tokens(), ["blocks.1.mlp.hook_pst"])
-    with pytest.raises(ValueError, match="no hook names given"):
+    with pytest.raises(ValueError, match=r"record\(names="):
         record(model, reference.tokens(), [])
-    with pytest.raises(ValueError, match="no prompts"):
+    with pytest.raises(ValueError, match=r"mean_activations\(batches="):
         mean_activations(model, [], [transformer.mlp_post(0)])
-    with pytest.raises(ValueError, match="no prompts, or none with the positions"):
+    with pytest.raises(ValueError, match=r"mean_activations\(batches="):
         mean_activations(model, [reference.tokens()], [transformer.mlp_post(0)], positions=slice(20, None))

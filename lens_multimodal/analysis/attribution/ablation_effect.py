@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.gradients import check_finite_targets
 from lens_multimodal.analysis.attribution.request import Request, Visit, request_for_targets
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
 from lens_multimodal.arguments.targets import ResolvedTarget, Targets, first_read
+from lens_multimodal.arguments.units import Neurons, read_neurons
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +80,7 @@ def ablation_effects(
     """What a target loses when each of some neurons is set to zero at all the given positions (paper section 3.3).
 
     Args:
-        neurons: as `hooks.neurons.as_neurons` takes them.
+        neurons: as `ablate` takes them.
         positions: where they are set to zero; None for everywhere. The paper takes the image positions.
         batch_size: ablations in one forward pass.
     Returns: columns `target`, `layer`, `neuron`, `effect` (target minus target without the neuron), ordered by target
@@ -88,7 +88,7 @@ def ablation_effects(
     Raises: ValueError, TypeError for bad targets, neurons or positions; FloatingPointError for an overflow.
     """
     request = request_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
-    by_layer = as_neurons(model, neurons)
+    by_layer = read_neurons(model, neurons)
     single = [
         Ablated(neurons={layer: index[None]}, positions=request.positions)
         for layer, indices in by_layer.items()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.gradients import visit_gradients
 from lens_multimodal.analysis.attribution.request import request_for_targets
-from lens_multimodal.arguments.selection import wide
 from lens_multimodal.arguments.targets import Targets
+from lens_multimodal.precision import wide
 
 
 def head_attribution(

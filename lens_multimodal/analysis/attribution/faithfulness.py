@@ -19,8 +19,8 @@ from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.ablation_effect import Ablated, ablated_effects, ablated_values
 from lens_multimodal.analysis.attribution.request import Request, Score, request_for_targets, run_score
 from lens_multimodal.analysis.attribution.top_neurons import reduce_positions, resolve_score
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
 from lens_multimodal.arguments.targets import Target
+from lens_multimodal.arguments.units import Neurons, read_neurons
 
 COMPARED = ("activation_x_gradient", "activation_x_decoded", "local_direct_effect", "integrated_gradients")
 TRUE_EFFECT = "ablation"
@@ -98,7 +98,7 @@ def faithfulness(
     request = request_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
     if len(request.passes) != 1:
         raise ValueError(f"expected one target, got {len(request.passes)}")
-    given = None if neurons is None else as_neurons(model, neurons)
+    given = None if neurons is None else read_neurons(model, neurons)
     generator = torch.Generator().manual_seed(seed)
     by_score = {name: _reduced(request, score, reduce) for name, score in chosen.items()}
     flat = _flat_indices(given, model) if given is not None else _candidates(by_score, n_neurons, generator)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.request import Request, Visit
-from lens_multimodal.arguments.selection import wide
 from lens_multimodal.arguments.targets import ResolvedTarget, first_read
+from lens_multimodal.precision import wide
 
 GradientVisit = Callable[[int, int, Tensor, Tensor], None]
 """Called with the index of the backward pass, the layer, its activation and its gradient."""

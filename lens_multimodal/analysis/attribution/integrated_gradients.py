@@ -22,8 +22,8 @@ from torch import Tensor
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.gradients import check_differentiable, check_finite_targets, gradients_on
 from lens_multimodal.analysis.attribution.request import Request, Visit
-from lens_multimodal.arguments.selection import wide
 from lens_multimodal.arguments.targets import first_read
+from lens_multimodal.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.gradients import check_differentiable, gradients_on, start_graph
-from lens_multimodal.arguments.selection import resolve_layers
+from lens_multimodal.arguments.units import read_layers
 
 PROBE_LENGTHS = (8, 16, 24)
 
@@ -91,7 +91,7 @@ def estimate_attribution(
     if n_pos > sizes.n_ctx:
         raise ValueError(f"a prompt of {n_pos} positions is longer than the model's context of {sizes.n_ctx}")
     check_differentiable(model)
-    found = resolve_layers(model, layers)
+    found = read_layers(model, layers)
     lengths = [length for length in PROBE_LENGTHS if length <= sizes.n_ctx]
     counted = [saved_bytes(model, length, layers=found) for length in lengths]
     fit = np.polyfit(lengths, counted, deg=len(lengths) - 1)

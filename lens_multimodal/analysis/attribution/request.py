@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from lens_multimodal.arguments.selection import resolve_layers, resolve_positions
-from lens_multimodal.arguments.targets import ResolvedTarget, Targets, resolve_targets
+from lens_multimodal.arguments.positions import positions_in
+from lens_multimodal.arguments.targets import ResolvedTarget, Targets, read_targets
+from lens_multimodal.arguments.units import read_layers
 
 Visit: TypeAlias = Callable[[int, int, Tensor], None]
 """Called with the pass, the layer and the scores `[batch, pos, d_mlp]`, float32 or wider."""
@@ -53,14 +54,14 @@ def request_for_targets(
             f"expected one prompt, got tokens of shape {list(tokens.shape)}; for a batch with one target per "
             f"row there are neuron_attribution_by_row and top_neurons_by_row"
         )
-    resolved = resolve_targets(model, targets, tokens)
+    resolved = read_targets(model, targets, tokens)
     return Request(
         model=model,
         tokens=tokens,
         attention_mask=attention_mask,
         passes=tuple((target,) for target in resolved),
-        positions=_differentiable(resolve_positions(positions, tokens.shape[1])),
-        layers=resolve_layers(model, layers),
+        positions=_differentiable(positions_in(positions, tokens.shape[1])),
+        layers=read_layers(model, layers),
     )
 
 
@@ -82,14 +83,14 @@ def request_by_row(
     if not isinstance(targets, list) or len(targets) != len(tokens):
         got = f"{len(targets)} targets" if isinstance(targets, list) else f"a {type(targets).__name__}"
         raise ValueError(f"expected a list of {len(tokens)} targets, one per row of tokens, got {got}")
-    resolved = tuple(resolve_targets(model, target, tokens[row : row + 1])[0] for row, target in enumerate(targets))
+    resolved = tuple(read_targets(model, target, tokens[row : row + 1])[0] for row, target in enumerate(targets))
     return Request(
         model=model,
         tokens=tokens,
         attention_mask=attention_mask,
         passes=(resolved,),
-        positions=_differentiable(resolve_positions(positions, tokens.shape[1])),
-        layers=resolve_layers(model, layers),
+        positions=_differentiable(positions_in(positions, tokens.shape[1])),
+        layers=read_layers(model, layers),
     )
 
 

@@ -1,13 +1,12 @@
 """Logit lens: from which depth on does a position read as a given token?
 
-The residual stream at every depth is read out as if it were the last: final norm, unembedding, softmax. Depth 0 is
+The residual stream at every depth is unembedded as if it were the last: final norm, unembedding, softmax. Depth 0 is
 what enters the first layer, depth `n_layers` is the model's own prediction. At an image position the interesting
-token is the noun that belongs there, although the model never says it at that place.
+token is the noun that belongs there, although the model never says it at that position.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,12 +14,15 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.request import request_for_targets
-from lens_multimodal.arguments.selection import resolve_token, wide
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.positions import Positions
+from lens_multimodal.arguments.targets import Tokens, read_tokens
+from lens_multimodal.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogitLens:
-    """How some tokens read at some positions at every depth."""
+    """Rank, probability and logit of some tokens at some positions, at every depth."""
 
     token_ids: tuple[int, ...]
     positions: Int[Tensor, " pos"]
@@ -48,11 +50,12 @@ class LogitLens:
         return logit_lens_html(self)
 
 
+@public
 def logit_lens(
     model: nn.Module,
     tokens: Int[Tensor, "1 prompt_pos"],
-    token: int | str | Sequence[int | str],
-    positions: Any = None,
+    token: Tokens,
+    positions: Positions = None,
     *,
     attention_mask: Tensor | None = None,
     chunk: int = 64,
@@ -62,11 +65,10 @@ def logit_lens(
     Args:
         token: a token id, a string of one token, or several of them.
         positions: None for all.
-        chunk: positions read out at a time; `chunk * d_vocab` logits exist at once.
+        chunk: positions unembedded at a time; `chunk * d_vocab` logits exist at once.
     Raises: ValueError, TypeError for tokens or positions that do not exist; FloatingPointError for an overflow.
     """
-    listed = [token] if isinstance(token, int | str) else list(token)
-    ids = tuple(resolve_token(model, item) for item in listed)
+    ids = tuple(read_tokens(model, token))
     request = request_for_targets(model, tokens, list(ids), positions, attention_mask=attention_mask)
     n_layers = transformer.shape(model).n_layers
     names = [transformer.resid_pre(0), *(transformer.resid_post(layer) for layer in range(n_layers))]
@@ -94,7 +96,7 @@ def _read(
         logits = wide(transformer.read_out(model, rows[None])[0])
         if not bool(logits.isfinite().all()):
             raise FloatingPointError(
-                f"the residual stream reads out to infinities or NaN in {resid.dtype}; run the model in float32"
+                f"the logits of the residual stream hold infinities or NaN in {resid.dtype}; run the model in float32"
             )
         chosen = logits[:, list(ids)]
         rank = torch.stack([(logits > chosen[:, i : i + 1]).sum(-1) for i in range(len(ids))], dim=-1)

@@ -1,4 +1,4 @@
-"""Any vector in words: the nearest input embeddings, or what the model would say next (paper section 3.1)."""
+"""Tokens of any vector: the nearest input embeddings, or what the model would predict next (paper section 3.1)."""
 
 import torch
 from jaxtyping import Float
@@ -6,9 +6,11 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
-from lens_multimodal.arguments.selection import wide
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.precision import wide
 
 
+@public
 def nearest_embeddings(
     model: nn.Module,
     vectors: Float[Tensor, "vector d_model"],
@@ -33,7 +35,8 @@ def nearest_embeddings(
         return search_vocabulary(unit, columns, len(table), top_k=top_k, budget_bytes=budget_bytes)
 
 
-def read_out_tokens(
+@public
+def unembed_tokens(
     model: nn.Module,
     vectors: Float[Tensor, "vector d_model"],
     *,
@@ -63,4 +66,6 @@ def read_out_tokens(
 def _check_width(model: nn.Module, vectors: Tensor) -> None:
     d_model = transformer.w_e(model).shape[1]
     if vectors.ndim != 2 or vectors.shape[1] != d_model:
-        raise ValueError(f"expected vectors of shape [vector, d_model={d_model}], got {list(vectors.shape)}")
+        raise ArgumentValueError(
+            f"expected vectors of shape [vector, d_model={d_model}], got {list(vectors.shape)}", "vectors"
+        )

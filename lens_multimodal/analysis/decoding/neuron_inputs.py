@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, search_vocabulary
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
-from lens_multimodal.arguments.selection import wide
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.units import Neurons, read_layer, read_neurons
+from lens_multimodal.precision import wide
 
 
+@public
 def driving_tokens(
     model: nn.Module,
     neurons: Neurons,
@@ -35,7 +37,7 @@ def driving_tokens(
     rows = []
     embeddings = transformer.w_e(model).detach()
     with torch.no_grad():
-        for layer, index in as_neurons(model, neurons).items():
+        for layer, index in read_neurons(model, neurons).items():
             weights = transformer.w_gate(model, layer) if gate else transformer.w_in(model, layer)
             before = transformer.mlp_norm(model, layer) if norm else None
 
@@ -67,13 +69,14 @@ def driving_tokens(
     return table
 
 
+@public
 def upstream_neurons(model: nn.Module, layer: int, neuron: int, *, top_k: int = 20) -> pd.DataFrame:
     """The earlier neurons whose output rows point most along, or against, a neuron's input column.
 
     Returns: columns `layer`, `neuron`, `cosine`, ordered by its size; empty for a neuron of layer 0.
     Raises: ValueError, TypeError for a neuron that does not exist.
     """
-    as_neurons(model, [(layer, neuron)])
+    read_neurons(model, [(read_layer(model, layer), neuron)], name="neuron")
     direction = nn.functional.normalize(wide(transformer.w_in(model, layer)[:, neuron].detach()), dim=0)
     parts = []
     for earlier in range(layer):

@@ -1,16 +1,15 @@
-"""Decoding: what neurons write, in words (paper section 2.2).
+"""Decoding: the tokens that neurons write (paper section 2.2).
 
-A neuron adds its row of `W_out` to the residual stream, so `W_out[layer, neuron] @ W_U` weighs every token; the top
-ones are the neuron's words. The paper reads the row as it is. With `final_norm` the row passes the final norm's own
-centring and scale, `((W_out - mean) * ln_final.w) @ W_U`, which is what decoding of a model with folded norms
-shows; the ranking changes. The unembedding's bias is the same for every neuron and is left out: it would drown
-the rest.
+A neuron adds its row of `W_out` to the residual stream, so `W_out[layer, neuron] @ W_U` gives every token a weight; the
+neuron's tokens are those with the largest weights. The paper uses the row as it is. With `final_norm` the row first
+passes the final norm's centring and scale, `((W_out - mean) * ln_final.w) @ W_U`: decoding a model with folded norms
+shows this, and the ranking changes. The unembedding's bias is left out. It is the same for every neuron and would
+dominate the weights.
 
 On a model with processed weights the rows themselves differ: each table records `weight_processing`.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
 import torch
@@ -21,10 +20,12 @@ from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.dictionary import WORDS_LOOKED_AT, is_interpretable
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
-from lens_multimodal.arguments.selection import resolve_layers, wide
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.units import Layers, Neurons, read_layers, read_neurons
+from lens_multimodal.precision import wide
 
 
+@public
 def decode_neurons(
     model: nn.Module,
     neurons: Neurons,
@@ -37,7 +38,7 @@ def decode_neurons(
     """The tokens that some neurons write.
 
     Args:
-        neurons: as `hooks.neurons.as_neurons` takes them.
+        neurons: in any form that `hooks.ablate` takes.
         final_norm: through the final norm's centring and scale; the paper's way is without.
         probabilities: weights as a softmax over the vocabulary instead of dot products.
     Returns: one row per neuron, ordered by layer: `layer`, `neuron`, `tokens` (tuple of strings, best first),
@@ -59,16 +60,17 @@ def decode_neurons(
                 ),
                 top_k,
             )
-            for layer, index in as_neurons(model, neurons).items()
+            for layer, index in read_neurons(model, neurons).items()
         ]
     table = pd.concat(parts, ignore_index=True)
     table.attrs.update(final_norm=final_norm, weight_processing=transformer.weight_processing(model))
     return table
 
 
+@public
 def decode_layers(
     model: nn.Module,
-    layers: Any = None,
+    layers: Layers = None,
     *,
     top_k: int = 10,
     final_norm: bool = False,
@@ -79,16 +81,13 @@ def decode_layers(
 
     Never builds `[d_mlp, d_vocab]`: working memory stays within `budget_bytes`, for GPT-J's 458,752 neurons too.
     """
-    for layer in resolve_layers(model, layers):
-        with torch.no_grad():
-            found = _search_unembedding(
-                model,
-                _written(model, transformer.w_out(model, layer), final_norm),
-                top_k=top_k,
-                probabilities=probabilities,
-                budget_bytes=budget_bytes,
-            )
-        yield layer, found
+
+    @torch.no_grad()
+    def decoded(layer: int) -> TopTokens:
+        rows = _written(model, transformer.w_out(model, layer), final_norm)
+        return _search_unembedding(model, rows, top_k=top_k, probabilities=probabilities, budget_bytes=budget_bytes)
+
+    return ((layer, decoded(layer)) for layer in read_layers(model, layers))
 
 
 def _written(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_multimodal.arguments.selection import wide
+from lens_multimodal.precision import wide
 
 DEFAULT_BUDGET = 2**30
 """Bytes of working memory beyond weights and results."""

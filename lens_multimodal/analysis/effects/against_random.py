@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.analysis.effects.bootstrap import bootstrap_interval
 from lens_multimodal.analysis.effects.prediction_effect import effect_of, effects_of
-from lens_multimodal.arguments.neurons import Neurons, random_neurons_like
+from lens_multimodal.arguments.units import Neurons
+from lens_multimodal.hooks.random_neurons import random_neurons_like
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.effects.caption_effect import Captioner
-from lens_multimodal.arguments.selection import wide
+from lens_multimodal.precision import wide
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from lens_multimodal import transformer
 from lens_multimodal.analysis.effects.prediction_effect import effects_of
 from lens_multimodal.analysis.effects.similarity import WORD_OVERLAP, Similarity
-from lens_multimodal.arguments.neurons import Neurons, random_neurons_like
+from lens_multimodal.arguments.units import Neurons
+from lens_multimodal.hooks.random_neurons import random_neurons_like
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 Intervention: TypeAlias = Sequence[transformer.NamedHook] | Callable[[ImagePrompt], Sequence[transformer.NamedHook]]

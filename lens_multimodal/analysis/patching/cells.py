@@ -14,11 +14,11 @@ from tqdm.auto import tqdm
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.patching.pairs import Pair
-from lens_multimodal.arguments.neurons import Neurons, as_neurons
 from lens_multimodal.arguments.positions import Positions
-from lens_multimodal.arguments.selection import wide
-from lens_multimodal.arguments.targets import CaptionToken, ResolvedTarget, Target, first_read, resolve_targets
+from lens_multimodal.arguments.targets import CaptionToken, ResolvedTarget, Target, first_read, read_targets
+from lens_multimodal.arguments.units import Neurons, read_neurons
 from lens_multimodal.hooks.record import record
+from lens_multimodal.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,23 +135,23 @@ class Sweep:
             clean_mask=clean_mask,
             corrupted_mask=corrupted_mask,
         )
-        [resolved] = resolve_targets(model, target, corrupted_tokens)
+        [resolved] = read_targets(model, target, corrupted_tokens)
         clean_target = resolved
         if clean_tokens.shape != corrupted_tokens.shape:
             if isinstance(target, CaptionToken):
                 raise ValueError("in prompts of unequal length a caption token has two places: name the token itself")
-            [clean_target] = resolve_targets(model, target, clean_tokens)
+            [clean_target] = read_targets(model, target, clean_tokens)
         return cls(model=model, pair=pair, target=resolved, clean_target=clean_target, batch_size=batch_size)
 
     @property
     def positions(self) -> list[int]:
         return self.pair.positions
 
-    def over_sites(self, site: str, name_of: Callable[[int], str], layers: list[int]) -> PatchSweep:
+    def over_sites(self, site: str, name_of: Callable[[int], str], layers: Sequence[int]) -> PatchSweep:
         cells = [Cell(name=name_of(layer), positions=(p,)) for layer in layers for p in self.positions]
-        return self.run(site, {"layer": layers, "pos": self.positions}, cells)
+        return self.run(site, {"layer": list(layers), "pos": self.positions}, cells)
 
-    def over_heads(self, layers: list[int], *, by_position: bool) -> PatchSweep:
+    def over_heads(self, layers: Sequence[int], *, by_position: bool) -> PatchSweep:
         groups, further = self._groups(by_position)
         heads = list(range(transformer.shape(self.model).n_heads))
         cells = [
@@ -160,11 +160,11 @@ class Sweep:
             for head in heads
             for group in groups
         ]
-        return self.run("heads", {"layer": layers, "head": heads, **further}, cells)
+        return self.run("heads", {"layer": list(layers), "head": heads, **further}, cells)
 
     def over_neurons(self, neurons: Neurons, *, by_position: bool) -> PatchSweep:
         groups, further = self._groups(by_position)
-        pairs = [(layer, int(unit)) for layer, units in as_neurons(self.model, neurons).items() for unit in units]
+        pairs = [(layer, int(unit)) for layer, units in read_neurons(self.model, neurons).items() for unit in units]
         cells = [
             Cell(name=transformer.mlp_post(layer), unit=unit, positions=tuple(group))
             for layer, unit in pairs

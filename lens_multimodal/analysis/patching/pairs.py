@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_multimodal.arguments.positions import Positions, as_positions
+from lens_multimodal.arguments.positions import Positions, read_positions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +85,7 @@ def _matched(
     lengths: tuple[int, int], paddings: tuple[int, int], positions: Positions, source_positions: Positions
 ) -> dict[int, int]:
     n_clean, n_corrupted = lengths
-    to = as_positions(positions)
+    to = read_positions(positions)
     if source_positions is None:
         if n_clean != n_corrupted:
             raise ValueError(
@@ -99,7 +99,7 @@ def _matched(
             raise ValueError("a sweep patches one prompt: give its positions as a list or a slice")
         pairs = [(p, p) for p in chosen[0].nonzero().flatten().tolist()]
     else:
-        take = as_positions(source_positions)
+        take = read_positions(source_positions)
         if to.listed is None or take.listed is None:
             raise ValueError("source_positions need both sides listed: give positions and source_positions with an end")
         cpu = torch.device("cpu")

@@ -30,8 +30,8 @@ from typing_extensions import Unpack
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.patching.cells import PatchSweep, Sweep, SweepSettings
-from lens_multimodal.arguments.neurons import Neurons, as_layers
 from lens_multimodal.arguments.targets import Target
+from lens_multimodal.arguments.units import Neurons, read_layers
 
 __all__ = [
     "PatchSweep",
@@ -66,7 +66,7 @@ def act_patch_resid_pre(
     Cost: one forward row for each cell, and one backward pass for the estimate.
     """
     sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
-    return sweep.over_sites("resid_pre", transformer.resid_pre, as_layers(model, layers))
+    return sweep.over_sites("resid_pre", transformer.resid_pre, read_layers(model, layers))
 
 
 def act_patch_mlp_out(
@@ -80,7 +80,7 @@ def act_patch_mlp_out(
 ) -> PatchSweep:
     """Patch what each MLP writes at each position; settings as in `act_patch_resid_pre`."""
     sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
-    return sweep.over_sites("mlp_out", transformer.mlp_out, as_layers(model, layers))
+    return sweep.over_sites("mlp_out", transformer.mlp_out, read_layers(model, layers))
 
 
 def act_patch_attn_out(
@@ -94,7 +94,7 @@ def act_patch_attn_out(
 ) -> PatchSweep:
     """Patch what each layer's attention writes at each position; settings as in `act_patch_resid_pre`."""
     sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
-    return sweep.over_sites("attn_out", transformer.attn_out, as_layers(model, layers))
+    return sweep.over_sites("attn_out", transformer.attn_out, read_layers(model, layers))
 
 
 def act_patch_heads(
@@ -108,7 +108,7 @@ def act_patch_heads(
 ) -> PatchSweep:
     """Patch each attention head at all chosen positions together: a sweep over `layer` and `head`."""
     sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
-    return sweep.over_heads(as_layers(model, layers), by_position=False)
+    return sweep.over_heads(read_layers(model, layers), by_position=False)
 
 
 def act_patch_heads_by_position(
@@ -122,7 +122,7 @@ def act_patch_heads_by_position(
 ) -> PatchSweep:
     """Patch each attention head at each position: a sweep over `layer`, `head` and `pos`."""
     sweep = Sweep.between(model, clean_tokens, corrupted_tokens, target, **settings)
-    return sweep.over_heads(as_layers(model, layers), by_position=True)
+    return sweep.over_heads(read_layers(model, layers), by_position=True)
 
 
 def act_patch_neurons(

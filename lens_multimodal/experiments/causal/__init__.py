@@ -17,11 +17,11 @@ from lens_multimodal.data import Scene
 from lens_multimodal.experiments.causal import summary
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState, with_control
-from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.words import NounFinder
 from lens_multimodal.experiments.words.agreement import EmbeddingSpace
 from lens_multimodal.experiments.words.scores import bert_score
 from lens_multimodal.hooks import random_neurons_like
+from lens_multimodal.seeds import generator_for
 
 
 @dataclass(frozen=True, kw_only=True)

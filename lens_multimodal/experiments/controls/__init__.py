@@ -27,7 +27,7 @@ from lens_multimodal.experiments.controls.models import (
 )
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState
-from lens_multimodal.experiments.seeds import generator_for
+from lens_multimodal.seeds import generator_for
 
 
 @dataclass(frozen=True, kw_only=True)

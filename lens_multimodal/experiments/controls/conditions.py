@@ -17,11 +17,11 @@ from lens_multimodal.analysis import Logit, decode_neurons, top_neurons_by_row
 from lens_multimodal.analysis.effects.by_row import Reading, captions_without, read_without
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.picture import PictureState, SaidNoun, with_control
-from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.words import says
 from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.virtual_tokens import SoftPrompt
+from lens_multimodal.seeds import generator_for
 
 Pair = tuple[int, int]
 """Layer and neuron."""

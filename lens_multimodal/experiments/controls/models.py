@@ -13,9 +13,9 @@ from lens_multimodal import transformer
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Context
-from lens_multimodal.experiments.seeds import generator_for, seed_for
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.lens import VisionLens
+from lens_multimodal.seeds import generator_for, seed_for
 
 
 def with_random_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:

@@ -37,8 +37,8 @@ from lens_multimodal.experiments.follow_ups.removal import (
 )
 from lens_multimodal.experiments.follow_ups.vectors import activation_differences, mean_vector
 from lens_multimodal.experiments.picture import PictureState, SaidNoun
-from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.words.agreement import EmbeddingSpace
+from lens_multimodal.seeds import generator_for
 
 GRADIENT_FREE = "activation_x_decoded"
 

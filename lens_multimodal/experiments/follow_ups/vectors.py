@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.selection import wide
 from lens_multimodal.experiments.controls.conditions import Conditions
 from lens_multimodal.experiments.controls.models import vectors_of
 from lens_multimodal.experiments.experiment import Context
-from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.hooks import record
+from lens_multimodal.precision import wide
+from lens_multimodal.seeds import generator_for
 
 
 def mean_vector(context: Context) -> Float[Tensor, " d_model"]:

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.analysis import SCORES, ImageGeometry, Logit, decode_neurons, top_neurons
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.words import Noun, NounFinder
 from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.lens import PROMPT, VisionLens
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.seeds import generator_for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from lens_multimodal.analysis import TopTokens, nearest_embeddings, read_out_tokens, token_strings
+from lens_multimodal.analysis import TopTokens, nearest_embeddings, token_strings, unembed_tokens
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.controls.models import random_projection, vectors_of
 from lens_multimodal.experiments.experiment import Context, Summary
@@ -55,7 +55,7 @@ class Projection:
             ("random projection", "embedding"): nearest_embeddings(
                 context.lens.model, random_vectors, top_k=WORDS_READ
             ),
-            ("random projection", "unembedding"): read_out_tokens(
+            ("random projection", "unembedding"): unembed_tokens(
                 context.lens.model, random_vectors, top_k=WORDS_READ, probabilities=False
             ),
             ("random tokens", "drawn"): _random(context, len(shown)),

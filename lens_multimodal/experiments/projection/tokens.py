@@ -2,10 +2,10 @@
 
 import torch
 
-from lens_multimodal.analysis import TopTokens, nearest_embeddings, read_out_tokens
+from lens_multimodal.analysis import TopTokens, nearest_embeddings, unembed_tokens
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.picture import PictureState
-from lens_multimodal.experiments.seeds import generator_for
+from lens_multimodal.seeds import generator_for
 
 WORDS_READ = 10
 """Tokens looked at for each image position."""
@@ -20,7 +20,7 @@ def nearest_to_image_prompts(context: Context) -> TopTokens:
 def read_out_image_prompts(context: Context) -> TopTokens:
     """For each image position the tokens that the final norm and the unembedding give it."""
     picture: PictureState = context.picture
-    return read_out_tokens(context.lens.model, picture.vectors, top_k=WORDS_READ, probabilities=False)
+    return unembed_tokens(context.lens.model, picture.vectors, top_k=WORDS_READ, probabilities=False)
 
 
 def random_tokens(context: Context, count: int, *, purpose: str = "random tokens") -> list[int]:

@@ -18,9 +18,9 @@ from lens_multimodal.analysis.receptive_fields import PAPER_QUANTILE
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Context, Summary
 from lens_multimodal.experiments.picture import PictureState
-from lens_multimodal.experiments.seeds import generator_for
 from lens_multimodal.experiments.selectivity import summary
-from lens_multimodal.hooks import as_neurons, random_neurons_like
+from lens_multimodal.hooks import random_neurons_like, read_neurons
+from lens_multimodal.seeds import generator_for
 
 Row = dict[str, object]
 
@@ -105,7 +105,7 @@ def _maps(context: Context, neurons: pd.DataFrame) -> Float[Tensor, "neuron grid
     picture: PictureState = context.picture
     pairs = list(zip(neurons["layer"].tolist(), neurons["neuron"].tolist(), strict=True))
     distinct = list(dict.fromkeys(pairs))
-    by_layer = as_neurons(context.lens.model, distinct)
+    by_layer = read_neurons(context.lens.model, distinct)
     order = {(layer, int(i)): n for n, (layer, i) in enumerate((la, i) for la, idx in by_layer.items() for i in idx)}
     found = neuron_activations(context.lens.model, picture.prompt.tokens, distinct, picture.image_pos)[0]
     return found[[order[pair] for pair in pairs]].reshape(-1, *picture.grid).cpu()

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Context, Experiment, UnreadablePicture
 from lens_multimodal.experiments.picture import PictureState
-from lens_multimodal.experiments.seeds import seed_for
 from lens_multimodal.experiments.stream import manifest as manifests
 from lens_multimodal.experiments.stream.frames import as_arrow
 from lens_multimodal.experiments.stream.merge import merge
@@ -23,6 +22,7 @@ from lens_multimodal.experiments.stream.processes import Processes
 from lens_multimodal.experiments.stream.resume import claim, unfinished
 from lens_multimodal.experiments.words import noun_finder
 from lens_multimodal.lens import VisionLens
+from lens_multimodal.seeds import seed_for
 
 
 @dataclass(frozen=True, kw_only=True)

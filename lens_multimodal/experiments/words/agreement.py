@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.token_text import token_strings
-from lens_multimodal.arguments.selection import wide
 from lens_multimodal.experiments.experiment import Context
 from lens_multimodal.experiments.picture import PictureState
 from lens_multimodal.experiments.words import says
 from lens_multimodal.experiments.words.scores import bert_score, clip_score
+from lens_multimodal.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,8 +11,8 @@ from lens_multimodal import ImagePrompt, VisionLens
 from lens_multimodal.analysis.attribution import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons, logit_lens
 from lens_multimodal.analysis.effects import effects_of
-from lens_multimodal.arguments.neurons import random_neurons_like
 from lens_multimodal.hooks import ablate
+from lens_multimodal.hooks.random_neurons import random_neurons_like
 from recipes.tiny.sample_scene import Scene
 
 COUNTS = (20, 100, 300)

@@ -7,8 +7,8 @@ from lens_multimodal.analysis import (
     decode_neurons,
     driving_tokens,
     nearest_embeddings,
-    read_out_tokens,
     token_strings,
+    unembed_tokens,
     upstream_neurons,
 )
 from lens_multimodal.analysis.decoding.vocabulary_search import chunk_sizes, search_vocabulary
@@ -122,7 +122,7 @@ def test_read_out_of_the_last_residual_stream_is_the_prediction(layout, kind):
     model = hosted(layout, kind)
     with torch.no_grad(), transformer.capture(model, [transformer.resid_post(2)]) as kept:
         logits = transformer.logits_of(model, PROMPT)[0]
-    found = read_out_tokens(model, kept[transformer.resid_post(2)][0], top_k=4, chunk=3)
+    found = unembed_tokens(model, kept[transformer.resid_post(2)][0], top_k=4, chunk=3)
     expected = logits.softmax(-1).topk(4)
     assert torch.equal(found.tokens, expected.indices)
     torch.testing.assert_close(found.values, expected.values, rtol=1e-5, atol=1e-7)
@@ -196,8 +196,8 @@ def test_bad_top_k(top_k):
 
 def test_bad_vectors():
     model = hosted("gpt-j", "bridge")
-    for function in (nearest_embeddings, read_out_tokens):
-        with pytest.raises(ValueError, match="d_model=24"):
+    for function in (nearest_embeddings, unembed_tokens):
+        with pytest.raises(ValueError, match=r"\(vectors=.*d_model=24"):
             function(model, torch.randn(2, 23))
         with pytest.raises(FloatingPointError, match="infinities or NaN"):
             function(model, torch.full((2, 24), torch.inf))

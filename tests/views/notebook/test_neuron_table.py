@@ -6,7 +6,7 @@ import pickle
 import pandas as pd
 import pytest
 
-from lens_multimodal.hooks import as_neurons
+from lens_multimodal.hooks import read_neurons
 from lens_multimodal.views.notebook import NeuronTable
 from tests.lenses import picture
 from tests.views.notebook.html_reader import assert_self_contained, read
@@ -24,7 +24,7 @@ def test_it_is_a_table_like_any_other(lens, found):
     ]  # fmt: skip
     assert found.attrs["score"] == "activation_x_gradient"
     assert isinstance(found["layer"], pd.Series)
-    assert len(as_neurons(lens.model, found.head(10))) > 0
+    assert len(read_neurons(lens.model, found.head(10))) > 0
     pd.testing.assert_frame_equal(pd.DataFrame(found), found, check_frame_type=False)
 
 
