@@ -178,7 +178,7 @@ class VirtualTokens:
             raise UnknownImageTokens(
                 f"token id {int(wanted[~known][0])} is not a word (the vocabulary ends at {self.d_vocab - 1}) and "
                 f"stands for no image here: its prompt was forgotten or no longer exists, or it was made by another "
-                f"lens or in another process. Keep the prompt for as long as its tokens are used, or make it again with "
+                f"lens or in another process. Keep the prompt for as long as its tokens are used, or make it anew with "
                 f"lens.prompt(image)"
             )
         needed, position = np.unique(owner, return_inverse=True)
