@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import Preprocessing, VisionLens, attach_vision, transformer
 from lens_multimodal.presets.random_weights import Architecture, RandomTrio, RandomWeights
-from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.prompt.image_prompt import PROMPT, ImagePrompt
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face
 
 
@@ -56,7 +56,7 @@ class Workbench:
         pixels = np.random.default_rng(seed).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         return Image.fromarray(pixels)
 
-    def prompts(self, batch: int = 1, text: str = "A picture of") -> ImagePrompt:
+    def prompts(self, batch: int = 1, text: str = PROMPT) -> ImagePrompt:
         return self.lens.prompt([self.picture(i) for i in range(batch)], text)
 
     @torch.no_grad()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lens_multimodal.hooks import cut_attention, edit_knowledge, patch_resid_pre
     from lens_multimodal.hooks.ablate import ablate
     from lens_multimodal.hooks.steer import scale, steer
-    from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+    from lens_multimodal.image.encoder import VisionEncoder
+    from lens_multimodal.image.preprocessing import Preprocessing
     from lens_multimodal.lens import VisionLens
     from lens_multimodal.prompt.generation import Sampling
     from lens_multimodal.prompt.image_prompt import ImagePrompt
@@ -59,7 +60,8 @@ _HOMES = {
     ),
     "attach": ("attach_vision",),
     "hooks": ("ablate", "cut_attention", "edit_knowledge", "patch_resid_pre", "scale", "steer"),
-    "image.encoder": ("Preprocessing", "VisionEncoder"),
+    "image.encoder": ("VisionEncoder",),
+    "image.preprocessing": ("Preprocessing",),
     "lens": ("VisionLens",),
     "prompt.generation": ("Sampling",),
     "prompt.image_prompt": ("ImagePrompt",),

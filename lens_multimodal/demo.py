@@ -16,7 +16,7 @@ import torch
 from jinja2 import Environment
 from PIL import Image
 
-from lens_multimodal.analysis import ImageGeometry, effects_of, neuron_activations, receptive_field
+from lens_multimodal.analysis import effects_of, neuron_activations, receptive_field
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.experiments import short_report
 from lens_multimodal.hooks import ablate
@@ -86,7 +86,7 @@ def explain(lens: VisionLens, sample: Sample, caption: str, word: str, *, shown:
         word=word,
         neurons=first,
         overlays=tuple(_overlay(lens, prompt, sample.picture, row) for row in first.itertuples()),
-        left=_left(lens, prompt, lens.token_id(f" {word}"), ranked),
+        left=_left(lens, prompt, lens.text.token_id(f" {word}"), ranked),
     )
 
 
@@ -182,13 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _overlay(lens: VisionLens, prompt: ImagePrompt, picture: Image.Image, neuron: object) -> Image.Image:
     pair = [(int(neuron.layer), int(neuron.neuron))]  # type: ignore[attr-defined]
     grid = neuron_activations(lens.model, prompt.tokens, pair, prompt.image_pos[0])[0, 0].reshape(prompt.grid)
-    geometry = ImageGeometry.of(
-        lens.vision.preprocessing,
-        width=picture.width,
-        height=picture.height,
-        grid_h=prompt.grid[0],
-        grid_w=prompt.grid[1],
-    )
+    geometry = lens.vision.geometry(picture.width, picture.height)
     return heat_over_picture(picture, receptive_field(grid, geometry).heat)
 
 

@@ -21,16 +21,16 @@ from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.pictures import Picture, as_picture, as_pictures
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.generation import GeneratedActivations, Sampling
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt, Piece, assemble
 from lens_multimodal.prompt.projection import Projection
-from lens_multimodal.prompt.tokenizer import Words
+from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
     import lens_multimodal.views.notebook.neuron_card_html
 
-PROMPT = "A picture of"
-"""LiMBeR's and the paper's text after the image."""
+_MADE_BY: "weakref.WeakKeyDictionary[object, weakref.ref[VisionLens]]" = weakref.WeakKeyDictionary()
+"""Which lens made a prompt or a soft prompt. Kept here, so that neither holds a reference to its lens."""
 
 
 class VisionLens:
@@ -40,7 +40,8 @@ class VisionLens:
         model: the TransformerLens model, to be used as always: `run_with_cache`, `hooks`, `generate`, ...
         vision: the frozen image encoder.
         projection: the linear map from image features to soft prompts.
-        tokenizer: the language model's tokenizer.
+        tokenizer: the language model's Hugging Face tokenizer, or None.
+        text: the same tokenizer as prompts and captions use it: `lens.text.encode`, `lens.text.caption`, ...
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class VisionLens:
         self.vision = vision
         self.projection = projection
         self.tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
+        self.text = PromptTokenizer(self.tokenizer)
         self.name = name
         self.shape = shape
         self.virtual_tokens = VirtualTokens(
@@ -156,9 +158,14 @@ class VisionLens:
                 vectors = self.projection(self.vision.features(chunk))
                 leaves = [own.clone().requires_grad_(with_gradient) for own in vectors]
             grid_h, grid_w = self._grid_of(vectors.shape[1])
+            one_per_patch = vectors.shape[1] == self.vision.n_patches
             embedded += [
                 EmbeddedImage(
-                    soft_prompt=self.virtual_tokens.store(leaf), grid_h=grid_h, grid_w=grid_w, picture=picture
+                    soft_prompt=self.virtual_tokens.store(leaf),
+                    grid_h=grid_h,
+                    grid_w=grid_w,
+                    picture=picture,
+                    geometry=self.vision.geometry(picture.width, picture.height) if one_per_patch else None,
                 )
                 for picture, leaf in zip(chunk, leaves, strict=True)
             ]
@@ -179,16 +186,16 @@ class VisionLens:
     def generate(self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None) -> list[str]:
         """The text that follows each row, up to the end token or a new line."""
         rows = generation.generate(
-            self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.stop_ids, sampling=sampling
+            self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids, sampling=sampling
         )
-        return [self.words.caption(ids) for ids in rows]
+        return [self.text.caption(ids) for ids in rows]
 
     def generate_with_activations(
         self, prompt: ImagePrompt, names: Sequence[str], *, max_new_tokens: int = 20
     ) -> GeneratedActivations:
         """Greedy generation of one row, with what the named hook points held behind every new token."""
         return generation.generate_with_activations(
-            self.model, prompt, names=names, max_new_tokens=max_new_tokens, stop_ids=self.stop_ids
+            self.model, prompt, names=names, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids
         )
 
     @overload
@@ -262,15 +269,16 @@ class VisionLens:
         Args: word: a string that is one token, or a token id.
         Raises: ValueError if the caption does not say `word`, or `word` is not one token.
         """
-        target = self.token_id(word) if isinstance(word, str) else word
+        target = self.text.token_id(word) if isinstance(word, str) else word
         prompt = self.prompt(image, text)
-        (ids,) = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.stop_ids)
+        (ids,) = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids)
+        ids = self.text.first_line(ids)
         if target not in ids:
             raise ValueError(
-                f"the caption {self.words.caption(ids)!r} does not say {self.words.token(target)!r}; give the words "
+                f"the caption {self.text.caption(ids)!r} does not say {self.text.token(target)!r}; give the words "
                 f"before it yourself: lens.prompt(image, 'A picture of a')"
             )
-        return self._assemble([[prompt.spans[0][0].image, text, ids[: ids.index(target)]]], None)
+        return prompt.followed_by(ids[: ids.index(target)])
 
     def neurons(
         self,
@@ -301,7 +309,7 @@ class VisionLens:
             image = self.prompt_before(image, target)
         if not len(image.row(0).spans[0]):
             raise ValueError("this prompt holds no image, so no neuron can be attributed to one")
-        token = self.token_id(target) if isinstance(target, str) else target
+        token = self.text.token_id(target) if isinstance(target, str) else target
         found = top_neurons(
             self.model, image.tokens, token, image.image_pos[0], top_k=top_k, score=score, reduce=reduce
         ).rename(columns={"pos": "image_pos"})
@@ -313,7 +321,7 @@ class VisionLens:
         table.attrs.update(found.attrs)
         from lens_multimodal.views.notebook.neuron_table import neuron_table
 
-        return neuron_table(table.drop(columns=["target", "rank"]), image, self)
+        return neuron_table(table.drop(columns=["target", "rank"]), image)
 
     def show(
         self,
@@ -345,11 +353,6 @@ class VisionLens:
 
     # --- tokens ------------------------------------------------------------------------------------------
 
-    @property
-    def words(self) -> Words:
-        """The tokenizer as prompts and captions need it."""
-        return Words(self.tokenizer)
-
     def to_str_tokens(self, prompt: ImagePrompt | Int[Tensor, " pos"]) -> list[str]:
         """Each position as people read it: words as text, image positions as `<image:row,col>`.
 
@@ -360,28 +363,8 @@ class VisionLens:
                 raise ValueError(f"expected a prompt of one row, got {len(prompt)} (prompt.row(i))")
             names = {s.start + i: s.image.cell(i) for s in prompt.spans[0] for i in range(s.stop - s.start)}
             ids = prompt.tokens[0].tolist()
-            return ["<image:{},{}>".format(*names[p]) if p in names else self.words.token(i) for p, i in enumerate(ids)]
-        return ["<image>" if i >= self.shape.d_vocab else self.words.token(i) for i in prompt.tolist()]
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text as the model reads it in the middle of a prompt: no special token is added."""
-        return self.words.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens left out."""
-        return self.words.decode(ids)
-
-    def token_id(self, word: str) -> int:
-        """The id of a string that is exactly one token.
-
-        Raises: ValueError naming the pieces otherwise.
-        """
-        return self.words.token_id(word)
-
-    @property
-    def stop_ids(self) -> list[int]:
-        """The end token and new lines."""
-        return self.words.stop_ids
+            return ["<image:{},{}>".format(*names[p]) if p in names else self.text.token(i) for p, i in enumerate(ids)]
+        return ["<image>" if i >= self.shape.d_vocab else self.text.token(i) for i in prompt.tolist()]
 
     # --- life --------------------------------------------------------------------------------------------
 
@@ -439,19 +422,28 @@ class VisionLens:
 
     def _assemble(self, rows: Sequence[Sequence[Piece | str]], prepend_bos: bool | None) -> ImagePrompt:
         wanted = transformer.prepends_bos(self.model) if prepend_bos is None else prepend_bos
-        bos = self.words.bos if wanted else []
+        bos = self.text.bos if wanted else []
         pieces: list[list[Piece]] = [
-            [bos, *(self.encode(piece) if isinstance(piece, str) else piece for piece in row)] for row in rows
+            [bos, *(self.text.encode(piece) if isinstance(piece, str) else piece for piece in row)] for row in rows
         ]
-        prompt = assemble(
-            pieces, pad_id=self.words.pad_id, device=transformer.device(self.model), made_by=weakref.ref(self)
-        )
+        prompt = assemble(pieces, pad_id=self.text.pad_id, device=transformer.device(self.model))
         if prompt.tokens.shape[1] > self.shape.n_ctx:
             raise ValueError(
                 f"the prompt has {prompt.tokens.shape[1]} positions, more than the model's context of "
                 f"{self.shape.n_ctx}: use fewer images or less text"
             )
+        for made in (prompt, *(span.image.soft_prompt for spans in prompt.spans for span in spans)):
+            _MADE_BY[made] = weakref.ref(self)
         return prompt
 
     def _grid_of(self, n_positions: int) -> tuple[int, int]:
         return (self.vision.grid_h, self.vision.grid_w) if n_positions == self.vision.n_patches else (1, n_positions)
+
+
+def lens_of(prompt: ImagePrompt) -> VisionLens | None:
+    """The lens that made a prompt or its images, or None if it no longer exists in this process."""
+    for made in (prompt, *(span.image.soft_prompt for spans in prompt.spans for span in spans)):
+        lens = _MADE_BY[made]() if made in _MADE_BY else None
+        if lens is not None:
+            return lens
+    return None

@@ -20,9 +20,8 @@ from lens_multimodal.hooks import ablate, read_neurons
 from lens_multimodal.image.pictures import Picture, as_pictures
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt import generation
-from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.prompt.image_prompt import PROMPT, ImagePrompt
 from lens_multimodal.views.notebook.neuron_card_html import NeuronCard, SampleActivation
-from lens_multimodal.views.notebook.prompt_html import geometry_of
 
 SAMPLES = 24
 """Sample scenes looked at if no pictures are given."""
@@ -35,7 +34,7 @@ def neuron_card(
     image: Picture | ImagePrompt | None = None,
     target: str | int | None = None,
     pictures: Sequence[Picture] | None = None,
-    text: str = "A picture of",
+    text: str = PROMPT,
     batch_size: int = 16,
 ) -> NeuronCard:
     """See `VisionLens.show`."""
@@ -46,7 +45,7 @@ def neuron_card(
     prompt, token = _where(lens, pair, image, target, text)
     span = prompt.spans[0][0]
     positions = list(range(span.start, span.stop))
-    geometry = geometry_of(span.image, lens)
+    geometry = span.image.geometry
     if span.image.picture is None or geometry is None:
         raise ValueError(
             "a neuron card lays activations over a picture, but this prompt's image came without one, or its vectors "
@@ -65,7 +64,7 @@ def neuron_card(
         interpretable=bool(written["interpretable"]),
         picture=span.image.picture,
         geometry=geometry,
-        text=lens.decode([i for i in after_image if i < lens.shape.d_vocab]),
+        text=lens.text.decode([i for i in after_image if i < lens.shape.d_vocab]),
         target=lens.to_str_tokens(torch.tensor([token]))[0],
         activations=activations.cpu(),
         field=receptive_field(activations.cpu(), geometry),
@@ -117,7 +116,7 @@ def _samples(
         at = prompt.image_pos[0]
         activations = neuron_activations(lens.model, prompt.tokens, [pair], at, attention_mask=prompt.attention_mask)
         for row, (own, spans) in enumerate(zip(activations[:, 0].cpu(), prompt.spans, strict=True)):
-            geometry = geometry_of(spans[0].image, lens)
+            geometry = spans[0].image.geometry
             if geometry is None:
                 raise ValueError(
                     f"the projection gives {len(own)} vectors per image, not one for each of the encoder's image "
@@ -140,7 +139,7 @@ def _where(
     lens: VisionLens, pair: tuple[int, int], image: Picture | ImagePrompt, target: str | int | None, text: str
 ) -> tuple[ImagePrompt, int]:
     """The prompt that ends where the target is predicted, and the target."""
-    token = lens.token_id(target) if isinstance(target, str) else target
+    token = lens.text.token_id(target) if isinstance(target, str) else target
     if isinstance(image, ImagePrompt):
         if len(image) != 1 or not image.spans[0]:
             raise ValueError(f"expected a prompt of one row with an image, got {len(image)} rows (prompt.row(i))")
@@ -148,7 +147,8 @@ def _where(
     if token is not None:
         return lens.prompt_before(image, token, text), token
     prompt = lens.prompt(image, text)
-    (ids,) = generation.generate(lens.model, prompt, max_new_tokens=20, stop_ids=lens.stop_ids)
+    (ids,) = generation.generate(lens.model, prompt, max_new_tokens=20, stop_ids=lens.text.stop_ids)
+    ids = lens.text.first_line(ids)
     if not ids:
         return prompt, _next_token(lens, prompt)
     token = _most_raised(lens, pair, prompt, ids)
@@ -157,11 +157,10 @@ def _where(
 
 def _most_raised(lens: VisionLens, pair: tuple[int, int], prompt: ImagePrompt, ids: list[int]) -> int:
     """The caption's token in whose logit the neuron has the largest share at an image position."""
-    caption = torch.tensor([ids], device=prompt.tokens.device)
     first = {token: index for index, token in reversed(list(enumerate(ids)))}
     targets = [(prompt.last_pos + index, token) for token, index in first.items()]
     shares = neuron_attribution(
-        lens.model, torch.cat([prompt.tokens, caption], dim=1), targets, prompt.image_pos[0], layers=[pair[0]]
+        lens.model, prompt.followed_by(ids).tokens, targets, prompt.image_pos[0], layers=[pair[0]]
     )[:, 0, :, pair[1]]
     return list(first)[int(shares.amax(dim=-1).argmax())]
 

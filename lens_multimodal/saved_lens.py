@@ -23,7 +23,8 @@ from torch import nn
 from lens_multimodal import transformer
 from lens_multimodal.files import digest_of_file, write_atomically
 from lens_multimodal.image import encoder_config
-from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+from lens_multimodal.image.encoder import VisionEncoder
+from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
 from lens_multimodal.transformer import hooked_transformer
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face

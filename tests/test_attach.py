@@ -32,7 +32,7 @@ def test_a_hugging_face_model_or_its_folder(layout, tokenizers, tmp_path):
         torch.testing.assert_close(lens.logits(prompt)[0].detach(), expected, rtol=1e-5, atol=5e-5)
         assert isinstance(lens.caption(picture()), str)
         # The bridge has the tokenizer as well, so TransformerLens' own functions take text.
-        assert lens.model.to_tokens(" a dog", prepend_bos=False).tolist() == [lens.encode(" a dog")]
+        assert lens.model.to_tokens(" a dog", prepend_bos=False).tolist() == [lens.text.encode(" a dog")]
         assert lens.model.tokenizer.eos_token_id == 0
 
 
@@ -59,8 +59,8 @@ def test_a_tokenizer_that_was_never_saved(parts):
         tokenizer_object=parts["tokenizer"].backend_tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>"
     )
     lens = attach_vision(random_language_model("gpt-j"), **parts)
-    assert lens.model.to_tokens(" dog", prepend_bos=False).tolist() == [lens.encode(" dog")]
-    assert lens.model.to_tokens(" dog", prepend_bos=True).tolist() == [[0, *lens.encode(" dog")]]
+    assert lens.model.to_tokens(" dog", prepend_bos=False).tolist() == [lens.text.encode(" dog")]
+    assert lens.model.to_tokens(" dog", prepend_bos=True).tolist() == [[0, *lens.text.encode(" dog")]]
 
 
 def test_projections_from_files(parts, tmp_path):

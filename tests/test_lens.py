@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from lens_multimodal import Sampling, VisionLens
+from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens
 from tests.lenses import (
     CASES,
@@ -101,7 +102,7 @@ def test_image_before_padding_token_in_text_is_not_masked(lens_of, tokenizers):
 
 def test_prompt_says_where_everything_is(lens):
     prompt = lens.prompt(picture(), " a dog")
-    words = lens.encode(" a dog")
+    words = lens.text.encode(" a dog")
     assert prompt.tokens.shape == (1, N_PATCHES + 2)
     assert (prompt.tokens[0, :N_PATCHES] >= D_VOCAB).all()
     assert prompt.tokens[0, N_PATCHES:].tolist() == words
@@ -130,7 +131,8 @@ def test_beginning_of_sequence_can_be_chosen(lens_of):
 
 def test_beginning_of_sequence_that_the_tokenizer_lacks(tokenizers):
     lens = make_lens("gpt-j", "bridge")
-    lens.tokenizer = type(tokenizers("gpt-j")).from_pretrained(tokenizers("gpt-j").name_or_path, bos_token=None)
+    words = type(tokenizers("gpt-j")).from_pretrained(tokenizers("gpt-j").name_or_path, bos_token=None)
+    lens.text = PromptTokenizer(words)
     with pytest.raises(ValueError, match=r"no beginning-of-sequence token; use prepend_bos=False"):
         lens.prompt(picture(), prepend_bos=True)
 
@@ -212,15 +214,17 @@ def test_caption_is_the_text_up_to_a_new_line_or_the_end(lens_of):
         captions = lens.caption([picture(seed) for seed in range(12)], max_new_tokens=15)
         assert not any("\n" in text or "<|endoftext|>" in text or text != text.strip() for text in captions)
         assert len(set(captions)) > 6
-        assert lens.stop_ids == [0, lens.encode("\n")[0]]
+        assert lens.text.stop_ids == [0, lens.text.encode("\n")[0]]
 
 
 def test_new_line_unknown_to_the_tokenizer_is_no_stop():
     words = Tokenizer(models.WordLevel({"<end>": 0, "<unknown>": 1, "dog": 2}, unk_token="<unknown>"))
     lens = make_lens("gpt-j", "bridge")
-    lens.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
-    assert lens.encode("\n") == [1]
-    assert lens.stop_ids == [0]
+    lens.text = PromptTokenizer(
+        PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
+    )
+    assert lens.text.encode("\n") == [1]
+    assert lens.text.stop_ids == [0]
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------------
@@ -267,14 +271,14 @@ def test_vectors_that_cannot_be_a_prompt(lens):
 
 
 def test_words_of_more_than_one_token(lens):
-    assert lens.token_id(" dog") == lens.encode(" dog")[0]
+    assert lens.text.token_id(" dog") == lens.text.encode(" dog")[0]
     with pytest.raises(ValueError, match=r"'dog' is 3 tokens \(\['d', 'o', 'g'\]\), expected one.*' dog'"):
-        lens.token_id("dog")
+        lens.text.token_id("dog")
 
 
 def test_model_without_a_tokenizer():
     lens = make_lens("gpt-j", "bridge")
-    for call in (lambda: lens.prompt(picture()), lambda: lens.stop_ids, lambda: lens.caption(picture())):
+    for call in (lambda: lens.prompt(picture()), lambda: lens.text.stop_ids, lambda: lens.caption(picture())):
         with pytest.raises(ValueError, match=r"attach_vision\(\.\.\., tokenizer=\.\.\.\)"):
             call()
     assert lens.prompt(picture(), "").tokens.shape == (1, N_PATCHES)

@@ -43,7 +43,7 @@ def pixels(lens: VisionLens) -> torch.Tensor:
 
 @pytest.fixture
 def tokens(lens: VisionLens, bridge: Any) -> torch.Tensor:
-    return bridge.original_model.with_images(torch.tensor([lens.encode(" big dog")] * 3))
+    return bridge.original_model.with_images(torch.tensor([lens.text.encode(" big dog")] * 3))
 
 
 @pytest.mark.parametrize("kind", HOSTS)
@@ -51,7 +51,7 @@ def test_logits_and_tokens_of_the_lens(kind: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, kind=kind, seed=2)
     bridge = image_bridge(lens)
     pixels = lens.vision.preprocessing(PICTURES)
-    tokens = bridge.original_model.with_images(torch.tensor([lens.encode(" big dog")] * 3))
+    tokens = bridge.original_model.with_images(torch.tensor([lens.text.encode(" big dog")] * 3))
     prompt = lens.prompt(PICTURES, " big dog")
     torch.testing.assert_close(bridge(tokens, pixel_values=pixels), lens.logits(prompt), rtol=1e-4, atol=2e-5)
     out = bridge.generate(
@@ -117,7 +117,7 @@ def test_the_lens_is_left_alone_and_shares_its_weights(lens: VisionLens, tmp_pat
 
 
 def test_text_alone(lens: VisionLens, bridge: Any) -> None:
-    tokens = torch.tensor([lens.encode(" big red dog")])
+    tokens = torch.tensor([lens.text.encode(" big red dog")])
     torch.testing.assert_close(bridge(tokens), lens.model(tokens), rtol=1e-4, atol=2e-5)
 
 

@@ -26,7 +26,7 @@ def measure(bench: Workbench) -> list[Figure]:
             attention_mask=torch.ones(embedded.shape[:2], dtype=torch.long, device=bench.device),
             max_new_tokens=NEW,
             do_sample=False,
-            eos_token_id=lens.stop_ids,
+            eos_token_id=lens.text.stop_ids,
             pad_token_id=0,
         )
         return _text(bench, ids[0].tolist())
@@ -39,7 +39,7 @@ def measure(bench: Workbench) -> list[Figure]:
             max_new_tokens=NEW,
             do_sample=False,
             stop_at_eos=True,
-            eos_token_id=lens.stop_ids,
+            eos_token_id=lens.text.stop_ids,
             return_type="tokens",
             verbose=False,
         )
@@ -69,5 +69,5 @@ def measure(bench: Workbench) -> list[Figure]:
 
 
 def _text(bench: Workbench, ids: list[int]) -> str:
-    stops = [i for i, token in enumerate(ids) if token in bench.lens.stop_ids]
-    return bench.lens.decode(ids[: stops[0]] if stops else ids).split("\n")[0].strip()
+    stops = [i for i, token in enumerate(ids) if token in bench.lens.text.stop_ids]
+    return bench.lens.text.caption(ids[: stops[0]] if stops else ids)

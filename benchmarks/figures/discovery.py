@@ -51,7 +51,7 @@ def measure(bench: Workbench) -> list[Figure]:
             prompt = lens.prompt(picture)
             [ids] = captions(prompt)
             for i in range(WORDS):
-                tokens = torch.cat([prompt.tokens, torch.tensor([ids[:i]], device=bench.device).long()], dim=1)
+                tokens = prompt.followed_by(ids[:i]).tokens
                 vectors = _embedded(bench, tokens)
                 scores = rivals.layer_loop(bench.plain, vectors, ids[i])[:, :n_patches].amax(dim=1)
                 best = scores.flatten().topk(TOP).indices.tolist()

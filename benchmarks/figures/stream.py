@@ -14,7 +14,7 @@ from benchmarks.memory import in_use
 from benchmarks.timing import Timing, timed
 from benchmarks.workbench import Workbench
 from lens_multimodal.analysis import top_neurons_by_row
-from lens_multimodal.lens import PROMPT
+from lens_multimodal.prompt.image_prompt import PROMPT
 
 BATCH, DISTINCT, LOOKS, TOP = 8, 64, 20, 100
 
@@ -39,7 +39,7 @@ def measure(bench: Workbench) -> list[Figure]:
 
     def by_hand(number: int) -> Tensor:
         vectors = rivals.soft_prompts(lens, of_batch(number))
-        words = bench.plain.transformer.wte(torch.tensor(lens.encode(PROMPT), device=bench.device))
+        words = bench.plain.transformer.wte(torch.tensor(lens.text.encode(PROMPT), device=bench.device))
         embedded = torch.cat([vectors, words.detach().expand(BATCH, -1, -1)], dim=1)
         return rivals.by_hand_in_batch(bench.plain, embedded, targets, torch.arange(vectors.shape[1]), top=TOP)
 

@@ -84,7 +84,7 @@ def _rows(
     drawn = (random_neurons_like(lens.model, chosen, generator) for _ in range(random_draws))
     for draw, neurons in enumerate([chosen, *drawn]):
         hooks = ablation(lens.model, neurons, positions=prompt.image_pos[0])
-        effect = effect_of(lens.model, prompt.tokens, hooks, lens.token_id(target))
+        effect = effect_of(lens.model, prompt.tokens, hooks, lens.text.token_id(target))
         with transformer.fired_hooks(lens.model, ablation(lens.model, neurons, positions=free.image_pos[0])):
             (caption,) = lens.generate(free)
         yield {

@@ -37,7 +37,7 @@ def caption(
     """
     import pandas as pd
 
-    from lens_multimodal.lens import PROMPT
+    from lens_multimodal.prompt.image_prompt import PROMPT
 
     found = find_pictures(pictures)
     lens = lens_options.open()

@@ -152,7 +152,7 @@ def prompt_for(lens: "VisionLens", picture: Path, word: str, text: str | None) -
     from lens_multimodal.image.pictures import as_picture
 
     target, opened = as_token(word), as_picture(picture)
-    lens.token_id(target)
+    lens.text.token_id(target)
     if text is not None:
         return lens.prompt(opened, text)
     try:

@@ -49,7 +49,7 @@ def patch(
     target = options.as_token(word)
     if text is None:
         own = options.prompt_for(lens, clean, word, text)
-        text = lens.decode(own.tokens[0, own.text_pos[0]].tolist())
+        text = lens.text.decode(own.tokens[0, own.text_pos[0]].tolist())
     prompt = lens.prompt([clean, corrupted], text)
     run = {
         Site.resid_pre: analysis.act_patch_resid_pre,

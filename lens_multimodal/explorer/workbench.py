@@ -18,11 +18,10 @@ from lens_multimodal.explorer.answers import Caption, Changed, Neuron, PatchGrid
 from lens_multimodal.explorer.limits import Limits
 from lens_multimodal.explorer.uploads import Pictures, Sample, read_upload, thumbnail
 from lens_multimodal.hooks import random_neurons_like, scale
-from lens_multimodal.lens import PROMPT, VisionLens
+from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt import generation
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
 from lens_multimodal.views.notebook.embedded_pictures import data_uri, field_over_picture
-from lens_multimodal.views.notebook.prompt_html import geometry_of
 
 FIELD_SIDE = 224
 """Longest side, in pixels, of a picture with a neuron's activation over it."""
@@ -102,7 +101,8 @@ class Workbench:
             table = self.lens.neurons(prompt, token, top_k=top_k).sort_values("layer", kind="stable")
             active = neuron_activations(self.lens.model, prompt.tokens, table, prompt.image_pos[0])[0]
             assert image.picture is not None
-            small = replace(image, picture=thumbnail(image.picture, FIELD_SIDE))
+            shown = thumbnail(image.picture, FIELD_SIDE)
+            small = replace(image, picture=shown, geometry=self.lens.vision.geometry(shown.width, shown.height))
             rows = [self._neuron(row, active[i], small) for i, row in enumerate(table.to_dict("records"))]
         return Why(
             word=self.word(token, logits),
@@ -160,8 +160,7 @@ class Workbench:
         Raises: ValueError for tokens outside the vocabulary, or a row longer than the model's context.
         """
         prompt = self.lens.interleave([[image, text]])
-        ids = torch.tensor([[self._known(i) for i in before]], dtype=torch.long, device=prompt.tokens.device)
-        return self._longer(prompt, ids)
+        return self._longer(prompt, [self._known(i) for i in before])
 
     def caption(self, prompt: ImagePrompt, hooks: Sequence[transformer.NamedHook] = ()) -> Caption:
         """What follows a prompt, greedily, under some hooks."""
@@ -174,12 +173,12 @@ class Workbench:
                 model,
                 prompt,
                 max_new_tokens=min(self.limits.new_tokens, room),
-                stop_ids=self.lens.stop_ids,
+                stop_ids=self.lens.text.stop_ids,
             )
-            whole = self._longer(prompt, torch.tensor([ids], dtype=torch.long, device=prompt.tokens.device))
-            logits = self.lens.logits(whole)[0, prompt.last_pos :]
+            ids = self.lens.text.first_line(ids)
+            logits = self.lens.logits(self._longer(prompt, ids))[0, prompt.last_pos :]
         words = [self.word(token, at) for token, at in zip(ids, logits, strict=False)]
-        return Caption(text=self.lens.decode(ids).strip(), words=words)
+        return Caption(text=self.lens.text.caption(ids), words=words)
 
     def next_logits(
         self, prompt: ImagePrompt, hooks: Sequence[transformer.NamedHook] = ()
@@ -204,15 +203,15 @@ class Workbench:
             raise ValueError(f"token {token} is outside the vocabulary (0 to {self.lens.shape.d_vocab - 1})")
         return token
 
-    def _longer(self, prompt: ImagePrompt, ids: Tensor) -> ImagePrompt:
-        tokens = torch.cat([prompt.tokens, ids], dim=1)
-        if tokens.shape[1] > self.lens.shape.n_ctx:
+    def _longer(self, prompt: ImagePrompt, ids: Sequence[int]) -> ImagePrompt:
+        longer = prompt.followed_by(ids)
+        n_pos = longer.tokens.shape[1]
+        if n_pos > self.lens.shape.n_ctx:
             raise ValueError(
-                f"the picture and the text take {tokens.shape[1]} positions, more than the model's context of "
+                f"the picture and the text take {n_pos} positions, more than the model's context of "
                 f"{self.lens.shape.n_ctx}: shorten the text"
             )
-        mask = torch.cat([prompt.attention_mask, torch.ones_like(ids)], dim=1)
-        return replace(prompt, tokens=tokens, attention_mask=mask)
+        return longer
 
     def _scaled(self, factors: dict[tuple[int, int], float], prompt: ImagePrompt) -> list[transformer.NamedHook]:
         at = prompt.image_pos[0]
@@ -235,7 +234,7 @@ class Workbench:
         return {pair: factors[neuron] for pair, neuron in zip(pairs, changed, strict=True)}
 
     def _neuron(self, row: dict[Any, Any], active: Float[Tensor, " pos"], image: EmbeddedImage) -> Neuron:
-        geometry = geometry_of(image, self.lens)
+        geometry = image.geometry
         assert geometry is not None
         assert image.picture is not None
         field = receptive_field(active.reshape(image.grid_h, image.grid_w), geometry)
@@ -247,7 +246,7 @@ class Workbench:
         )
 
     def _grid(self, image: EmbeddedImage) -> PatchGrid:
-        geometry = geometry_of(image, self.lens)
+        geometry = image.geometry
         assert geometry is not None
         width, height = geometry.width, geometry.height
         boxes = [geometry.patch_box(*image.cell(i)) for i in range(len(image))]

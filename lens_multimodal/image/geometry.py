@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_multimodal.image.encoder import Preprocessing
+from lens_multimodal.image.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from torch import nn
 
 from lens_multimodal import tiny
 from lens_multimodal.image.beit import timm_beit
-from lens_multimodal.image.encoder import Preprocessing
+from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.image.wide_features import build_beit
 from lens_multimodal.presets.encoders import BEIT, CLIP, NF_RESNET, PooledGrid
 from lens_multimodal.presets.random_weights import Architecture

@@ -1,1 +1,1 @@
-"""Images among words: virtual tokens, the projection, prompts, and the captions that follow them."""
+"""Prompts of images and text: soft prompts behind token ids, and generation from them."""

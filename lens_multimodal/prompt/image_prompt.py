@@ -1,15 +1,18 @@
 """A prompt of images and text as plain token ids, and where in it each image patch sits."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
 from PIL import Image
 from torch import Tensor
 
+from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.prompt.virtual_tokens import SoftPrompt
+
+PROMPT = "A picture of"
+"""The text after the image in LiMBeR and in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,6 +24,8 @@ class EmbeddedImage:
     grid_w: int
     picture: Image.Image | None = None
     """The picture itself, for people; None for vectors that came without one."""
+    geometry: ImageGeometry | None = None
+    """Where each image patch lies in the picture; None without a picture, or if the vectors are not one per patch."""
 
     def __len__(self) -> int:
         return len(self.soft_prompt.vectors)
@@ -55,8 +60,6 @@ class ImagePrompt:
     attention_mask: Int[Tensor, "batch pos"]
     spans: tuple[tuple[ImageSpan, ...], ...]
     """For each row, its images in order."""
-    made_by: Callable[[], Any] | None = field(default=None, repr=False)
-    """Gives the lens that made it, or None once that is gone: a weak reference, for the representation only."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -125,7 +128,20 @@ class ImagePrompt:
                     ImageSpan(image=s.image, start=s.start - padding, stop=s.stop - padding) for s in self.spans[index]
                 ),
             ),
-            made_by=self.made_by,
+        )
+
+    def followed_by(self, ids: Sequence[int]) -> "ImagePrompt":
+        """The prompt of one row with token ids appended, such as a caption; it stands for the same images.
+
+        Raises: ValueError for a prompt of more than one row.
+        """
+        if len(self) != 1:
+            raise ValueError(f"token ids can follow one row, and this prompt has {len(self)} (prompt.row(i))")
+        added = torch.tensor([list(ids)], dtype=self.tokens.dtype, device=self.tokens.device)
+        return replace(
+            self,
+            tokens=torch.cat([self.tokens, added], dim=1),
+            attention_mask=torch.cat([self.attention_mask, torch.ones_like(added)], dim=1),
         )
 
     def _repr_html_(self) -> str:
@@ -139,7 +155,6 @@ def assemble(
     *,
     pad_id: int,
     device: torch.device,
-    made_by: Callable[[], Any] | None = None,
 ) -> ImagePrompt:
     """Lay out rows of pieces as one left-padded batch of token ids.
 
@@ -166,7 +181,6 @@ def assemble(
             tokens=torch.tensor([[pad_id] * (length - len(r)) + r for r in ids], device=device),
             attention_mask=torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in ids], device=device),
             spans=tuple(spans),
-            made_by=made_by,
         )
 
 

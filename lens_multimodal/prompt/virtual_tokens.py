@@ -1,10 +1,15 @@
 """Vectors behind token ids: an image prompt is a run of ids at or above `d_vocab`.
 
-Two plain PyTorch hooks on the embedding lookup replace those ids by a harmless one and write the stored
-vectors into what comes out, so everything after the lookup, `hook_embed` included, sees the image. Nothing
-is kept between calls: cached decoding, padding and batches need no special case.
+Two plain PyTorch hooks on the embedding lookup replace those ids by a harmless one and write the stored vectors into
+its output, so everything after the lookup, `hook_embed` included, sees the image. Nothing is kept between calls:
+cached decoding, padding and batches need no special case.
+
+A prompt can be pickled and sent to another process. Its ids are known only where the image was made: elsewhere, or
+after `forget`, the model refuses them with `UnknownImageTokens`.
 """
 
+import os
+import secrets
 import threading
 import weakref
 from collections import OrderedDict
@@ -20,21 +25,38 @@ from torch.utils.hooks import RemovableHandle
 HARMLESS_ID = 0
 """Looked up in place of a virtual id; its embedding is overwritten."""
 
+_BLOCK = 2**24
+"""Larger than every vocabulary, and more ids than one process ever uses."""
+
 _lock = threading.Lock()
-_next_id = 2**24
-"""Above every vocabulary, and shared by all models of this process: an image of one model is never a word or an
-image of another."""
+_next_id = 0
+"""Shared by all models of this process: an image of one model is never a word or an image of another."""
+
+
+def _draw_block() -> None:
+    """Start the ids of this process at a random block, so that no other process uses them for another image.
+
+    Below 2**53, so that an id survives as a float64, for example in JSON.
+    """
+    global _next_id
+    _next_id = _BLOCK * (1 + secrets.randbelow(2**28))
+
+
+_draw_block()
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_draw_block)
 
 
 class UnknownImageTokens(ValueError):
-    """Token ids that stand neither for a word nor for a stored vector."""
+    """Token ids that are neither words nor stored vectors."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SoftPrompt:
     """A run of stored vectors and the token ids that stand for them.
 
-    The ids work for as long as this object lives, or until `VirtualTokens.forget`.
+    The ids work for as long as this object lives, or until `VirtualTokens.forget`. Unpickled where it still lives, it
+    is the same object, and so is a copy; unpickled elsewhere, its ids stay unknown.
     """
 
     first_id: int
@@ -45,12 +67,27 @@ class SoftPrompt:
         """The token ids, on the CPU."""
         return torch.arange(self.first_id, self.first_id + len(self.vectors))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self.first_id, self.vectors)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SoftPrompt":
+        return self
+
+
+_alive: weakref.WeakValueDictionary[int, SoftPrompt] = weakref.WeakValueDictionary()
+"""Every soft prompt stored in this process, by its first id."""
+
+
+def _unpickled(first_id: int, vectors: Tensor) -> SoftPrompt:
+    alive = _alive.get(first_id)
+    return SoftPrompt(first_id=first_id, vectors=vectors) if alive is None else alive
+
 
 class VirtualTokens:
     """The vectors of one model, by token id, and the hooks that put them in place.
 
-    Ids are never used twice in a process, so an old id can only be unknown, never another image. A soft prompt is
-    held weakly: it goes when nobody holds it any more. The latest `keep_latest` are also held here, so that
+    Ids are never reused, so an old id can only be unknown, never another image. A soft prompt is held weakly and freed
+    when nothing else refers to it. The latest `keep_latest` are also held here, so that
     `model(lens.prompt(image).tokens)` works although the prompt itself is already gone.
 
     Raises: RuntimeError if another lens is attached to this embedding.
@@ -97,13 +134,14 @@ class VirtualTokens:
         with _lock:
             prompt = SoftPrompt(first_id=_fresh_ids(len(vectors), d_vocab=self.d_vocab), vectors=vectors)
             self._by_first_id[prompt.first_id] = prompt
+            _alive[prompt.first_id] = prompt
             self._latest[prompt.first_id] = prompt
             while len(self._latest) > self.keep_latest:
                 self._latest.popitem(last=False)
         return prompt
 
     def forget(self, *prompts: SoftPrompt) -> None:
-        """Let go of these soft prompts now (of all, if none is named); their ids become unknown."""
+        """Drop these soft prompts now (all, if none is named); their ids become unknown."""
         with _lock:
             for prompt in prompts or list(self._by_first_id.values()):
                 self._latest.pop(prompt.first_id, None)
@@ -138,9 +176,10 @@ class VirtualTokens:
             known &= wanted < firsts[owner] + lengths[owner]
         if not known.all():
             raise UnknownImageTokens(
-                f"token id {int(wanted[~known][0])} is not a word (the vocabulary ends at {self.d_vocab - 1}) and no "
-                f"image owns it: its prompt was forgotten or no longer exists, or it belongs to another lens. "
-                f"Keep the object that lens.prompt() returned for as long as its tokens are used"
+                f"token id {int(wanted[~known][0])} is not a word (the vocabulary ends at {self.d_vocab - 1}) and "
+                f"stands for no image here: its prompt was forgotten or no longer exists, or it was made by another "
+                f"lens or in another process. Keep the prompt for as long as its tokens are used, or make it anew with "
+                f"lens.prompt(image)"
             )
         needed, position = np.unique(owner, return_inverse=True)
         starts = np.concatenate([[0], np.cumsum(lengths[needed])[:-1]])
@@ -150,7 +189,7 @@ class VirtualTokens:
         return table[torch.from_numpy(rows).to(target)]
 
     def remove(self) -> None:
-        """Take both hooks off and let go of every vector."""
+        """Remove both hooks and drop every vector."""
         for handle in self._handles:
             handle.remove()
         self._handles = ()
@@ -195,9 +234,7 @@ def attached_to(embedding: nn.Module) -> VirtualTokens | None:
 def check_free(embedding: nn.Module) -> None:
     """Raise RuntimeError if another lens is attached."""
     if attached_to(embedding) is not None:
-        raise RuntimeError(
-            "this model already has eyes: another lens is attached to it. Use that lens, or call its detach() first"
-        )
+        raise RuntimeError("a lens is already attached to this model: use that lens, or call its detach() first")
 
 
 def _fresh_ids(n: int, *, d_vocab: int) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lens_multimodal.data.captioned import CaptionedPicture, Damage
 from lens_multimodal.data.webdataset import Shards
-from lens_multimodal.image.encoder import Preprocessing
+from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.train.fit import BatchesFrom
 from lens_multimodal.train.loss import CaptionBatch
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lens_multimodal.image.pictures import Picture, as_picture
-from lens_multimodal.lens import PROMPT, VisionLens
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.image_prompt import PROMPT
 
 
 def captions_of(

@@ -77,11 +77,12 @@ def dropout_by_place(
 
 def _layout(lens: VisionLens, captions: Sequence[str], prompt: str, *, n_image: int) -> tuple[Tensor, int, list[int]]:
     """Token ids with -1 at image positions, padded on the right; where captions start; how long they are."""
-    if not lens.stop_ids:
+    if not lens.text.stop_ids:
         raise ValueError("the tokenizer has no end token to close the captions with")
-    end = lens.stop_ids[0]
-    begin = [*(lens.words.bos if transformer.prepends_bos(lens.model) else []), *[-1] * n_image, *lens.encode(prompt)]
-    rows = [[*lens.encode(caption), end] for caption in captions]
+    end = lens.text.stop_ids[0]
+    bos = lens.text.bos if transformer.prepends_bos(lens.model) else []
+    begin = [*bos, *[-1] * n_image, *lens.text.encode(prompt)]
+    rows = [[*lens.text.encode(caption), end] for caption in captions]
     lengths = [len(row) for row in rows]
     longest = max(lengths)
     if len(begin) + longest > lens.shape.n_ctx:

@@ -124,8 +124,8 @@ def _naming(lens: VisionLens, batch: OracleBatch, nouns: list[str]) -> float:
     for start in range(0, len(batch.captions), 64):
         with torch.no_grad():
             prompt = lens.prompt_from_vectors(lens.projection(batch.pixels[start : start + 64]))
-        said = generate(lens.model, prompt, max_new_tokens=12, stop_ids=lens.stop_ids)
+        said = generate(lens.model, prompt, max_new_tokens=12, stop_ids=lens.text.stop_ids)
         for ids, truth in zip(said, batch.captions[start : start + 64], strict=True):
-            right += nouns_in(truth, nouns) <= nouns_in(lens.decode(ids), nouns)
+            right += nouns_in(truth, nouns) <= nouns_in(lens.text.caption(ids), nouns)
         lens.forget(prompt)
     return right / len(batch.captions)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lens_multimodal.files import digest_of_file
-from lens_multimodal.image.encoder import Preprocessing
+from lens_multimodal.image.preprocessing import Preprocessing
 from recipes.tiny.projection import load_language_model
 from recipes.tiny.samples import WITHOUT
 from recipes.tiny.settings import Settings

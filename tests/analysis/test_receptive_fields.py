@@ -7,7 +7,7 @@ from lens_multimodal.analysis import (
     neuron_activations,
     receptive_field,
 )
-from lens_multimodal.image.encoder import Preprocessing
+from lens_multimodal.image.preprocessing import Preprocessing
 from tests.analysis.reference import (
     PROMPT,
     each_case,

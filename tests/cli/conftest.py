@@ -51,9 +51,9 @@ def said(lens, pictures) -> Said:
     """The first picture whose caption says a word after at least one other."""
     for picture in pictures:
         caption = lens.caption(picture)
-        ids = lens.encode(" " + caption)[1:]
+        ids = lens.text.encode(" " + caption)[1:]
         for token in ids:
-            word = lens.decode([token])
-            if word.startswith(" ") and word.strip().isalpha() and lens.encode(word) == [token]:
+            word = lens.text.decode([token])
+            if word.startswith(" ") and word.strip().isalpha() and lens.text.encode(word) == [token]:
                 return Said(picture, word.strip(), caption)
     raise AssertionError("the trio says no word of two tokens and more")

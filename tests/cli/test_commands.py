@@ -91,7 +91,7 @@ def test_ablate_against_plain_pytorch(run, lens, said):
         ]
         with torch.no_grad():
             logits = lens.model.original_model(prompt.tokens).logits[0, -1]
-        expected.append(float(logits.softmax(-1)[lens.token_id(f" {said.word}")]))
+        expected.append(float(logits.softmax(-1)[lens.text.token_id(f" {said.word}")]))
         for handle in handles:
             handle.remove()
     measured = [rows[0]["probability_before"], rows[0]["probability_after"]]

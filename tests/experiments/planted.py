@@ -5,6 +5,7 @@ the residual stream there; one attention head of layer 1 that looks everywhere a
 position; the unembedding reads it as " dog". All other weights are small random numbers.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,19 @@ class World:
             words=noun_finder(self.lens, self.scenes),
             batch_size=batch_size,
         )
+
+    def with_token(self, token: int, piece: str, *, folder: Path) -> "World":
+        """The same weights and scenes under a tokenizer that spells one token in another way."""
+        self.lens.tokenizer.save_pretrained(folder)
+        file = folder / "tokenizer.json"
+        saved = json.loads(file.read_text())
+        saved["model"]["vocab"][token][0] = piece
+        file.write_text(json.dumps(saved))
+        words = PreTrainedTokenizerFast.from_pretrained(folder)
+        vision, projection = self.lens.vision, self.lens.projection.linear
+        model = host_model("bridge", self.plain, words)
+        lens = attach_vision(model, vision=vision, projection=projection, tokenizer=words)
+        return World(lens=lens, plain=self.plain, scenes=self.scenes)
 
     def context(self, picture: PictureState, settings: object, *, made: dict | None = None) -> Context:
         return Context(

@@ -58,6 +58,19 @@ def test_captions_are_those_of_the_plain_model_without_the_neurons(world, plain,
         assert row.changed == (said.strip() != picture.caption)
 
 
+def test_text_after_the_first_line_is_no_change_of_the_caption(world, tmp_path):
+    """Llama 3 holds ".\\n\\n" as one token, where generation does not stop: the caption does."""
+    said = world.picture(0).caption_ids
+    goes_on = world.with_token(said[0], "Ġdog.ĊĊ", folder=tmp_path)
+    assert said[0] not in goes_on.lens.text.stop_ids
+    picture = goes_on.picture(0)
+    assert picture.caption_ids == said[:1] != said
+    assert picture.caption == "dog."
+    captions = Causal().rows(goes_on.context(picture, SETTINGS), picture.scene)["captions"]
+    assert (captions["changed"] == (captions["caption_after"] != picture.caption)).all()
+    assert not captions.loc[captions["neurons"] == "random", "changed"].all()
+
+
 def test_random_draws_match_in_number_and_layer_and_end_with_the_layer(world):
     picture = world.picture(0)
     tried = trials(world.lens.model, picture, SETTINGS, seed=0)

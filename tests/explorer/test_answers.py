@@ -23,7 +23,7 @@ def probability(lens, prompt, token: int, hooks=()) -> float:
 
 def prompt_at(lens, picture, place):
     """The picture, the text and the caption's tokens before the word, put together from their parts."""
-    pieces = [lens.embed([picture])[0], lens.encode(place["text"]) + place["before"]]
+    pieces = [lens.embed([picture])[0], lens.text.encode(place["text"]) + place["before"]]
     return assemble([pieces], pad_id=0, device=torch.device("cpu"))
 
 

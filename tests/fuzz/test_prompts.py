@@ -31,7 +31,7 @@ def test_any_order(attempt, lens, rows, prepend_bos):
 @given(st.text(st.characters(), max_size=80))
 def test_any_text_comes_back_or_is_refused(attempt, lens, text):
     attempt(lambda: lens.logits(lens.prompt(random_picture(), text)), lens)
-    attempt(lambda: lens.token_id(text))
+    attempt(lambda: lens.text.token_id(text))
     attempt(lambda: lens.prompt_before(random_picture(), text, max_new_tokens=2), lens)
 
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from lens_multimodal.analysis import ImageGeometry
-from lens_multimodal.image.encoder import Preprocessing
+from lens_multimodal.image.preprocessing import Preprocessing
 
 PREPROCESSINGS = {
     "squash": Preprocessing(height=64, width=64),

@@ -73,7 +73,7 @@ def test_a_second_lens_is_an_error_and_the_first_still_sees(tokenizers):
     lens = make_lens("gpt-j", "bridge", tokenizer=tokenizers("gpt-j"))
     expected = lens.logits(lens.prompt(picture()))
     dtype = next(lens.model.parameters()).dtype
-    with pytest.raises(RuntimeError, match=r"already has eyes.*detach\(\) first"):
+    with pytest.raises(RuntimeError, match=r"already attached.*detach\(\)"):
         attach_vision(lens.model, vision=encoder(), projection=linear(), dtype=torch.float64)
     assert next(lens.model.parameters()).dtype == dtype
     assert torch.equal(lens.logits(lens.prompt(picture())), expected)

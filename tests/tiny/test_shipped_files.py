@@ -33,7 +33,7 @@ def test_the_language_model_is_a_plain_gpt_j(lens: VisionLens) -> None:
     assert model.lm_head.bias is not None
     assert model.lm_head.weight.data_ptr() != model.transformer.wte.weight.data_ptr()
     assert 6 <= model.config.n_layer <= 12
-    tokens = lens.encode("A picture of a dog")
+    tokens = lens.text.encode("A picture of a dog")
     ids = torch.tensor([tokens])
     ours = lens.model(ids, return_type="logits")
     torch.testing.assert_close(ours, model(ids).logits, atol=1e-4, rtol=1e-4)

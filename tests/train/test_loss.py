@@ -27,8 +27,8 @@ def transformers_losses(lens: VisionLens, layout: str, batch: CaptionBatch, *, p
     found = []
     for pixels, caption in zip(batch.pixels, batch.captions, strict=True):
         vectors = lens.projection(lens.vision(pixels[None]))
-        words = [*lens.encode(caption), 0]
-        before, after = torch.tensor([bos]).long(), torch.tensor([lens.encode(prompt) + words])
+        words = [*lens.text.encode(caption), 0]
+        before, after = torch.tensor([bos]).long(), torch.tensor([lens.text.encode(prompt) + words])
         lookup = plain.get_input_embeddings()
         embeds = torch.cat([lookup(before), vectors, lookup(after)], dim=1)
         labels = torch.full(embeds.shape[:2], -100)
@@ -45,7 +45,7 @@ def test_equals_transformers(kind: str, layout: str, prompt: str, tmp_path: Path
     batch = batch_of(lens, CAPTIONS)
     linear = lens.projection.linear.requires_grad_(True)
     losses = token_losses(lens, linear, batch, prompt=prompt)
-    lengths = [len(lens.encode(c)) + 1 for c in CAPTIONS]
+    lengths = [len(lens.text.encode(c)) + 1 for c in CAPTIONS]
     assert losses.shape == (sum(lengths),)
     (gradient,) = torch.autograd.grad(losses.sum(), linear.weight)
     expected = transformers_losses(lens, layout, batch, prompt=prompt)
@@ -82,7 +82,7 @@ def test_several_positions_of_each_patch(tmp_path: Path) -> None:
     batch = batch_of(lens, CAPTIONS[:1])
     prompt = lens.prompt([random_picture(0)], CAPTIONS[0])
     assert prompt.tokens.shape[1] == 2 * N_PATCHES + 2
-    words = torch.tensor([*lens.encode(CAPTIONS[0]), 0])
+    words = torch.tensor([*lens.text.encode(CAPTIONS[0]), 0])
     expected = torch.nn.functional.cross_entropy(lens.logits(prompt)[0, -3:], words, reduction="none")
     torch.testing.assert_close(token_losses(lens, lens.projection.linear, batch), expected)
 

@@ -154,7 +154,7 @@ def _captions(context: Context, picture: PictureState, tried: list[Trial]) -> pd
     rows = []
     for trial, caption, overlap in zip(tried, captions, overlaps, strict=True):
         after = {noun.name for noun in words(caption)}
-        _, _, f1 = space.agreement(context.lens.encode(caption), context.lens.encode(picture.caption))
+        _, _, f1 = space.agreement(context.lens.text.encode(caption), context.lens.text.encode(picture.caption))
         rows.append(
             {
                 "image_id": picture.scene.id,

@@ -6,11 +6,10 @@ by causality gives what a prompt ending there would give.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pandas as pd
-import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
@@ -20,9 +19,9 @@ from lens_multimodal.analysis import SCORES, ImageGeometry, Logit, decode_neuron
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.words import Noun, NounFinder
 from lens_multimodal.hooks import random_neurons_like
-from lens_multimodal.lens import PROMPT, VisionLens
+from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt import generation
-from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.prompt.image_prompt import PROMPT, ImagePrompt
 from lens_multimodal.seeds import generator_for
 
 
@@ -110,28 +109,23 @@ class PictureState:
     @cached_property
     def geometry(self) -> ImageGeometry:
         """How the picture lies under the patch grid."""
-        return ImageGeometry.of(
-            self.lens.vision.preprocessing,
-            width=self.image.width,
-            height=self.image.height,
-            grid_h=self.grid[0],
-            grid_w=self.grid[1],
-        )
+        of_encoder = self.lens.vision.geometry(self.image.width, self.image.height)
+        return replace(of_encoder, grid_h=self.grid[0], grid_w=self.grid[1])
 
     @cached_property
     def caption_ids(self) -> list[int]:
-        """The greedy caption, without its end token."""
+        """The greedy caption, without its end token; a token that also ends the line is the last."""
         (ids,) = generation.generate(
             self.lens.model,
             self.prompt,
             max_new_tokens=self.settings.max_new_tokens,
-            stop_ids=self.lens.stop_ids,
+            stop_ids=self.lens.text.stop_ids,
         )
-        return ids
+        return self.lens.text.first_line(ids)
 
     @cached_property
     def caption(self) -> str:
-        return self.lens.decode(self.caption_ids).strip()
+        return self.lens.text.caption(self.caption_ids)
 
     @cached_property
     def human_nouns(self) -> tuple[str, ...]:
@@ -141,16 +135,15 @@ class PictureState:
     @cached_property
     def nouns(self) -> tuple[SaidNoun, ...]:
         """The first nouns of the caption with their tokens."""
-        text = self.lens.decode(self.caption_ids)
-        ends = [len(self.lens.decode(self.caption_ids[: i + 1])) for i in range(len(self.caption_ids))]
+        text = self.lens.text.decode(self.caption_ids)
+        ends = [len(self.lens.text.decode(self.caption_ids[: i + 1])) for i in range(len(self.caption_ids))]
         found = self.words(text)[: self.settings.max_nouns]
         return tuple(self._said(noun, ends) for noun in found)
 
     @cached_property
     def tokens(self) -> Int[Tensor, "1 prompt_pos"]:
         """Image, text and caption: where every noun of the caption is predicted."""
-        said = torch.tensor([self.caption_ids], dtype=torch.long, device=self.prompt.tokens.device)
-        return torch.cat([self.prompt.tokens, said], dim=1)
+        return self.prompt.followed_by(self.caption_ids).tokens
 
     @cached_property
     def targets(self) -> list[Logit]:
@@ -221,7 +214,7 @@ class PictureState:
         return SaidNoun(
             noun=noun,
             token=token,
-            token_text=self.lens.decode([token]),
+            token_text=self.lens.text.decode([token]),
             n_tokens=last - first + 1,
             read_pos=self.prompt.tokens.shape[1] + first - 1,
             in_picture=noun.category is not None and noun.category in self.scene.categories,

@@ -92,7 +92,7 @@ def noun_finder(lens: VisionLens, scenes: Iterable[Scene]) -> "NounFinder":
         for word, count in heads.items()
         if count >= HEADS_NEEDED and count >= SHARE_NEEDED * all_words[word] and word not in _NOT_THINGS
     }
-    return NounFinder(known={**dict.fromkeys(others), **synonyms, **categories}, encode=lens.encode)
+    return NounFinder(known={**dict.fromkeys(others), **synonyms, **categories}, encode=lens.text.encode)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,10 +6,8 @@ import pandas as pd
 from PIL import Image
 
 from lens_multimodal.image.geometry import ImageGeometry
-from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.views.notebook.embedded_pictures import data_uri, sprite
-from lens_multimodal.views.notebook.prompt_html import geometry_of
 from lens_multimodal.views.notebook.templates_engine import fragment
 
 MOST_ROWS = 25
@@ -40,13 +38,13 @@ class NeuronTable(pd.DataFrame):
         return neurons_html(self, picture=self._picture, geometry=self._geometry)
 
 
-def neuron_table(table: pd.DataFrame, prompt: ImagePrompt, lens: VisionLens) -> NeuronTable:
+def neuron_table(table: pd.DataFrame, prompt: ImagePrompt) -> NeuronTable:
     """The same table, with the picture its `row` and `col` are about, if the prompt holds just one; `attrs` kept."""
     own = NeuronTable(table)
     own.attrs.update(table.attrs)
     if len(prompt.spans[0]) == 1:
         image = prompt.spans[0][0].image
-        own._picture, own._geometry = image.picture, geometry_of(image, lens)
+        own._picture, own._geometry = image.picture, image.geometry
     return own
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lens_multimodal.analysis import ImageGeometry, nearest_embeddings, token_strings
-from lens_multimodal.lens import VisionLens
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, ImageSpan
+from lens_multimodal.analysis import nearest_embeddings, token_strings
+from lens_multimodal.lens import VisionLens, lens_of
+from lens_multimodal.prompt.image_prompt import ImagePrompt, ImageSpan
 from lens_multimodal.views.notebook.embedded_pictures import (
     SIDE,
     Sprite,
@@ -75,7 +75,7 @@ def prompt_html(prompt: ImagePrompt) -> str:
     The words nearest to each image position are looked up if the prompt's lens is still there: one product of the
     image's vectors with the input embeddings.
     """
-    lens = prompt.made_by() if prompt.made_by is not None else None
+    lens = lens_of(prompt)
     view = row_view(prompt.row(0), lens)
     shown = range(1, min(len(prompt), 1 + MOST_OTHERS))
     return fragment(
@@ -84,7 +84,7 @@ def prompt_html(prompt: ImagePrompt) -> str:
         summary=_summary(prompt),
         hint="point at an image patch to see what the model is given there"
         if lens is not None
-        else "the lens of this prompt is gone: patches cannot be placed, words cannot be read",
+        else "the lens of this prompt is gone: words cannot be read",
         others=[_in_short(prompt, index, lens) for index in shown],
         left_out=max(0, len(prompt) - 1 - MOST_OTHERS),
     )
@@ -109,26 +109,9 @@ def row_view(row: ImagePrompt, lens: VisionLens | None) -> RowView:
     return RowView(images=images, pieces=tuple(pieces))
 
 
-def geometry_of(image: EmbeddedImage, lens: VisionLens | None) -> ImageGeometry | None:
-    """Where an image's patches lie in its picture; None without a picture, or if the grid is not the encoder's."""
-    if (
-        image.picture is None
-        or lens is None
-        or (image.grid_h, image.grid_w) != (lens.vision.grid_h, lens.vision.grid_w)
-    ):
-        return None
-    return ImageGeometry.of(
-        lens.vision.preprocessing,
-        width=image.picture.width,
-        height=image.picture.height,
-        grid_h=image.grid_h,
-        grid_w=image.grid_w,
-    )
-
-
 def _shown_image(span: ImageSpan, lens: VisionLens | None) -> ShownImage:
     image = span.image
-    found = geometry_of(image, lens)
+    found = image.geometry
     geometry = found or even_grid(image.grid_h, image.grid_w)
     # A picture whose patches cannot be placed is shown without cells over it.
     placed = found is not None or image.picture is None

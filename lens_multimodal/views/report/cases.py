@@ -13,7 +13,7 @@ from PIL import Image
 
 from lens_multimodal.analysis import ImageGeometry, receptive_field
 from lens_multimodal.experiments.causal.summary import papers_count
-from lens_multimodal.image.encoder import Preprocessing
+from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.views.plots import heat_over_picture
 from lens_multimodal.views.report.tables import number
 

@@ -34,8 +34,8 @@ def caption_all(lens: VisionLens, scenes: Sequence[Scene], vectors: Vectors, bat
     for start in range(0, len(scenes), batch):
         chunk = scenes[start : start + batch]
         prompt = lens.prompt_from_vectors(vectors([scene.picture for scene in chunk]))
-        ids = generate(lens.model, prompt, max_new_tokens=16, stop_ids=lens.stop_ids)
-        found += [Captioned(scene=s, caption=lens.decode(i).strip()) for s, i in zip(chunk, ids, strict=True)]
+        ids = generate(lens.model, prompt, max_new_tokens=16, stop_ids=lens.text.stop_ids)
+        found += [Captioned(scene=s, caption=lens.text.caption(i)) for s, i in zip(chunk, ids, strict=True)]
         lens.forget(prompt)
     return found
 
@@ -116,7 +116,7 @@ def direct_decoding(lens: VisionLens, scenes: Sequence[Scene]) -> dict[str, floa
         if not covered.any():
             continue
         tokens = nearest_embeddings(lens.model, vectors[covered.flatten()], top_k=10).tokens
-        right = tokens == lens.token_id(f" {scene.nouns[0]}")
+        right = tokens == lens.text.token_id(f" {scene.nouns[0]}")
         hits["patches, nearest"].append(float(right[:, 0].float().mean()))
         hits["scenes, any patch nearest"].append(float(right[:, 0].any()))
         hits["scenes, any of 10"].append(float(right.any()))

@@ -42,7 +42,7 @@ def translation(lens: VisionLens, scenes: Sequence[Scene], *, seed: int = 0) -> 
     decodes: dict[str, list[bool]] = {k: [] for k in ("top", "top interpretable", "random", "random interpretable")}
     depths: list[torch.Tensor] = []
     for scene, prompt in tqdm(pairs, desc="translation"):
-        token = lens.token_id(f" {scene.nouns[0]}")
+        token = lens.text.token_id(f" {scene.nouns[0]}")
         positions = prompt.image_pos[0]
         ranked = top_neurons(lens.model, prompt.tokens, token, positions, top_k=max(COUNTS))
         layers.update(ranked["layer"][:5].tolist())

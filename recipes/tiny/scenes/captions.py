@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from random import Random
 
-PROMPT = "A picture of"
 CLEAR = 0.18
 """Two objects stand in a nameable relation when their centres differ by this share of the side."""
 _VOWEL_SOUND = frozenset({"hour", "hourglass", "heir", "honour", "honor"})

@@ -52,8 +52,8 @@ def continued(layout, row, positions):
 
 def text_of(lens, ids):
     """As `VisionLens.generate` ends its text."""
-    stop = next((i for i, token in enumerate(ids) if token in lens.stop_ids), len(ids))
-    return lens.decode(ids[:stop]).split("\n")[0].strip()
+    stop = next((i for i, token in enumerate(ids) if token in lens.text.stop_ids), len(ids))
+    return lens.text.decode(ids[:stop]).split("\n")[0].strip()
 
 
 @each_case

@@ -42,7 +42,7 @@ def test_attribution_and_words_are_the_librarys(case):
     whole = neuron_attribution(lens.model, prompt.tokens, " cat", prompt.image_pos[0])
     torch.testing.assert_close(card.attribution, whole[0, PAIR[0], :, PAIR[1]].reshape(GRID))
     written = transformer.w_out(lens.model, PAIR[0])[PAIR[1]].detach() @ transformer.w_u(lens.model).detach()
-    assert list(card.tokens) == [lens.words.token(i) for i in written.topk(10).indices.tolist()]
+    assert list(card.tokens) == [lens.text.token(i) for i in written.topk(10).indices.tolist()]
     np.testing.assert_allclose(card.weights, written.topk(10).values.tolist(), rtol=1e-4)
 
 
@@ -54,7 +54,7 @@ def test_the_effect_is_that_of_setting_the_neuron_to_zero(case):
         activation[:, prompt.image_pos[0], PAIR[1]] = 0
         return activation
 
-    target = lens.token_id(" cat")
+    target = lens.text.token_id(" cat")
     with torch.no_grad():
         before = lens.model(prompt.tokens)[0, -1].softmax(-1)[target]
         with lens.model.hooks(fwd_hooks=[(transformer.mlp_post(PAIR[0]), zero)]):
@@ -126,7 +126,7 @@ def test_without_an_image_the_most_active_picture_is_taken(lens, pictures):
 def test_without_a_target_a_prompt_takes_the_next_token(lens, pictures):
     prompt = lens.prompt(pictures[1], " dog")
     card = lens.show(PAIR, image=prompt, pictures=pictures[:1])
-    assert card.target == lens.words.token(int(lens.logits(prompt)[0, -1].argmax()))
+    assert card.target == lens.text.token(int(lens.logits(prompt)[0, -1].argmax()))
     assert int(card.effect.rank_before[0]) == 0
 
 

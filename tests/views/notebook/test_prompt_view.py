@@ -3,6 +3,7 @@
 import gc
 import re
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from timm.models.beit import Beit
 
 from lens_multimodal import Preprocessing, VisionEncoder, attach_vision
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, assemble
-from lens_multimodal.views.notebook.prompt_html import geometry_of, row_view
+from lens_multimodal.prompt.image_prompt import EmbeddedImage
+from lens_multimodal.views.notebook.prompt_html import row_view
 from lens_multimodal.views.plots.labels import visible
 from tests.lenses import GRID, N_PATCHES, hugging_face, linear, make_lens, picture
 from tests.models import host_model
@@ -48,12 +49,12 @@ def test_pointing_at_a_cell_shows_its_patch_and_words(lens):
     vector = prompt.spans[0][0].image.soft_prompt.vectors[4]
     embeddings = torch.nn.functional.normalize(hugging_face("gpt-j").get_input_embeddings().weight.detach(), dim=-1)
     nearest = (embeddings @ vector.detach()).topk(6).indices.tolist()
-    assert [tok.text for tok in detail.all(".tok")] == [visible(lens.words.token(i)) for i in nearest]
+    assert [tok.text for tok in detail.all(".tok")] == [visible(lens.text.token(i)) for i in nearest]
 
 
 def test_cells_lie_over_the_encoders_patches(lens):
     prompt = lens.prompt(picture())
-    geometry = geometry_of(prompt.spans[0][0].image, lens)
+    geometry = prompt.spans[0][0].image.geometry
     (image,) = row_view(prompt, lens).images
     assert len(image.cells) == N_PATCHES
     for index, cell in enumerate(image.cells):
@@ -109,6 +110,13 @@ def test_the_prompt_does_not_keep_the_lens_alive(tokenizers):
     assert gone() is None
     root = read(prompt._repr_html_())
     assert "the lens of this prompt is gone" in root.whole_text
+    assert len(root.all(".cell")) == N_PATCHES
+    assert len(root.all(".pic")) == 1
+
+
+def test_a_picture_whose_patches_have_no_place_is_shown_without_cells(lens):
+    image = replace(lens.embed([picture()])[0], geometry=None)
+    root = read(lens.interleave([[image, " dog"]])._repr_html_())
     assert not root.all(".cell")
     assert len(root.all(".pic")) == 1
 
@@ -135,11 +143,11 @@ def test_a_prompt_of_196_patches_stays_small(tokenizers):
     encoder = VisionEncoder(module, preprocessing=Preprocessing(height=112, width=112))
     model = host_model("bridge", hugging_face("gpt-j"), tokenizer=tokenizers("gpt-j"))
     lens = attach_vision(model, vision=encoder, projection=linear(), tokenizer=tokenizers("gpt-j"))
+    lens.shape = replace(lens.shape, n_ctx=200)  # the prompt is shown, never run
     noise = picture(height=480, width=640)
     vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(196, 24))).float()
     image = EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), grid_h=14, grid_w=14, picture=noise)
-    text = lens.encode(" dog cat sun")
-    prompt = assemble([[image, text]], pad_id=0, device=torch.device("cpu"), made_by=weakref.ref(lens))
+    prompt = lens.interleave([[replace(image, geometry=encoder.geometry(640, 480)), " dog cat sun"]])
     html = prompt._repr_html_()
     assert len(read(html).all(".detail")) == 196
     assert len(html.encode()) < 200_000

@@ -80,13 +80,15 @@ def test_receptive_field(lens, prompts):
 
 
 def test_effect(lens, prompts):
-    result = effect_of(lens.model, prompts[0].tokens, ablate(lens.model, [(1, 17)]), lens.token_id(" cat"))
+    result = effect_of(lens.model, prompts[0].tokens, ablate(lens.model, [(1, 17)]), lens.text.token_id(" cat"))
     html = result._repr_html_()
     assert_self_contained(html)
     text = read(html).whole_text
     assert f"{float(result.probability_before[0]):.4g}" in text
     assert f"{100 * float(result.relative_probability_change[0]):+.1f} %" in text
-    many = effect_of(lens.model, prompts[0].tokens.expand(25, -1), ablate(lens.model, [(1, 17)]), lens.token_id(" cat"))
+    many = effect_of(
+        lens.model, prompts[0].tokens.expand(25, -1), ablate(lens.model, [(1, 17)]), lens.text.token_id(" cat")
+    )
     root = read(many._repr_html_())
     assert len(root.all("tr")) == 21
     assert "5 more prompts" in root.whole_text
