@@ -74,7 +74,7 @@ PEAK = """
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
-from benchmarks.memory import peak, reset_peak
+from benchmarks.peak_memory import peak, reset_peak
 from lens_multimodal.presets import random_weights
 
 def build():

@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks import rivals
 from benchmarks.figure import OURS, Aim, Figure, compare, relative
 from benchmarks.floor import attribution
-from benchmarks.memory import tensor_peak
+from benchmarks.peak_memory import tensor_peak
 from benchmarks.workbench import Workbench
 from lens_multimodal.analysis import (
     ActivationXGradient,

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from benchmarks.figure import OURS, Figure, compare
 from benchmarks.floor import decoding
-from benchmarks.memory import tensor_peak
+from benchmarks.peak_memory import tensor_peak
 from benchmarks.workbench import Workbench
 from lens_multimodal import transformer
 from lens_multimodal.analysis import decode_layers

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks import rivals
 from benchmarks.figure import OURS, Aim, Figure, compare, relative
 from benchmarks.floor import Floor, attribution, encoder
-from benchmarks.memory import in_use
+from benchmarks.peak_memory import in_use
 from benchmarks.timing import Timing, timed
 from benchmarks.workbench import Workbench
 from lens_multimodal.analysis import top_neurons_by_row

@@ -18,6 +18,17 @@ pytest.importorskip("hatchling", reason="building needs `hatchling`")
 
 pytestmark = pytest.mark.slow
 
+FROM_THE_SOURCE_DISTRIBUTION = (
+    "tests/package/test_dependencies.py",
+    "tests/package/test_imports.py",
+    "tests/package/test_versions.py",
+    "tests/benchmarks/test_peak_memory.py",
+    "tests/data/test_folders.py",
+    "tests/recipes/test_text.py",
+    "tests/tiny/test_shipped_files.py",
+)
+"""Quick tests that read what lies beside the package: constraints, benchmarks, recipes, shipped files."""
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> dict[str, Path]:
@@ -57,11 +68,27 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert built["wheel"].stat().st_size < 40 * 2**20
 
 
-def test_the_source_distribution_can_be_tested(built):
+def test_the_source_distribution_holds_no_leftovers(built):
     with tarfile.open(built["sdist"]) as sdist:
         names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
     assert {"pyproject.toml", "README.md", "LICENSE", "tests/conftest.py", "recipes/tiny/README.md"} <= names
     assert not [name for name in names if name.startswith(("out/", ".venv", "recipes/tiny/work"))]
+
+
+def test_the_tests_pass_from_the_unpacked_source_distribution(built, tmp_path):
+    """All of them are collected there; those that read other files of the repository are run."""
+    with tarfile.open(built["sdist"]) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    (home,) = tmp_path.iterdir()
+    collected = _run("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", cwd=home, path=home).stdout
+    assert _collected(collected) == _collected(
+        _run("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", cwd=ROOT, path=ROOT).stdout
+    )
+    _run("-m", "pytest", "-q", "-p", "no:cacheprovider", *FROM_THE_SOURCE_DISTRIBUTION, cwd=home, path=home)
+
+
+def _collected(listing: str) -> set[str]:
+    return {line for line in listing.splitlines() if "::" in line}
 
 
 def test_what_the_wheel_says_of_itself(built):
@@ -72,7 +99,7 @@ def test_what_the_wheel_says_of_itself(built):
         metadata = HeaderParser().parsestr(wheel.read(inside["METADATA"]).decode())
         entry_points = wheel.read(inside["entry_points.txt"]).decode()
     assert metadata["Version"] == __version__
-    assert {"explore", "train", "metrics", "docs", "dev"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"explore", "metrics", "docs", "dev"} <= set(metadata.get_all("Provides-Extra"))
     assert "lens-multimodal = lens_multimodal.cli:main" in entry_points
     needed = {line.split(";")[0].strip() for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     bounded = {name: [line for line in needed if line.startswith(name)] for name in ("transformer-lens", "plotly")}

@@ -18,7 +18,7 @@ BOUNDED_ABOVE = {"transformer-lens", "plotly"}
 
 
 def test_lower_bounds_are_the_lowest_tested_releases():
-    lowest, bounds = pinned("lowest"), lower_bounds("dependencies") | lower_bounds("train")
+    lowest, bounds = pinned("lowest"), lower_bounds("dependencies")
     assert {name: lowest.get(name) for name in bounds if name != "torch"} == {
         name: bound for name, bound in bounds.items() if name != "torch"
     }
@@ -26,7 +26,7 @@ def test_lower_bounds_are_the_lowest_tested_releases():
 
 def test_newest_releases_are_allowed():
     newest = pinned("newest")
-    for requirement in requirements("dependencies") + requirements("train"):
+    for requirement in requirements("dependencies"):
         assert newest[requirement.name] in requirement.specifier, requirement
 
 

@@ -188,7 +188,7 @@ def load_as(kind: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def measured(kind: str, folder: Path, dtype: torch.dtype) -> dict[str, object]:
-    from benchmarks.memory import peak, reset_peak
+    from benchmarks.peak_memory import peak, reset_peak
 
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # or the model would go unseen into memory that was kept

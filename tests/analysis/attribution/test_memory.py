@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
 
-from benchmarks.memory import tensor_peak
+from benchmarks.peak_memory import tensor_peak
 from lens_multimodal import transformer
 from lens_multimodal.analysis import estimate_attribution, neuron_attribution, top_neurons
 from lens_multimodal.analysis.attribution.memory import saved_bytes

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.memory import tensor_peak
+from benchmarks.peak_memory import tensor_peak
 
 
 def test_the_largest_rise_counts_what_is_alive_together():
