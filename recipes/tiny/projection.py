@@ -13,11 +13,12 @@ from transformers import AutoTokenizer, GPTJForCausalLM
 
 from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vision
 from lens_multimodal.files import digest_of_file, digest_of_tensors
+from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.prompt.projection import save_linear
 from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, fit_projection, start_like_embeddings
 from recipes.tiny.coordinates import Coordinates, InCoordinates, caption_coordinates
 from recipes.tiny.probe import Labelled, read_labelled
-from recipes.tiny.scenes import PROMPT, SLOTS, compose, continuation
+from recipes.tiny.scenes import SLOTS, compose, continuation
 from recipes.tiny.scenes.compose import Scenes
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import device, load_checkpoint, run_once, save_checkpoint

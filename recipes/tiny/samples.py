@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
+from lens_multimodal.prompt.image_prompt import PROMPT
 from recipes.tiny.probe import Labelled
 from recipes.tiny.projection import read_nouns, visible_nouns
 from recipes.tiny.sample_scene import Scene
-from recipes.tiny.scenes import PROMPT, SLOTS, choose, compose, compose_with_removals, continuation, load
+from recipes.tiny.scenes import SLOTS, choose, compose, compose_with_removals, continuation, load
 from recipes.tiny.scenes.compose import Scenes
 from recipes.tiny.settings import Settings
 from recipes.tiny.stage import run_once, write_json

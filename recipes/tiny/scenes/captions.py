@@ -11,7 +11,7 @@ _UNLIKE_UNI = ("unin", "unim")
 
 
 def continuation(nouns: Sequence[str], centres: Sequence[tuple[float, float]], *, random: Random) -> str:
-    """What follows `PROMPT`: " a dog.", " a dog and a car.", " a dog above a car.", " a dog, a car and an apple."
+    """What follows the prompt: " a dog.", " a dog and a car.", " a dog above a car.", " a dog, a car and an apple."
 
     Two objects are listed half of the time, and else put in relation where their places allow it: above and
     below by the larger vertical distance, next to by the larger horizontal one.

@@ -9,6 +9,7 @@ and reads nothing out of what stands before it (measured: 36 repetitions of a no
 import random
 from collections.abc import Callable
 
+from lens_multimodal.prompt.image_prompt import PROMPT
 from recipes.tiny.text.knowledge import Noun
 from recipes.tiny.text.words import enumeration, with_article
 
@@ -25,7 +26,7 @@ MAIN_RELATIONS = ("next to", "above", "below")
 
 
 def caption(rng: random.Random, noun: Callable[[], Noun]) -> str:
-    """One caption of one to three nouns; most of them open with `A picture of`."""
+    """One caption of one to three nouns; most of them open with `PROMPT`."""
     return _caption_of(rng, [noun() for _ in range(_how_many(rng))], places=noun().places)
 
 
@@ -58,7 +59,7 @@ def _how_many(rng: random.Random) -> int:
 
 def _caption_of(rng: random.Random, things: list[Noun], *, places: tuple[str, ...]) -> str:
     main = rng.random() < 0.6
-    opening = "A picture of" if main else rng.choice(OPENINGS)
+    opening = PROMPT if main else rng.choice(OPENINGS)
     phrases = [_phrase(rng, thing, plain=main) for thing in rng.sample(things, len(things))]
     if len(phrases) == 2 and rng.random() < 0.6:
         body = f" {rng.choice(MAIN_RELATIONS if main else RELATIONS)} ".join(phrases)
