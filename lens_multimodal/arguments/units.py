@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, read_integer, shown
+from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, public, read_integer, shown
 
-Layers: TypeAlias = int | np.integer | Sequence[Any] | Tensor | np.ndarray | None
+Index: TypeAlias = int | np.integer | Tensor
+"""One layer, neuron or head: an integer of Python, NumPy or torch."""
+
+Layers: TypeAlias = Index | Sequence[Any] | np.ndarray | None
 """A layer number, several of them, or None for all."""
 
 Neurons: TypeAlias = pd.DataFrame | Sequence[Any] | Mapping[int, Any] | Tensor | np.ndarray
@@ -41,11 +44,12 @@ def read_layers(model: nn.Module, layers: Layers, *, name: str = "layers") -> tu
     return tuple(sorted(given))
 
 
-def read_layer(model: nn.Module, layer: Any, *, name: str = "layer") -> int:
+def read_layer(model: nn.Module, layer: Index, *, name: str = "layer") -> int:
     """One layer number; errors as in `read_layers`."""
     return read_layers(model, [layer], name=name)[0]
 
 
+@public
 def read_neurons(model: nn.Module, neurons: Neurons, *, name: str = "neurons") -> dict[int, Tensor]:
     """Neuron indices by layer.
 
@@ -59,6 +63,7 @@ def read_neurons(model: nn.Module, neurons: Neurons, *, name: str = "neurons") -
     return _by_layer(model, neurons, "neuron", transformer.shape(model).d_mlp, name)
 
 
+@public
 def read_heads(model: nn.Module, heads: Heads, *, name: str = "heads") -> dict[int, Tensor]:
     """Attention heads by layer: as `read_neurons`, with the column `head`."""
     return _by_layer(model, heads, "head", transformer.shape(model).n_heads, name)

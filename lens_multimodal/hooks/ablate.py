@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions, read_positions
-from lens_multimodal.arguments.units import Heads, Layers, Neurons, read_heads, read_layer, read_layers, read_neurons
+from lens_multimodal.arguments.units import (
+    Heads,
+    Index,
+    Layers,
+    Neurons,
+    read_heads,
+    read_layer,
+    read_layers,
+    read_neurons,
+)
 from lens_multimodal.hooks.editing import Place, edit_at
 from lens_multimodal.hooks.replacement import Replacement, Zero
 
@@ -74,7 +83,7 @@ def ablate_attention(
 
 @public
 def ablate_positions(
-    model: nn.Module, positions: Positions, *, to: Replacement = ZERO, layer: int = 0
+    model: nn.Module, positions: Positions, *, to: Replacement = ZERO, layer: Index = 0
 ) -> list[transformer.NamedHook]:
     """Replace the residual stream entering a layer at some positions, such as the image patches of an object.
 

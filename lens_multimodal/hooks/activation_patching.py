@@ -79,12 +79,12 @@ def _copies(run: Activations, positions: Positions, source_positions: Positions)
     if source_positions is None:
         return Resample(run)
     to, take = read_positions(positions), read_positions(source_positions, name="source_positions")
-    if to.count is None or take.count is None:
+    if to.open_ended:
         raise ArgumentValueError(
-            "both sides need a known number of positions; give positions and source_positions with an end",
+            "they are copied one by one, so positions need an end too, such as a list or slice(2, 5)",
             "source_positions",
         )
-    if to.count != take.count:
+    if None not in (to.count, take.count) and to.count != take.count:
         raise ArgumentValueError(
             f"{take.count} source positions cannot be copied to {to.count} positions one by one", "source_positions"
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, public, shown
 from lens_multimodal.arguments.positions import Positions, read_positions
-from lens_multimodal.arguments.units import Neurons, read_layer, read_neurons
+from lens_multimodal.arguments.units import Index, Neurons, read_layer, read_neurons
 from lens_multimodal.hooks.editing import Place, edit_at
 
 
@@ -47,7 +47,7 @@ def set_to(
 
 @public
 def add_vector(
-    model: nn.Module, vector: Float[Tensor, "*pos d_model"], *, layer: int, positions: Positions = None
+    model: nn.Module, vector: Float[Tensor, "*pos d_model"], *, layer: Index, positions: Positions = None
 ) -> list[transformer.NamedHook]:
     """Add a vector to the residual stream entering a layer (activation steering).
 
@@ -62,7 +62,7 @@ def add_vector(
 
 @public
 def write_vector(
-    model: nn.Module, vector: Float[Tensor, "*pos d_model"], *, layer: int, positions: Positions = None
+    model: nn.Module, vector: Float[Tensor, "*pos d_model"], *, layer: Index, positions: Positions = None
 ) -> list[transformer.NamedHook]:
     """Overwrite the residual stream entering a layer: an image patch by a mean vector, or by a word's embedding.
 
@@ -111,7 +111,7 @@ def _change_neurons(
 
 
 def _residual(
-    model: nn.Module, vector: Tensor, layer: int, positions: Positions, *, adding: bool
+    model: nn.Module, vector: Tensor, layer: Index, positions: Positions, *, adding: bool
 ) -> list[transformer.NamedHook]:
     place = Place(name=transformer.resid_pre(read_layer(model, layer)), positions=read_positions(positions))
     d_model = transformer.shape(model).d_model

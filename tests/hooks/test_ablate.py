@@ -147,6 +147,16 @@ def test_generation_with_cache_equals_rerunning_the_whole_row(layout, kind):
     assert torch.equal(generate(ablate(model, chosen)), everywhere)
     assert torch.equal(generate(ablate(model, chosen, positions=slice(7, None))), from_text_on)
     assert len({tuple(x.flatten().tolist()) for x in (plain, at_prompt, everywhere, from_text_on)}) == 4
+    assert torch.equal(generate(ablate(model, chosen, positions=[p - 9 for p in positions])), at_prompt)
+    assert torch.equal(generate(ablate(model, chosen, positions=slice(-2, None))), from_text_on)
+
+
+def test_a_prompt_of_one_token_is_edited_by_open_positions_alone():
+    model, prompt = wrapped("gpt-j", "bridge"), reference.tokens(pos=1)
+    plain, without = run("gpt-j", "bridge", prompt, []), run("gpt-j", "bridge", prompt, ablate(model, NEURONS))
+    assert_different(without, plain)
+    for positions, expected in ((slice(-1, None), without), (slice(0, None), without), ([-1], plain), ([0], plain)):
+        assert torch.equal(run("gpt-j", "bridge", prompt, ablate(model, NEURONS, positions=positions)), expected)
 
 
 def test_shuffled_moves_every_prompt_and_all_hook_points_together():

@@ -77,8 +77,8 @@ def test_text_cut_off_in_every_layer_does_not_depend_on_the_image(layout, kind):
 def test_generated_tokens_are_cut_with_the_text_and_free_with_a_list(layout, kind):
     model, prompt = wrapped(layout, kind), reference.tokens(seed=3)
 
-    def generate(queries, **settings):
-        with transformer.fired_hooks(model, cut_attention(model, queries=queries, keys=IMAGE)):
+    def generate(queries, keys=IMAGE, **settings):
+        with transformer.fired_hooks(model, cut_attention(model, queries=queries, keys=keys)):
             return model.generate(
                 prompt,
                 max_new_tokens=4,
@@ -95,6 +95,8 @@ def test_generated_tokens_are_cut_with_the_text_and_free_with_a_list(layout, kin
             hooks = cut_attention(model, queries=queries, keys=IMAGE)
             row = torch.cat([row, run(model, row, hooks)[:, -1:].argmax(-1)], dim=1)
         assert torch.equal(generate(queries), row)
+        from_the_end = slice(-4, None) if queries == TEXT else range(-4, 0)
+        assert torch.equal(generate(from_the_end, range(-8, -4)), row)
     seen: list[torch.Tensor] = []
     observe = [(transformer.attn_pattern(2), lambda pattern, hook: seen.append(pattern))]
     with model.hooks(fwd_hooks=observe):
@@ -105,6 +107,16 @@ def test_generated_tokens_are_cut_with_the_text_and_free_with_a_list(layout, kin
         generate(TEXT)
     assert len(seen) == 4
     assert all((pattern[:, :, -1, 1:5] == 0).all() for pattern in seen)
+
+
+def test_positions_from_the_end_need_the_prompt_under_the_cut():
+    scores = torch.zeros(1, 2, 1, 9)
+    cut = cut_attention(wrapped("llama", "bridge"), queries=slice(-4, None), keys=[1], layers=0)[0][1]
+    with pytest.raises(ValueError, match="8 keys"):
+        cut(scores, hook=None)
+    cut(torch.zeros(1, 2, 8, 8).triu(1) * -1e38, hook=None)
+    assert (cut(scores, hook=None)[..., 1] < -1e37).all()
+    assert (cut(scores, hook=None)[..., 2:] == 0).all()
 
 
 @cases

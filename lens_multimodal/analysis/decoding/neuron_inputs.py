@@ -10,7 +10,7 @@ from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, search_vocabulary
 from lens_multimodal.arguments.boundary import public
-from lens_multimodal.arguments.units import Neurons, read_layer, read_neurons
+from lens_multimodal.arguments.units import Index, Neurons, read_layer, read_neurons
 from lens_multimodal.precision import wide
 
 
@@ -70,14 +70,15 @@ def driving_tokens(
 
 
 @public
-def upstream_neurons(model: nn.Module, layer: int, neuron: int, *, top_k: int = 20) -> pd.DataFrame:
+def upstream_neurons(model: nn.Module, layer: Index, neuron: Index, *, top_k: int = 20) -> pd.DataFrame:
     """The earlier neurons whose output rows point most along, or against, a neuron's input column.
 
     Returns: columns `layer`, `neuron`, `cosine`, ordered by its size; empty for a neuron of layer 0.
     Raises: ValueError, TypeError for a neuron that does not exist.
     """
-    read_neurons(model, [(read_layer(model, layer), neuron)], name="neuron")
-    direction = nn.functional.normalize(wide(transformer.w_in(model, layer)[:, neuron].detach()), dim=0)
+    layer = read_layer(model, layer)
+    column = read_neurons(model, [(layer, neuron)], name="neuron")[layer][0]
+    direction = nn.functional.normalize(wide(transformer.w_in(model, layer)[:, column].detach()), dim=0)
     parts = []
     for earlier in range(layer):
         rows = wide(transformer.w_out(model, earlier).detach())
