@@ -70,5 +70,6 @@ _ENVIRONMENT = Environment(
     undefined=StrictUndefined,
 )
 _ENVIRONMENT.filters["visible"] = visible
+_ENVIRONMENT.filters["data_uri"] = data_uri
 _ENVIRONMENT.filters["figure"] = figure_html
 _ENVIRONMENT.filters["keep_percent_sign"] = _keep_percent_sign
