@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lens_multimodal.notebook import find_views_in
+
 if TYPE_CHECKING:
     from lens_multimodal.analysis import (
         decode_neurons,
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from lens_multimodal.prompt.image_prompt import ImagePrompt
     from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
     from lens_multimodal.transformer.hooked_transformer import hooked_gpt_j
+
+find_views_in("lens_multimodal.views.notebook")
 
 __version__ = "0.1.0"
 

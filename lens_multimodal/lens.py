@@ -5,9 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import Any, cast, overload
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
@@ -17,8 +16,11 @@ from tqdm.auto import tqdm
 from lens_multimodal import saved_lens, transformer
 from lens_multimodal.analysis.attribution import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons
+from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.pictures import Picture, as_picture, as_pictures
+from lens_multimodal.neuron_card import NeuronCard, neuron_card
+from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.generation import GeneratedActivations, Sampling
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt, Piece, assemble
@@ -26,14 +28,11 @@ from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 
-if TYPE_CHECKING:
-    import lens_multimodal.views.notebook.neuron_card_html
-
 _MADE_BY: "weakref.WeakKeyDictionary[object, weakref.ref[VisionLens]]" = weakref.WeakKeyDictionary()
 """Which lens made a prompt or a soft prompt. Kept here, so that neither holds a reference to its lens."""
 
 
-class VisionLens:
+class VisionLens(ShownInNotebooks):
     """A TransformerLens model that takes images wherever it takes tokens; made by `attach_vision`.
 
     Attributes:
@@ -288,7 +287,7 @@ class VisionLens:
         top_k: int = 100,
         score: str = "activation_x_gradient",
         reduce: str = "max",
-    ) -> pd.DataFrame:
+    ) -> NeuronTable:
         """The MLP neurons that turn the image into a word: the paper's ranking (sections 2.1 and 2.2).
 
         Args:
@@ -319,9 +318,9 @@ class VisionLens:
         decoded = decode_neurons(self.model, found)[["layer", "neuron", "tokens", "interpretable"]]
         table = found.merge(decoded, on=["layer", "neuron"], how="left", validate="one_to_one")
         table.attrs.update(found.attrs)
-        from lens_multimodal.views.notebook.neuron_table import neuron_table
-
-        return neuron_table(table.drop(columns=["target", "rank"]), image)
+        images = image.spans[0]
+        table = table.drop(columns=["target", "rank"])
+        return NeuronTable.of(table, image=images[0].image if len(images) == 1 else None)
 
     def show(
         self,
@@ -330,7 +329,7 @@ class VisionLens:
         image: Picture | ImagePrompt | None = None,
         target: str | int | None = None,
         pictures: Sequence[Picture] | None = None,
-    ) -> "lens_multimodal.views.notebook.neuron_card_html.NeuronCard":
+    ) -> NeuronCard:
         """Everything about one neuron on a card: receptive field, words, attribution, ablation, sample pictures.
 
         Args:
@@ -347,8 +346,6 @@ class VisionLens:
         Raises: ValueError, TypeError as `neurons`; for a neuron that does not exist, or an image without a patch grid.
         Cost: one forward pass for each sample picture, three for the card, one backward pass for each candidate word.
         """
-        from lens_multimodal.neuron_card import neuron_card
-
         return neuron_card(self, neuron, image=image, target=target, pictures=pictures)
 
     # --- tokens ------------------------------------------------------------------------------------------
@@ -403,11 +400,6 @@ class VisionLens:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
-
-    def _repr_html_(self) -> str:
-        from lens_multimodal.views.notebook.lens_html import lens_html
-
-        return lens_html(self)
 
     def __repr__(self) -> str:
         s = self.shape

@@ -1,34 +1,101 @@
-"""Measure one neuron for a card: decode it, look at pictures, attribute, ablate."""
+"""Measure what one neuron does: decode it, find the pictures it is active on, attribute a token to it, ablate it."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import (
-    ImageGeometry,
+    Effect,
+    ReceptiveField,
     decode_neurons,
     effect_of,
     neuron_activations,
     neuron_attribution,
     receptive_field,
 )
-from lens_multimodal.hooks import ablate, read_neurons
+from lens_multimodal.arguments.units import read_neurons
+from lens_multimodal.hooks import ablate
+from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.image.pictures import Picture, as_pictures
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.prompt import generation
-from lens_multimodal.prompt.image_prompt import PROMPT, ImagePrompt
-from lens_multimodal.views.notebook.neuron_card_html import NeuronCard, SampleActivation
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
+from lens_multimodal.prompt.tokenizer import PromptTokenizer
 
 SAMPLES = 24
-"""Sample scenes looked at if no pictures are given."""
+"""Number of embedded scenes measured if no pictures are given."""
+
+
+@runtime_checkable
+class AttachedLens(Protocol):
+    """What a card needs of a `VisionLens`."""
+
+    model: nn.Module
+    text: PromptTokenizer
+
+    def prompt(self, images: Sequence[Picture], text: str = PROMPT) -> ImagePrompt: ...
+
+    def prompt_before(self, image: Picture, word: str | int, text: str = PROMPT) -> ImagePrompt: ...
+
+    def forget(self, *prompts: ImagePrompt) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampleActivation:
+    """How active a neuron is on one sample picture."""
+
+    index: int
+    """Of the picture among the samples."""
+    picture: Image.Image
+    activations: Float[Tensor, "grid_h grid_w"]
+    field: ReceptiveField
+
+    @property
+    def largest(self) -> float:
+        return float(self.activations.max())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeuronCard(ShownInNotebooks):
+    """What one MLP neuron does for one token after one picture; notebooks show it as HTML.
+
+    `views.plots` draws its parts: `activation_figure(card)`, `attribution_figure(card)` and
+    `receptive_field_figure(card)`.
+    """
+
+    layer: int
+    neuron: int
+    tokens: tuple[str, ...]
+    """The tokens it promotes, strongest first (`analysis.decode_neurons`)."""
+    weights: tuple[float, ...]
+    interpretable: bool
+    picture: Image.Image
+    geometry: ImageGeometry
+    text: str
+    """The prompt after the image, up to the target."""
+    target: str
+    activations: Float[Tensor, "grid_h grid_w"]
+    field: ReceptiveField
+    attribution: Float[Tensor, "grid_h grid_w"]
+    """Contribution of the neuron at each image patch to the target's logit."""
+    effect: Effect
+    """Of setting the neuron to zero at the image positions, on the target."""
+    samples: tuple[SampleActivation, ...]
+    """All sample pictures, the most active first."""
+    weight_processing: str
+    """Of the language model; decoded tokens depend on it."""
 
 
 def neuron_card(
-    lens: VisionLens,
+    lens: AttachedLens,
     neuron: Any,
     *,
     image: Picture | ImagePrompt | None = None,
@@ -37,57 +104,65 @@ def neuron_card(
     text: str = PROMPT,
     batch_size: int = 16,
 ) -> NeuronCard:
-    """See `VisionLens.show`."""
-    pair = _one_neuron(lens, neuron)
-    samples = _samples(lens, pair, _sample_pictures(pictures), text, batch_size)
-    if image is None:
-        image = samples[0].picture
-    prompt, token = _where(lens, pair, image, target, text)
+    """Everything about one neuron: receptive field, decoded tokens, attribution, ablation, sample pictures.
+
+    Args:
+        neuron: `(layer, neuron)`, or a row of a table of neurons (`found.iloc[0]`).
+        image: a picture, or a prompt of one row that ends where the target is predicted. None takes the sample picture
+            on which the neuron is most active.
+        target: a token id, or a string that is one token. None takes the token of the model's own caption to which the
+            neuron contributes most; for a prompt, the most likely next token.
+        pictures: the samples; None takes `SAMPLES` of the embedded scenes.
+        text: the prompt after a picture.
+        batch_size: sample pictures in one forward pass.
+
+    Raises: ValueError for more than one neuron, one that does not exist, or an image without a patch grid.
+    Cost: one forward pass per batch of samples, three for the card, one backward pass for each candidate token.
+    """
+    pair = _one_neuron(lens.model, neuron)
+    samples = sorted(_samples(lens, pair, _pictures(pictures), text, batch_size), key=lambda sample: -sample.largest)
+    prompt, token = _prompt_and_target(lens, pair, samples[0].picture if image is None else image, target, text)
     span = prompt.spans[0][0]
-    positions = list(range(span.start, span.stop))
-    geometry = span.image.geometry
-    if span.image.picture is None or geometry is None:
+    picture, geometry = span.image.picture, span.image.geometry
+    if picture is None or geometry is None:
         raise ValueError(
             "a neuron card lays activations over a picture, but this prompt's image came without one, or its vectors "
             "are not one for each image patch; give a picture, or a prompt made by lens.prompt"
         )
-    activations = neuron_activations(lens.model, prompt.tokens, [pair], positions)[0, 0].reshape(prompt_grid(geometry))
+    grid = geometry.grid_h, geometry.grid_w
+    positions = list(range(span.start, span.stop))
+    activations = neuron_activations(lens.model, prompt.tokens, [pair], positions)[0, 0].reshape(grid).cpu()
     attribution = neuron_attribution(lens.model, prompt.tokens, token, positions, layers=[pair[0]])[0, 0, :, pair[1]]
-    hooks = ablate(lens.model, [pair], positions=prompt.image_pos[0])
-    written = decode_neurons(lens.model, [pair]).iloc[0]
-    after_image = prompt.tokens[0, span.stop :].tolist()
+    ablation = ablate(lens.model, [pair], positions=prompt.image_pos[0])
+    decoded = decode_neurons(lens.model, [pair]).iloc[0]
+    d_vocab = transformer.shape(lens.model).d_vocab
     return NeuronCard(
         layer=pair[0],
         neuron=pair[1],
-        tokens=tuple(written["tokens"]),
-        weights=tuple(float(weight) for weight in written["weights"]),
-        interpretable=bool(written["interpretable"]),
-        picture=span.image.picture,
+        tokens=tuple(decoded["tokens"]),
+        weights=tuple(float(weight) for weight in decoded["weights"]),
+        interpretable=bool(decoded["interpretable"]),
+        picture=picture,
         geometry=geometry,
-        text=lens.text.decode([i for i in after_image if i < lens.shape.d_vocab]),
-        target=lens.to_str_tokens(torch.tensor([token]))[0],
-        activations=activations.cpu(),
-        field=receptive_field(activations.cpu(), geometry),
-        attribution=attribution.reshape(prompt_grid(geometry)).cpu(),
-        effect=effect_of(lens.model, prompt.tokens, hooks, token),
+        text=lens.text.decode([i for i in prompt.tokens[0, span.stop :].tolist() if i < d_vocab]),
+        target=lens.text.token(token),
+        activations=activations,
+        field=receptive_field(activations, geometry),
+        attribution=attribution.reshape(grid).cpu(),
+        effect=effect_of(lens.model, prompt.tokens, ablation, token),
         samples=tuple(samples),
         weight_processing=transformer.weight_processing(lens.model),
     )
 
 
-def prompt_grid(geometry: ImageGeometry) -> tuple[int, int]:
-    """Rows and columns of image patches."""
-    return geometry.grid_h, geometry.grid_w
-
-
-def _one_neuron(lens: VisionLens, neuron: Any) -> tuple[int, int]:
+def _one_neuron(model: nn.Module, neuron: Any) -> tuple[int, int]:
     if isinstance(neuron, pd.DataFrame):
-        pairs: Any = neuron
+        neurons: Any = neuron
     elif hasattr(neuron, "layer") and hasattr(neuron, "neuron"):
-        pairs = [(neuron.layer, neuron.neuron)]
+        neurons = [(neuron.layer, neuron.neuron)]
     else:
-        pairs = [neuron]
-    found = [(layer, int(unit)) for layer, units in read_neurons(lens.model, pairs).items() for unit in units]
+        neurons = [neuron]
+    found = [(layer, int(index)) for layer, indices in read_neurons(model, neurons).items() for index in indices]
     if len(found) != 1:
         raise ValueError(
             f"a card shows one neuron, got a table of {len(found)}; give (layer, neuron) or a row: "
@@ -96,9 +171,10 @@ def _one_neuron(lens: VisionLens, neuron: Any) -> tuple[int, int]:
     return found[0]
 
 
-def _sample_pictures(pictures: Sequence[Picture] | None) -> list[Any]:
+def _pictures(pictures: Sequence[Picture] | None) -> list[Any]:
     if pictures is not None:
         return list(as_pictures(pictures))
+    # Only a card without pictures needs the embedded scenes.
     from lens_multimodal.data import read_coco
     from lens_multimodal.tiny import scenes_folder
 
@@ -107,64 +183,56 @@ def _sample_pictures(pictures: Sequence[Picture] | None) -> list[Any]:
 
 
 def _samples(
-    lens: VisionLens, pair: tuple[int, int], pictures: list[Any], text: str, batch_size: int
-) -> list[SampleActivation]:
-    """Every picture with the neuron's activation on it, the most active first."""
-    found = []
+    lens: AttachedLens, pair: tuple[int, int], pictures: list[Any], text: str, batch_size: int
+) -> Iterator[SampleActivation]:
     for start in tqdm(range(0, len(pictures), batch_size), desc="sample pictures", delay=2):
         prompt = lens.prompt(pictures[start : start + batch_size], text)
-        at = prompt.image_pos[0]
-        activations = neuron_activations(lens.model, prompt.tokens, [pair], at, attention_mask=prompt.attention_mask)
-        for row, (own, spans) in enumerate(zip(activations[:, 0].cpu(), prompt.spans, strict=True)):
-            geometry = spans[0].image.geometry
-            if geometry is None:
-                raise ValueError(
-                    f"the projection gives {len(own)} vectors per image, not one for each of the encoder's image "
-                    f"patches; a neuron card needs a patch grid"
-                )
-            grid = own.reshape(prompt_grid(geometry))
-            found.append(
-                SampleActivation(
-                    index=start + row,
-                    picture=pictures[start + row],
-                    activations=grid,
-                    field=receptive_field(grid, geometry),
-                )
-            )
+        activations = neuron_activations(
+            lens.model, prompt.tokens, [pair], prompt.image_pos[0], attention_mask=prompt.attention_mask
+        )[:, 0].cpu()
+        for row, spans in enumerate(prompt.spans):
+            yield _sample(start + row, pictures[start + row], spans[0].image, activations[row])
         lens.forget(prompt)
-    return sorted(found, key=lambda sample: -sample.largest)
 
 
-def _where(
-    lens: VisionLens, pair: tuple[int, int], image: Picture | ImagePrompt, target: str | int | None, text: str
+def _sample(index: int, picture: Image.Image, image: EmbeddedImage, activations: Tensor) -> SampleActivation:
+    if image.geometry is None:
+        raise ValueError(
+            f"the projection gives {len(activations)} vectors per image, not one for each of the encoder's image "
+            f"patches; a neuron card needs a patch grid"
+        )
+    grid = activations.reshape(image.grid_h, image.grid_w)
+    return SampleActivation(index=index, picture=picture, activations=grid, field=receptive_field(grid, image.geometry))
+
+
+def _prompt_and_target(
+    lens: AttachedLens, pair: tuple[int, int], image: Picture | ImagePrompt, target: str | int | None, text: str
 ) -> tuple[ImagePrompt, int]:
     """The prompt that ends where the target is predicted, and the target."""
     token = lens.text.token_id(target) if isinstance(target, str) else target
     if isinstance(image, ImagePrompt):
         if len(image) != 1 or not image.spans[0]:
             raise ValueError(f"expected a prompt of one row with an image, got {len(image)} rows (prompt.row(i))")
-        return image, _next_token(lens, image) if token is None else token
+        return image, _next_token(lens.model, image) if token is None else token
     if token is not None:
         return lens.prompt_before(image, token, text), token
-    prompt = lens.prompt(image, text)
+    prompt = lens.prompt([image], text)
     (ids,) = generation.generate(lens.model, prompt, max_new_tokens=20, stop_ids=lens.text.stop_ids)
-    ids = lens.text.first_line(ids)
     if not ids:
-        return prompt, _next_token(lens, prompt)
-    token = _most_raised(lens, pair, prompt, ids)
+        return prompt, _next_token(lens.model, prompt)
+    token = _most_raised(lens.model, pair, prompt, lens.text.first_line(ids))
     return lens.prompt_before(image, token, text), token
 
 
-def _most_raised(lens: VisionLens, pair: tuple[int, int], prompt: ImagePrompt, ids: list[int]) -> int:
-    """The caption's token in whose logit the neuron has the largest share at an image position."""
-    first = {token: index for index, token in reversed(list(enumerate(ids)))}
-    targets = [(prompt.last_pos + index, token) for token, index in first.items()]
-    shares = neuron_attribution(
-        lens.model, prompt.followed_by(ids).tokens, targets, prompt.image_pos[0], layers=[pair[0]]
-    )[:, 0, :, pair[1]]
-    return list(first)[int(shares.amax(dim=-1).argmax())]
+def _most_raised(model: nn.Module, pair: tuple[int, int], prompt: ImagePrompt, ids: list[int]) -> int:
+    """The caption's token to whose logit the neuron contributes most at one image position."""
+    first_index = {token: index for index, token in reversed(list(enumerate(ids)))}
+    targets = [(prompt.last_pos + index, token) for token, index in first_index.items()]
+    tokens = prompt.followed_by(ids).tokens
+    by_target = neuron_attribution(model, tokens, targets, prompt.image_pos[0], layers=[pair[0]])[:, 0, :, pair[1]]
+    return list(first_index)[int(by_target.amax(dim=-1).argmax())]
 
 
-def _next_token(lens: VisionLens, prompt: ImagePrompt) -> int:
+def _next_token(model: nn.Module, prompt: ImagePrompt) -> int:
     with torch.no_grad():
-        return int(lens.logits(prompt)[0, -1].argmax())
+        return int(transformer.logits_of(model, prompt.tokens, attention_mask=prompt.attention_mask)[0, -1].argmax())

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from lens_multimodal import VisionLens, attach_vision
 from lens_multimodal.analysis import Faithfulness, bootstrap_interval, faithfulness
-from lens_multimodal.demo import Sample, read_samples
-from lens_multimodal.tiny import FOLDER, scenes_folder
+from lens_multimodal.data import Scene
+from lens_multimodal.demo import sample_scenes
+from lens_multimodal.tiny import FOLDER
 
 PAGE = Path(__file__).parents[1] / "faithfulness.md"
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
@@ -27,13 +28,13 @@ COLUMNS = {
 }
 
 
-def report(lens: VisionLens, sample: Sample, *, n_neurons: int) -> tuple[Faithfulness, str]:
+def report(lens: VisionLens, scene: Scene, *, n_neurons: int) -> tuple[Faithfulness, str]:
     """Faithfulness for the word that the model puts after `TEXT`, and that word."""
-    prompt = lens.prompt(sample.picture, TEXT)
+    prompt = lens.prompt(scene.open(), TEXT)
     with torch.no_grad():
         said = int(lens.logits(prompt)[0, -1].argmax())
     found = faithfulness(lens.model, prompt.tokens, said, prompt.image_pos[0], n_neurons=n_neurons)
-    return found, lens.decode([said]).strip()
+    return found, lens.text.decode([said]).strip()
 
 
 def rows(found: Faithfulness) -> pd.DataFrame:
@@ -79,14 +80,14 @@ def main() -> None:
     options = parser.parse_args()
     lens = attach_vision()
     parts, right = [], 0
-    samples = read_samples(scenes_folder(), each=options.pictures // 2)
-    for number, sample in enumerate(tqdm(samples)):
-        found, word = report(lens, sample, n_neurons=options.neurons)
-        right += word == sample.nouns[0]
+    scenes = sample_scenes(each=options.pictures // 2)
+    for number, scene in enumerate(tqdm(scenes)):
+        found, word = report(lens, scene, n_neurons=options.neurons)
+        right += word == scene.categories[0]
         parts.append(rows(found).assign(picture=number))
     table = markdown(pd.concat(parts, ignore_index=True))
     note = (
-        f"{len(samples)} sample scenes with one object, {options.neurons} neurons each, weights `{weights()}`. The "
+        f"{len(scenes)} sample scenes with one object, {options.neurons} neurons each, weights `{weights()}`. The "
         f'target is the word that the model itself puts after "{TEXT}"; it is the right noun in {right} of them.'
     )
     write(PAGE, f"{note}\n\n{table}")

@@ -9,9 +9,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from lens_multimodal import VisionLens, attach_vision
-from lens_multimodal.demo import Explained, Sample, explain, is_right, read_samples
+from lens_multimodal.demo import caption_scenes, explain, sample_scenes
 from lens_multimodal.hooks import ablate, random_neurons_like
-from lens_multimodal.tiny import scenes_folder
+from lens_multimodal.prompt.image_prompt import PROMPT
+from lens_multimodal.views.demo_page import CaptionedScene, ExplainedWord
+from lens_multimodal.views.plots import heat_over_picture
 from lens_multimodal.views.plots.labels import visible
 
 FILE = Path(__file__).with_name("first-look.png")
@@ -20,29 +22,28 @@ SHOWN, ABLATED = 3, 200
 INK, SOFT, HOT, GROUND = "#1f2937", "#64748b", "#c2410c", "#ffffff"
 
 
-def choose(lens: VisionLens, samples: list[Sample]) -> tuple[Sample, str]:
-    """The first scene, and its caption, whose noun is one token and once in the caption; a bear before all others.
+def choose(lens: VisionLens, scenes: list[CaptionedScene]) -> CaptionedScene:
+    """The first scene whose noun is one token and stands once in its caption; a bear before all others.
 
-    Raises: ValueError if no caption says what is there.
+    Raises: ValueError if no caption names its object.
     """
-    captions = lens.caption([sample.picture for sample in samples])
     right = [
-        (sample, caption)
-        for sample, caption in zip(samples, captions, strict=True)
-        if is_right(sample, caption) and caption.count(sample.nouns[0]) == 1 and one_token(lens, sample.nouns[0])
+        scene
+        for scene in scenes
+        if scene.names_its_object and scene.caption.count(scene.noun) == 1 and one_token(lens, scene.noun)
     ]
     if not right:
-        raise ValueError(f"none of {len(samples)} captions says what is in its picture")
-    return min(right, key=lambda found: found[0].nouns[0] != "bear")
+        raise ValueError(f"none of {len(scenes)} captions names its object")
+    return min(right, key=lambda scene: scene.noun != "bear")
 
 
 def one_token(lens: VisionLens, noun: str) -> bool:
-    return len(lens.encode(f" {noun}")) == 1
+    return len(lens.text.encode(f" {noun}")) == 1
 
 
-def captions_without(lens: VisionLens, explained: Explained) -> tuple[str, str]:
+def captions_without(lens: VisionLens, explained: ExplainedWord) -> tuple[str, str]:
     """The captions without the neurons behind the word, and without as many random ones of the same layers."""
-    picture, word = explained.sample.picture, f" {explained.word}"
+    picture, word = explained.scene.picture, f" {explained.word}"
     prompt = lens.prompt(picture)
     top = lens.neurons(lens.prompt_before(picture, word), word, top_k=ABLATED)
     said = []
@@ -52,21 +53,22 @@ def captions_without(lens: VisionLens, explained: Explained) -> tuple[str, str]:
     return said[0], said[1]
 
 
-def draw(lens: VisionLens, explained: Explained) -> Image.Image:
+def draw(lens: VisionLens, explained: ExplainedWord) -> Image.Image:
     """The picture under its patch grid, then interpretable neurons behind the word: where active, what they write."""
     width = (SHOWN + 1) * SIDE + (SHOWN + 2) * GAP
     board = Image.new("RGB", (width, TOP + SIDE + BELOW), GROUND)
     pen = ImageDraw.Draw(board)
     big, small = ImageFont.load_default(17), ImageFont.load_default(14)
     whole = width - 2 * GAP
-    sample, word = explained.sample, explained.word
-    board.paste(sample.picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (GAP, TOP))
+    scene, word = explained.scene, explained.word
+    board.paste(scene.picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (GAP, TOP))
     _grid(pen, lens.vision.grid_h, lens.vision.grid_w)
-    said = f"“A picture of {explained.caption}”"
+    said = f"“{PROMPT} {scene.caption}”"
     pen.text((GAP, 22), said, fill=INK, font=_fitting(said, SIDE))
     for index, neuron in enumerate(explained.neurons.head(SHOWN).itertuples()):
         left = GAP + (index + 1) * (SIDE + GAP)
-        board.paste(explained.overlays[index].resize((SIDE, SIDE), Image.Resampling.BICUBIC), (left, TOP))
+        overlay = heat_over_picture(scene.picture, explained.fields[index].heat)
+        board.paste(overlay.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (left, TOP))
         pen.text((left, 22), f"layer {neuron.layer}, neuron {neuron.neuron}", fill=INK, font=big)
         lines = _wrapped([visible(token).lstrip("·") for token in neuron.tokens], small)
         for row, line in enumerate(lines):
@@ -109,8 +111,8 @@ def _wrapped(words: list[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFon
 
 def main() -> None:
     with attach_vision() as lens:
-        sample, caption = choose(lens, read_samples(scenes_folder(), each=60))
-        picture = draw(lens, explain(lens, sample, caption, sample.nouns[0], shown=SHOWN))
+        scene = choose(lens, caption_scenes(lens, sample_scenes(each=60)))
+        picture = draw(lens, explain(lens, scene, shown=SHOWN))
     picture.quantize(224, dither=Image.Dither.NONE).save(FILE, optimize=True)
 
 

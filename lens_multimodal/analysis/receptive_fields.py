@@ -17,13 +17,14 @@ from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.arguments.positions import Positions, positions_in
 from lens_multimodal.arguments.units import Neurons, read_neurons
 from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.precision import wide
 
 PAPER_QUANTILE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ReceptiveField:
+class ReceptiveField(ShownInNotebooks):
     """A neuron's activation over one picture."""
 
     heat: Float[Tensor, "height width"]
@@ -31,11 +32,6 @@ class ReceptiveField:
     mask: Bool[Tensor, "height width"]
     """Where `heat` lies above the threshold."""
     threshold: float
-
-    def _repr_html_(self) -> str:
-        from lens_multimodal.views.notebook.results_html import receptive_field_html
-
-        return receptive_field_html(self)
 
 
 @public

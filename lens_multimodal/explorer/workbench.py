@@ -21,7 +21,8 @@ from lens_multimodal.hooks import random_neurons_like, scale
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
-from lens_multimodal.views.notebook.embedded_pictures import data_uri, field_over_picture
+from lens_multimodal.views.html import data_uri
+from lens_multimodal.views.notebook.embedded_pictures import field_over_picture
 
 FIELD_SIDE = 224
 """Longest side, in pixels, of a picture with a neuron's activation over it."""
@@ -242,7 +243,7 @@ class Workbench:
             **{name: row[name] for name in ("layer", "neuron", "attribution", "row", "col", "interpretable")},
             tokens=list(row["tokens"]),
             activations=active.tolist(),
-            field=data_uri(field_over_picture(image.picture, field, side=FIELD_SIDE)),
+            field=data_uri(field_over_picture(image.picture, field, side=FIELD_SIDE), side=FIELD_SIDE),
         )
 
     def _grid(self, image: EmbeddedImage) -> PatchGrid:

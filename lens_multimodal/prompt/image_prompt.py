@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.prompt.virtual_tokens import SoftPrompt
 
 PROMPT = "A picture of"
@@ -49,7 +50,7 @@ Piece = EmbeddedImage | list[int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImagePrompt:
+class ImagePrompt(ShownInNotebooks):
     """Token ids that any TransformerLens function takes, with the images' places among them.
 
     Rows of unequal length are padded on the left; `attention_mask` is 0 there. Keep this object for as long
@@ -143,11 +144,6 @@ class ImagePrompt:
             tokens=torch.cat([self.tokens, added], dim=1),
             attention_mask=torch.cat([self.attention_mask, torch.ones_like(added)], dim=1),
         )
-
-    def _repr_html_(self) -> str:
-        from lens_multimodal.views.notebook.prompt_html import prompt_html
-
-        return prompt_html(self)
 
 
 def assemble(

@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 import lens_multimodal
-from lens_multimodal.demo import explain, read_samples
-from lens_multimodal.tiny import scenes_folder
+from lens_multimodal.demo import caption_scenes, explain, sample_scenes
 from tests.docs.pages import DOCS, README, ROOT, name, pages
 
 _EXTERNAL = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)""")
@@ -162,8 +161,8 @@ def test_figures_are_what_their_script_draws():
 def test_the_picture_of_the_readme_is_small_and_is_what_the_weights_say():
     script = runpy.run_path(str(DOCS / "figures" / "first_look.py"))
     with lens_multimodal.attach_vision() as lens:
-        sample, caption = script["choose"](lens, read_samples(scenes_folder(), each=60))
-        drawn = script["draw"](lens, explain(lens, sample, caption, sample.nouns[0], shown=script["SHOWN"]))
+        scene = script["choose"](lens, caption_scenes(lens, sample_scenes(each=60)))
+        drawn = script["draw"](lens, explain(lens, scene, shown=script["SHOWN"]))
     assert script["FILE"].stat().st_size < 150_000
     with Image.open(script["FILE"]) as kept:
         apart = np.abs(np.asarray(kept.convert("RGB"), float) - np.asarray(drawn, float))

@@ -23,7 +23,7 @@ def test_the_page_is_complete_and_self_contained(tmp_path: Path, capsys: pytest.
     assert 'href="demo_report.html"' in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.html", "demo_report.html", "demo_report.md"]
     assert said.count("->") == 12
-    assert page.count("data:image/png;base64,") >= 12
+    assert page.count("data:image/jpeg;base64,") >= 12
     assert not re.search(r"<script[^>]+src=", page)
     outside_scripts = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r'(?:src|href)="https?://', outside_scripts)

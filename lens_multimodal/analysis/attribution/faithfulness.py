@@ -21,6 +21,7 @@ from lens_multimodal.analysis.attribution.request import Request, Score, request
 from lens_multimodal.analysis.attribution.top_neurons import reduce_positions, resolve_score
 from lens_multimodal.arguments.targets import Target
 from lens_multimodal.arguments.units import Neurons, read_neurons
+from lens_multimodal.notebook import ShownInNotebooks
 
 COMPARED = ("activation_x_gradient", "activation_x_decoded", "local_direct_effect", "integrated_gradients")
 TRUE_EFFECT = "ablation"
@@ -28,7 +29,7 @@ RANDOM_ORDER = "random"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Faithfulness:
+class Faithfulness(ShownInNotebooks):
     """How well scores predict the effect of ablation, for one prompt and target."""
 
     summary: pd.DataFrame
@@ -45,11 +46,6 @@ class Faithfulness:
     all_ablated_value: float
     top_k: int
     reduce: str
-
-    def _repr_html_(self) -> str:
-        from lens_multimodal.views.notebook.results_html import faithfulness_html
-
-        return faithfulness_html(self)
 
 
 def faithfulness(

@@ -17,11 +17,12 @@ from lens_multimodal.analysis.attribution.request import request_for_targets
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.arguments.targets import Tokens, read_tokens
+from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LogitLens:
+class LogitLens(ShownInNotebooks):
     """Rank, probability and logit of some tokens at some positions, at every depth."""
 
     token_ids: tuple[int, ...]
@@ -43,11 +44,6 @@ class LogitLens:
         reached = self.rank < within
         first = reached.int().argmax(dim=1)
         return torch.where(reached.any(dim=1), first, -1)
-
-    def _repr_html_(self) -> str:
-        from lens_multimodal.views.notebook.results_html import logit_lens_html
-
-        return logit_lens_html(self)
 
 
 @public

@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
+from lens_multimodal.notebook import ShownInNotebooks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effect:
+class Effect(ShownInNotebooks):
     """One prediction before and after an intervention; every tensor has one entry for each prompt of the batch.
 
     Log-probabilities, probabilities and divergence are computed in float32 at least, whatever the model's dtype.
@@ -60,11 +61,6 @@ class Effect:
             "top_after", "kl",
         ]  # fmt: skip
         return pd.DataFrame({name: getattr(self, name).tolist() for name in names})
-
-    def _repr_html_(self) -> str:
-        from lens_multimodal.views.notebook.results_html import effect_html
-
-        return effect_html(self)
 
 
 def effect_of(

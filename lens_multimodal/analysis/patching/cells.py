@@ -18,11 +18,12 @@ from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.arguments.targets import CaptionToken, ResolvedTarget, Target, first_read, read_targets
 from lens_multimodal.arguments.units import Neurons, read_neurons
 from lens_multimodal.hooks.record import record
+from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PatchSweep:
+class PatchSweep(ShownInNotebooks):
     """The target's value for every patched cell, and the first-order estimate of its change."""
 
     site: str
@@ -66,11 +67,6 @@ class PatchSweep:
 
     def _cells(self) -> pd.DataFrame:
         return pd.DataFrame({"effect": _column(self.effect), "estimate": _column(self.estimate)})
-
-    def _repr_html_(self) -> str:
-        from lens_multimodal.views.notebook.results_html import patch_sweep_html
-
-        return patch_sweep_html(self)
 
 
 @dataclass(frozen=True, kw_only=True)

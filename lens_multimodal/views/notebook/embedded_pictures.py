@@ -1,7 +1,5 @@
 """Pictures inside HTML: small, embedded, cut into image patches by style alone."""
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,20 +21,6 @@ class Sprite:
 
     position: str
     size: str
-
-
-def data_uri(picture: Image.Image, *, side: int = SIDE) -> str:
-    """The picture as a `data:` address, its longer side at most `side` pixels; transparency is kept."""
-    small = picture.copy()
-    small.thumbnail((side, side))
-    has_alpha = small.mode in ("RGBA", "LA")
-    buffer = io.BytesIO()
-    if has_alpha:
-        small.save(buffer, format="PNG", optimize=True)
-    else:
-        small.convert("RGB").save(buffer, format="JPEG", quality=88)
-    kind = "png" if has_alpha else "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def shown_size(width: int, height: int, *, side: int = SIDE) -> tuple[int, int]:

@@ -1,10 +1,12 @@
-"""A lens at a glance: which parts it is made of and what it holds."""
+"""A lens at a glance: its parts and the images it holds."""
 
 from lens_multimodal import transformer
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.views.notebook.templates_engine import fragment
+from lens_multimodal.views.html import fragment
+from lens_multimodal.views.notebook.shown import html_of
 
 
+@html_of.register
 def lens_html(lens: VisionLens) -> str:
     """The facts of `repr(lens)` as a table."""
     sizes, vision = lens.shape, lens.vision
@@ -26,4 +28,4 @@ def lens_html(lens: VisionLens) -> str:
         ("weight processing", transformer.weight_processing(lens.model)),
         ("images held", f"{len(lens.virtual_tokens)}, {lens.virtual_tokens.nbytes / 2**20:.1f} MiB"),
     ]
-    return fragment("lens.html", lens=lens, state="a language model with eyes", facts=facts)
+    return fragment("lens.html", lens=lens, state="a language model that takes images", facts=facts)

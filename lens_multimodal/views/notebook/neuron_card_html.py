@@ -1,89 +1,21 @@
 """A neuron on one page: where it looks, what it writes, what it adds to a word, what happens without it."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from lens_multimodal.analysis import Effect
-from lens_multimodal.analysis.receptive_fields import ReceptiveField
-from lens_multimodal.image.geometry import ImageGeometry
-from lens_multimodal.views.notebook.embedded_pictures import cell_style, data_uri, field_over_picture, shown_size
-from lens_multimodal.views.notebook.templates_engine import fragment, save_html
+from lens_multimodal.neuron_card import NeuronCard, SampleActivation
+from lens_multimodal.views.html import data_uri, fragment
+from lens_multimodal.views.notebook.embedded_pictures import SIDE, cell_style, field_over_picture, shown_size
+from lens_multimodal.views.notebook.shown import html_of, title_of
 from lens_multimodal.views.plots.labels import visible
-from lens_multimodal.views.plots.over_picture import receptive_field_over_picture, values_over_picture
 
 SHOWN_SAMPLES = 8
 SAMPLE_SIDE = 96
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SampleActivation:
-    """How active a neuron is on one sample picture."""
-
-    index: int
-    """Of the picture among those looked at."""
-    picture: Image.Image
-    activations: Float[Tensor, "grid_h grid_w"]
-    field: ReceptiveField
-
-    @property
-    def largest(self) -> float:
-        return float(self.activations.max())
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class NeuronCard:
-    """What one MLP neuron does for one word of one picture; shown as HTML in notebooks."""
-
-    layer: int
-    neuron: int
-    tokens: tuple[str, ...]
-    """What it writes, best first (`analysis.decode_neurons`)."""
-    weights: tuple[float, ...]
-    interpretable: bool
-    picture: Image.Image
-    geometry: ImageGeometry
-    text: str
-    """What follows the image, up to the target."""
-    target: str
-    activations: Float[Tensor, "grid_h grid_w"]
-    field: ReceptiveField
-    attribution: Float[Tensor, "grid_h grid_w"]
-    """Share of each image patch's activation in the target's logit."""
-    effect: Effect
-    """Of setting the neuron to zero at the image positions, on the target."""
-    samples: tuple[SampleActivation, ...]
-    """All sample pictures looked at, the most active first."""
-    weight_processing: str
-    """Of the language model; what a neuron writes depends on it."""
-
-    def activation_figure(self) -> go.Figure:
-        """The activation of each image patch over the picture."""
-        return values_over_picture(self.picture, self.activations, self.geometry)
-
-    def attribution_figure(self) -> go.Figure:
-        """The attribution of each image patch over the picture."""
-        return values_over_picture(
-            self.picture, self.attribution, self.geometry, label="attribution (logits)", signed=True
-        )
-
-    def receptive_field_figure(self) -> go.Figure:
-        """The upsampled activation with the receptive field outlined."""
-        return receptive_field_over_picture(self.picture, self.field.heat, self.field.threshold)
-
-    def save_html(self, path: str | Path) -> Path:
-        """Write the card as one self-contained page and return where it is."""
-        return save_html(self, path, title=f"Layer {self.layer}, neuron {self.neuron}")
-
-    def _repr_html_(self) -> str:
-        return card_html(self)
-
-
+@html_of.register
 def card_html(card: NeuronCard) -> str:
     """The card laid out; hovering over an image patch shows its number."""
     before, after = float(card.effect.probability_before[0]), float(card.effect.probability_after[0])
@@ -104,8 +36,13 @@ def card_html(card: NeuronCard) -> str:
     )
 
 
+@title_of.register
+def _card_title(card: NeuronCard) -> str:
+    return f"Layer {card.layer}, neuron {card.neuron}"
+
+
 def _activation_panel(card: NeuronCard) -> dict[str, Any]:
-    uri = data_uri(field_over_picture(card.picture, card.field))
+    uri = data_uri(field_over_picture(card.picture, card.field), side=SIDE)
     inside = float(card.field.mask.float().mean())
     note = (
         f"activation {float(card.activations.min()):.3g} to {float(card.activations.max()):.3g}; "
@@ -119,7 +56,7 @@ def _attribution_panel(card: NeuronCard) -> dict[str, Any]:
         f"largest {float(card.attribution.max()):.3g}, sum {float(card.attribution.sum()):+.3g} logits of "
         f"{visible(card.target)}; orange raises it, blue lowers it"
     )
-    uri = data_uri(card.picture.convert("L"))
+    uri = data_uri(card.picture.convert("L"), side=SIDE)
     return _panel(
         card, f"Attribution to {visible(card.target)}", uri, card.attribution, "attribution", note, coloured=True
     )

@@ -9,16 +9,16 @@ from torch import Tensor
 from lens_multimodal.analysis import nearest_embeddings, token_strings
 from lens_multimodal.lens import VisionLens, lens_of
 from lens_multimodal.prompt.image_prompt import ImagePrompt, ImageSpan
+from lens_multimodal.views.html import data_uri, fragment
 from lens_multimodal.views.notebook.embedded_pictures import (
     SIDE,
     Sprite,
     cell_style,
-    data_uri,
     even_grid,
     shown_size,
     sprite,
 )
-from lens_multimodal.views.notebook.templates_engine import fragment
+from lens_multimodal.views.notebook.shown import html_of
 
 NEAREST = 6
 """Words shown for each image position."""
@@ -69,6 +69,7 @@ class RowView:
     pieces: tuple[Piece, ...]
 
 
+@html_of.register
 def prompt_html(prompt: ImagePrompt) -> str:
     """The first row in full, further rows in short.
 

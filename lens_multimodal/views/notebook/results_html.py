@@ -7,14 +7,16 @@ from torch import Tensor
 
 from lens_multimodal.analysis import Effect, Faithfulness, LogitLens, ReceptiveField
 from lens_multimodal.analysis.patching.cells import PatchSweep
-from lens_multimodal.views.notebook.embedded_pictures import SIDE, data_uri, field_alone, shown_size
+from lens_multimodal.views.html import data_uri, fragment
+from lens_multimodal.views.notebook.embedded_pictures import SIDE, field_alone, shown_size
+from lens_multimodal.views.notebook.shown import html_of
 from lens_multimodal.views.notebook.svg import MOST_CELLS, cells_svg, lines_svg
-from lens_multimodal.views.notebook.templates_engine import fragment
 from lens_multimodal.views.plots.theme import PALETTE
 
 MOST_ROWS = 20
 
 
+@html_of.register
 def logit_lens_html(result: LogitLens) -> str:
     """Probability of the first token at every depth and position; `plots.depth_map` shows words as well."""
     n_tokens, n_depths, n_positions = result.probability.shape
@@ -41,6 +43,7 @@ def logit_lens_html(result: LogitLens) -> str:
     return fragment("heat.html", title="Logit lens", note=note, map=svg, rest=", ".join(rest))
 
 
+@html_of.register
 def patch_sweep_html(result: PatchSweep) -> str:
     """The share recovered by each cell over the first two axes; a third axis is shown by its strongest cell."""
     values = result.recovered
@@ -73,6 +76,7 @@ def patch_sweep_html(result: PatchSweep) -> str:
     return fragment("heat.html", title="Activation patching, clean into corrupted", note=note, map=svg, rest=rest)
 
 
+@html_of.register
 def receptive_field_html(result: ReceptiveField) -> str:
     """The activation with its receptive field outlined, without the picture (`plots.receptive_field_over_picture`)."""
     height, width = result.heat.shape
@@ -87,6 +91,7 @@ def receptive_field_html(result: ReceptiveField) -> str:
     )
 
 
+@html_of.register
 def effect_html(result: Effect) -> str:
     """Probability, rank and divergence of each prompt before and after."""
     rows = result.table().to_dict("records")
@@ -98,6 +103,7 @@ def effect_html(result: Effect) -> str:
     )
 
 
+@html_of.register
 def faithfulness_html(result: Faithfulness) -> str:
     """The summary with its deletion and insertion curves."""
     scores = list(result.summary["score"])

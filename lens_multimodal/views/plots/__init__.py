@@ -1,8 +1,13 @@
-"""Numbers in, figure out: nothing here runs a model, shows or saves anything."""
+"""Numbers in, figures out: nothing here runs a model, shows or saves anything."""
 
 from lens_multimodal.views.plots.ablation_curve import ablation_bands, ablation_curve
 from lens_multimodal.views.plots.heat_map import depth_map, head_map, sweep_map
 from lens_multimodal.views.plots.layer_bars import attribution_scatter, layer_histogram
+from lens_multimodal.views.plots.neuron_card_figures import (
+    activation_figure,
+    attribution_figure,
+    receptive_field_figure,
+)
 from lens_multimodal.views.plots.over_picture import (
     attention_over_picture,
     layers_over_picture,
@@ -15,7 +20,9 @@ from lens_multimodal.views.plots.patching_agreement import estimate_scatter
 __all__ = [
     "ablation_bands",
     "ablation_curve",
+    "activation_figure",
     "attention_over_picture",
+    "attribution_figure",
     "attribution_scatter",
     "depth_map",
     "estimate_scatter",
@@ -23,6 +30,7 @@ __all__ = [
     "heat_over_picture",
     "layer_histogram",
     "layers_over_picture",
+    "receptive_field_figure",
     "receptive_field_over_picture",
     "sweep_map",
     "values_over_picture",

@@ -5,8 +5,8 @@ from pathlib import Path
 from lens_multimodal.experiments.results import Results
 from lens_multimodal.files import write_text
 from lens_multimodal.views.report.content import report_of
-from lens_multimodal.views.report.html import page
 from lens_multimodal.views.report.markdown import markdown
+from lens_multimodal.views.report.report_page import page
 
 __all__ = ["markdown", "page", "report_of", "write_report"]
 

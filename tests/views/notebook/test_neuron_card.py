@@ -7,6 +7,7 @@ import torch
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import neuron_attribution, receptive_field
+from lens_multimodal.views import plots
 from lens_multimodal.views.notebook.neuron_card_html import SHOWN_SAMPLES
 from tests.lenses import CASES, GRID, IDS, picture
 from tests.views.notebook.html_reader import assert_self_contained, read
@@ -91,15 +92,17 @@ def test_the_card_in_html(case, tmp_path):
     assert len(root.all("img")) == 2 + min(SHOWN_SAMPLES, 5)
     assert len(html) < 200_000
     saved = card.save_html(tmp_path / "card.html")
-    assert html in saved.read_text()
+    page = saved.read_text()
+    assert html in page
+    assert "<title>Layer 1, neuron 17</title>" in page
 
 
 def test_the_cards_figures(case):
     _, _, card = case
     for figure, values in (
-        (card.activation_figure(), card.activations),
-        (card.attribution_figure(), card.attribution),
-        (card.receptive_field_figure(), card.field.heat),
+        (plots.activation_figure(card), card.activations),
+        (plots.attribution_figure(card), card.attribution),
+        (plots.receptive_field_figure(card), card.field.heat),
     ):
         assert isinstance(figure, go.Figure)
         np.testing.assert_allclose(figure.data[0].z, values.numpy(), rtol=1e-6)
@@ -147,13 +150,13 @@ def test_showing_leaves_no_images_and_no_hooks_behind(lens, pictures):
 
 def test_what_cannot_be_shown(lens, pictures):
     prompt = lens.prompt(pictures[0], " dog")
-    with pytest.raises(ValueError, match=r"a card shows one neuron, got a table of 3; .*found\.iloc\[0\]"):
+    with pytest.raises(ValueError, match=r"3.*found\.iloc\[0\]"):
         lens.show(lens.neurons(prompt, " cat", top_k=3))
-    with pytest.raises(ValueError, match="layer 7 is outside the model's 3 layers"):
+    with pytest.raises(ValueError, match=r"7.*3 layers"):
         lens.show((7, 0))
-    with pytest.raises(ValueError, match="expected a prompt of one row with an image, got 2 rows"):
+    with pytest.raises(ValueError, match="2 rows"):
         lens.show(PAIR, image=lens.prompt(pictures[:2]), pictures=pictures[:1])
-    with pytest.raises(ValueError, match="image came without one"):
+    with pytest.raises(ValueError, match=r"lens\.prompt"):
         lens.show(PAIR, image=lens.prompt_from_vectors(torch.randn(1, 6, 24)), pictures=pictures[:1])
-    with pytest.raises(ValueError, match="empty list of pictures"):
+    with pytest.raises(ValueError, match="pictures"):
         lens.show(PAIR, pictures=[])

@@ -6,8 +6,8 @@ import pickle
 import pandas as pd
 import pytest
 
+from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.hooks import read_neurons
-from lens_multimodal.views.notebook import NeuronTable
 from tests.lenses import picture
 from tests.views.notebook.html_reader import assert_self_contained, read
 
@@ -33,7 +33,7 @@ def test_slices_copies_and_pickles_keep_the_picture(found):
     for part in (found.head(3), found.iloc[2:5], half, found.copy(), pickle.loads(pickle.dumps(found))):
         assert isinstance(part, NeuronTable)
         assert read(part._repr_html_()).all(".sprite")
-        assert part._picture.size == (30, 20)
+        assert part.picture.size == (30, 20)
     assert isinstance(found.sort_values("neuron").reset_index(drop=True), NeuronTable)
 
 
@@ -98,5 +98,5 @@ def test_pandas_setting_is_respected(found):
 def test_several_images_have_no_single_picture(lens):
     prompt = lens.interleave([[picture(0), " dog", picture(1), " dog"]])
     table = lens.neurons(prompt, " cat", top_k=5)
-    assert table._picture is None
+    assert table.picture is None
     assert not read(table._repr_html_()).all(".sprite")

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from lens_multimodal.analysis import Box, ReceptiveField
+from lens_multimodal.views.html import data_uri
 from lens_multimodal.views.notebook.embedded_pictures import (
+    SIDE,
     cell_style,
-    data_uri,
     even_grid,
     field_alone,
     field_over_picture,
@@ -54,9 +55,9 @@ def test_cells_are_placed_in_shares_of_the_picture():
 
 def test_embedded_pictures_are_small_and_keep_transparency():
     large = picture(height=900, width=1200)
-    small = decoded(data_uri(large))
+    small = decoded(data_uri(large, side=SIDE))
     assert small.size == (224, 168)
-    assert len(data_uri(large)) < 80_000
+    assert len(data_uri(large, side=SIDE)) < 80_000
     clear = decoded(data_uri(Image.new("RGBA", (10, 10), (1, 2, 3, 4))))
     assert clear.mode == "RGBA"
     assert large.size == (1200, 900)

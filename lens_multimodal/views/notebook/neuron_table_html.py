@@ -1,51 +1,29 @@
-"""A table of neurons: a DataFrame for programs, and for people its attributions, image patches and words."""
+"""A table of neurons as people read it: attributions as bars, image patches as pictures, decoded tokens."""
 
 from typing import Any
 
 import pandas as pd
 from PIL import Image
 
+from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.image.geometry import ImageGeometry
-from lens_multimodal.prompt.image_prompt import ImagePrompt
-from lens_multimodal.views.notebook.embedded_pictures import data_uri, sprite
-from lens_multimodal.views.notebook.templates_engine import fragment
+from lens_multimodal.views.html import data_uri, fragment
+from lens_multimodal.views.notebook.embedded_pictures import SIDE, sprite
+from lens_multimodal.views.notebook.shown import html_of
 
 MOST_ROWS = 25
 
 _SHOWN_OTHERWISE = ("layer", "neuron", "attribution", "image_pos", "row", "col", "tokens", "token_ids", "weights")
 
 
-class NeuronTable(pd.DataFrame):
-    """A DataFrame with columns `layer` and `neuron` that notebooks show with pictures.
-
-    Everything else is pandas: slices, `head`, `merge`, `to_parquet`, ... The picture that image patches are cut from
-    follows slices and copies; a table without it, or without some of the columns, is shown with what it has.
-    """
-
-    _metadata = ["_picture", "_geometry"]  # noqa: RUF012 (pandas reads it from the class)
-    _picture: Image.Image | None = None
-    _geometry: ImageGeometry | None = None
-
-    @property
-    def _constructor(self) -> type["NeuronTable"]:
-        return NeuronTable
-
-    def _repr_html_(self) -> str | None:
-        if not pd.get_option("display.notebook_repr_html"):
-            return None
-        if not {"layer", "neuron"} <= set(self.columns) or not self.columns.is_unique:
-            return super()._repr_html_()
-        return neurons_html(self, picture=self._picture, geometry=self._geometry)
-
-
-def neuron_table(table: pd.DataFrame, prompt: ImagePrompt) -> NeuronTable:
-    """The same table, with the picture its `row` and `col` are about, if the prompt holds just one; `attrs` kept."""
-    own = NeuronTable(table)
-    own.attrs.update(table.attrs)
-    if len(prompt.spans[0]) == 1:
-        image = prompt.spans[0][0].image
-        own._picture, own._geometry = image.picture, image.geometry
-    return own
+@html_of.register
+def neuron_table_html(table: NeuronTable) -> str | None:
+    """The table with its pictures; None if pandas' notebook HTML is switched off, pandas' own without the columns."""
+    if not pd.get_option("display.notebook_repr_html"):
+        return None
+    if not {"layer", "neuron"} <= set(table.columns) or not table.columns.is_unique:
+        return pd.DataFrame(table)._repr_html_()
+    return neurons_html(table, picture=table.picture, geometry=table.geometry)
 
 
 def neurons_html(
@@ -69,7 +47,7 @@ def neurons_html(
         has_attribution=has_attribution,
         has_place=has_place,
         further=further,
-        uri=data_uri(picture) if with_picture and picture is not None else None,
+        uri=data_uri(picture, side=SIDE) if with_picture and picture is not None else None,
         left_out=max(0, len(table) - MOST_ROWS),
     )
 

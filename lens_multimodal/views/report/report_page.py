@@ -1,0 +1,29 @@
+"""The report as one page that fetches nothing: it holds plotly's code once."""
+
+import json
+import re
+
+from plotly.offline import get_plotlyjs
+
+from lens_multimodal.experiments.statistics import ENOUGH
+from lens_multimodal.views.html import render
+from lens_multimodal.views.report.content import ARTEFACT, Report
+from lens_multimodal.views.report.markdown import facts
+
+
+def page(report: Report) -> str:
+    """The whole page as text."""
+    return render(
+        "report.html",
+        report=report,
+        facts=facts(report),
+        artefact=ARTEFACT,
+        enough=ENOUGH,
+        plotly=get_plotlyjs() if any(e.figure is not None for s in report.sections for e in s.entries) else "",
+        manifest=_compact(json.dumps(report.manifest, indent=1, ensure_ascii=False)),
+    )
+
+
+def _compact(text: str) -> str:
+    """Lists of plain values in one line."""
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r",\s+", ", ", found[1]) + "]", text)
