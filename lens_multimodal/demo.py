@@ -18,11 +18,11 @@ from PIL import Image
 
 from lens_multimodal.analysis import effects_of, neuron_activations, receptive_field
 from lens_multimodal.attach import attach_vision
-from lens_multimodal.experiments import short_report
 from lens_multimodal.hooks import ablate
 from lens_multimodal.hooks.random_neurons import random_neurons_like
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.short_report import short_report
 from lens_multimodal.tiny import scenes_folder
 from lens_multimodal.views.plots import ablation_curve, heat_over_picture, layer_histogram
 

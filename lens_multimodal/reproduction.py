@@ -14,11 +14,11 @@ from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.coco_scenes import scenes_of
 from lens_multimodal.experiments.experiment import Experiment
-from lens_multimodal.experiments.picture import PictureSettings
 from lens_multimodal.experiments.registry import EXPERIMENTS
-from lens_multimodal.experiments.results import Results
+from lens_multimodal.experiments.run_results import Results
+from lens_multimodal.experiments.shared.picture_state import PictureSettings
 from lens_multimodal.experiments.stream.processes import Processes
-from lens_multimodal.experiments.stream.streaming import Pace, stream
+from lens_multimodal.experiments.stream.streaming import Batching, stream
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.tiny import scenes_folder
 from lens_multimodal.views.report import write_report
@@ -34,7 +34,7 @@ def reproduce(
     seed: int = 0,
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
-    pace: Pace | None = None,
+    batching: Batching | None = None,
 ) -> Results:
     """Run experiments over pictures and write tables and the report; started again, it goes on where it stopped.
 
@@ -52,7 +52,7 @@ def reproduce(
         progress: show a bar with the rate and the time left.
         settings: for "picture" (what all experiments share) and for experiments by name, either an instance of their
             settings or a mapping of the fields that differ from the paper's choices.
-        pace: how often rows are written and how large batches are.
+        batching: how often rows are written and how large batches are.
 
     Raises:
         FileNotFoundError: the data lack files; they are listed.
@@ -74,7 +74,7 @@ def reproduce(
         settings=wanted,
         seed=seed,
         limit=limit,
-        pace=pace,
+        batching=batching,
         progress=progress,
         processes=processes,
     )
@@ -98,7 +98,7 @@ def chosen(only: str | Collection[str] | None) -> list[Experiment]:
     return [experiment for name, experiment in EXPERIMENTS.items() if name in names]
 
 
-def all_settings(experiments: Sequence[Experiment], given: Mapping[str, Any]) -> dict[str, Any]:
+def all_settings(experiments: Sequence[Experiment[Any]], given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the picture and of each experiment: the paper's, changed by what was given.
 
     Raises:

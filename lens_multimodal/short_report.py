@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lens_multimodal.experiments.statistics import NO_VERDICT
+from lens_multimodal.experiments.shared.picture_statistics import NO_VERDICT
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.reproduction import reproduce
 

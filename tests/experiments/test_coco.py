@@ -101,4 +101,4 @@ def test_a_run_over_the_published_layout(tmp_path):
     assert isinstance(regions, pd.DataFrame)
     assert "object removed (mean vector)" in set(regions["condition"])
     assert "nothing here is removed exactly" in results.summaries["follow_ups"]["regions"].caption
-    assert "No verdict: 3 of" in results.summaries["follow_ups"]["regions"].verdict
+    assert "No verdict: 3 " in results.summaries["follow_ups"]["regions"].verdict

@@ -6,21 +6,9 @@ import numpy as np
 import pytest
 
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.picture import PictureSettings, with_control
-from lens_multimodal.experiments.picture.regions import covered_share
-from lens_multimodal.experiments.words import noun_finder, says, singular
-from tests.experiments.planted import World, make_world, plain_trio
-from tests.experiments.reference import Plain
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def plain(world) -> Plain:
-    return plain_trio(world)
+from lens_multimodal.experiments.shared.nouns import noun_finder, says, singular
+from lens_multimodal.experiments.shared.object_patches import covered_share
+from lens_multimodal.experiments.shared.picture_state import PictureSettings, with_control
 
 
 @pytest.mark.parametrize("index", range(3))

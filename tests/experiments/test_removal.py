@@ -11,9 +11,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lens_multimodal.data import Scene, read_coco
-from lens_multimodal.experiments.experiment import Context, Summary, UnreadablePicture
 from lens_multimodal.experiments.follow_ups import FollowUps, FollowUpsSettings
-from lens_multimodal.experiments.follow_ups.removal import (
+from lens_multimodal.experiments.follow_ups.object_removal import (
     EXACT,
     EXACT_CONTROL,
     REPLACED,
@@ -21,7 +20,9 @@ from lens_multimodal.experiments.follow_ups.removal import (
     picture_without,
     picture_without_another,
 )
-from lens_multimodal.experiments.picture import PictureSettings
+from lens_multimodal.experiments.shared.context import Context, UnreadablePicture
+from lens_multimodal.experiments.shared.picture_state import PictureSettings
+from lens_multimodal.experiments.shared.summaries import Summary
 from lens_multimodal.experiments.stream import stream
 from lens_multimodal.tiny import scenes_folder
 from tests.experiments.planted import CELL, World, make_world, plain_trio
@@ -66,7 +67,7 @@ def test_exact_removal_shows_the_model_the_scene_without_the_object(world):
     plain, picture = plain_trio(world), world.picture(0)
     assert picture.nouns[0].name == "dog"
     noun, folder = picture.nouns[0], picture.scene.path.parents[1]
-    table = FollowUps().rows(world.context(picture, SETTINGS), picture.scene)["regions"].set_index("condition")
+    table = FollowUps().rows(world.context(picture, SETTINGS))["regions"].set_index("condition")
     assert {EXACT, EXACT_CONTROL, REPLACED, REPLACED_CONTROL} <= set(table.index)
     ids = picture.tokens[0, 9 : noun.read_pos + 1].tolist()
     own = set(zip(picture.top[0]["layer"], picture.top[0]["neuron"], strict=True))
@@ -86,7 +87,7 @@ def test_exact_removal_shows_the_model_the_scene_without_the_object(world):
 
 def test_without_such_a_picture_the_mean_vector_is_all_there_is(world):
     picture = world.picture(1)
-    found = FollowUps().rows(world.context(picture, SETTINGS), picture.scene)["regions"]
+    found = FollowUps().rows(world.context(picture, SETTINGS))["regions"]
     assert REPLACED in set(found["condition"])
     assert not {EXACT, EXACT_CONTROL} & set(found["condition"])
 
@@ -136,10 +137,10 @@ def test_a_picture_beside_the_data_set_is_not_found(world, tmp_path):
 class Unlucky(Probe):
     """Needs a picture that cannot be read, for one scene."""
 
-    def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
-        if scene.id == context.scenes[1].id:
+    def rows(self, context: Context) -> dict[str, pd.DataFrame]:
+        if context.scene.id == context.scenes[1].id:
             raise UnreadablePicture("object 3 names 'without/3.png', which is damaged")
-        return super().rows(context, scene)
+        return super().rows(context)
 
 
 def test_a_run_goes_on_without_the_scene_whose_other_picture_is_unreadable(tmp_path):

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lens_multimodal.experiments import EXPERIMENTS, Experiment, Results, SettingsChanged, write_report
-from lens_multimodal.experiments.picture import PictureSettings
+from lens_multimodal.experiments import EXPERIMENTS, Experiment, Results, SettingsChanged
+from lens_multimodal.experiments.shared.picture_state import PictureSettings
 from lens_multimodal.experiments.stream.parts import read_parts
 from lens_multimodal.reproduction import all_settings, chosen, reproduce
+from lens_multimodal.views.report import write_report
 from tests.experiments.test_stream import bytes_of
 
 
@@ -94,9 +95,9 @@ def test_the_tiny_trio_on_its_scenes(tmp_path: Path) -> None:
 
 RUN = """
 import sys
-from lens_multimodal.experiments import reproduce
-from lens_multimodal.experiments.stream import Pace
-reproduce(out=sys.argv[1], limit=3, progress=False, pace=Pace(pictures=1))
+from lens_multimodal.reproduction import reproduce
+from lens_multimodal.experiments.stream import Batching
+reproduce(out=sys.argv[1], limit=3, progress=False, batching=Batching(pictures=1))
 """
 
 

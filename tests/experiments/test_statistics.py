@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lens_multimodal.experiments.statistics import (
+from lens_multimodal.experiments.shared.picture_statistics import (
     ENOUGH,
     holm,
     in_words,
@@ -117,7 +117,8 @@ def test_words_and_verdicts() -> None:
 
 def test_a_verdict_takes_as_many_pictures_as_a_significant_test() -> None:
     assert sign_flip_p(np.ones(ENOUGH)) < 0.05 < sign_flip_p(np.ones(ENOUGH - 1))
-    assert too_few(2) == "No verdict: 2 of this run's pictures count here, it takes 6."
+    assert too_few(2).startswith("No verdict: 2 ")
+    assert " 6 " in too_few(2)
     assert too_few(0) == ""
 
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from lens_multimodal.experiments.statistics import ENOUGH
+from lens_multimodal.experiments.shared.picture_statistics import ENOUGH
 from lens_multimodal.views.report.content import ARTEFACT, Report
 from lens_multimodal.views.report.markdown import facts
 

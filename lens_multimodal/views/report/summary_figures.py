@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lens_multimodal.experiments.experiment import Drawing, Summary
+from lens_multimodal.experiments.shared.summaries import Drawing, Summary
 from lens_multimodal.views.plots.labels import escaped
 from lens_multimodal.views.plots.theme import GREEN, PALETTE, PURPLE, RED, SLATE, TEXT, colour_scale, themed
 

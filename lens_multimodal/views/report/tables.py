@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lens_multimodal.experiments.experiment import Summary
-from lens_multimodal.experiments.reference import paper_number, paper_setting
+from lens_multimodal.experiments.paper_reference import paper_number, paper_setting
+from lens_multimodal.experiments.shared.summaries import Summary
 
 NOTHING = "-"
 
