@@ -17,16 +17,9 @@ from lens_multimodal.analysis import WordOverlap
 from lens_multimodal.analysis.effects.by_row import Reading, captions_without
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.paper_reference import paper_number
+from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
 from lens_multimodal.experiments.shared.picture_state import PictureState, with_control
-from lens_multimodal.experiments.shared.picture_statistics import (
-    ENOUGH,
-    by_measure,
-    in_words,
-    interval_table,
-    is_above,
-    too_few,
-)
 from lens_multimodal.experiments.shared.pretrained_scores import bert_score
 from lens_multimodal.experiments.shared.summaries import TOP_AGAINST_RANDOM, Drawing, Evidence, SummaryTable
 from lens_multimodal.experiments.shared.word_agreement import embedding_space
@@ -100,17 +93,17 @@ def _verdict(evidence: Evidence) -> str:
     at = own[own["n_neurons"] == count]
     paired = TOP_AGAINST_RANDOM.differences(at, "relative_change", seed=seed)
     n = int(paired["n"].sum())
-    if n < ENOUGH:
-        return too_few(n)
+    if n < stats.ENOUGH:
+        return stats.too_few(n)
     at = at[at["image_id"].isin(at.loc[at["neurons"] == "random", "image_id"])]
-    means = interval_table(at, "relative_change", by=["neurons"], seed=seed).set_index("neurons")
-    top, random = (in_words(means.loc[kind], percent=True, signed=True) for kind in ("top", "random"))
-    lowers = is_above(means.loc["top"]) is False
+    means = stats.interval_table(at, "relative_change", by=["neurons"], seed=seed).set_index("neurons")
+    top, random = (stats.in_words(means.loc[kind], percent=True, signed=True) for kind in ("top", "random"))
+    lowers = stats.is_above(means.loc["top"]) is False
     said = {
         False: "lowers its probability MORE than" if lowers else "leaves it LESS probable than",
         True: "lowers its probability LESS than" if lowers else "leaves it MORE probable than",
         None: "is NOT distinguishable from",
-    }[is_above(paired.iloc[0])]
+    }[stats.is_above(paired.iloc[0])]
     share = 100 * count / int(at["n_model"].iloc[0])
     return (
         f"Ablating the neurons of largest attribution for a noun {said} ablating random neurons of the same layers: "
@@ -197,7 +190,7 @@ CAPTIONS = SummaryTable(
         "share of captions changed, share that still say the noun, share of all nouns kept, words in common (Dice), "
         "greedy matching of the tokens' embeddings (F1), and BERTScore where a model was given; over {n} pictures."
     ),
-    rows=lambda tables: by_measure(tables["captions"], CAPTION_MEASURES, keys=["neurons", "n_neurons"]),
+    rows=lambda tables: stats.by_measure(tables["captions"], CAPTION_MEASURES, keys=["neurons", "n_neurons"]),
     by=("measure", "neurons", "n_neurons"),
     paper_key=lambda row, _: f"causal.caption_bertscore.{row.neurons}" if row.measure == "BERTScore" else None,
     drawing=replace(CURVE, panels="measure", y_title="share or similarity", reference=None),

@@ -19,17 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.conditions import Conditions, measured
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
 from lens_multimodal.experiments.shared.picture_state import pairs_of
-from lens_multimodal.experiments.shared.picture_statistics import (
-    ENOUGH,
-    by_measure,
-    in_words,
-    interval_table,
-    is_above,
-    too_few,
-)
 from lens_multimodal.experiments.shared.random_parts import (
     blank,
     partner_picture,
@@ -94,12 +87,14 @@ def _effects(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         "log probability": table["log_probability"],
         "caption": table["caption_says_noun"],
     }
-    long = by_measure(table.assign(**values), dict(zip(values, values, strict=True)), keys=["condition"], name="effect")
+    long = stats.by_measure(
+        table.assign(**values), dict(zip(values, values, strict=True)), keys=["condition"], name="effect"
+    )
     return long.dropna(subset="value").reset_index(drop=True)
 
 
 def _means(long: pd.DataFrame, seed: int) -> pd.DataFrame:
-    return interval_table(long, "value", by=["effect", "condition"], seed=seed)
+    return stats.interval_table(long, "value", by=["effect", "condition"], seed=seed)
 
 
 def _differences(long: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -123,18 +118,18 @@ def _differences(long: pd.DataFrame, seed: int) -> pd.DataFrame:
 def is_there(effect: str, row: pd.Series) -> bool:
     """Whether an effect differs from zero, has the expected sign and is not practically zero."""
     about = EFFECTS[effect]
-    if about.expected is None or row["n"] < ENOUGH or abs(row["mean"]) < about.smallest:
+    if about.expected is None or row["n"] < stats.ENOUGH or abs(row["mean"]) < about.smallest:
         return False
     # A share that is equal in all pictures has an interval of no width.
-    return is_above(row) is about.expected
+    return stats.is_above(row) is about.expected
 
 
 def _verdict(evidence: Evidence) -> str:
     means = _means(evidence.rows, evidence.seed)
     itself = means[means["condition"] == ITSELF].set_index("effect")
     n = int(itself["n"].max()) if len(itself) else 0
-    if n < ENOUGH:
-        return too_few(n)
+    if n < stats.ENOUGH:
+        return stats.too_few(n)
     differences = evidence.frame
     said = [
         _sentence(effect, itself.loc[effect], differences[differences["effect"] == effect])
@@ -148,9 +143,9 @@ def _verdict(evidence: Evidence) -> str:
 
 def _sentence(effect: str, row: pd.Series, differences: pd.DataFrame) -> str:
     """What can be said of one effect: absent, reversed, kept by controls, or not."""
-    own, about = in_words(row), EFFECTS[effect]
+    own, about = stats.in_words(row), EFFECTS[effect]
     if not is_there(effect, row):
-        beyond = is_above(row)
+        beyond = stats.is_above(row)
         why = "not distinguishable from zero" if beyond is None else f"smaller than {about.smallest:g}"
         if beyond is (not about.expected) and abs(row["mean"]) >= about.smallest:
             return f"the effect '{effect}' is REVERSED with the picture itself ({own}): a control cannot keep it"

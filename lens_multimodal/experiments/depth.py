@@ -19,10 +19,10 @@ from lens_multimodal import transformer
 from lens_multimodal.analysis import LogitLens, logit_lens
 from lens_multimodal.analysis.effects.by_row import Reading, read_logits
 from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
 from lens_multimodal.experiments.shared.object_patches import object_patches
 from lens_multimodal.experiments.shared.picture_state import PictureState
-from lens_multimodal.experiments.shared.picture_statistics import ENOUGH, holm, in_words, is_above, too_few
 from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
 from lens_multimodal.hooks import cut_attention
 
@@ -51,12 +51,12 @@ NEEDED = 0.1
 def _cut_verdict(evidence: Evidence) -> str:
     """The earliest layer from which the image is no longer needed."""
     n = evidence.facts["n"]
-    if n < ENOUGH:
-        return too_few(n)
+    if n < stats.ENOUGH:
+        return stats.too_few(n)
     frame = evidence.frame
     cut = frame[frame["cut"] == "from"].sort_values("layer").set_index("layer")
-    whole = in_words(cut.iloc[0], percent=True, signed=True)
-    if is_above(cut.iloc[0]) is not False:
+    whole = stats.in_words(cut.iloc[0], percent=True, signed=True)
+    if stats.is_above(cut.iloc[0]) is not False:
         return f"Cutting the text off from the image does NOT lower the noun's probability here ({whole}, n = {n})."
     # The last row is a cut after the last layer, which cuts nothing.
     needed = cut.iloc[:-1]
@@ -64,7 +64,7 @@ def _cut_verdict(evidence: Evidence) -> str:
     if len(later):
         until = f"from layer {int(later.min())} on the image is no longer needed (the loss is below a tenth on average"
     else:
-        last = in_words(needed.iloc[-1], percent=True, signed=True)
+        last = stats.in_words(needed.iloc[-1], percent=True, signed=True)
         layer = int(needed.index[-1])
         until = f"the image is needed up to the last layer (a cut in layer {layer} alone changes it by {last}"
     return f"If text never attends to the image, the noun's probability changes by {whole}; {until}, n = {n} pictures)."
@@ -74,15 +74,15 @@ def _object_verdict(evidence: Evidence) -> str:
     """At the depth of the largest difference, tested as the best of all depths."""
     paired = evidence.frame
     n = int(paired["n"].max())
-    if n < ENOUGH:
-        return too_few(n)
+    if n < stats.ENOUGH:
+        return stats.too_few(n)
     best = int(paired["mean"].to_numpy().argmax())
-    row, p = paired.iloc[best], holm(paired["p"].tolist())[best]
-    more = is_above(row) and p < 0.05
+    row, p = paired.iloc[best], stats.holm(paired["p"].tolist())[best]
+    more = stats.is_above(row) and p < 0.05
     return (
         f"Under the logit lens the noun is {'MORE' if more else 'NOT distinguishably more'} likely at its object's "
-        f"patches than at the background: {in_words(row)} nats at depth {int(row['depth'])}, where the difference is "
-        f"largest (p = {p:.3f} after Holm's correction for {len(paired)} depths, n = {int(row['n'])} pictures)."
+        f"patches than at the background: {stats.in_words(row)} nats at depth {int(row['depth'])}, where the "
+        f"difference is largest (p = {p:.3f} after Holm's correction for {len(paired)} depths, n = {int(row['n'])} pictures)."
     )
 
 

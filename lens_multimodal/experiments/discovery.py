@@ -12,18 +12,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
 from lens_multimodal.experiments.shared.image_words import nearest_to_image_prompts, random_tokens
 from lens_multimodal.experiments.shared.nouns import says
 from lens_multimodal.experiments.shared.picture_state import PictureState
-from lens_multimodal.experiments.shared.picture_statistics import (
-    ENOUGH,
-    by_measure,
-    in_words,
-    interval_table,
-    is_above,
-    too_few,
-)
 from lens_multimodal.experiments.shared.summaries import (
     TOP_AGAINST_RANDOM,
     Drawing,
@@ -66,9 +59,9 @@ NEURON_SHARES = {
 
 def _caption_shares(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     captions, nouns = tables["captions"], tables["nouns"]
-    parts = [by_measure(captions, CAPTION_SHARES, keys=[], name="share")]
+    parts = [stats.by_measure(captions, CAPTION_SHARES, keys=[], name="share")]
     if len(nouns):
-        parts.append(by_measure(nouns.assign(long=nouns["n_tokens"] > 1), NOUN_SHARES, keys=[], name="share"))
+        parts.append(stats.by_measure(nouns.assign(long=nouns["n_tokens"] > 1), NOUN_SHARES, keys=[], name="share"))
     return pd.concat(parts)
 
 
@@ -76,15 +69,13 @@ def _captions_verdict(evidence: Evidence) -> str:
     """How often the captions are right."""
     row = evidence.frame.iloc[0]
     n = int(row["n"])
-    if n < ENOUGH:
-        return too_few(n)
-    above = is_above(row, 0.5)
+    if n < stats.ENOUGH:
+        return stats.too_few(n)
+    above = stats.is_above(row, 0.5)
     said = {True: "MOSTLY name", False: "MOSTLY DO NOT name", None: "name about as often as not"}[above]
     wrong = ": the experiments then mostly explain something that the picture does not show" if above is False else ""
-    return (
-        f"Captions {said} something that is in the picture: {in_words(row, percent=True)} of them do (n = {n} pictures)"
-        f"{wrong}."
-    )
+    share = stats.in_words(row, percent=True)
+    return f"Captions {said} something that is in the picture: {share} of them do (n = {n} pictures){wrong}."
 
 
 def _kinds(neurons: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -107,19 +98,20 @@ def _layer_shares(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def _layers_verdict(evidence: Evidence) -> str:
     """The third of the layers that holds most of the found neurons, against an even spread."""
     n, n_layers = evidence.facts["n"], evidence.facts["n_layers"]
-    if n < ENOUGH or n_layers < len(THIRDS):
-        return too_few(n) if n < ENOUGH else ""
+    if n < stats.ENOUGH or n_layers < len(THIRDS):
+        return stats.too_few(n) if n < stats.ENOUGH else ""
     third_of = [layer * len(THIRDS) // n_layers for layer in range(n_layers)]
     long = evidence.rows[evidence.rows["neurons"] == "top"]
     long = long.assign(third=[third_of[layer] for layer in long["layer"]])
     of_thirds = long.groupby(["third", "image_id"], as_index=False)["value"].sum()
-    table = interval_table(of_thirds, "value", by=["third"], seed=evidence.seed)
+    table = stats.interval_table(of_thirds, "value", by=["third"], seed=evidence.seed)
     most = table.loc[table["mean"].idxmax()]
     even = third_of.count(most["third"]) / n_layers
-    said = "concentrate in" if is_above(most, even) else "do NOT concentrate in any third of the layers; most are in"
+    concentrated = stats.is_above(most, even)
+    said = "concentrate in" if concentrated else "do NOT concentrate in any third of the layers; most are in"
     return (
         f"Found neurons {said} the {THIRDS[int(most['third'])]} third of the {n_layers} layers: "
-        f"{in_words(most, percent=True)} of a picture's, where an even spread would put {100 * even:.0f} % "
+        f"{stats.in_words(most, percent=True)} of a picture's, where an even spread would put {100 * even:.0f} % "
         f"(n = {n} pictures)."
     )
 
@@ -162,7 +154,7 @@ WORDS = SummaryTable(
         "interpretable (7 of 10 decoded tokens are English words) or have the noun among their ten tokens; over {n} "
         "pictures."
     ),
-    rows=lambda tables: by_measure(tables["groups"], NEURON_SHARES, keys=["neurons"], name="share"),
+    rows=lambda tables: stats.by_measure(tables["groups"], NEURON_SHARES, keys=["neurons"], name="share"),
     by=("share", "neurons"),
     p_of=TOP_AGAINST_RANDOM,
     paper_key=lambda row, _: (

@@ -13,12 +13,12 @@ import torch
 
 from lens_multimodal.analysis import TopTokens, nearest_embeddings, token_strings, unembed_tokens
 from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
 from lens_multimodal.experiments.shared.image_words import WORDS_READ, nearest_to_image_prompts, random_tokens
 from lens_multimodal.experiments.shared.nouns import says
 from lens_multimodal.experiments.shared.object_patches import covered_share
 from lens_multimodal.experiments.shared.picture_state import PictureState
-from lens_multimodal.experiments.shared.picture_statistics import by_measure
 from lens_multimodal.experiments.shared.random_parts import random_projection, vectors_of
 from lens_multimodal.experiments.shared.summaries import Drawing, Pair, PairedVerdict, SummaryTable
 from lens_multimodal.experiments.shared.word_agreement import (
@@ -55,7 +55,7 @@ PROMPTS_AGAINST_RANDOM = Pair(column="source", first="image prompts", second="ra
 def _hits(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     positions = tables["positions"]
     labelled = positions.assign(tokens=positions["source"] + positions["way"].map(WAYS))
-    return by_measure(labelled, HITS, keys=["source", "way", "tokens"], name="read_as")
+    return stats.by_measure(labelled, HITS, keys=["source", "way", "tokens"], name="read_as")
 
 
 def _nearest_to_the_captions_nouns(rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,15 +12,8 @@ from lens_multimodal.analysis import IntegratedGradients, faithfulness
 from lens_multimodal.analysis.attribution.faithfulness import COMPARED
 from lens_multimodal.analysis.attribution.request import Score
 from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, frame_of
-from lens_multimodal.experiments.shared.picture_statistics import (
-    ENOUGH,
-    by_measure,
-    in_words,
-    interval_table,
-    is_above,
-    too_few,
-)
 from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
 from lens_multimodal.seeds import seed_for
 
@@ -64,18 +57,18 @@ def _verdict(evidence: Evidence) -> str:
     """The score of the highest rank correlation, and its lead over the next and over the paper's."""
     measured = evidence.rows[evidence.rows["measure"] == MEASURES["spearman"]]
     usable = measured[~measured["score"].isin(["ablation", "random"])]
-    means = interval_table(usable, "value", by=["score"], seed=evidence.seed)
-    means = means[means["n"] >= ENOUGH].sort_values("mean", ascending=False, kind="stable")
+    means = stats.interval_table(usable, "value", by=["score"], seed=evidence.seed)
+    means = means[means["n"] >= stats.ENOUGH].sort_values("mean", ascending=False, kind="stable")
     if not len(means):
-        return too_few(usable["image_id"].nunique())
+        return stats.too_few(usable["image_id"].nunique())
     best = means.iloc[0]
     said = (
         f"Of the scores {best['score']} has the highest rank correlation with the true effects: "
-        f"{in_words(best)} (n = {int(best['n'])} pictures)"
+        f"{stats.in_words(best)} (n = {int(best['n'])} pictures)"
     )
     short = sorted(set(usable["score"]) - set(means["score"]))
     if short:
-        said += f", leaving out {', '.join(short)}, measured on fewer than {ENOUGH}"
+        said += f", leaving out {', '.join(short)}, measured on fewer than {stats.ENOUGH}"
     behind = means.iloc[1:]
     behind = behind[behind["score"].isin([*behind["score"].head(1), PAPERS])]
     others = [_behind(usable, str(best["score"]), row, evidence.seed) for _, row in behind.iterrows()]
@@ -86,10 +79,10 @@ def _behind(usable: pd.DataFrame, best: str, row: pd.Series, seed: int) -> str:
     paired = Pair(column="score", first=best, second=row["score"]).differences(usable, seed=seed)
     name = f"{row['score']} (the paper's)" if row["score"] == PAPERS else str(row["score"])
     n = int(paired["n"].sum())
-    if n < ENOUGH:
-        return f"{name} has {in_words(row)}, on too few of the same pictures to compare"
-    clear = "clearly less" if is_above(paired.iloc[0]) else "not distinguishably less"
-    return f"{name} has {in_words(row)}, {clear} on the {n} pictures that have both"
+    if n < stats.ENOUGH:
+        return f"{name} has {stats.in_words(row)}, on too few of the same pictures to compare"
+    clear = "clearly less" if stats.is_above(paired.iloc[0]) else "not distinguishably less"
+    return f"{name} has {stats.in_words(row)}, {clear} on the {n} pictures that have both"
 
 
 SCORES_AGAINST_EFFECTS = SummaryTable(
@@ -102,7 +95,7 @@ SCORES_AGAINST_EFFECTS = SummaryTable(
         "noun's logit falls on average while neurons are ablated best first, or rises while they are restored (more is "
         "better). The score called ablation is the true effect itself."
     ),
-    rows=lambda tables: by_measure(tables["scores"], MEASURES, keys=["score"]),
+    rows=lambda tables: stats.by_measure(tables["scores"], MEASURES, keys=["score"]),
     by=("measure", "score"),
     verdict=_verdict,
     drawing=Drawing(kind="bars", x="score", series="score", panels="measure", y_title="agreement"),

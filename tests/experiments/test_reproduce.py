@@ -33,7 +33,7 @@ def test_experiments_come_in_the_order_of_the_report_and_strangers_are_refused()
     assert [e.name for e in chosen(None)] == list(EXPERIMENTS)
     with pytest.raises(ValueError, match=r"no experiment 'casual' \(closest: causal\); there are projection"):
         chosen(["casual"])
-    with pytest.raises(ValueError, match="no experiment was named"):
+    with pytest.raises(ValueError, match="projection, discovery"):
         chosen([])
 
 
@@ -46,9 +46,9 @@ def test_settings_are_instances_or_mappings_and_unknown_fields_are_refused() -> 
     assert all_settings(experiments, {"picture": own})["picture"] is own
     with pytest.raises(ValueError, match=r"'causal' has no setting 'count' \(closest: counts\); it has counts"):
         all_settings(experiments, {"causal": {"count": 3}})
-    with pytest.raises(ValueError, match="settings for 'projection', but what runs is picture, causal"):
+    with pytest.raises(ValueError, match=r"'projection'.* picture, causal"):
         all_settings(experiments, {"projection": {}})
-    with pytest.raises(TypeError, match="must be CausalSettings or a mapping of its fields, got 3"):
+    with pytest.raises(TypeError, match=r"CausalSettings .* 3"):
         all_settings(experiments, {"causal": 3})
 
 

@@ -16,9 +16,9 @@ import torch
 from lens_multimodal.analysis import Logit
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.follow_ups.object_regions import REGIONS, region_rows
+from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
 from lens_multimodal.experiments.shared.picture_state import SaidNoun, pairs_of
-from lens_multimodal.experiments.shared.picture_statistics import by_measure, interval_table
 from lens_multimodal.experiments.shared.summaries import (
     TOP_AGAINST_RANDOM,
     Drawing,
@@ -72,7 +72,7 @@ SAME, OTHER, NOT_SHOWN = (
 
 
 def _sensitivity_frame(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    means = interval_table(rows, "value", by=["neurons"], seed=seed)
+    means = stats.interval_table(rows, "value", by=["neurons"], seed=seed)
     paired = TOP_AGAINST_RANDOM.differences(rows, seed=seed).assign(neurons="top minus random")
     return pd.concat([means, paired[["neurons", "mean", "low", "high", "n", "p"]]], ignore_index=True)
 
@@ -109,7 +109,7 @@ GRADIENT_FREE_SCORE = SummaryTable(
         "the position that predicts the noun as its authors use it, against activation times gradient at the image "
         "positions; over {n} pictures."
     ),
-    rows=lambda tables: by_measure(tables["scores"], SCORE_MEASURES, keys=["where"]),
+    rows=lambda tables: stats.by_measure(tables["scores"], SCORE_MEASURES, keys=["where"]),
     by=("measure", "where"),
 )
 
@@ -121,7 +121,7 @@ SENSITIVITY = SummaryTable(
         "Cosine of the noun's embedding with the nearest of a neuron's ten decoded words, mean over the found neurons "
         "and over random neurons of the same layers; {n} pictures."
     ),
-    rows=lambda tables: by_measure(tables["neurons"], SENSITIVITIES, keys=[], name="neurons"),
+    rows=lambda tables: stats.by_measure(tables["neurons"], SENSITIVITIES, keys=[], name="neurons"),
     frame=_sensitivity_frame,
 )
 

@@ -23,18 +23,11 @@ from lens_multimodal.experiments.follow_ups.object_removal import (
     picture_without,
     picture_without_another,
 )
+from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.conditions import Conditions, measured
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.object_patches import object_patches
 from lens_multimodal.experiments.shared.picture_state import SaidNoun, pairs_of
-from lens_multimodal.experiments.shared.picture_statistics import (
-    ENOUGH,
-    by_measure,
-    in_words,
-    interval_table,
-    is_above,
-    too_few,
-)
 from lens_multimodal.experiments.shared.random_parts import mean_vector, vectors_of
 from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
 from lens_multimodal.hooks import record
@@ -74,7 +67,7 @@ def _region_measures(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         change=regions["log_probability"] - regions["image_id"].map(whole),
         size=regions["n_object"] / regions["n_positions"],
     )
-    return by_measure(changed, REGION_MEASURES, keys=["condition", "size"])
+    return stats.by_measure(changed, REGION_MEASURES, keys=["condition", "size"])
 
 
 def _region_facts(rows: pd.DataFrame) -> Mapping[str, object]:
@@ -92,27 +85,27 @@ def _regions_verdict(evidence: Evidence) -> str:
     own = evidence.rows[evidence.rows["measure"] == CHANGE]
     said = [_removal(own, evidence.seed, *way) for way in REMOVALS]
     text = "; ".join(sentence for sentence in said if sentence)
-    return f"{text[:1].upper()}{text[1:]}." if text else too_few(own["image_id"].nunique())
+    return f"{text[:1].upper()}{text[1:]}." if text else stats.too_few(own["image_id"].nunique())
 
 
 def _removal(own: pd.DataFrame, seed: int, pair: Pair, doing: str, control: str) -> str:
     """What one way of removing the object does to the noun, by itself and against its control."""
-    alone = interval_table(own[own["condition"] == pair.first], "value", seed=seed)
-    if alone["n"].sum() < ENOUGH:
+    alone = stats.interval_table(own[own["condition"] == pair.first], "value", seed=seed)
+    if alone["n"].sum() < stats.ENOUGH:
         return ""
     row = alone.iloc[0]
-    does = {False: "LOWERS", True: "RAISES", None: "does NOT distinguishably change"}[is_above(row)]
-    said = f"{doing} {does} the noun's log probability: {in_words(row)} (n = {int(row['n'])} pictures)"
+    does = {False: "LOWERS", True: "RAISES", None: "does NOT distinguishably change"}[stats.is_above(row)]
+    said = f"{doing} {does} the noun's log probability: {stats.in_words(row)} (n = {int(row['n'])} pictures)"
     paired = pair.differences(own, seed=seed)
-    if paired["n"].sum() < ENOUGH:
+    if paired["n"].sum() < stats.ENOUGH:
         return said
     row = paired.iloc[0]
     against = {
         False: f"it leaves the noun LESS likely than {control} does",
         True: f"it leaves the noun MORE likely than {control} does",
         None: f"it is NOT distinguishable from {control}",
-    }[is_above(row)]
-    return f"{said}; {against}: difference {in_words(row)} (n = {int(row['n'])})"
+    }[stats.is_above(row)]
+    return f"{said}; {against}: difference {stats.in_words(row)} (n = {int(row['n'])})"
 
 
 REGIONS = SummaryTable(

@@ -12,14 +12,18 @@ Words for pictures and amounts ("photo", "group") are left out. The rule misses 
 nor seen with an article, and it cannot tell homographs apart.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.shared.coco_synonyms import SYNONYMS
 from lens_multimodal.lens import VisionLens
+
+SYNONYMS: dict[str, list[str]] = json.loads(Path(__file__).with_name("coco_synonyms.json").read_text(encoding="utf-8"))
+"""Everyday names of COCO's categories, by category; used only for the categories that a data set has."""
 
 HEADS_NEEDED = 2
 SHARE_NEEDED = 0.5

@@ -6,14 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lens_multimodal.experiments.shared.picture_statistics import (
-    ENOUGH,
-    in_words,
-    interval_table,
-    is_above,
-    paired_table,
-    too_few,
-)
+from lens_multimodal.experiments.shared import picture_statistics as stats
 
 KINDS = ("curve", "bars", "layers", "heat", "points")
 
@@ -96,8 +89,8 @@ class Pair:
     def differences(
         self, rows: pd.DataFrame, value: str = "value", *, by: tuple[str, ...] = (), seed: int
     ) -> pd.DataFrame:
-        """`paired_table` of these two."""
-        return paired_table(rows, value, pair=self.column, first=self.first, second=self.second, by=by, seed=seed)
+        """`stats.paired_table` of these two."""
+        return stats.paired_table(rows, value, pair=self.column, first=self.first, second=self.second, by=by, seed=seed)
 
 
 TOP_AGAINST_RANDOM = Pair(column="neurons", first="top", second="random")
@@ -182,7 +175,7 @@ class SummaryTable:
             return self.frame(rows, seed)
         if self.difference is not None:
             return self.difference.differences(rows, self.value, by=self.by, seed=seed)
-        means = interval_table(rows, self.value, by=self.by, seed=seed)
+        means = stats.interval_table(rows, self.value, by=self.by, seed=seed)
         if self.p_of is None:
             return means
         column = f"p {self.p_of.first} against {self.p_of.second}"
@@ -205,7 +198,7 @@ class PairedVerdict:
         sentence: with placeholders `{said}`, `{difference}`, `{first}`, `{second}` (means with intervals) and `{n}`.
         said: what stands for `{said}` where the difference is above zero (True), below (False) or neither (None).
         where: picks the rows.
-        percent, digits: as in `in_words`.
+        percent, digits: as in `stats.in_words`.
     """
 
     pair: Pair
@@ -220,13 +213,13 @@ class PairedVerdict:
         rows = self.where(evidence.rows)
         paired = self.pair.differences(rows, self.value, seed=evidence.seed)
         n = int(paired["n"].sum())
-        if n < ENOUGH:
-            return too_few(n)
-        sides = interval_table(rows, self.value, by=[self.pair.column], seed=evidence.seed)
+        if n < stats.ENOUGH:
+            return stats.too_few(n)
+        sides = stats.interval_table(rows, self.value, by=[self.pair.column], seed=evidence.seed)
         sides = sides.set_index(self.pair.column)
         first, second, difference = (
-            in_words(row, percent=self.percent, digits=self.digits)
+            stats.in_words(row, percent=self.percent, digits=self.digits)
             for row in (sides.loc[self.pair.first], sides.loc[self.pair.second], paired.iloc[0])
         )
-        said = self.said[is_above(paired.iloc[0])]
+        said = self.said[stats.is_above(paired.iloc[0])]
         return self.sentence.format(said=said, first=first, second=second, difference=difference, n=n)

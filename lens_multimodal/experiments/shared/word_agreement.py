@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.token_text import token_strings
+from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.nouns import says
-from lens_multimodal.experiments.shared.picture_statistics import by_measure
 from lens_multimodal.experiments.shared.pretrained_scores import bert_score, clip_score
 from lens_multimodal.experiments.shared.summaries import Drawing, SummaryTable
 from lens_multimodal.precision import wide
@@ -158,7 +158,7 @@ AGREEMENT = SummaryTable(
         "Each source says at most the same number of distinct tokens (the caption: its own). Mean over {n} pictures "
         "with 95 % bootstrap intervals over pictures.{note}"
     ),
-    rows=lambda tables: by_measure(tables["agreement"], MEASURES, keys=["source"]),
+    rows=lambda tables: stats.by_measure(tables["agreement"], MEASURES, keys=["source"]),
     by=("measure", "source"),
     facts=_not_available,
     paper_key=_paper_key,

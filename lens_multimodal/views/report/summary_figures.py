@@ -1,4 +1,4 @@
-"""Summaries drawn: curves with bands, bars with whiskers, layers, heat maps and points."""
+"""Figures of summaries: curves with bands, bars with whiskers, layers, heat maps and points."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +26,7 @@ PANEL_TITLE = 30
 
 
 def figure_of(summary: Summary) -> go.Figure | None:
-    """The summary's drawing, or None where it has none or nothing to draw; its title says how many pictures.
+    """The figure of a summary, None without a drawing or rows; its title says how many pictures there are.
 
     Intervals are drawn where the frame has `low` and `high` and the drawing's `y` is `mean`.
     """
