@@ -78,11 +78,11 @@ def _object_verdict(evidence: Evidence) -> str:
         return stats.too_few(n)
     best = int(paired["mean"].to_numpy().argmax())
     row, p = paired.iloc[best], stats.holm(paired["p"].tolist())[best]
-    more = stats.is_above(row) and p < 0.05
+    said = "MORE" if stats.is_above(row) and p < 0.05 else "NOT distinguishably more"
     return (
-        f"Under the logit lens the noun is {'MORE' if more else 'NOT distinguishably more'} likely at its object's "
-        f"patches than at the background: {stats.in_words(row)} nats at depth {int(row['depth'])}, where the "
-        f"difference is largest (p = {p:.3f} after Holm's correction for {len(paired)} depths, n = {int(row['n'])} pictures)."
+        f"Under the logit lens the noun is {said} likely at its object's patches than at the background: "
+        f"{stats.in_words(row)} nats at depth {int(row['depth'])}, where the difference is largest (p = {p:.3f} after "
+        f"Holm's correction for {len(paired)} depths, n = {int(row['n'])} pictures)."
     )
 
 

@@ -35,12 +35,18 @@ def test_the_logit_lens_is_plain_norm_and_head_at_every_depth(world, plain, rows
         assert (row.best_rank, row.n_positions) == (rank.min(), len(at))
 
 
+def masks(n_pos: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The causal attention mask, and the same without attention of text to the image."""
+    lowest = torch.finfo(torch.float64).min
+    mask = torch.full((n_pos, n_pos), lowest, dtype=torch.float64).triu(1)
+    cut = mask.clone()
+    cut[9:, :9] = lowest
+    return mask, cut
+
+
 def test_cutting_all_layers_is_a_plain_attention_mask(world, plain, rows, embeds):
     noun = world.picture(0).nouns[0]
-    n_pos = embeds.shape[1]
-    mask = torch.full((n_pos, n_pos), torch.finfo(torch.float64).min, dtype=torch.float64).triu(1)
-    cut = mask.clone()
-    cut[9:, :9] = torch.finfo(torch.float64).min
+    mask, cut = masks(embeds.shape[1])
     before, after = (
         plain.probabilities(embeds, attention_mask=own[None, None])[noun.read_pos, noun.token] for own in (mask, cut)
     )
@@ -54,10 +60,7 @@ def test_cutting_all_layers_is_a_plain_attention_mask(world, plain, rows, embeds
 
 def test_every_cut_is_a_plain_mask_in_its_layers_alone(world, plain, rows, embeds):
     noun = world.picture(0).nouns[0]
-    n_pos = embeds.shape[1]
-    mask = torch.full((n_pos, n_pos), torch.finfo(torch.float64).min, dtype=torch.float64).triu(1)
-    cut = mask.clone()
-    cut[9:, :9] = torch.finfo(torch.float64).min
+    mask, cut = masks(embeds.shape[1])
 
     def given(own: torch.Tensor):
         return lambda _block, args, kwargs: (args, {**kwargs, "attention_mask": own[None, None]})

@@ -95,7 +95,7 @@ def test_patches_under_an_object_by_counting_pixels(world):
     share = covered_share(picture.geometry, picture.scene.seg_mask("dog")).numpy()
     counted = picture.scene.seg_mask("dog").reshape(3, 16, 3, 16).mean(axis=(1, 3))
     np.testing.assert_allclose(share, counted, atol=1e-6)
-    with pytest.raises(ValueError, match="the segmentation is 5 x 5 pixels, the picture 48 x 48"):
+    with pytest.raises(ValueError, match=r"5 x 5 .* 48 x 48"):
         covered_share(picture.geometry, np.ones((5, 5), dtype=bool))
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lens_multimodal.experiments import EXPERIMENTS
 from lens_multimodal.experiments.causal import Causal, CausalSettings
 from lens_multimodal.experiments.controls import Controls, ControlsSettings
 from lens_multimodal.experiments.depth import Depth, DepthSettings
@@ -142,16 +143,7 @@ def test_image_prompts_do_not_say_dog_here(world):
 
 
 def test_every_picture_gives_rows_of_the_promised_tables(world, shared):
-    for experiment in (
-        Projection(),
-        Discovery(),
-        Selectivity(),
-        Causal(),
-        Depth(),
-        Faithfulness(),
-        Controls(),
-        FollowUps(),
-    ):
+    for experiment in EXPERIMENTS.values():
         for index in (0, 1):
             state = world.picture(index)
             settings = experiment.settings(

@@ -181,9 +181,9 @@ def test_nothing_to_draw_draws_nothing() -> None:
 
 
 def test_summaries_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="has 4 rows but 1 paper keys; give one for each row"):
+    with pytest.raises(ValueError, match=r"\b4 rows .* 1 paper keys"):
         summary(paper_keys=("causal.finding",))
-    with pytest.raises(ValueError, match=r"uses columns \['depth'\], the frame has \['neurons'"):
+    with pytest.raises(ValueError, match=r"\['depth'\].*\['neurons'"):
         summary(drawing=Drawing(kind="curve", x="depth"))
     with pytest.raises(ValueError, match=r"curve, bars, layers, heat, points.*'pie'"):
         Drawing(kind="pie", x="n")
@@ -261,14 +261,14 @@ def test_the_papers_numbers_are_known_for_what_they_are() -> None:
     assert str(paper_number("selectivity.iou.top")) == "not available"
     assert str(paper_number("discovery.neurons")) == "458,752 (seen)"
     assert paper_number("projection.finding").status == "seen"
-    with pytest.raises(KeyError, match=r"has no entry 'causal\.nothing'; it has projection\.finding"):
+    with pytest.raises(KeyError, match=r"'causal\.nothing'.* projection\.finding"):
         paper_number("causal.nothing")
     common = {"key": "k", "what": "w", "unit": "u", "finding": None, "source": "s"}
-    with pytest.raises(ValueError, match="an unknown number has neither a value nor a finding"):
+    with pytest.raises(ValueError, match=r"k: .*unknown"):
         PaperNumber(**common, value=0.5, status="unknown")
-    with pytest.raises(ValueError, match="status is seen, but there is no value"):
+    with pytest.raises(ValueError, match=r"k: .*seen"):
         PaperNumber(**common, value=None, status="seen")
-    with pytest.raises(ValueError, match="expected one of seen, recalled, unknown"):
+    with pytest.raises(ValueError, match=r"'guessed'.* seen, recalled, unknown"):
         PaperNumber(**common, value=0.5, status="guessed")
 
 

@@ -31,7 +31,7 @@ def test_experiments_come_in_the_order_of_the_report_and_strangers_are_refused()
     assert [e.name for e in chosen(["causal", "projection"])] == ["projection", "causal"]
     assert [e.name for e in chosen("causal")] == ["causal"]
     assert [e.name for e in chosen(None)] == list(EXPERIMENTS)
-    with pytest.raises(ValueError, match=r"no experiment 'casual' \(closest: causal\); there are projection"):
+    with pytest.raises(ValueError, match=r"'casual' \(closest: causal\).* projection"):
         chosen(["casual"])
     with pytest.raises(ValueError, match="projection, discovery"):
         chosen([])
@@ -44,7 +44,7 @@ def test_settings_are_instances_or_mappings_and_unknown_fields_are_refused() -> 
     assert made["picture"] == PictureSettings(top_k=7)
     own = PictureSettings(max_nouns=1)
     assert all_settings(experiments, {"picture": own})["picture"] is own
-    with pytest.raises(ValueError, match=r"'causal' has no setting 'count' \(closest: counts\); it has counts"):
+    with pytest.raises(ValueError, match=r"'causal'.* 'count' \(closest: counts\).* counts"):
         all_settings(experiments, {"causal": {"count": 3}})
     with pytest.raises(ValueError, match=r"'projection'.* picture, causal"):
         all_settings(experiments, {"projection": {}})
@@ -59,9 +59,9 @@ def test_missing_data_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_finished_run_has_no_results(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
         Results(tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
         write_report(tmp_path)
 
 
@@ -89,7 +89,7 @@ def test_the_tiny_trio_on_its_scenes(tmp_path: Path) -> None:
     with pytest.raises(SettingsChanged, match=r"settings\.causal\.n_random: 1 there, 2 now"):
         reproduce(only=names, limit=3, out=out, progress=False, settings={"causal": {"n_random": 2}})
     (out / "tables" / "causal.ablations.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"is not finished: it has no table causal\.ablations"):
+    with pytest.raises(FileNotFoundError, match=r"no table causal\.ablations"):
         Results(out)
 
 

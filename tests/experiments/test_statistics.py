@@ -131,7 +131,7 @@ def test_missing_values_and_columns() -> None:
     assert list(interval_table(pd.DataFrame({"image_id": []}), "value", by=["kind"]).columns) == [
         "kind", "mean", "low", "high", "n",
     ]  # fmt: skip
-    with pytest.raises(KeyError, match=r"rows have no column \['wrong'\]; they have \['image_id', 'value'\]"):
+    with pytest.raises(KeyError, match=r"\['wrong'\].*\['image_id', 'value'\]"):
         interval_table(frame, "wrong")
 
 

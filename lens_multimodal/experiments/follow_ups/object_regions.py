@@ -15,14 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_multimodal import transformer
-from lens_multimodal.experiments.follow_ups.object_removal import (
-    EXACT,
-    EXACT_CONTROL,
-    REPLACED,
-    REPLACED_CONTROL,
-    picture_without,
-    picture_without_another,
-)
+from lens_multimodal.experiments.follow_ups import object_removal as removal
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.conditions import Conditions, measured
 from lens_multimodal.experiments.shared.context import Context, Row
@@ -47,12 +40,12 @@ REGION_MEASURES = {
 
 REMOVALS = (
     (
-        Pair(column="condition", first=EXACT, second=EXACT_CONTROL),
+        Pair(column="condition", first=removal.EXACT, second=removal.EXACT_CONTROL),
         "composing the scene without the object",
         "composing it without another object",
     ),
     (
-        Pair(column="condition", first=REPLACED, second=REPLACED_CONTROL),
+        Pair(column="condition", first=removal.REPLACED, second=removal.REPLACED_CONTROL),
         "replacing the object's patches by the mean vector",
         "replacing as much background",
     ),
@@ -72,7 +65,7 @@ def _region_measures(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _region_facts(rows: pd.DataFrame) -> Mapping[str, object]:
     one = rows[rows["measure"] == CHANGE]
-    exact, n = int((one["condition"] == EXACT).sum()), one["image_id"].nunique()
+    exact, n = int((one["condition"] == removal.EXACT).sum()), one["image_id"].nunique()
     removed = f"{exact} of {n} pictures; the data set has none for the others"
     if exact == n:
         removed = "all pictures"
@@ -136,8 +129,8 @@ def region_rows(context: Context[Any], noun: SaidNoun) -> Iterator[Row]:
     picture, category = context.picture, str(noun.noun.category)
     on_object = object_patches(picture, category, context.settings.covered)
     composed = {
-        EXACT: picture_without(picture.scene, category),
-        EXACT_CONTROL: picture_without_another(picture.scene, category),
+        removal.EXACT: removal.picture_without(picture.scene, category),
+        removal.EXACT_CONTROL: removal.picture_without_another(picture.scene, category),
     }
     vectors = {
         "picture": picture.vectors.detach(),
@@ -149,7 +142,7 @@ def region_rows(context: Context[Any], noun: SaidNoun) -> Iterator[Row]:
     rows = measured(context, conditions, purpose="follow_ups", reference=reference)
     overlap = {
         name: len(set(pairs_of(activation_differences(conditions, of="picture", to=name))) & reference) / len(reference)
-        for name in (EXACT, REPLACED)
+        for name in (removal.EXACT, removal.REPLACED)
         if name in vectors
     }
     for row, caption in zip(rows, conditions.captions(), strict=True):
@@ -172,15 +165,19 @@ def _without_regions(
     own, mean = context.picture.vectors.detach(), mean_vector(context, context.settings.mean_over)
     inside, outside = on_object.nonzero().flatten(), (~on_object).nonzero().flatten()
     generator = generator_for(context.seed, "follow_ups", context.scene.id, "regions")
-    found = {REPLACED: own.clone()}
-    found[REPLACED][inside] = mean
+    found = {removal.REPLACED: own.clone()}
+    found[removal.REPLACED][inside] = mean
     if len(outside):
         order = outside[torch.randperm(len(outside), generator=generator)]
         shuffled, without, some = own.clone(), own.clone(), own.clone()
         shuffled[outside] = own[order]
         without[outside] = mean
         some[order[: len(inside)]] = mean
-        found |= {"background shuffled": shuffled, "background removed (mean vector)": without, REPLACED_CONTROL: some}
+        found |= {
+            "background shuffled": shuffled,
+            "background removed (mean vector)": without,
+            removal.REPLACED_CONTROL: some,
+        }
     return found
 
 
