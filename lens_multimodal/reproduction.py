@@ -1,7 +1,7 @@
-"""The paper's experiments over a data set, as one call.
+"""The paper's experiments over a data set, in one call.
 
 results = reproduce(out="out/reproduction", limit=20)        # the tiny trio on its own scenes
-results.tables["causal.ablations"]; results.summaries["causal"]["probability left"].frame; results.html
+results.tables["causal.ablations"]; results.summaries["causal"]["probability"].frame; results.html
 """
 
 import difflib
@@ -14,11 +14,11 @@ from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.coco_scenes import scenes_of
 from lens_multimodal.experiments.experiment import Experiment
-from lens_multimodal.experiments.picture import PictureSettings
 from lens_multimodal.experiments.registry import EXPERIMENTS
-from lens_multimodal.experiments.results import Results
+from lens_multimodal.experiments.run_results import Results
+from lens_multimodal.experiments.shared.picture_state import PictureSettings
 from lens_multimodal.experiments.stream.processes import Processes
-from lens_multimodal.experiments.stream.streaming import Pace, stream
+from lens_multimodal.experiments.stream.streaming import Batching, stream
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.tiny import scenes_folder
 from lens_multimodal.views.report import write_report
@@ -34,30 +34,30 @@ def reproduce(
     seed: int = 0,
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
-    pace: Pace | None = None,
+    batching: Batching | None = None,
 ) -> Results:
-    """Run experiments over pictures and write tables and the report; started again, it goes on where it stopped.
+    """Run experiments over pictures and write tables and the report; started again, it continues where it stopped.
 
-    Launched with `accelerate launch` or `torchrun`, every process takes its share of the pictures; `out` must then be
-    a folder that all of them see.
+    Under `accelerate launch` or `torchrun` every process takes a share of the pictures; `out` must then be a folder
+    that all of them can reach.
 
     Args:
         lens: None for the embedded tiny trio.
-        data: a folder in COCO's format (see `experiments.coco.scenes_of`), or scenes, which are taken as they are; None
-            for the scenes inside the package.
+        data: a folder in COCO's format (see `experiments.coco_scenes`), or scenes, which are used as they are; None for
+            the scenes inside the package.
         only: names of `EXPERIMENTS`; None for all.
-        limit: so many pictures, drawn at random; larger limits contain smaller ones.
+        limit: use this many pictures, drawn at random; a larger limit includes the pictures of a smaller one.
         out: a folder for rows, tables and report.
-        seed: of everything random.
+        seed: decides everything random.
         progress: show a bar with the rate and the time left.
-        settings: for "picture" (what all experiments share) and for experiments by name, either an instance of their
-            settings or a mapping of the fields that differ from the paper's choices.
-        pace: how often rows are written and how large batches are.
+        settings: for "picture" (shared by all experiments) and for experiments by name, an instance of their settings
+            or a mapping of the fields that differ from the paper's choices.
+        batching: how often rows are written and how large batches are.
 
     Raises:
         FileNotFoundError: the data lack files; they are listed.
-        ValueError: an unknown experiment or setting; no scene.
-        SettingsChanged: `out` holds rows of other settings; the differences are listed.
+        ValueError: an unknown experiment or setting, or no scene.
+        SettingsChanged: `out` holds rows made with other settings; the differences are listed.
         DiskFull, MemoryError: see `experiments.stream`.
     """
     experiments = chosen(only)
@@ -74,7 +74,7 @@ def reproduce(
         settings=wanted,
         seed=seed,
         limit=limit,
-        pace=pace,
+        batching=batching,
         progress=progress,
         processes=processes,
     )
@@ -94,21 +94,22 @@ def chosen(only: str | Collection[str] | None) -> list[Experiment]:
         if name not in EXPERIMENTS:
             raise ValueError(f"no experiment {name!r}{_closest(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}")
     if not names:
-        raise ValueError(f"no experiment was named; there are {', '.join(EXPERIMENTS)}")
+        raise ValueError(f"name at least one experiment; there are {', '.join(EXPERIMENTS)}")
     return [experiment for name, experiment in EXPERIMENTS.items() if name in names]
 
 
-def all_settings(experiments: Sequence[Experiment], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the picture and of each experiment: the paper's, changed by what was given.
+def all_settings(experiments: Sequence[Experiment[Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the picture and of each experiment: the paper's, with the given changes.
 
     Raises:
-        ValueError: settings for an experiment that does not run, or a field that it does not have.
-        TypeError: neither a mapping nor an instance of the right class.
+        ValueError: settings for an experiment that does not run, or for an unknown field.
+        TypeError: neither a mapping nor an instance of the settings' class.
     """
     classes: dict[str, type] = {"picture": PictureSettings, **{e.name: e.settings for e in experiments}}
     for name in given:
         if name not in classes:
-            raise ValueError(f"settings for {name!r}{_closest(name, classes)}, but what runs is {', '.join(classes)}")
+            runs = ", ".join(classes)
+            raise ValueError(f"settings for {name!r}{_closest(name, classes)}, which does not run; {runs} do")
     return {name: _settings(name, kind, given.get(name, {})) for name, kind in classes.items()}
 
 

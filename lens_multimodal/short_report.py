@@ -1,11 +1,11 @@
-"""The reproduction in short form, for a demonstration: a few pictures, the main experiments, one page."""
+"""A short reproduction for demonstrations: a few pictures, the main experiments, one page."""
 
 import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lens_multimodal.experiments.statistics import NO_VERDICT
+from lens_multimodal.experiments.shared.picture_statistics import NO_VERDICT
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.reproduction import reproduce
 
@@ -16,14 +16,14 @@ ONLY = ("projection", "discovery", "selectivity", "causal")
 def short_report(
     lens: VisionLens | None = None, *, page: str | Path, pictures: int = 8, seed: int = 0, progress: bool = True
 ) -> list[str]:
-    """Run the paper's experiments on a few of the package's scenes and keep only the report.
+    """Run the paper's experiments on a few of the package's scenes and keep the report alone.
 
     Args:
         lens: None for the embedded trio.
-        page: the HTML file to write, in the place of an older one; the Markdown summary stands beside it.
-        pictures: how many, drawn at random; with so few, intervals are wide.
+        page: the HTML file to write or replace; the Markdown summary is written next to it.
+        pictures: how many, drawn at random; with few, intervals are wide.
 
-    Returns: the verdicts on top of the page, without those that so few pictures do not allow.
+    Returns: the verdicts at the top of the page, without those that need more pictures.
     """
     page = Path(page)
     page.parent.mkdir(parents=True, exist_ok=True)

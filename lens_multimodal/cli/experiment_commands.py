@@ -36,11 +36,11 @@ def reproduce(
 
     accelerate launch -m lens_multimodal reproduce --data coco --model gpt-j-limber-beit --dtype bfloat16
     """
-    from lens_multimodal import experiments
+    from lens_multimodal.reproduction import reproduce
 
     given = None if settings is None else read_settings(settings)
     lens = lens_options.open()
-    results = experiments.reproduce(lens, data=data, only=only or None, limit=limit, out=out, seed=seed, settings=given)
+    results = reproduce(lens, data=data, only=only or None, limit=limit, out=out, seed=seed, settings=given)
     if options.is_first_process():
         typer.echo(f"report: {results.html}")
 
@@ -54,9 +54,9 @@ def report(
 
     lens-multimodal report out/reproduction
     """
-    from lens_multimodal import experiments
+    from lens_multimodal.views.report import write_report
 
-    typer.echo(f"report: {experiments.write_report(out)}")
+    typer.echo(f"report: {write_report(out)}")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

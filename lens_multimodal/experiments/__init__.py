@@ -1,26 +1,26 @@
-"""The paper's experiments, each as rows per picture, streamed, resumed, summarised and reported."""
+"""The paper's experiments: rows for each picture, streamed to disk, resumable, summarised over pictures.
 
-from lens_multimodal.experiments.experiment import Context, Drawing, Experiment, Summary
+`lens_multimodal.reproduction.reproduce` runs them; `lens_multimodal.views.report.write_report` writes the report.
+"""
+
+from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.registry import EXPERIMENTS
-from lens_multimodal.experiments.results import Results
-from lens_multimodal.experiments.stream import DiskFull, Pace, SettingsChanged
-from lens_multimodal.reproduction import reproduce
+from lens_multimodal.experiments.run_results import Results
+from lens_multimodal.experiments.shared.context import Context
+from lens_multimodal.experiments.shared.summaries import Drawing, Summary, SummaryTable
+from lens_multimodal.experiments.stream import Batching, DiskFull, SettingsChanged
 from lens_multimodal.seeds import generator_for
-from lens_multimodal.short_report import short_report
-from lens_multimodal.views.report import write_report
 
 __all__ = [
     "EXPERIMENTS",
+    "Batching",
     "Context",
     "DiskFull",
     "Drawing",
     "Experiment",
-    "Pace",
     "Results",
     "SettingsChanged",
     "Summary",
+    "SummaryTable",
     "generator_for",
-    "reproduce",
-    "short_report",
-    "write_report",
 ]

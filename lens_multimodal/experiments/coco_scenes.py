@@ -1,8 +1,8 @@
-"""The pictures of a data set as the experiments take them: the split and the filters of the paper.
+"""The pictures of a data set as the experiments use them: one split, filtered.
 
-COCO 2017 is read as it is published, `annotations/` beside `val2017/`. Of several splits the validation split is taken,
-which neither the encoder nor LiMBeR's projection was fitted on (which one the paper took is not known here). Regions
-annotated as crowds are left out: they are not one object; and so are pictures without any object.
+COCO 2017 is read as published, `annotations/` next to `val2017/`. Of several splits the validation split is used, since
+neither the encoder nor LiMBeR's projection was trained on it (which split the paper used is not known here). Regions
+annotated as crowds are left out, since they are not one object, and so are pictures without any object.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def scenes_of(folder: str | Path) -> CocoScenes:
 
     Raises:
         FileNotFoundError: annotation files or pictures are missing; they are listed.
-        ValueError: no picture has an object; or what `read_coco` refuses.
+        ValueError: no picture has an object; or as `read_coco`.
     """
     home, split = _split_of(Path(folder).absolute())
     scenes = read_coco(home, split=split)
@@ -32,7 +32,7 @@ def scenes_of(folder: str | Path) -> CocoScenes:
 
 
 def _split_of(folder: Path) -> tuple[Path, str | None]:
-    """The data set's folder and the split, None where the folder says it itself."""
+    """The data set's folder and the split; None where the folder is that of one split."""
     if (folder / "annotations").is_dir():
         return folder, SPLIT if (folder / SPLIT).is_dir() else None
     if (folder.parent / "annotations").is_dir() and not (folder / "instances.json").is_file():

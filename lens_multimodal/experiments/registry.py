@@ -1,16 +1,18 @@
-"""All experiments, in the order of the report."""
+"""All experiments, in the order of the report: a new one is a file beside this and a line here."""
+
+from typing import Any
 
 from lens_multimodal.experiments.causal import Causal
 from lens_multimodal.experiments.controls import Controls
 from lens_multimodal.experiments.depth import Depth
 from lens_multimodal.experiments.discovery import Discovery
 from lens_multimodal.experiments.experiment import Experiment
-from lens_multimodal.experiments.faithfulness import Faithfulness
 from lens_multimodal.experiments.follow_ups import FollowUps
 from lens_multimodal.experiments.projection import Projection
+from lens_multimodal.experiments.score_faithfulness import Faithfulness
 from lens_multimodal.experiments.selectivity import Selectivity
 
-_ALL: tuple[Experiment, ...] = (
+_ALL: tuple[Experiment[Any], ...] = (
     Projection(),
     Discovery(),
     Selectivity(),
@@ -21,5 +23,5 @@ _ALL: tuple[Experiment, ...] = (
     FollowUps(),
 )
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
+EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in _ALL}
 """By name, as in `--only NAME`."""

@@ -101,7 +101,7 @@ def test_the_demos_are_the_ones_listed():
 
 def test_the_paper_page_names_things_that_exist():
     from lens_multimodal import VisionLens, analysis, data, experiments, hooks, presets, train
-    from lens_multimodal.experiments.words.agreement import AgreementSettings
+    from lens_multimodal.experiments.shared.word_agreement import AgreementSettings
     from lens_multimodal.views import plots
 
     page = (DOCS / "paper.md").read_text()

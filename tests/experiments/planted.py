@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -17,9 +18,10 @@ from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
 from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vision
 from lens_multimodal.data import Scene, SceneObject
-from lens_multimodal.experiments.experiment import Context
-from lens_multimodal.experiments.picture import PictureSettings, PictureState
-from lens_multimodal.experiments.words import noun_finder
+from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.shared.context import Context
+from lens_multimodal.experiments.shared.nouns import noun_finder
+from lens_multimodal.experiments.shared.picture_state import PictureSettings, PictureState
 from tests.experiments.reference import Plain
 from tests.models import host_model
 
@@ -60,7 +62,7 @@ class World:
             image=scene.open(),
             settings=chosen,
             seed=0,
-            words=noun_finder(self.lens, self.scenes),
+            noun_finder=noun_finder(self.lens, self.scenes),
             batch_size=batch_size,
         )
 
@@ -78,16 +80,11 @@ class World:
         return World(lens=lens, plain=self.plain, scenes=self.scenes)
 
     def context(self, picture: PictureState, settings: object, *, made: dict | None = None) -> Context:
-        return Context(
-            lens=self.lens,
-            settings=settings,
-            seed=0,
-            scenes=self.scenes,
-            words=picture.words,
-            picture=picture,
-            batch_size=picture.batch_size,
-            made={} if made is None else made,
-        )
+        return Context(picture=picture, settings=settings, scenes=self.scenes, made={} if made is None else made)
+
+    def rows(self, experiment: Experiment, settings: object, index: int = 0, **picture: int) -> dict[str, pd.DataFrame]:
+        """An experiment's rows of one picture."""
+        return experiment.rows(self.context(self.picture(index, **picture), settings))
 
 
 def make_world(folder: Path, *, kind: str = "bridge", planted: bool = True) -> World:

@@ -10,10 +10,9 @@ import pandas as pd
 import torch
 
 from lens_multimodal.data import Scene, SceneObject
-from lens_multimodal.experiments import Context, Summary, generator_for
-from lens_multimodal.experiments.picture import PictureSettings
-from lens_multimodal.experiments.statistics import interval_table
-from lens_multimodal.experiments.stream import Pace, stream
+from lens_multimodal.experiments import Context, Experiment, SummaryTable, generator_for
+from lens_multimodal.experiments.shared.picture_state import PictureSettings
+from lens_multimodal.experiments.stream import Batching, stream
 from tests.trio import random_lens, random_picture
 
 
@@ -63,12 +62,23 @@ class ProbeSettings:
     seconds: float = 0.0
 
 
-class Probe:
+class Probe(Experiment):
     """Next-token figures of each picture; some pictures give no rows, some no value, so that types have to widen."""
 
     name, version, tables, settings = "probe", 1, ("pictures", "neurons"), ProbeSettings
+    question = "What follows?"
+    summaries = (
+        SummaryTable(
+            name="confidence",
+            table="pictures",
+            value="log_probability",
+            title="Confidence",
+            caption="Of the best token.",
+        ),
+    )
 
-    def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
+    def rows(self, context: Context) -> dict[str, pd.DataFrame]:
+        scene = context.scene
         prompt = context.lens.prompt(context.picture.image)
         with torch.no_grad():
             logits = context.lens.logits(prompt)[0, -1].float()
@@ -91,12 +101,6 @@ class Probe:
         )
         return {"pictures": pictures, "neurons": neurons if scene.id % 4 else neurons.head(0)}
 
-    def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-        frame = interval_table(rows["pictures"], "log_probability", seed=seed)
-        return {
-            "confidence": Summary(frame=frame, title="Confidence", caption="Of the best token.", n_pictures=len(frame))
-        }
-
 
 def run_probe(home: Path, out: Path, *, seconds: float = 0.0, count: int = 14) -> None:
     """The probe over the pictures of `home`, in this process and those launched with it."""
@@ -107,7 +111,7 @@ def run_probe(home: Path, out: Path, *, seconds: float = 0.0, count: int = 14) -
         make_scenes(home, count, anew=False),
         out,
         settings={"picture": PictureSettings(), "probe": ProbeSettings(seconds=seconds)},
-        pace=Pace(pictures=2),
+        batching=Batching(pictures=2),
         progress=False,
     )
 

@@ -8,13 +8,8 @@ import pandas as pd
 import pytest
 
 from lens_multimodal.experiments import EXPERIMENTS
-from lens_multimodal.experiments.faithfulness import FaithfulnessSettings
-from tests.experiments.planted import World, make_world
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
+from lens_multimodal.experiments.score_faithfulness import FaithfulnessSettings
+from tests.experiments.planted import World
 
 
 @contextmanager
@@ -40,7 +35,7 @@ def tables(world: World, name: str, batch_size: int) -> tuple[dict[str, pd.DataF
     )
     picture = world.picture(0, batch_size=batch_size)
     with rows_at_once(world) as seen:
-        found = experiment.rows(world.context(picture, settings), picture.scene)
+        found = experiment.rows(world.context(picture, settings))
     return found, max(seen)
 
 

@@ -63,13 +63,13 @@ def test_the_folder_of_a_split_names_the_split(tmp_path, monkeypatch):
 def test_what_is_missing_is_listed(tmp_path):
     coco = published(tmp_path / "coco")
     (coco / "annotations" / "captions_val2017.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lacks annotations/captions_val2017\.json; expected"):
+    with pytest.raises(FileNotFoundError, match=r"annotations/captions_val2017\.json"):
         scenes_of(coco)
     for name in ("11.png", "13.png"):
         (coco / "train2017" / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"2 of 6 pictures are missing .*: 11\.png, 13\.png"):
+    with pytest.raises(FileNotFoundError, match=r"2 of 6 .*: 11\.png, 13\.png"):
         scenes_of(coco / "train2017")
-    with pytest.raises(FileNotFoundError, match=r"lacks annotations/instances_test2017\.json, .*, test2017/"):
+    with pytest.raises(FileNotFoundError, match=r"annotations/instances_test2017\.json, .*, test2017/"):
         scenes_of(coco / "test2017")
 
 
@@ -78,7 +78,7 @@ def test_a_data_set_of_crowds_alone_is_refused(tmp_path):
     path = coco / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "annotations": [{**a, "iscrowd": 1} for a in content["annotations"]]}))
-    with pytest.raises(ValueError, match=r"none of the 6 pictures of .* has an object that is not a crowd"):
+    with pytest.raises(ValueError, match=r"\b6 .* crowd"):
         scenes_of(coco)
 
 
@@ -101,4 +101,4 @@ def test_a_run_over_the_published_layout(tmp_path):
     assert isinstance(regions, pd.DataFrame)
     assert "object removed (mean vector)" in set(regions["condition"])
     assert "nothing here is removed exactly" in results.summaries["follow_ups"]["regions"].caption
-    assert "No verdict: 3 of" in results.summaries["follow_ups"]["regions"].verdict
+    assert "No verdict: 3 " in results.summaries["follow_ups"]["regions"].verdict

@@ -6,26 +6,13 @@ import pytest
 
 from lens_multimodal.analysis import is_word
 from lens_multimodal.experiments.discovery import Discovery, DiscoverySettings
-from lens_multimodal.experiments.statistics import ENOUGH
-from lens_multimodal.experiments.words.agreement import EmbeddingSpace, first_distinct, word_match
-from tests.experiments.planted import World, make_world, plain_trio
-from tests.experiments.reference import Plain
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def plain(world) -> Plain:
-    return plain_trio(world)
+from lens_multimodal.experiments.shared.picture_statistics import ENOUGH
+from lens_multimodal.experiments.shared.word_agreement import EmbeddingSpace, first_distinct, word_match
 
 
 @pytest.fixture(scope="module")
 def rows(world):
-    picture = world.picture(0)
-    return Discovery().rows(world.context(picture, DiscoverySettings(n_tokens=10)), picture.scene)
+    return world.rows(Discovery(), DiscoverySettings(n_tokens=10))
 
 
 def test_neurons_have_the_plain_attribution_place_and_words(world, plain, rows):
@@ -94,14 +81,11 @@ def test_captions_are_the_plain_models_and_kept_with_their_picture(world, plain,
 
 
 def test_summaries_state_their_pictures_and_layers(world):
-    parts = [
-        Discovery().rows(world.context(picture, DiscoverySettings()), picture.scene)
-        for picture in map(world.picture, range(6))
-    ]
+    parts = [Discovery().rows(world.context(picture, DiscoverySettings())) for picture in map(world.picture, range(6))]
     rows = {name: pd.concat([part[name] for part in parts if len(part[name])]) for name in Discovery.tables}
     found = Discovery().summarise(rows, seed=0)
     n = rows["groups"]["image_id"].nunique()
-    said = f"No verdict: {n} of" if n < ENOUGH else f"n = {n} pictures"
+    said = f"No verdict: {n} " if n < ENOUGH else f"n = {n} pictures"
     assert said in found["words"].verdict
     assert found["layers"].frame["layer"].max() == 2, "layers without a found neuron are shown as well"
     shares = found["layers"].frame.query("neurons == 'top'")["mean"]
@@ -114,7 +98,7 @@ def test_summaries_state_their_pictures_and_layers(world):
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        ([0, 1, 1, 2], "concentrate in the first third of the 9 layers: 100 % [100, 100] of a picture's, an even"),
+        ([0, 1, 1, 2], "concentrate in the first third of the 9 layers: 100 % [100, 100]"),
         ([3, 5, 4, 0], "concentrate in the middle third of the 9 layers: 75 % [75, 75]"),
         ([0, 4, 8], "do NOT concentrate in any third of the layers; most are in the first third"),
     ],
@@ -154,7 +138,7 @@ def test_the_report_says_how_often_the_captions_are_right(right, said):
     assert next(iter(found)) == "captions"
     assert found["captions"].verdict.startswith(said)
     few = Discovery().summarise({**given, "captions": captions.head(5)}, seed=0)
-    assert few["captions"].verdict.startswith("No verdict: 5 of")
+    assert few["captions"].verdict.startswith("No verdict: 5 ")
 
 
 def test_first_distinct_goes_rank_by_rank():
@@ -173,4 +157,4 @@ def test_scores_that_need_a_model_say_which_folder_is_missing(world):
     picture = world.picture(0)
     settings = DiscoverySettings(bertscore_model="nowhere/bert")
     with pytest.raises(FileNotFoundError, match="nowhere/bert"):
-        Discovery().rows(world.context(picture, settings), picture.scene)
+        Discovery().rows(world.context(picture, settings))

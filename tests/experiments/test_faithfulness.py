@@ -4,14 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lens_multimodal.experiments.faithfulness import Faithfulness, FaithfulnessSettings
-from tests.experiments.planted import World, make_world, plain_trio
+from lens_multimodal.experiments.score_faithfulness import Faithfulness, FaithfulnessSettings
+from tests.experiments.planted import plain_trio
 from tests.experiments.reference import ranks
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def test_rank_correlation_and_ends_are_the_plain_ones(world):
@@ -19,7 +14,7 @@ def test_rank_correlation_and_ends_are_the_plain_ones(world):
     picture = world.picture(0)
     noun = picture.nouns[0]
     settings = FaithfulnessSettings(n_neurons=120, integrate_every=1)
-    table = Faithfulness().rows(world.context(picture, settings), picture.scene)["scores"].set_index("score")
+    table = Faithfulness().rows(world.context(picture, settings))["scores"].set_index("score")
     embeds = plain.embeds(plain.vectors(picture.scene.path), picture.tokens[0, 9 : noun.read_pos + 1].tolist())
 
     every = [(layer, neuron) for layer in range(3) for neuron in range(40)]
@@ -40,8 +35,8 @@ def test_integrated_gradients_are_for_some_pictures_only(world):
     for index in (0, 2, 4):
         picture = world.picture(index)
         settings = FaithfulnessSettings(n_neurons=10, integrate_every=2)
-        table = Faithfulness().rows(world.context(picture, settings), picture.scene)["scores"]
-        again = Faithfulness().rows(world.context(world.picture(index), settings), picture.scene)["scores"]
+        table = Faithfulness().rows(world.context(picture, settings))["scores"]
+        again = Faithfulness().rows(world.context(world.picture(index), settings))["scores"]
         assert table.equals(again)
         counted += "integrated_gradients" in set(table["score"])
     assert 0 < counted < 3
@@ -78,5 +73,5 @@ def test_the_verdict_names_the_best_score_and_the_papers():
 
 @pytest.mark.parametrize("bad", [{"n_neurons": 3}, {"integrate_every": 0}])
 def test_settings_that_make_no_sense_are_refused(bad):
-    with pytest.raises(ValueError, match="must be at least"):
+    with pytest.raises(ValueError, match=next(iter(bad))):
         FaithfulnessSettings(**bad)

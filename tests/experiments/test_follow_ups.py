@@ -8,26 +8,15 @@ import pandas as pd
 import pytest
 
 from lens_multimodal.experiments.follow_ups import FollowUps, FollowUpsSettings
-from tests.experiments.planted import World, make_world, plain_trio
-from tests.experiments.reference import Plain, ranks
+from tests.experiments.planted import World
+from tests.experiments.reference import ranks
 
 SETTINGS = FollowUpsSettings(covered=0.5, mean_over=6)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def plain(world) -> Plain:
-    return plain_trio(world)
-
-
-@pytest.fixture(scope="module")
 def rows(world):
-    picture = world.picture(0)
-    return FollowUps().rows(world.context(picture, SETTINGS), picture.scene)
+    return world.rows(FollowUps(), SETTINGS)
 
 
 def test_the_object_is_replaced_by_the_mean_vector_of_the_data_set(world, plain, rows):
@@ -104,7 +93,7 @@ def test_a_noun_that_is_not_annotated_has_no_regions(world):
     other = World(lens=world.lens, plain=world.plain, scenes=[bare, *world.scenes[1:], world.scenes[0]])
     picture = other.picture(0)
     assert picture.nouns[0].name == "dog"
-    found = FollowUps().rows(other.context(picture, SETTINGS), bare)
+    found = FollowUps().rows(other.context(picture, SETTINGS))
     assert len(found["regions"]) == 0
     assert len(found["scores"]) == 2
 
@@ -135,5 +124,5 @@ def test_overlaps_across_pictures_are_counted_pair_by_pair():
 
 @pytest.mark.parametrize("bad", [{"covered": 0.0}, {"mean_over": 0}, {"n_other_nouns": 0}])
 def test_settings_that_make_no_sense_are_refused(bad):
-    with pytest.raises(ValueError, match=r"covered must lie|at least one"):
+    with pytest.raises(ValueError, match=next(iter(bad))):
         FollowUpsSettings(**bad)

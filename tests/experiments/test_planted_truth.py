@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from lens_multimodal.experiments import EXPERIMENTS
 from lens_multimodal.experiments.causal import Causal, CausalSettings
 from lens_multimodal.experiments.controls import Controls, ControlsSettings
 from lens_multimodal.experiments.depth import Depth, DepthSettings
 from lens_multimodal.experiments.discovery import Discovery, DiscoverySettings
-from lens_multimodal.experiments.faithfulness import Faithfulness, FaithfulnessSettings
 from lens_multimodal.experiments.follow_ups import FollowUps, FollowUpsSettings
 from lens_multimodal.experiments.projection import Projection, ProjectionSettings
+from lens_multimodal.experiments.score_faithfulness import Faithfulness, FaithfulnessSettings
 from lens_multimodal.experiments.selectivity import Selectivity, SelectivitySettings
 from tests.experiments.planted import LAYER, NEURON, World, make_world
 from tests.models import HOSTS
@@ -29,7 +30,7 @@ def shared() -> dict:
 
 def rows(world: World, experiment, settings, index: int = 0, **picture):
     state = world.picture(index, **picture)
-    return experiment.rows(world.context(state, settings), state.scene)
+    return experiment.rows(world.context(state, settings))
 
 
 def test_the_model_says_dog_where_the_picture_is_red_and_not_elsewhere(world):
@@ -142,22 +143,13 @@ def test_image_prompts_do_not_say_dog_here(world):
 
 
 def test_every_picture_gives_rows_of_the_promised_tables(world, shared):
-    for experiment in (
-        Projection(),
-        Discovery(),
-        Selectivity(),
-        Causal(),
-        Depth(),
-        Faithfulness(),
-        Controls(),
-        FollowUps(),
-    ):
+    for experiment in EXPERIMENTS.values():
         for index in (0, 1):
             state = world.picture(index)
             settings = experiment.settings(
                 **({"n_neurons": 10, "integrate_every": 1} if experiment.name == "faithfulness" else {})
             )
-            found = experiment.rows(world.context(state, settings, made=shared), state.scene)
+            found = experiment.rows(world.context(state, settings, made=shared))
             assert tuple(found) == experiment.tables
             for table in found.values():
                 assert table.columns[0] == "image_id"

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from lens_multimodal import Preprocessing
-from lens_multimodal.experiments import Drawing, Summary
-from lens_multimodal.experiments.reference import PaperNumber, paper_number, paper_numbers
+from lens_multimodal.experiments import EXPERIMENTS, Drawing, Summary
+from lens_multimodal.experiments.paper_reference import PaperNumber, paper_number, paper_numbers
+from lens_multimodal.experiments.run_results import against_of, is_paper_setting
 from lens_multimodal.views.report import markdown, page
 from lens_multimodal.views.report.cases import Cases, cases_of
-from lens_multimodal.views.report.content import ANSWERS, Report, Section, against_of, entry_of, is_paper_setting
+from lens_multimodal.views.report.content import Report, Section, entry_of
 from lens_multimodal.views.report.summary_figures import figure_of
 from lens_multimodal.views.report.tables import number, table_of, text_of
 from tests.trio import random_picture
@@ -180,11 +181,11 @@ def test_nothing_to_draw_draws_nothing() -> None:
 
 
 def test_summaries_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="has 4 rows but 1 paper keys; give one for each row"):
+    with pytest.raises(ValueError, match=r"\b4 rows .* 1 paper keys"):
         summary(paper_keys=("causal.finding",))
-    with pytest.raises(ValueError, match=r"uses columns \['depth'\], the frame has \['neurons'"):
+    with pytest.raises(ValueError, match=r"\['depth'\].*\['neurons'"):
         summary(drawing=Drawing(kind="curve", x="depth"))
-    with pytest.raises(ValueError, match="one of curve, bars, layers, heat, points; got 'pie'"):
+    with pytest.raises(ValueError, match=r"curve, bars, layers, heat, points.*'pie'"):
         Drawing(kind="pie", x="n")
 
 
@@ -215,7 +216,10 @@ def test_every_finding_of_the_paper_stands_beside_the_verdict_on_its_own_questio
     (row,) = against_of(summaries)
     assert (row.question, row.here) == ("where translation between the modalities happens", "They lie early.")
     assert str(row.paper) == "deeper within the transformer (seen)"
-    assert set(ANSWERS) == {key.split(".")[0] for key in paper_numbers() if key.endswith(".finding")}
+    answering = {name for name, experiment in EXPERIMENTS.items() if experiment.answer}
+    assert answering == {key.split(".")[0] for key in paper_numbers() if key.endswith(".finding")}
+    for name in answering:
+        assert EXPERIMENTS[name].answer in {table.name for table in EXPERIMENTS[name].summaries}
 
 
 def test_a_series_that_only_a_later_panel_has_is_in_the_legend_once() -> None:
@@ -257,14 +261,14 @@ def test_the_papers_numbers_are_known_for_what_they_are() -> None:
     assert str(paper_number("selectivity.iou.top")) == "not available"
     assert str(paper_number("discovery.neurons")) == "458,752 (seen)"
     assert paper_number("projection.finding").status == "seen"
-    with pytest.raises(KeyError, match=r"has no entry 'causal\.nothing'; it has projection\.finding"):
+    with pytest.raises(KeyError, match=r"'causal\.nothing'.* projection\.finding"):
         paper_number("causal.nothing")
     common = {"key": "k", "what": "w", "unit": "u", "finding": None, "source": "s"}
-    with pytest.raises(ValueError, match="an unknown number has neither a value nor a finding"):
+    with pytest.raises(ValueError, match=r"k: .*unknown"):
         PaperNumber(**common, value=0.5, status="unknown")
-    with pytest.raises(ValueError, match="status is seen, but there is no value"):
+    with pytest.raises(ValueError, match=r"k: .*seen"):
         PaperNumber(**common, value=None, status="seen")
-    with pytest.raises(ValueError, match="expected one of seen, recalled, unknown"):
+    with pytest.raises(ValueError, match=r"'guessed'.* seen, recalled, unknown"):
         PaperNumber(**common, value=0.5, status="guessed")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lens_multimodal.experiments.statistics import (
+from lens_multimodal.experiments.shared.picture_statistics import (
     ENOUGH,
     holm,
     in_words,
@@ -117,7 +117,8 @@ def test_words_and_verdicts() -> None:
 
 def test_a_verdict_takes_as_many_pictures_as_a_significant_test() -> None:
     assert sign_flip_p(np.ones(ENOUGH)) < 0.05 < sign_flip_p(np.ones(ENOUGH - 1))
-    assert too_few(2) == "No verdict: 2 of this run's pictures count here, it takes 6."
+    assert too_few(2).startswith("No verdict: 2 ")
+    assert " 6 " in too_few(2)
     assert too_few(0) == ""
 
 
@@ -130,7 +131,7 @@ def test_missing_values_and_columns() -> None:
     assert list(interval_table(pd.DataFrame({"image_id": []}), "value", by=["kind"]).columns) == [
         "kind", "mean", "low", "high", "n",
     ]  # fmt: skip
-    with pytest.raises(KeyError, match=r"rows have no column \['wrong'\]; they have \['image_id', 'value'\]"):
+    with pytest.raises(KeyError, match=r"\['wrong'\].*\['image_id', 'value'\]"):
         interval_table(frame, "wrong")
 
 

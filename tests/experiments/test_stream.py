@@ -18,11 +18,11 @@ import torch
 from lens_multimodal import VisionLens
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments import Context
-from lens_multimodal.experiments.picture import PictureSettings
+from lens_multimodal.experiments.shared.picture_state import PictureSettings
 from lens_multimodal.experiments.stream import SettingsChanged, stream
 from lens_multimodal.experiments.stream.frames import as_arrow, joined
 from lens_multimodal.experiments.stream.parts import read_parts, write_part
-from lens_multimodal.experiments.stream.streaming import Pace, in_order
+from lens_multimodal.experiments.stream.streaming import Batching, in_order
 from tests.experiments.stream_world import Probe, ProbeSettings, make_scenes
 from tests.trio import random_lens
 
@@ -59,7 +59,7 @@ def run(
         settings={"picture": PictureSettings(), "probe": probe or ProbeSettings()},
         seed=seed,
         limit=limit,
-        pace=Pace(pictures=pictures, batch_size=batch_size),
+        batching=Batching(pictures=pictures, batch_size=batch_size),
         progress=False,
     )
 
@@ -238,10 +238,10 @@ def test_unreadable_pictures_are_recorded_and_tried_again_next_time(
 class Hungry(Probe):
     """Asks for far more memory than there is when the batch is larger than four."""
 
-    def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
+    def rows(self, context: Context) -> dict[str, pd.DataFrame]:
         if context.batch_size > self.fits:
             torch.empty(2**50)
-        return super().rows(context, scene)
+        return super().rows(context)
 
     def __init__(self, fits: int) -> None:
         self.fits = fits
@@ -265,18 +265,18 @@ def test_what_never_fits_stops_with_what_to_do(lens: VisionLens, scenes: list[Sc
 
 def test_errors_of_an_experiment_are_not_hidden(lens: VisionLens, scenes: list[Scene], tmp_path: Path) -> None:
     class Broken(Probe):
-        def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
-            if scene.id == scenes[3].id:
+        def rows(self, context: Context) -> dict[str, pd.DataFrame]:
+            if context.scene.id == scenes[3].id:
                 raise ValueError("a mistake")
-            return super().rows(context, scene)
+            return super().rows(context)
 
     class OtherPicture(Probe):
-        def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
-            return {**super().rows(context, scene), "neurons": pd.DataFrame({"image_id": [5]})}
+        def rows(self, context: Context) -> dict[str, pd.DataFrame]:
+            return {**super().rows(context), "neurons": pd.DataFrame({"image_id": [5]})}
 
     class Forgetful(Probe):
-        def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
-            return {"pictures": super().rows(context, scene)["pictures"]}
+        def rows(self, context: Context) -> dict[str, pd.DataFrame]:
+            return {"pictures": super().rows(context)["pictures"]}
 
     with pytest.raises(ValueError, match="a mistake"):
         run(lens, scenes, tmp_path / "broken", experiment=Broken())
@@ -292,7 +292,7 @@ def test_limits_and_paces_that_make_no_sense_are_refused(lens: VisionLens, scene
     with pytest.raises(ValueError, match="has no scene"):
         run(lens, [], tmp_path / "out")
     with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
-        Pace(batch_size=0)
+        Batching(batch_size=0)
 
 
 def test_a_damaged_part_or_manifest_says_what_to_delete(
@@ -350,7 +350,7 @@ def test_time_ends_a_part_too(lens: VisionLens, scenes: list[Scene], tmp_path: P
         tmp_path / "out",
         settings={"picture": PictureSettings(), "probe": ProbeSettings(seconds=0.05)},
         limit=6,
-        pace=Pace(pictures=100, seconds=0.08),
+        batching=Batching(pictures=100, seconds=0.08),
         progress=False,
     )
     assert len(read_parts(tmp_path / "out")) >= 2, time.monotonic() - start

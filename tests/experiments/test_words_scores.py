@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lens_multimodal.experiments.words.scores import bert_score, clip_score
+from lens_multimodal.experiments.shared.pretrained_scores import bert_score, clip_score
 
 CAPTIONS = ("a dog near a cat", "a dog")
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_multimodal.experiments import SettingsChanged, write_report
-from lens_multimodal.experiments.picture import PictureSettings
-from lens_multimodal.experiments.stream import Pace, stream
+from lens_multimodal.experiments import SettingsChanged
+from lens_multimodal.experiments.shared.picture_state import PictureSettings
+from lens_multimodal.experiments.stream import Batching, stream
+from lens_multimodal.views.report import write_report
 from tests.experiments.stream_world import Probe, ProbeSettings, make_scenes
 from tests.fuzz.test_files import spoilt
 
@@ -76,7 +77,7 @@ def _run(lens, scenes, out: Path, *, draws: int = 3) -> None:
         scenes,
         out,
         settings={"picture": PictureSettings(), "probe": ProbeSettings(draws=draws)},
-        pace=Pace(pictures=2),
+        batching=Batching(pictures=2),
         progress=False,
     )
 

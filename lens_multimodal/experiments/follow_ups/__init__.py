@@ -1,43 +1,32 @@
-"""What later work asks of such neurons (paper notes, section 5), for the first noun of each caption.
+"""What do later methods say about the same neurons? For the first noun of each caption.
 
-- Region invariance and object removal: the neurons are found again in the same scene composed without the object, where
-  the data set has it, beside the scene composed without another object; with the object's vectors replaced by a mean
-  vector (Neo et al. 2024), as in any data set, beside as many random background patches replaced; with the whole
-  background's vectors replaced, and shuffled. Only where the caption names an annotated category.
-- Differences of activation between the picture and the same without its object, both ways, as a way to find neurons
-  (two-stage filtering), against attribution.
+- Region invariance and object removal (`object_regions`), only where the caption names an annotated category.
 - The gradient-free score (Pan et al. 2024) against the paper's: rank correlation and overlap.
-- Semantic sensitivity: closeness of a neuron's decoded words to the noun; specificity and invariance across pictures:
+- Semantic sensitivity: closeness of a neuron's decoded words to the noun. Specificity and invariance across pictures:
   overlap of the neurons found for the same and for other nouns, here and in other pictures.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
-from lens_multimodal.analysis import Logit, top_neurons
-from lens_multimodal.data import Scene
-from lens_multimodal.experiments.controls.conditions import Conditions, as_pairs, measured
-from lens_multimodal.experiments.controls.models import vectors_of
-from lens_multimodal.experiments.depth import object_cells
-from lens_multimodal.experiments.experiment import Context, Summary
-from lens_multimodal.experiments.follow_ups import summary
-from lens_multimodal.experiments.follow_ups.removal import (
-    EXACT,
-    EXACT_CONTROL,
-    REPLACED,
-    REPLACED_CONTROL,
-    picture_without,
-    picture_without_another,
+from lens_multimodal.analysis import Logit
+from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.follow_ups.object_regions import REGIONS, region_rows
+from lens_multimodal.experiments.shared import picture_statistics as stats
+from lens_multimodal.experiments.shared.context import Context, Row, frame_of
+from lens_multimodal.experiments.shared.picture_state import SaidNoun, pairs_of
+from lens_multimodal.experiments.shared.summaries import (
+    TOP_AGAINST_RANDOM,
+    Drawing,
+    Pair,
+    PairedVerdict,
+    SummaryTable,
 )
-from lens_multimodal.experiments.follow_ups.vectors import activation_differences, mean_vector
-from lens_multimodal.experiments.picture import PictureState, SaidNoun
-from lens_multimodal.experiments.words.agreement import EmbeddingSpace
+from lens_multimodal.experiments.shared.word_agreement import embedding_space
 from lens_multimodal.seeds import generator_for
 
 GRADIENT_FREE = "activation_x_decoded"
@@ -51,7 +40,7 @@ class FollowUpsSettings:
     """
 
     covered: float = 0.1
-    """Share of an image patch that the object must cover for the patch to be taken away with it."""
+    """Share of an image patch that the object must cover for the patch to be removed with it."""
     mean_over: int = 64
     """Pictures of the data set whose vectors make the mean vector."""
     n_other_nouns: int = 1
@@ -64,104 +53,141 @@ class FollowUpsSettings:
             raise ValueError(f"expected at least one picture and one other noun, got {self}")
 
 
-class FollowUps:
+# --- what is said of them over all pictures ------------------------------------------------------------------
+
+SCORE_MEASURES = {
+    "spearman": "rank correlation with the paper's score",
+    "overlap": "top neurons in common",
+    "mean_layer": "mean layer of its top neurons",
+    "mean_layer_paper": "mean layer of the paper's top neurons",
+}
+
+SENSITIVITIES = {"sensitivity_top": "top", "sensitivity_random": "random"}
+
+SAME, OTHER, NOT_SHOWN = (
+    "another picture, the same noun",
+    "another picture, another noun",
+    "the same picture, a noun not shown",
+)
+
+
+def _sensitivity_frame(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+    means = stats.interval_table(rows, "value", by=["neurons"], seed=seed)
+    paired = TOP_AGAINST_RANDOM.differences(rows, seed=seed).assign(neurons="top minus random")
+    return pd.concat([means, paired[["neurons", "mean", "low", "high", "n", "p"]]], ignore_index=True)
+
+
+def _overlaps(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Overlap of each picture's neurons with those of pictures with the same noun, and with another."""
+    neurons = tables["neurons"]
+    sets = [set(zip(row.layers, row.neurons, strict=True)) for row in neurons.itertuples()]
+    index = {pair: i for i, pair in enumerate(sorted(set().union(*sets)))}
+    found = np.zeros((len(sets), len(index)), dtype=np.float32)
+    for row, own in enumerate(sets):
+        found[row, [index[pair] for pair in own]] = 1
+    shared = (found @ found.T) / found.sum(axis=1, keepdims=True)
+    nouns = neurons["noun"].to_numpy()
+    same = nouns[:, None] == nouns[None, :]
+    other_picture = ~np.eye(len(sets), dtype=bool)
+    rows: list[Row] = []
+    for i, picture in enumerate(neurons.itertuples()):
+        about = {"image_id": picture.image_id, "chance": picture.overlap_chance}
+        for label, chosen in ((SAME, same[i] & other_picture[i]), (OTHER, ~same[i])):
+            if chosen.any():
+                rows.append({**about, "compared with": label, "value": float(shared[i, chosen].mean())})
+        if pd.notna(picture.overlap_other_nouns):
+            rows.append({**about, "compared with": NOT_SHOWN, "value": float(picture.overlap_other_nouns)})
+    return frame_of(rows)
+
+
+GRADIENT_FREE_SCORE = SummaryTable(
+    name="gradient-free score",
+    table="scores",
+    title="Gradient-free score beside the paper's",
+    caption=(
+        "Activation times decoded weight on the noun (no gradient, no backward pass) at the image positions, and at "
+        "the position that predicts the noun as its authors use it, against activation times gradient at the image "
+        "positions; over {n} pictures."
+    ),
+    rows=lambda tables: stats.by_measure(tables["scores"], SCORE_MEASURES, keys=["where"]),
+    by=("measure", "where"),
+)
+
+SENSITIVITY = SummaryTable(
+    name="sensitivity",
+    table="neurons",
+    title="Semantic sensitivity",
+    caption=(
+        "Cosine of the noun's embedding with the nearest of a neuron's ten decoded words, mean over the found neurons "
+        "and over random neurons of the same layers; {n} pictures."
+    ),
+    rows=lambda tables: stats.by_measure(tables["neurons"], SENSITIVITIES, keys=[], name="neurons"),
+    frame=_sensitivity_frame,
+)
+
+ACROSS = SummaryTable(
+    name="across pictures",
+    table="neurons",
+    title="Invariance across pictures and specificity",
+    caption=(
+        "Share of a picture's found neurons that are also found in another picture for the same noun, in another "
+        "picture for another noun, and in the same picture for a noun that it does not show; over {n} pictures (those "
+        "with a partner). Chance: {chance:.3f}."
+    ),
+    rows=_overlaps,
+    by=("compared with",),
+    facts=lambda rows: {"chance": float(rows.drop_duplicates("image_id")["chance"].mean())},
+    verdict=PairedVerdict(
+        pair=Pair(column="compared with", first=SAME, second=OTHER),
+        sentence=(
+            "Pictures with the same noun share {said} neurons than pictures with different nouns: difference "
+            "{difference} of the found neurons (n = {n} pictures)."
+        ),
+        said={True: "MORE", False: "FEWER", None: "NOT distinguishably more"},
+        percent=True,
+    ),
+    drawing=Drawing(kind="bars", x="compared with", series="compared with", y_title="share in common"),
+    reference="chance",
+)
+
+
+# --- rows of one picture ---------------------------------------------------------------------------------------
+
+
+class FollowUps(Experiment[FollowUpsSettings]):
     """Regions, removal, gradient-free score, sensitivity, specificity, invariance."""
 
-    name = "follow_ups"
-    version = 2
+    name, version = "follow_ups", 2
+    question = "What do later methods say about the same neurons?"
     tables = ("regions", "scores", "neurons")
     settings = FollowUpsSettings
+    summaries = (REGIONS, GRADIENT_FREE_SCORE, SENSITIVITY, ACROSS)
 
-    def rows(self, context: Context, scene: Scene) -> dict[str, pd.DataFrame]:
-        picture: PictureState = context.picture
-        if not picture.nouns:
-            return {name: pd.DataFrame({"image_id": []}) for name in self.tables}
-        noun = picture.nouns[0]
-        regions = list(_regions(context, scene, noun)) if noun.in_picture else []
+    def rows(self, context: Context[FollowUpsSettings]) -> dict[str, pd.DataFrame]:
+        if not context.picture.nouns:
+            return {name: frame_of([]) for name in self.tables}
+        noun = context.picture.nouns[0]
         return {
-            "regions": pd.DataFrame(regions) if regions else pd.DataFrame({"image_id": []}),
-            "scores": pd.DataFrame(_scores(context, noun)),
-            "neurons": pd.DataFrame(_neurons(context, noun)),
-        }
-
-    def summarise(self, rows: dict[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
-        return summary.summarise(rows, seed=seed)
-
-
-def _regions(context: Context, scene: Scene, noun: SaidNoun) -> Iterator[dict[str, object]]:
-    picture: PictureState = context.picture
-    category = str(noun.noun.category)
-    on_object = object_cells(context, scene, category, context.settings.covered)
-    vectors = {
-        "picture": picture.vectors.detach(),
-        **_composed_anew(context, scene, category),
-        **_without_regions(context, on_object),
-    }
-    conditions = Conditions.of(context.lens, picture, noun, vectors)
-    reference = as_pairs(picture.top[0])
-    rows = measured(context, conditions, purpose="follow_ups", reference=reference)
-    top_k = picture.settings.top_k
-    overlap = {
-        name: len(as_pairs(activation_differences(conditions, of="picture", to=name, top_k=top_k)) & reference)
-        / len(reference)
-        for name in (EXACT, REPLACED)
-        if name in vectors
-    }
-    for row, caption in zip(rows, conditions.captions(), strict=True):
-        yield {
-            "image_id": scene.id,
-            "noun": noun.name,
-            "n_object": int(on_object.sum()),
-            "n_positions": len(on_object),
-            **row,
-            "caption": caption,
-            "caption_says_noun": noun.name in {found.name for found in context.words(caption)},
-            "overlap_by_difference": overlap.get(str(row["condition"])),
+            "regions": frame_of(region_rows(context, noun) if noun.in_picture else []),
+            "scores": frame_of(_scores(context, noun)),
+            "neurons": frame_of([_neurons(context, noun)]),
         }
 
 
-def _without_regions(
-    context: Context, on_object: Bool[Tensor, " image_pos"]
-) -> dict[str, Float[Tensor, "image_pos d_model"]]:
-    """The picture's vectors, shuffled or replaced region by region; no background, no condition of it."""
-    picture: PictureState = context.picture
-    own, mean = picture.vectors.detach(), mean_vector(context)
-    inside, outside = on_object.nonzero().flatten(), (~on_object).nonzero().flatten()
-    generator = generator_for(context.seed, "follow_ups", picture.scene.id, "regions")
-    found = {REPLACED: own.clone()}
-    found[REPLACED][inside] = mean
-    if len(outside):
-        order = outside[torch.randperm(len(outside), generator=generator)]
-        shuffled, without, some = own.clone(), own.clone(), own.clone()
-        shuffled[outside] = own[order]
-        without[outside] = mean
-        some[order[: len(inside)]] = mean
-        found |= {"background shuffled": shuffled, "background removed (mean vector)": without, REPLACED_CONTROL: some}
-    return found
-
-
-def _composed_anew(context: Context, scene: Scene, category: str) -> dict[str, Float[Tensor, "image_pos d_model"]]:
-    """Image vectors of the scene composed without the object, and without another; nothing where there are none."""
-    pictures = {EXACT: picture_without(scene, category), EXACT_CONTROL: picture_without_another(scene, category)}
-    return {name: vectors_of(context.lens, other) for name, other in pictures.items() if other is not None}
-
-
-def _scores(context: Context, noun: SaidNoun) -> Iterator[dict[str, object]]:
-    """The gradient-free score beside the paper's, at the image positions and at the last position."""
-    picture: PictureState = context.picture
-    paper = picture.ranked[0]
-    top = as_pairs(picture.top[0])
-    for where, positions in (("image positions", picture.image_pos), ("last position", [noun.read_pos])):
-        other = top_neurons(
-            context.lens.model,
-            picture.tokens[:, : noun.read_pos + 1],
-            Logit(token=noun.token),
-            positions,
+def _scores(context: Context[FollowUpsSettings], noun: SaidNoun) -> Iterator[Row]:
+    """The gradient-free score against the paper's, at the image positions and at the last position."""
+    picture = context.picture
+    top = set(pairs_of(picture.top[0]))
+    last = torch.tensor([noun.read_pos])
+    for where, positions in (("image positions", picture.image_pos), ("last position", last)):
+        (other,) = picture.best_neurons(
+            [Logit(token=noun.token)],
+            tokens=picture.until(noun),
+            positions=positions,
             top_k=picture.settings.n_ranked,
             score=GRADIENT_FREE,
-            reduce=picture.settings.reduce,
         )
-        both = paper.merge(other, on=["layer", "neuron"], suffixes=("", "_other"))
+        both = picture.ranked[0].merge(other, on=["layer", "neuron"], suffixes=("", "_other"))
         ranks = both[["attribution", "attribution_other"]].rank()
         best = other.head(picture.settings.top_k)
         yield {
@@ -171,62 +197,50 @@ def _scores(context: Context, noun: SaidNoun) -> Iterator[dict[str, object]]:
             "where": where,
             "spearman": float(ranks.iloc[:, 0].corr(ranks.iloc[:, 1])),
             "n_compared": len(both),
-            "overlap": len(as_pairs(best) & top) / len(top),
+            "overlap": len(set(pairs_of(best)) & top) / len(top),
             "mean_layer": float(best["layer"].mean()),
             "mean_layer_paper": float(picture.top[0]["layer"].mean()),
         }
 
 
-def _neurons(context: Context, noun: SaidNoun) -> Iterator[dict[str, object]]:
-    """The noun's neurons as lists, to be compared across pictures, with other nouns' and with random ones."""
-    picture: PictureState = context.picture
-    top, random = picture.top[0], picture.random[0]
-    space = context.once("embedding space", lambda: EmbeddingSpace.of(context.lens.model))
+def _neurons(context: Context[FollowUpsSettings], noun: SaidNoun) -> Row:
+    """The noun's neurons as lists, to compare across pictures, with other nouns' and with random ones."""
+    picture = context.picture
+    top = set(pairs_of(picture.top[0]))
     others = _other_nouns(context, noun)
-    tables = top_neurons(
-        context.lens.model,
-        picture.tokens[:, : noun.read_pos + 1],
-        [Logit(token=context.words.first_token(name)) for name in others] or [Logit(token=noun.token)],
-        picture.image_pos,
-        top_k=picture.settings.top_k,
-        score=picture.settings.score,
-        reduce=picture.settings.reduce,
+    tables = picture.best_neurons(
+        [Logit(token=context.nouns.first_token(name)) for name in others], tokens=picture.until(noun)
     )
-    size = len(tables) // max(1, len(others))
-    overlaps = [
-        len(as_pairs(tables.iloc[i * size : (i + 1) * size]) & as_pairs(top)) / len(top) for i in range(len(others))
-    ]
-    yield {
+    overlaps = [len(set(pairs_of(table)) & top) / len(top) for table in tables]
+    return {
         "image_id": picture.scene.id,
         "noun": noun.name,
-        "layers": top["layer"].tolist(),
-        "neurons": top["neuron"].tolist(),
+        "layers": picture.top[0]["layer"].tolist(),
+        "neurons": picture.top[0]["neuron"].tolist(),
         "other_nouns": others,
         "overlap_other_nouns": float(np.mean(overlaps)) if overlaps else None,
         "overlap_chance": len(top) / context.lens.shape.n_neurons,
-        "sensitivity_top": _sensitivity(space, picture, top, noun),
-        "sensitivity_random": _sensitivity(space, picture, random, noun),
+        "sensitivity_top": _sensitivity(context, picture.top[0], noun),
+        "sensitivity_random": _sensitivity(context, picture.random[0], noun),
     }
 
 
-def _other_nouns(context: Context, noun: SaidNoun) -> list[str]:
-    """Categories of the data set that are not in the picture and that the caption does not say."""
-    picture: PictureState = context.picture
+def _other_nouns(context: Context[FollowUpsSettings], noun: SaidNoun) -> list[str]:
+    """Categories of the data set that are not in the picture and not in the caption."""
+    picture, first_token = context.picture, context.nouns.first_token
     every: list[str] = context.once(
         "follow_ups.categories", lambda: sorted({name for scene in context.scenes for name in scene.categories})
     )
     said = {own.name for own in picture.nouns} | set(picture.human_nouns)
-    left = [
-        name for name in every if name.lower() not in said and context.words.first_token(name.lower()) != noun.token
-    ]
+    left = [name for name in every if name.lower() not in said and first_token(name.lower()) != noun.token]
     generator = generator_for(context.seed, "follow_ups", picture.scene.id, "other nouns")
     order = torch.randperm(len(left), generator=generator)[: context.settings.n_other_nouns].tolist()
     return [left[i].lower() for i in order]
 
 
-def _sensitivity(space: EmbeddingSpace, picture: PictureState, neurons: pd.DataFrame, noun: SaidNoun) -> float:
+def _sensitivity(context: Context[FollowUpsSettings], neurons: pd.DataFrame, noun: SaidNoun) -> float:
     """Mean over neurons of the closeness of the nearest of their ten words to the noun."""
-    tokens = picture.with_words(neurons)["token_ids"]
+    tokens = context.picture.with_words(neurons)["token_ids"]
     flat = [token for ids in tokens for token in ids]
-    cosine = space.cosine(flat, [noun.token])[:, 0].reshape(len(tokens), -1)
+    cosine = embedding_space(context).cosine(flat, [noun.token])[:, 0].reshape(len(tokens), -1)
     return float(cosine.amax(dim=1).mean())

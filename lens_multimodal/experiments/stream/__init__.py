@@ -1,7 +1,7 @@
 """Pictures in, rows out: written in whole parts, continued after any interruption, merged into the same tables."""
 
 from lens_multimodal.experiments.stream.parts import DiskFull
-from lens_multimodal.experiments.stream.streaming import Pace, stream
+from lens_multimodal.experiments.stream.streaming import Batching, stream
 from lens_multimodal.files import SettingsChanged
 
-__all__ = ["DiskFull", "Pace", "SettingsChanged", "stream"]
+__all__ = ["Batching", "DiskFull", "SettingsChanged", "stream"]

@@ -20,7 +20,7 @@ LIBRARIES = ("transformer-lens", "torch", "transformers", "timm", "numpy", "pand
 
 def describe(
     lens: VisionLens,
-    experiments: Sequence[Experiment],
+    experiments: Sequence[Experiment[Any]],
     scenes: Sequence[Scene],
     *,
     settings: Mapping[str, Any],

@@ -12,21 +12,22 @@ import torch
 from tqdm.auto import tqdm
 
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.experiment import Context, Experiment, UnreadablePicture
-from lens_multimodal.experiments.picture import PictureState
+from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.shared.context import Context, UnreadablePicture
+from lens_multimodal.experiments.shared.nouns import noun_finder
+from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.stream import manifest as manifests
 from lens_multimodal.experiments.stream.frames import as_arrow
 from lens_multimodal.experiments.stream.merge import merge
 from lens_multimodal.experiments.stream.parts import write_part
 from lens_multimodal.experiments.stream.processes import Processes
 from lens_multimodal.experiments.stream.resume import claim, unfinished
-from lens_multimodal.experiments.words import noun_finder
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.seeds import seed_for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class Batching:
     """How often rows are written, and how many a forward pass takes at once.
 
     Attributes:
@@ -47,14 +48,14 @@ class Pace:
 
 def stream(
     lens: VisionLens,
-    experiments: Sequence[Experiment],
+    experiments: Sequence[Experiment[Any]],
     scenes: Sequence[Scene],
     out: Path,
     *,
     settings: Mapping[str, Any],
     seed: int = 0,
     limit: int | None = None,
-    pace: Pace | None = None,
+    batching: Batching | None = None,
     progress: bool = True,
     processes: Processes | None = None,
 ) -> None:
@@ -85,8 +86,10 @@ def stream(
         claim(out, manifest)
     processes.wait()
     own = unfinished(out, order, processes)
-    work = _Work(lens=lens, experiments=experiments, scenes=scenes, settings=settings, seed=seed, pace=pace or Pace())
-    writer = _Writer(out=out, names=table_names(experiments), rank=processes.rank, pace=work.pace)
+    work = _Work(
+        lens=lens, experiments=experiments, scenes=scenes, settings=settings, seed=seed, batching=batching or Batching()
+    )
+    writer = _Writer(out=out, names=table_names(experiments), rank=processes.rank, batching=work.batching)
     mine = len(range(processes.rank, len(order), processes.world))
     bar = tqdm(
         total=mine, initial=mine - len(own), desc="pictures", unit="picture", disable=not progress or processes.rank > 0
@@ -112,7 +115,7 @@ def in_order(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     return sorted(scenes, key=lambda scene: (seed_for(seed, "order", scene.id), scene.id))
 
 
-def table_names(experiments: Sequence[Experiment]) -> list[str]:
+def table_names(experiments: Sequence[Experiment[Any]]) -> list[str]:
     """Every row table as `experiment.table`."""
     return [f"{experiment.name}.{table}" for experiment in experiments for table in experiment.tables]
 
@@ -122,17 +125,17 @@ class _Work:
     """What one process makes once and uses for every picture."""
 
     lens: VisionLens
-    experiments: Sequence[Experiment]
+    experiments: Sequence[Experiment[Any]]
     scenes: Sequence[Scene]
     settings: Mapping[str, Any]
     seed: int
-    pace: Pace
+    batching: Batching
     batch_size: int = 0
     made: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.batch_size = self.pace.batch_size
-        self.words = noun_finder(self.lens, self.scenes)
+        self.batch_size = self.batching.batch_size
+        self.nouns = noun_finder(self.lens, self.scenes)
 
     def rows_of(self, scene: Scene) -> tuple[dict[str, pa.Table], dict[str, Any] | None]:
         """The rows of one picture, or why there are none."""
@@ -157,22 +160,15 @@ class _Work:
             image=image,
             settings=self.settings["picture"],
             seed=self.seed,
-            words=self.words,
+            noun_finder=self.nouns,
             batch_size=self.batch_size,
         )
         found: dict[str, pa.Table] = {}
         for experiment in self.experiments:
             context = Context(
-                lens=self.lens,
-                settings=self.settings[experiment.name],
-                seed=self.seed,
-                scenes=self.scenes,
-                words=self.words,
-                picture=picture,
-                batch_size=self.batch_size,
-                made=self.made,
+                picture=picture, settings=self.settings[experiment.name], scenes=self.scenes, made=self.made
             )
-            rows = experiment.rows(context, scene)
+            rows = experiment.rows(context)
             if set(rows) != set(experiment.tables):
                 raise ValueError(
                     f"experiment {experiment.name!r} declares the tables {sorted(experiment.tables)}, but returned "
@@ -205,7 +201,7 @@ class _Writer:
     out: Path
     names: Sequence[str]
     rank: int
-    pace: Pace
+    batching: Batching
 
     def __post_init__(self) -> None:
         self._start()
@@ -227,7 +223,7 @@ class _Writer:
                 self.pieces[name].append(rows[name])
         else:
             self.failed.append(failure)
-        if len(self.numbers) >= self.pace.pictures or time.monotonic() - self.since > self.pace.seconds:
+        if len(self.numbers) >= self.batching.pictures or time.monotonic() - self.since > self.batching.seconds:
             self.flush()
 
     def flush(self) -> None:

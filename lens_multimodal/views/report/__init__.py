@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lens_multimodal.experiments.results import Results
+from lens_multimodal.experiments.run_results import Results
 from lens_multimodal.files import write_text
 from lens_multimodal.views.report.content import report_of
 from lens_multimodal.views.report.markdown import markdown

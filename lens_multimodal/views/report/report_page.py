@@ -5,7 +5,7 @@ import re
 
 from plotly.offline import get_plotlyjs
 
-from lens_multimodal.experiments.statistics import ENOUGH
+from lens_multimodal.experiments.shared.picture_statistics import ENOUGH
 from lens_multimodal.views.html import render
 from lens_multimodal.views.report.content import ARTEFACT, Report
 from lens_multimodal.views.report.markdown import facts

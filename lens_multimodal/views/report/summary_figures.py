@@ -1,4 +1,4 @@
-"""Summaries drawn: curves with bands, bars with whiskers, layers, heat maps and points."""
+"""Figures of summaries: curves with bands, bars with whiskers, layers, heat maps and points."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,12 +8,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lens_multimodal.experiments.experiment import Drawing, Summary
+from lens_multimodal.experiments.shared.summaries import Drawing, Summary
 from lens_multimodal.views.plots.labels import escaped
 from lens_multimodal.views.plots.theme import GREEN, PALETTE, PURPLE, RED, SLATE, TEXT, colour_scale, themed
 
 COLOURS = {"top": PALETTE[0], "random": SLATE}
-"""Found neurons and their control look the same in every figure."""
+"""Found neurons and their control have the same colours in every figure."""
 
 OTHERS = (PALETTE[1], GREEN, PURPLE, RED, "#b8860b", "#0e9aa7")
 
@@ -26,7 +26,7 @@ PANEL_TITLE = 30
 
 
 def figure_of(summary: Summary) -> go.Figure | None:
-    """The summary's drawing, or None where it has none or nothing to draw; its title says how many pictures.
+    """The figure of a summary, None without a drawing or rows; its title says how many pictures there are.
 
     Intervals are drawn where the frame has `low` and `high` and the drawing's `y` is `mean`.
     """
@@ -38,28 +38,28 @@ def figure_of(summary: Summary) -> go.Figure | None:
     panels = [None] if drawing.panels is None else list(dict.fromkeys(frame[drawing.panels]))
     n_columns = 2 if len(panels) == 4 else min(PANELS_PER_ROW, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    lying = _is_lying(frame, drawing)
-    height = _panel_height(frame, drawing, lying=lying)
+    horizontal = _is_horizontal(frame, drawing)
+    height = _panel_height(frame, drawing, horizontal=horizontal)
     figure = make_subplots(
         rows=n_rows,
         cols=n_columns,
         subplot_titles=None if drawing.panels is None else [escaped(panel) for panel in panels],
-        shared_yaxes=lying or drawing.kind == "heat",
+        shared_yaxes=horizontal or drawing.kind == "heat",
         vertical_spacing=(GAP if n_rows > 1 else 0) / (height * n_rows + GAP * (n_rows - 1)),
-        horizontal_spacing=0.04 if lying else 0.09,
+        horizontal_spacing=0.04 if horizontal else 0.09,
     )
     names = _series_names(frame, drawing)
     listed: set[Any] = set()
     for number, panel in enumerate(panels):
         row, column = divmod(number, n_columns)
         part = frame if panel is None else frame[frame[drawing.panels] == panel]
-        for trace in _traces(part, drawing, names, first=number == 0, lying=lying):
+        for trace in _traces(part, drawing, names, first=number == 0, horizontal=horizontal):
             if drawing.series is not None and _is_of_series(trace):
                 # A later panel may be the first to have a series.
                 trace.showlegend = trace.name not in listed
                 listed.add(trace.name)
             figure.add_trace(trace, row=row + 1, col=column + 1)
-    _axes(figure, drawing, frame, lying=lying)
+    _axes(figure, drawing, frame, horizontal=horizontal)
     head = HEAD if drawing.panels is None else HEAD + PANEL_TITLE
     themed(
         figure,
@@ -73,26 +73,26 @@ def figure_of(summary: Summary) -> go.Figure | None:
 
 
 def _is_of_series(trace: go.Scatter | go.Bar | go.Heatmap) -> bool:
-    """Bars, lines and points, not the bands behind them."""
+    """Bars, lines and points, but not the bands behind them."""
     return trace.type == "bar" or (trace.type == "scatter" and trace.mode != "lines")
 
 
-def _is_lying(frame: pd.DataFrame, drawing: Drawing) -> bool:
-    """Bars with words for names lie on their side, where the names can be read."""
+def _is_horizontal(frame: pd.DataFrame, drawing: Drawing) -> bool:
+    """Bars with words for names are horizontal, so that the names can be read."""
     return drawing.kind == "bars" and not pd.api.types.is_numeric_dtype(frame[drawing.x])
 
 
-def _panel_height(frame: pd.DataFrame, drawing: Drawing, *, lying: bool) -> int:
+def _panel_height(frame: pd.DataFrame, drawing: Drawing, *, horizontal: bool) -> int:
     if drawing.kind == "heat" and drawing.series is not None:
         return max(120, 26 * frame[drawing.series].nunique())
-    if not lying:
+    if not horizontal:
         return 340
     in_each = 1 if drawing.series is None else frame[drawing.series].nunique()
     return max(90, frame[drawing.x].nunique() * (14 + 16 * in_each))
 
 
 def _traces(
-    frame: pd.DataFrame, drawing: Drawing, names: list[Any], *, first: bool, lying: bool
+    frame: pd.DataFrame, drawing: Drawing, names: list[Any], *, first: bool, horizontal: bool
 ) -> Iterator[go.Scatter | go.Bar | go.Heatmap]:
     if drawing.kind == "heat":
         yield _heat(frame, drawing, first=first)
@@ -121,17 +121,17 @@ def _traces(
             )
         else:
             whiskers = _whiskers(part, drawing, TEXT)
-            places = [escaped(value) for value in part[drawing.x]] if lying else part[drawing.x]
+            places = [escaped(value) for value in part[drawing.x]] if horizontal else part[drawing.x]
             yield go.Bar(
-                x=part[drawing.y] if lying else places,
-                y=places if lying else part[drawing.y],
-                orientation="h" if lying else "v",
+                x=part[drawing.y] if horizontal else places,
+                y=places if horizontal else part[drawing.y],
+                orientation="h" if horizontal else "v",
                 name=label,
                 legendgroup=label,
                 showlegend=False,
                 marker_color=_bar_colours(part, drawing, colour),
-                error_x=whiskers if lying else None,
-                error_y=None if lying else whiskers,
+                error_x=whiskers if horizontal else None,
+                error_y=None if horizontal else whiskers,
             )
 
 
@@ -180,19 +180,21 @@ def _heat(frame: pd.DataFrame, drawing: Drawing, *, first: bool) -> go.Heatmap:
     )
 
 
-def _axes(figure: go.Figure, drawing: Drawing, frame: pd.DataFrame, *, lying: bool) -> None:
+def _axes(figure: go.Figure, drawing: Drawing, frame: pd.DataFrame, *, horizontal: bool) -> None:
     x_title = drawing.x_title or drawing.x.replace("_", " ")
     y_title = drawing.y_title or drawing.y.replace("_", " ")
-    figure.update_xaxes(title_text=y_title if lying else x_title, title_standoff=6)
-    if lying:
+    figure.update_xaxes(title_text=y_title if horizontal else x_title, title_standoff=6)
+    if horizontal:
         figure.update_yaxes(autorange="reversed")
     elif drawing.kind != "heat":
         figure.update_yaxes(title_text=y_title, col=1)
     if drawing.reference is not None and drawing.kind != "heat":
         line = {"color": TEXT, "dash": "dot", "width": 1}
-        figure.add_vline(x=drawing.reference, line=line) if lying else figure.add_hline(y=drawing.reference, line=line)
+        figure.add_vline(x=drawing.reference, line=line) if horizontal else figure.add_hline(
+            y=drawing.reference, line=line
+        )
     if drawing.log_x:
-        # Powers of ten alone are labelled: plotly's 2 and 5 between them read as numbers of their own.
+        # Label powers of ten only: plotly's 2 and 5 between them look like whole numbers.
         figure.update_xaxes(type="log", dtick=1)
     if drawing.kind == "layers":
         figure.update_xaxes(dtick=1 if frame[drawing.x].nunique() <= 32 else 4)
@@ -210,7 +212,7 @@ def _colour(name: Any, names: list[Any]) -> str:
 
 
 def _bar_colours(frame: pd.DataFrame, drawing: Drawing, colour: str) -> str | list[str]:
-    """Bars that stand for the found neurons and their control keep those colours without a legend."""
+    """Bars of the found neurons and their control keep their colours without a legend."""
     values = list(frame[drawing.x])
     if drawing.series is not None or not set(COLOURS) & set(values):
         return colour

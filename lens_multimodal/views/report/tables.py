@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lens_multimodal.experiments.experiment import Summary
-from lens_multimodal.experiments.reference import paper_number, paper_setting
+from lens_multimodal.experiments.paper_reference import paper_number, paper_setting
+from lens_multimodal.experiments.shared.summaries import Summary
 
 NOTHING = "-"
 
@@ -27,15 +27,15 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[bool, ...]
-    """Columns to be aligned on the right."""
+    """Columns aligned on the right."""
 
 
 def table_of(summary: Summary, *, same_setting: bool, level: float = 0.95) -> Table:
     """The frame of a summary as text.
 
     Args:
-        same_setting: model and data are the paper's; where not, the heading of its column says so.
-        level: of the intervals.
+        same_setting: model and data are the paper's; otherwise the heading of its column says so.
+        level: the intervals' level.
     """
     frame = summary.frame
     columns: list[tuple[str, list[str], bool]] = []
@@ -58,17 +58,17 @@ def table_of(summary: Summary, *, same_setting: bool, level: float = 0.95) -> Ta
 
 
 def paper_heading(*, same_setting: bool) -> str:
-    """What stands over the paper's numbers."""
+    """The heading of the paper's numbers."""
     return "paper" if same_setting else f"paper: {paper_setting()} — another model and data set"
 
 
 def heading(name: str) -> str:
-    """A column's name as people read it."""
+    """A column's name for readers."""
     return NAMES.get(name, name.replace("_", " "))
 
 
 def text_of(value: Any, name: str = "") -> str:
-    """A cell as people read it: three digits, thousands apart, a dash for nothing."""
+    """A cell for readers: three digits, thousands separated, a dash for nothing."""
     if isinstance(value, (list, tuple, np.ndarray)):
         return " ".join(str(part) for part in value)
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
@@ -83,12 +83,12 @@ def text_of(value: Any, name: str = "") -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits where that is few characters, thousands apart where it is large."""
+    """Three significant digits for small numbers, separated thousands for large ones."""
     return numbers(value)[0]
 
 
 def numbers(*values: float) -> list[str]:
-    """Numbers that are read together, with as many decimals as the largest of them has by itself."""
+    """Numbers that belong together, with the decimals of the largest."""
     largest = max((abs(value) for value in values if np.isfinite(value)), default=0.0)
     if 0 < largest < 0.0005:
         return [f"{value:.1e}" if np.isfinite(value) else NOTHING for value in values]

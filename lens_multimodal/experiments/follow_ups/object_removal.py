@@ -1,8 +1,8 @@
-"""Pictures without an object: the same scene composed without it, where the data set offers one.
+"""Pictures without an object: the same scene composed without it, where the data set has one.
 
-An annotation may name such a picture under `without`, a path inside the data set's folder; the scenes of the package do
-for every object. It is the exact removal: background, other objects and noise stay, and the encoder looks at it anew.
-Where there is none, as in COCO, only the object's vectors can be replaced.
+An annotation may name such a picture under `without`, a path inside the data set's folder; the package's own scenes do
+so for every object. This removal is exact: background, other objects and noise stay, and the encoder sees the new
+picture. In other data sets, such as COCO, only the object's image vectors can be replaced.
 """
 
 from pathlib import PurePosixPath
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 from lens_multimodal.data import Scene, SceneObject
-from lens_multimodal.experiments.experiment import UnreadablePicture
+from lens_multimodal.experiments.shared.context import UnreadablePicture
 from lens_multimodal.image.pictures import as_picture
 
 KEY = "without"
@@ -19,7 +19,7 @@ EXACT = "object removed (scene without it)"
 EXACT_CONTROL = "another object removed (scene without it)"
 REPLACED = "object removed (mean vector)"
 REPLACED_CONTROL = "as much background removed (mean vector)"
-"""Conditions: both ways of removing, each with the removal of something else of that kind."""
+"""Conditions: two ways to remove the object, each with a control that removes something else."""
 
 
 def picture_without(scene: Scene, category: str) -> Image.Image | None:

@@ -1,12 +1,13 @@
-"""A noun and its neurons when something else stands in the place of the picture.
+"""A noun and its neurons when other image vectors replace the picture's.
 
-Every condition is a set of image vectors; behind them stands the caption that the model gave the picture itself, up
-to the noun. Measured under each: how likely the noun still is, which neurons attribution finds then, what they say,
-and whether ablating them takes the noun away, with random neurons of the same layers beside all of it.
+Each condition is a set of image vectors, followed by the model's caption of the picture itself up to the noun. Measured
+under each: how likely the noun still is, which neurons attribution finds, what they say, and whether ablating them
+removes the noun; with random neurons of the same layers as a control.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,22 +15,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_multimodal.analysis import Logit, decode_neurons, top_neurons_by_row
-from lens_multimodal.analysis.effects.by_row import Reading, captions_without, read_without
-from lens_multimodal.experiments.experiment import Context
-from lens_multimodal.experiments.picture import PictureState, SaidNoun, with_control
-from lens_multimodal.experiments.words import says
+from lens_multimodal.analysis.effects.by_row import captions_without, read_without
+from lens_multimodal.experiments.shared.context import Context, Row
+from lens_multimodal.experiments.shared.nouns import says
+from lens_multimodal.experiments.shared.picture_state import Neuron, PictureState, SaidNoun, pairs_of, with_control
 from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.virtual_tokens import SoftPrompt
 from lens_multimodal.seeds import generator_for
 
-Pair = tuple[int, int]
-"""Layer and neuron."""
+Spoken = tuple[tuple[str, ...], bool]
+"""A neuron's decoded tokens, and whether it is interpretable."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conditions:
-    """Image vectors by condition, laid out as rows of token ids for one noun; keeps the vectors alive."""
+    """Image vectors by condition, as rows of token ids for one noun; keeps the vectors alive."""
 
     lens: VisionLens
     """Whose model runs: the picture's own, or one with the same vocabulary."""
@@ -46,7 +47,7 @@ class Conditions:
         noun: SaidNoun,
         vectors: Mapping[str, Float[Tensor, "pos d_model"]],
     ) -> "Conditions":
-        """Bank the vectors of each condition."""
+        """Store the vectors of each condition as virtual tokens."""
         stored = tuple(lens.virtual_tokens.store(own) for own in vectors.values())
         return cls(lens=lens, picture=picture, noun=noun, names=tuple(vectors), stored=stored)
 
@@ -58,7 +59,7 @@ class Conditions:
     @property
     def tokens(self) -> Int[Tensor, "condition pos"]:
         """Up to where the noun is predicted."""
-        return self._filled(self.picture.tokens[:, : self.noun.read_pos + 1])
+        return self._filled(self.picture.until(self.noun))
 
     def top(self) -> list[pd.DataFrame]:
         """For each condition the neurons that attribution finds for the noun."""
@@ -89,17 +90,6 @@ class Conditions:
             batch_size=self.picture.batch_size,
         )
 
-    def read(self, rows: Sequence[int], without: Sequence[pd.DataFrame | None]) -> Reading:
-        """The noun in some conditions, each without some neurons."""
-        return read_without(
-            self.lens.model,
-            self.tokens[list(rows)],
-            [(self.noun.read_pos, self.noun.token)],
-            without,
-            positions=self.picture.image_pos,
-            batch_size=self.picture.batch_size,
-        )
-
     def _filled(self, tokens: Int[Tensor, "1 pos"]) -> Int[Tensor, "condition pos"]:
         rows = tokens.expand(len(self.names), -1).clone()
         rows[:, self.picture.image_pos] = torch.stack([own.ids for own in self.stored]).to(rows.device)
@@ -107,68 +97,65 @@ class Conditions:
 
 
 def measured(
-    context: Context, conditions: Conditions, *, purpose: str, reference: Collection[Pair]
-) -> Iterator[dict[str, object]]:
+    context: Context[Any], conditions: Conditions, *, purpose: str, reference: Collection[Neuron]
+) -> Iterator[Row]:
     """One row of measures for each condition.
 
     Args:
-        purpose: part of the seed of the random neurons, and of the memory of decoded ones: one per model.
-        reference: the neurons found for the picture itself, to which those found under a condition are compared.
+        purpose: part of the seed of the random neurons, and the name under which decoded neurons are kept; one per
+            model.
+        reference: the neurons found for the picture itself, to compare with those found under a condition.
     """
+    picture, noun, model = conditions.picture, conditions.noun, conditions.lens.model
     top = conditions.top()
     random = [
         random_neurons_like(
-            conditions.lens.model,
-            with_control(conditions.lens.model, table),
-            generator_for(context.seed, purpose, conditions.picture.scene.id, name),
+            model, with_control(model, table), generator_for(context.seed, purpose, picture.scene.id, name)
         )
         for name, table in zip(conditions.names, top, strict=True)
     ]
     n = len(conditions.names)
-    reading = conditions.read([*range(n), *range(n), *range(n)], [*[None] * n, *top, *random])
+    reading = read_without(
+        model,
+        conditions.tokens.repeat(3, 1),
+        [(noun.read_pos, noun.token)],
+        [*[None] * n, *top, *random],
+        positions=picture.image_pos,
+        batch_size=picture.batch_size,
+    )
     probability = reading.probability[:, 0].double().reshape(3, n)
-    words = _decoded(context, conditions.lens, [*top, *random], memory=f"{purpose}.decoded")
+    spoken = _decoded(context, conditions.lens, [*top, *random], memory=f"{purpose}.decoded")
     for index, name in enumerate(conditions.names):
-        pairs = [_pairs(top[index]), _pairs(random[index])]
+        kinds = {"top": pairs_of(top[index]), "random": pairs_of(random[index])}
         yield {
             "condition": name,
             "probability": float(probability[0, index]),
             "log_probability": float(reading.log_probability[index, 0]),
             "rank": int(reading.rank[index, 0]),
-            "overlap": len(set(pairs[0]) & set(reference)) / len(pairs[0]),
+            "overlap": len(set(kinds["top"]) & set(reference)) / len(kinds["top"]),
             **{
                 f"{measure}_{kind}": value
-                for kind, own in zip(("top", "random"), pairs, strict=True)
-                for measure, value in _speech(own, words, conditions.noun.name).items()
+                for kind, own in kinds.items()
+                for measure, value in _speech([spoken[neuron] for neuron in own], noun.name).items()
             },
             "relative_change_top": float(probability[1, index] / probability[0, index] - 1),
             "relative_change_random": float(probability[2, index] / probability[0, index] - 1),
         }
 
 
-def as_pairs(neurons: pd.DataFrame) -> frozenset[Pair]:
-    """A table of neurons as a set."""
-    return frozenset(_pairs(neurons))
-
-
-def _pairs(neurons: pd.DataFrame) -> list[Pair]:
-    return list(zip(neurons["layer"].tolist(), neurons["neuron"].tolist(), strict=True))
-
-
 def _decoded(
-    context: Context, lens: VisionLens, tables: Sequence[pd.DataFrame], *, memory: str
-) -> dict[Pair, tuple[tuple[str, ...], bool]]:
-    """Words and interpretability of neurons; each neuron is decoded once in a process."""
-    known: dict[Pair, tuple[tuple[str, ...], bool]] = context.once(memory, dict)
-    new = list(dict.fromkeys(pair for table in tables for pair in _pairs(table) if pair not in known))
+    context: Context[Any], lens: VisionLens, tables: Sequence[pd.DataFrame], *, memory: str
+) -> Mapping[Neuron, Spoken]:
+    """What neurons say; each neuron is decoded once in a process."""
+    known: dict[Neuron, Spoken] = context.once(memory, dict)
+    new = list(dict.fromkeys(neuron for table in tables for neuron in pairs_of(table) if neuron not in known))
     if new:
         for row in decode_neurons(lens.model, new).itertuples():
             known[row.layer, row.neuron] = (row.tokens, row.interpretable)
     return known
 
 
-def _speech(pairs: Sequence[Pair], words: Mapping[Pair, tuple[tuple[str, ...], bool]], noun: str) -> dict[str, float]:
-    spoken = [words[pair] for pair in pairs]
+def _speech(spoken: Sequence[Spoken], noun: str) -> dict[str, float]:
     return {
         "interpretable": sum(interpretable for _, interpretable in spoken) / len(spoken),
         "says_noun": sum(any(says(token, {noun}) for token in tokens) for tokens, _ in spoken) / len(spoken),

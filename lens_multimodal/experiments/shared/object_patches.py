@@ -8,14 +8,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_multimodal.analysis import Box, ImageGeometry
+from lens_multimodal.experiments.shared.picture_state import PictureState
 
 
 def covered_share(
     geometry: ImageGeometry, seg_mask: Bool[np.ndarray, "height width"]
 ) -> Float[Tensor, "grid_h grid_w"]:
-    """Share of each image patch's pixels that a segmentation covers, 0 where a patch shows only padding.
+    """Share of each image patch's area that a segmentation covers, 0 where a patch shows only padding.
 
-    Exact for patches whose edges cut pixels: those count by their share inside.
+    Exact also where patch edges cut pixels: a pixel counts by its share inside.
 
     Raises: ValueError for a mask of another size than the picture.
     """
@@ -33,6 +34,15 @@ def covered_share(
             if box.area > 0:
                 shares[row, col] = _inside(total, box) / box.area
     return shares
+
+
+def object_patches(picture: PictureState, category: str, covered: float) -> Bool[Tensor, " image_pos"]:
+    """Which image positions show a category of the scene; at least one.
+
+    Args: covered: the least share of a patch; where no patch reaches it, the patch with the largest share counts.
+    """
+    share = covered_share(picture.geometry, picture.scene.seg_mask(category)).flatten()
+    return share >= min(covered, float(share.max()))
 
 
 def _inside(total: Float[np.ndarray, "edge_y edge_x"], box: Box) -> float:

@@ -1,4 +1,4 @@
-"""What the paper reports, as far as it is known: `paper_reference.json`."""
+"""What the paper reports, as far as it is known here: `paper_reference.json`."""
 
 import json
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class PaperNumber:
     what: str
     unit: str
     value: float | int | None
-    """None where the number is not known here; never a guess."""
+    """None where the number is not known here; it is never guessed."""
     finding: str | None
     """What the paper says in words."""
     status: str
-    """seen: read in the source. recalled: from memory. unknown: the paper has it, we do not."""
+    """seen: read in the source. recalled: from memory. unknown: in the paper, but not known here."""
     source: str
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class PaperNumber:
             raise ValueError(f"{self.key}: status is {self.status}, but there is no value and no finding")
 
     def __str__(self) -> str:
-        """As it stands beside our number: `-0.8 (recalled)`, or `not available`."""
+        """As shown beside our number: `-0.8 (recalled)`, or `not available`."""
         if self.value is None:
             return f"{self.finding} ({self.status})" if self.finding else "not available"
         return f"{self.value:,.10g} ({self.status})"
@@ -59,7 +59,7 @@ def paper_numbers() -> dict[str, PaperNumber]:
 
 
 def paper_setting() -> str:
-    """Model and data that the numbers belong to."""
+    """Model and data of the paper's numbers."""
     return str(_content()["setting"])
 
 

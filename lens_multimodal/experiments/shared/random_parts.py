@@ -1,4 +1,4 @@
-"""The parts of a lens with random weights, and what can stand in a picture's place."""
+"""Controls for a picture: parts of the lens with random weights, another picture, the mean image vector."""
 
 import copy
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.experiment import Context
+from lens_multimodal.experiments.shared.context import Context
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.seeds import generator_for, seed_for
 
 
 def with_random_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy of a module with every parameter drawn anew, normal with the parameter's own mean and spread.
+    """A copy of a module whose parameters are redrawn from normal distributions of their own mean and spread.
 
-    So activations keep their scale and only what was learned is gone.
+    Activations keep their scale; only what was learned is lost.
     """
     twin = copy.deepcopy(module)
     with torch.no_grad():
@@ -33,7 +33,7 @@ def with_random_weights(module: nn.Module, generator: torch.Generator) -> nn.Mod
     return twin.requires_grad_(False).eval()
 
 
-def random_projection(context: Context) -> nn.Module:
+def random_projection(context: Context[Any]) -> nn.Module:
     """The projection with random weights; the same for all pictures and experiments of a run."""
     made: nn.Module = context.once(
         "random projection",
@@ -42,7 +42,7 @@ def random_projection(context: Context) -> nn.Module:
     return made
 
 
-def random_encoder(context: Context) -> VisionEncoder:
+def random_encoder(context: Context[Any]) -> VisionEncoder:
     """The image encoder with random weights; the same for all pictures."""
 
     def make() -> VisionEncoder:
@@ -54,8 +54,8 @@ def random_encoder(context: Context) -> VisionEncoder:
     return made
 
 
-def untrained_lens(context: Context) -> VisionLens:
-    """A lens of the same encoder and projection on a language model as it is before any training."""
+def untrained_lens(context: Context[Any]) -> VisionLens:
+    """A lens with the same encoder and projection on an untrained language model."""
 
     def make() -> VisionLens:
         with torch.random.fork_rng(devices=[]):
@@ -76,7 +76,7 @@ def untrained_lens(context: Context) -> VisionLens:
 
 
 def untrained_language_model(model: nn.Module, *, tokenizer: Any) -> nn.Module:
-    """A model of the same class and sizes with the weights that its library starts training from."""
+    """A model of the same class and sizes with its library's initial weights."""
     if transformer.is_bridge(model):
         inner: Any = model.original_model
         return transformer.wrap(type(inner)(inner.config).eval().requires_grad_(False), tokenizer=tokenizer)
@@ -94,7 +94,7 @@ def vectors_of(
     vision: VisionEncoder | None = None,
     projection: nn.Module | None = None,
 ) -> Float[Tensor, "pos d_model"]:
-    """Image vectors of a picture, through another encoder or projection if given."""
+    """Image vectors of a picture, optionally through another encoder or projection."""
     features = (vision or lens.vision).features([picture])
     like = next(lens.projection.parameters(), features)
     mapped: Tensor = (projection or lens.projection)(features.to(like))
@@ -107,9 +107,9 @@ def blank(picture: Image.Image) -> Image.Image:
 
 
 def partner_picture(scenes: Sequence[Scene], scene: Scene, seed: int) -> Image.Image | None:
-    """Another picture of the data set that shows none of the scene's categories; None if there is none to read.
+    """Another picture of the data set that shows none of the scene's categories; None if none can be read.
 
-    Fixed by the seed and the scene, whatever other pictures are looked at.
+    It depends on the seed and the scene alone.
     """
     order = torch.randperm(len(scenes), generator=generator_for(seed, "partner", scene.id)).tolist()
     for other in (scenes[i] for i in order):
@@ -120,3 +120,24 @@ def partner_picture(scenes: Sequence[Scene], scene: Scene, seed: int) -> Image.I
         except (OSError, ValueError):
             continue
     return None
+
+
+def mean_vector(context: Context[Any], over: int) -> Float[Tensor, " d_model"]:
+    """Mean image vector over some pictures of the data set, the same for every picture (Neo et al. 2024)."""
+
+    def make() -> Tensor:
+        order = torch.randperm(len(context.scenes), generator=generator_for(context.seed, "follow_ups", "mean vector"))
+        total, count = torch.zeros(context.lens.shape.d_model, dtype=torch.float64), 0
+        for index in order.tolist():
+            if count == over:
+                break
+            try:
+                picture = context.scenes[index].open()
+            except (OSError, ValueError):
+                continue
+            total += vectors_of(context.lens, picture).double().mean(dim=0).cpu()
+            count += 1
+        return total / max(count, 1)
+
+    made: Tensor = context.once("follow_ups.mean vector", make)
+    return made.to(context.picture.vectors)

@@ -1,25 +1,29 @@
 """The nouns of a caption, found without a tagger, from the data set alone.
 
-The rule, in this order, over the words of a text:
+These are nouns, in this order:
 
-1. A category of the data set, of one word or several, singular or plural, is a noun.
-2. So is a common word for a COCO category that the data set has (`of_coco`): "sofa" for couch.
-3. So is a word that the data set's own captions use as the head of a phrase: behind an article, number or
-   possessive and at most three other words, before a preposition, a verb of being, punctuation or the end; at
-   least twice, and in at least half of its occurrences. It has no category.
+1. A category of the data set, of one word or several, singular or plural.
+2. A common synonym of a COCO category that the data set has (`coco_synonyms`): "sofa" for couch.
+3. A word that the data set's own captions use as the head of a phrase, at least twice and in at least half of its
+   occurrences: it follows an article, number or possessive and at most three other words, and precedes a preposition,
+   a form of "to be", punctuation or the end. It has no category.
 
-Words for pictures and amounts ("photo", "group") are left out. What the rule misses are bare plurals that are neither
-categories nor seen with an article, and homographs it cannot tell apart.
+Words for pictures and amounts ("photo", "group") are left out. The rule misses bare plurals that are neither categories
+nor seen with an article, and it cannot tell homographs apart.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.words.of_coco import SYNONYMS
 from lens_multimodal.lens import VisionLens
+
+SYNONYMS: dict[str, list[str]] = json.loads(Path(__file__).with_name("coco_synonyms.json").read_text(encoding="utf-8"))
+"""Everyday names of COCO's categories, by category; used only for the categories that a data set has."""
 
 HEADS_NEEDED = 2
 SHARE_NEEDED = 0.5
@@ -55,21 +59,21 @@ _UNCHANGED = frozenset({
 
 @dataclass(frozen=True, kw_only=True)
 class Noun:
-    """A noun where a text says it."""
+    """A noun in a text."""
 
     text: str
     """As written there."""
     name: str
     """Lower case, singular: the form in which nouns are compared."""
     category: str | None
-    """The data set's category, None for a word that is none."""
+    """The data set's category; None for a noun that is not one."""
     start: int
     """Characters from the beginning of the text."""
     stop: int
 
 
 def noun_finder(lens: VisionLens, scenes: Iterable[Scene]) -> "NounFinder":
-    """Learn the nouns of a data set: its categories, their other names, and the heads of its captions' phrases."""
+    """Learn the nouns of a data set: its categories, their synonyms, and the heads of its captions' phrases."""
     categories: dict[str, str] = {}
     heads: Counter[str] = Counter()
     all_words: Counter[str] = Counter()
@@ -104,7 +108,7 @@ class NounFinder:
     encode: Callable[[str], list[int]] = field(repr=False)
 
     def __call__(self, text: str) -> tuple[Noun, ...]:
-        """The nouns of a text in the order in which it says them, each name once; longer names win."""
+        """The nouns of a text in order of appearance, each name once; longer names win."""
         words = list(re.finditer(r"[A-Za-z]+", text))
         found: dict[str, Noun] = {}
         index = 0
@@ -120,20 +124,24 @@ class NounFinder:
             index += length
         return tuple(found.values())
 
+    def names(self, text: str) -> set[str]:
+        """The names of a text's nouns."""
+        return {noun.name for noun in self(text)}
+
     def of_scene(self, scene: Scene) -> tuple[str, ...]:
-        """Names of what people say of a picture: the nouns of its captions, and its annotated categories."""
+        """Names of the nouns of a picture's human captions, and of its annotated categories."""
         said = [noun.name for caption in scene.captions for noun in self(caption)]
         return tuple(dict.fromkeys([*said, *map(_phrase_name, scene.categories)]))
 
     def first_token(self, name: str) -> int:
-        """The token that a noun begins with behind a space: the paper's target for nouns of several tokens."""
+        """The first token of a noun after a space: the paper's target for nouns of several tokens."""
         return self.encode(f" {name}")[0]
 
 
 def says(token: str, names: Collection[str]) -> bool:
-    """Whether a decoded token is one of some nouns, whatever its case, number and leading space.
+    """Whether a decoded token is one of some nouns, ignoring case, number and leading space.
 
-    A noun of several words is said by its first word.
+    For a noun of several words its first word counts.
 
     >>> says(" Dogs", {"dog"}), says(" traffic", {"traffic light"}), says(" do", {"dog"})
     (True, True, False)

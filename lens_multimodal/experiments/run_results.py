@@ -1,6 +1,7 @@
-"""What a run left behind, read from its folder when asked for."""
+"""The results of a run, read from its folder when first used."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,10 +9,21 @@ from typing import Any
 
 import pandas as pd
 
-from lens_multimodal.experiments.experiment import Experiment, Summary
+from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.paper_reference import PaperNumber, paper_number
 from lens_multimodal.experiments.registry import EXPERIMENTS
+from lens_multimodal.experiments.shared.summaries import Summary
 from lens_multimodal.experiments.stream.manifest import read
 from lens_multimodal.experiments.stream.parts import read_parquet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """A finding of the paper beside ours."""
+
+    question: str
+    paper: PaperNumber
+    here: str
 
 
 @dataclass(frozen=True)
@@ -25,12 +37,12 @@ class Results:
 
     def __post_init__(self) -> None:
         if read(self.out) is None:
-            raise FileNotFoundError(f"{self.out} holds no run: there is no manifest.json in it")
+            raise FileNotFoundError(f"{self.out} holds no run: it has no manifest.json")
         absent = [name for name in self.names if not (self.out / "tables" / f"{name}.parquet").is_file()]
         if absent:
             raise FileNotFoundError(
                 f"the run in {self.out} is not finished: it has no table {', '.join(absent)}. Start the same command "
-                f"again; it goes on where it stopped"
+                f"again; it continues where it stopped"
             )
 
     @cached_property
@@ -39,14 +51,14 @@ class Results:
         return read(self.out) or {}
 
     @property
-    def experiments(self) -> list[Experiment]:
+    def experiments(self) -> list[Experiment[Any]]:
         """Those that ran, in the order of the report.
 
         Raises: ValueError for one that this version of the library does not have.
         """
         unknown = [name for name in self.manifest["experiments"] if name not in EXPERIMENTS]
         if unknown:
-            raise ValueError(f"{self.out} was made with experiments that are unknown here: {', '.join(unknown)}")
+            raise ValueError(f"{self.out} has results of experiments that are unknown here: {', '.join(unknown)}")
         return [EXPERIMENTS[name] for name in EXPERIMENTS if name in self.manifest["experiments"]]
 
     @property
@@ -57,7 +69,7 @@ class Results:
     def rows(self, name: str) -> pd.DataFrame:
         """One row table, such as `causal.ablations`."""
         return read_parquet(
-            pd.read_parquet, self.out / "tables" / f"{name}.parquet", remedy="start `reproduce` again to merge it anew"
+            pd.read_parquet, self.out / "tables" / f"{name}.parquet", remedy="start `reproduce` again to write it again"
         )
 
     @cached_property
@@ -77,6 +89,16 @@ class Results:
         }
 
     @property
+    def same_setting(self) -> bool:
+        """Whether model and data are those of the paper."""
+        return is_paper_setting(self.manifest)
+
+    @property
+    def against(self) -> list["Against"]:
+        """The paper's findings beside the verdicts on the same questions."""
+        return against_of(self.summaries)
+
+    @property
     def errors(self) -> list[dict[str, Any]]:
         """Pictures that could not be read: `image_id`, `file`, `error`."""
         return [json.loads(line) for line in (self.out / "errors.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -88,5 +110,23 @@ class Results:
 
     @property
     def markdown(self) -> Path:
-        """The report in short."""
+        """The report as a Markdown summary."""
         return self.out / "report.md"
+
+
+def is_paper_setting(manifest: Mapping[str, Any]) -> bool:
+    """Whether model and data are those of the paper: GPT-J-6B with 14 x 14 image patches, and COCO 2017."""
+    model = manifest["model"]
+    shape = (model["n_layers"], model["d_model"], tuple(model["grid"]))
+    return shape == (28, 4096, (14, 14)) and "2017" in str(manifest["folder"])
+
+
+def against_of(summaries: Mapping[str, Mapping[str, Summary]]) -> list[Against]:
+    """Every finding of the paper beside the verdict on the same question, by experiment and summary."""
+    found = []
+    for name, experiment in EXPERIMENTS.items():
+        summary = summaries.get(name, {}).get(experiment.answer or "")
+        if summary is not None and summary.verdict:
+            finding = paper_number(f"{name}.finding")
+            found.append(Against(question=finding.what, paper=finding, here=summary.verdict))
+    return found

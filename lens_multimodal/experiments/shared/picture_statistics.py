@@ -1,6 +1,7 @@
-"""Statistics over pictures: a picture counts once, however many neurons or words it gave rows for.
+"""Statistics over pictures: a picture counts once, however many rows it gave.
 
-Every mean is taken within a picture first; pictures are what is resampled (Efron 1979) and what is paired.
+Values are averaged within a picture first; the bootstrap (Efron 1979) resamples pictures, and pairs are formed within
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from lens_multimodal.analysis.effects import bootstrap_interval
 LEVEL = 0.95
 
 ENOUGH = 6
-"""Fewest pictures for a verdict: with five, not even equal signs reach p < 0.05 in the sign-flip test."""
+"""Fewest pictures for a verdict: with five, the sign-flip test cannot reach p < 0.05 even if all signs agree."""
 
 NO_VERDICT = "No verdict"
 
@@ -42,15 +43,26 @@ def interval_table(
     for key, group in _groups(rows, value, by):
         per_picture = group.groupby("image_id", sort=True)[value].mean()
         interval = bootstrap_interval(per_picture.to_numpy(dtype=np.float64), level=level, seed=seed)
-        found.append(
-            (*key, interval.mean, interval.low, interval.high, interval.n),
-        )
+        found.append((*key, interval.mean, interval.low, interval.high, interval.n))
     return pd.DataFrame(found, columns=[*by, "mean", "low", "high", "n"])
 
 
-def by_measure(keys: pd.DataFrame, measures: Mapping[str, pd.Series]) -> pd.DataFrame:
-    """Rows of several measures under one another: the columns of `keys`, then `measure` and `value`."""
-    return pd.concat([keys.assign(measure=name, value=values) for name, values in measures.items()])
+def by_measure(
+    rows: pd.DataFrame, measures: Mapping[str, str], *, keys: Sequence[str], name: str = "measure"
+) -> pd.DataFrame:
+    """Columns of measures under one another: the columns `keys`, then `measure` (its label) and `value` as a float.
+
+    Args:
+        measures: column to label; columns that are absent are left out.
+        name: what to call the column of labels.
+    """
+    if not len(rows):
+        return rows
+    there = {column: label for column, label in measures.items() if column in rows}
+    kept = rows[["image_id", *keys]]
+    return pd.concat(
+        [kept.assign(**{name: label, "value": rows[column].astype(float)}) for column, label in there.items()]
+    )
 
 
 def paired_table(
@@ -67,8 +79,8 @@ def paired_table(
     """Difference `first - second` within pictures, its bootstrap interval and a sign-flip test, for each group.
 
     Args:
-        pair: the column that says which of the two a row is ("neurons": "top" or "random").
-        first, second: its two values; draws and words of one picture are averaged before the difference is taken.
+        pair: the column that tells the two kinds of rows apart ("neurons": "top" or "random").
+        first, second: its two values; rows of one picture are averaged before the difference is taken.
 
     Returns:
         The columns of `by`, then `mean`, `low`, `high` of the difference, `p` (two-sided, see `sign_flip_p`) and `n`,
@@ -89,9 +101,9 @@ def paired_table(
 
 
 def sign_flip_p(differences: Float[np.ndarray, " picture"], *, seed: int = 0, n_flips: int = 10_000) -> float:
-    """Two-sided p of the paired permutation test (Fisher 1935): how often random signs give as large a mean.
+    """Two-sided p of the paired permutation test (Fisher 1935): how often random signs give a mean this large.
 
-    All sign patterns up to 13 pictures, `n_flips` random ones (plus the observed one) beyond.
+    Up to 13 pictures all sign patterns are tried; with more, `n_flips` random ones and the observed one.
 
     Raises: ValueError without a difference.
     """
@@ -111,7 +123,7 @@ def sign_flip_p(differences: Float[np.ndarray, " picture"], *, seed: int = 0, n_
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values adjusted for having made several tests (Holm 1979), in the order given."""
+    """P values corrected for multiple tests (Holm 1979), in the order given."""
     order = np.argsort(p_values, kind="stable")
     adjusted = np.zeros(len(p_values))
     highest = 0.0
@@ -122,7 +134,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def is_above(interval: pd.Series, threshold: float = 0.0) -> bool | None:
-    """Whether a row's interval lies above a threshold: True above, False below, None where it holds it or is unknown.
+    """Whether a row's interval lies above a threshold: True above, False below, None if it contains it or is unknown.
 
     Args: interval: has `low` and `high`, as the rows of `interval_table` and `paired_table`.
     """
@@ -133,12 +145,12 @@ def is_above(interval: pd.Series, threshold: float = 0.0) -> bool | None:
 
 
 def too_few(n: int) -> str:
-    """What stands in a verdict's place where there are fewer than `ENOUGH` pictures; "" for none at all."""
-    return f"{NO_VERDICT}: {n} of this run's pictures count here, it takes {ENOUGH}." if n else ""
+    """The text in place of a verdict on fewer than `ENOUGH` pictures; "" for none at all."""
+    return f"{NO_VERDICT}: {n} usable pictures, at least {ENOUGH} are needed." if n else ""
 
 
 def in_words(interval: pd.Series, *, digits: int = 2, percent: bool = False, signed: bool = False) -> str:
-    """`0.31 [0.25, 0.38]`, or `31 % [25, 38]`; a change may carry its sign, `+31 % [+25, +38]`.
+    """`0.31 [0.25, 0.38]`, or `31 % [25, 38]`, or with signs `+31 % [+25, +38]`.
 
     Args: interval: has `mean`, `low` and `high`, as the rows of `interval_table` and `paired_table`.
     """

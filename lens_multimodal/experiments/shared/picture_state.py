@@ -1,8 +1,8 @@
-"""What all experiments share about one picture: prompt, caption, nouns said, and the neurons behind them.
+"""What all experiments share about one picture: prompt, caption, its nouns, and the neurons behind them.
 
-Everything is computed when first asked for and kept for as long as the picture is at hand. The nouns of one caption
-share a forward pass: the whole caption stands behind the image, and each noun is read at the position before it, which
-by causality gives what a prompt ending there would give.
+Everything is computed when first used and kept as long as the picture is. The nouns of one caption share a forward
+pass over image and whole caption: attention is causal, so the position before a noun predicts it as a prompt that ends
+there would.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import SCORES, ImageGeometry, Logit, decode_neurons, top_neurons
+from lens_multimodal.analysis.effects.by_row import Reading, read_without
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.words import Noun, NounFinder
+from lens_multimodal.experiments.shared.nouns import Noun, NounFinder
 from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt import generation
@@ -35,11 +36,11 @@ class PictureSettings:
     text: str = PROMPT
     max_new_tokens: int = 20
     max_nouns: int = 3
-    """Nouns of a caption that are looked at, in the order in which it says them."""
+    """The first nouns of a caption are studied, so many at most."""
     top_k: int = 100
     """Neurons kept as candidates for each noun."""
     n_ranked: int = 6400
-    """Neurons that stay in order for ablation in growing numbers."""
+    """Neurons ranked for ablation in growing numbers."""
     score: str = "activation_x_gradient"
     reduce: str = "max"
 
@@ -55,14 +56,14 @@ class PictureSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SaidNoun:
-    """A noun of the generated caption as the model said it."""
+    """A noun of the generated caption."""
 
     noun: Noun
     token: int
     """Its first token, the target."""
     token_text: str
     n_tokens: int
-    """Tokens that spell it; the paper's targets are first tokens."""
+    """How many tokens spell it; the target is the first one, as in the paper."""
     read_pos: int
     """The position of `PictureState.tokens` whose logits predict it."""
     in_picture: bool
@@ -83,10 +84,10 @@ class PictureState:
     image: Image.Image = field(repr=False)
     settings: PictureSettings
     seed: int
-    words: NounFinder = field(repr=False)
+    noun_finder: NounFinder = field(repr=False)
     batch_size: int
 
-    # --- the picture and what is said of it ----------------------------------------------------------------
+    # --- picture and caption ---------------------------------------------------------------------------------
 
     @cached_property
     def prompt(self) -> ImagePrompt:
@@ -129,33 +130,52 @@ class PictureState:
 
     @cached_property
     def human_nouns(self) -> tuple[str, ...]:
-        """What people say of the picture: nouns of its captions and its annotated categories."""
-        return self.words.of_scene(self.scene)
+        """Nouns of the human captions, and the annotated categories."""
+        return self.noun_finder.of_scene(self.scene)
 
     @cached_property
     def nouns(self) -> tuple[SaidNoun, ...]:
         """The first nouns of the caption with their tokens."""
         text = self.lens.text.decode(self.caption_ids)
         ends = [len(self.lens.text.decode(self.caption_ids[: i + 1])) for i in range(len(self.caption_ids))]
-        found = self.words(text)[: self.settings.max_nouns]
-        return tuple(self._said(noun, ends) for noun in found)
+        return tuple(self._said(noun, ends) for noun in self.noun_finder(text)[: self.settings.max_nouns])
 
     @cached_property
     def tokens(self) -> Int[Tensor, "1 prompt_pos"]:
         """Image, text and caption: where every noun of the caption is predicted."""
         return self.prompt.followed_by(self.caption_ids).tokens
 
+    def until(self, noun: SaidNoun) -> Int[Tensor, "1 prompt_pos"]:
+        """The prompt up to the position that predicts a noun."""
+        return self.tokens[:, : noun.read_pos + 1]
+
     @cached_property
     def targets(self) -> list[Logit]:
         """The raw logit of each noun where it is predicted (paper section 2.1)."""
         return [Logit(token=noun.token, pos=noun.read_pos) for noun in self.nouns]
+
+    def read(self, without: Sequence[pd.DataFrame | None]) -> Reading:
+        """How the caption's nouns are predicted: one row for each table of ablated neurons, None for no ablation."""
+        return read_without(
+            self.lens.model,
+            self.tokens.expand(len(without), -1),
+            self.reads,
+            without,
+            positions=self.image_pos,
+            batch_size=self.batch_size,
+        )
+
+    @property
+    def reads(self) -> list[tuple[int, int]]:
+        """Where each noun is predicted, and its token."""
+        return [(noun.read_pos, noun.token) for noun in self.nouns]
 
     # --- neurons ---------------------------------------------------------------------------------------------
 
     @cached_property
     def ranked(self) -> tuple[pd.DataFrame, ...]:
         """For each noun its neurons, best first: `layer`, `neuron`, `attribution`, `pos`."""
-        return self.ranking(self.settings.score, top_k=self.settings.n_ranked)
+        return self.best_neurons(self.targets, top_k=self.settings.n_ranked)
 
     @cached_property
     def top(self) -> tuple[pd.DataFrame, ...]:
@@ -164,7 +184,7 @@ class PictureState:
 
     @cached_property
     def random(self) -> tuple[pd.DataFrame, ...]:
-        """For each noun as many random neurons of the same layers as there are candidates, none of them among those."""
+        """For each noun a control: as many other neurons of the same layers, at random."""
         return tuple(
             random_neurons_like(
                 self.lens.model,
@@ -176,28 +196,40 @@ class PictureState:
 
     @cached_property
     def decoded(self) -> pd.DataFrame:
-        """Words of all top and random neurons, indexed by `(layer, neuron)`: `tokens`, `token_ids`, `interpretable`."""
+        """What all top and random neurons say, by `(layer, neuron)`: `tokens`, `token_ids`, `interpretable`."""
         every = pd.concat([*self.top, *self.random])[["layer", "neuron"]].drop_duplicates()
         return decode_neurons(self.lens.model, every).set_index(["layer", "neuron"])
 
-    def ranking(self, score: str, *, top_k: int) -> tuple[pd.DataFrame, ...]:
-        """The nouns' best neurons by any score, as in `ranked`."""
-        if not self.nouns:
+    def best_neurons(
+        self,
+        targets: Sequence[Logit],
+        *,
+        tokens: Int[Tensor, "1 prompt_pos"] | None = None,
+        positions: Int[Tensor, " pos"] | None = None,
+        top_k: int | None = None,
+        score: str | None = None,
+    ) -> tuple[pd.DataFrame, ...]:
+        """For each target its best neurons, as in `ranked`.
+
+        Args:
+            tokens: the prompt; None for image, text and caption.
+            positions: where neurons are scored; None for the image positions.
+            top_k, score: None for those of the settings.
+        """
+        if not targets:
             return ()
         table = top_neurons(
             self.lens.model,
-            self.tokens,
-            list(self.targets),
-            self.image_pos,
-            top_k=top_k,
-            score=score,
+            self.tokens if tokens is None else tokens,
+            list(targets),
+            self.image_pos if positions is None else positions,
+            top_k=top_k or self.settings.top_k,
+            score=score or self.settings.score,
             reduce=self.settings.reduce,
         )
-        size = len(table) // len(self.nouns)
+        size = len(table) // len(targets)
         columns = ["layer", "neuron", "attribution", "pos"]
-        return tuple(
-            table.iloc[i * size : (i + 1) * size][columns].reset_index(drop=True) for i in range(len(self.nouns))
-        )
+        return tuple(table.iloc[i : i + size][columns].reset_index(drop=True) for i in range(0, len(table), size))
 
     def with_words(self, neurons: pd.DataFrame) -> pd.DataFrame:
         """A table of top or random neurons with the columns of `decoded` added."""
@@ -222,10 +254,19 @@ class PictureState:
         )
 
 
-def with_control(model: nn.Module, neurons: pd.DataFrame) -> pd.DataFrame:
-    """The first neurons of a ranking, as long as every layer has as many others to draw a control from.
+Neuron = tuple[int, int]
+"""Layer and neuron."""
 
-    All of them but for very small models or very many neurons.
+
+def pairs_of(neurons: pd.DataFrame) -> list[Neuron]:
+    """A table of neurons as (layer, neuron) pairs."""
+    return list(zip(neurons["layer"].tolist(), neurons["neuron"].tolist(), strict=True))
+
+
+def with_control(model: nn.Module, neurons: pd.DataFrame) -> pd.DataFrame:
+    """The neurons of a ranking up to where a layer has too few others to draw a control from.
+
+    Usually all of them: the ranking ends early only in very small models or for very many neurons.
     """
     of_layer = neurons.groupby("layer").cumcount() + 1
     too_many = (of_layer * 2 > transformer.shape(model).d_mlp).to_numpy()

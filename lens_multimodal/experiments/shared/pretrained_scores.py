@@ -1,6 +1,6 @@
-"""BERTScore and CLIPScore for those who have the models; None for those who have not.
+"""BERTScore and CLIPScore, from local model folders; None without a model.
 
-Nothing is fetched: each score takes the folder of a model on this machine.
+Nothing is downloaded.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ Once = Callable[[str, Callable[[], Any]], Any]
 
 
 def bert_score(text: str, references: Sequence[str], model: str | None, *, once: Once) -> float | None:
-    """Best BERTScore F1 (Zhang et al. 2020) of a text over some references; None without a model or a reference.
+    """The best BERTScore F1 (Zhang et al. 2020) of a text over its references; None without a model or a reference.
 
     Args: model: folder of a Hugging Face text encoder with its tokenizer.
     Raises: FileNotFoundError for a folder that is not there; ImportError without torchmetrics.
@@ -31,8 +31,7 @@ def bert_score(text: str, references: Sequence[str], model: str | None, *, once:
 def clip_score(text: str, picture: Image.Image, model: str | None, *, once: Once) -> float | None:
     """CLIPScore (Hessel et al. 2021) of a text and a picture: 100 times their cosine, at least 0; None without a model.
 
-    The text is cut off at the model's longest. Computed with transformers alone: torchmetrics takes names of the hub
-    and no folders.
+    Texts are truncated to the model's maximum length. Computed with transformers: torchmetrics takes no model folders.
 
     Args: model: folder of a Hugging Face CLIP model with its processor.
     Raises: FileNotFoundError for a folder that is not there.

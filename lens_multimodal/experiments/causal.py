@@ -1,0 +1,298 @@
+"""Do the found neurons cause the word? Ablate them in growing numbers, against random neurons (paper section 3.3).
+
+The N neurons of largest attribution for a noun are set to zero at the image positions, N on a log grid. The control is
+as many random neurons of the same layers, none of the N, drawn anew for each N; it ends where the N take more than half
+of a layer, which leaves too few others. Measured are the noun's probability where the caption says it, the
+probabilities of the caption's other nouns, and the caption written without the neurons.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from lens_multimodal.analysis import WordOverlap
+from lens_multimodal.analysis.effects.by_row import Reading, captions_without
+from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.paper_reference import paper_number
+from lens_multimodal.experiments.shared import picture_statistics as stats
+from lens_multimodal.experiments.shared.context import Context, Row, frame_of
+from lens_multimodal.experiments.shared.picture_state import PictureState, with_control
+from lens_multimodal.experiments.shared.pretrained_scores import bert_score
+from lens_multimodal.experiments.shared.summaries import TOP_AGAINST_RANDOM, Drawing, Evidence, SummaryTable
+from lens_multimodal.experiments.shared.word_agreement import embedding_space
+from lens_multimodal.hooks import random_neurons_like
+from lens_multimodal.seeds import generator_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalSettings:
+    """How many neurons are ablated.
+
+    Raises: ValueError for counts that are not positive and ascending, or no random draw.
+    """
+
+    counts: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 6400)
+    """The paper goes up to 6,400; counts beyond `PictureSettings.n_ranked` or the model are left out."""
+    caption_counts: tuple[int, ...] = (10, 100, 1000)
+    """The counts for which a new caption is written."""
+    n_random: int = 1
+    """Random draws for each noun and count."""
+    bertscore_model: str | None = None
+    """Folder of a Hugging Face text encoder, to compare captions by BERTScore as the paper does."""
+
+    def __post_init__(self) -> None:
+        for name in ("counts", "caption_counts"):
+            values = getattr(self, name)
+            if list(values) != sorted(set(values)) or min(values, default=1) < 1:
+                raise ValueError(f"{name} must be positive and ascending, got {values}")
+        if not self.counts or self.n_random < 1:
+            raise ValueError(f"expected at least one count and one random draw, got {self.counts} and {self.n_random}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """A set of neurons that is ablated together, and how it was chosen."""
+
+    noun: int
+    n_neurons: int
+    neurons: str
+    """top or random"""
+    draw: int
+    table: pd.DataFrame
+
+
+# --- what is said of them over all pictures ------------------------------------------------------------------
+
+PAPERS_SHARE = ("causal.counts.largest", "discovery.neurons")
+"""Entries of the reference: the largest number of ablated neurons, and the number of neurons in the model."""
+
+
+def papers_count(own: pd.DataFrame) -> int:
+    """The largest count within the share of neurons that the paper ablates; the smallest count if none is."""
+    within = own.loc[own["n_neurons"] <= _papers_share() * own["n_model"], "n_neurons"]
+    return int(within.max() if len(within) else own["n_neurons"].min())
+
+
+def _papers_share() -> float:
+    largest, neurons = (paper_number(key).value for key in PAPERS_SHARE)
+    return largest / neurons if largest and neurons else 1.0
+
+
+def _papers_counts(own: pd.DataFrame) -> Mapping[str, Any]:
+    largest, neurons = map(paper_number, PAPERS_SHARE)
+    return {"largest": largest, "neurons": neurons, "share": 100 * _papers_share(), "papers": papers_count(own)}
+
+
+def _verdict(evidence: Evidence) -> str:
+    """At the paper's count, over the pictures that have a control there."""
+    own, seed = evidence.rows, evidence.seed
+    count = evidence.facts["papers"]
+    at = own[own["n_neurons"] == count]
+    paired = TOP_AGAINST_RANDOM.differences(at, "relative_change", seed=seed)
+    n = int(paired["n"].sum())
+    if n < stats.ENOUGH:
+        return stats.too_few(n)
+    at = at[at["image_id"].isin(at.loc[at["neurons"] == "random", "image_id"])]
+    means = stats.interval_table(at, "relative_change", by=["neurons"], seed=seed).set_index("neurons")
+    top, random = (stats.in_words(means.loc[kind], percent=True, signed=True) for kind in ("top", "random"))
+    lowers = stats.is_above(means.loc["top"]) is False
+    said = {
+        False: "lowers its probability MORE than" if lowers else "leaves it LESS probable than",
+        True: "lowers its probability LESS than" if lowers else "leaves it MORE probable than",
+        None: "is NOT distinguishable from",
+    }[stats.is_above(paired.iloc[0])]
+    share = 100 * count / int(at["n_model"].iloc[0])
+    return (
+        f"Ablating the neurons of largest attribution for a noun {said} ablating random neurons of the same layers: "
+        f"without the top {count:,} ({share:.1f} % of all) it changes by {top}, without {count:,} random ones by "
+        f"{random} (n = {n} pictures)."
+    )
+
+
+CURVE = Drawing(
+    kind="curve",
+    x="n_neurons",
+    series="neurons",
+    x_title="neurons ablated",
+    y_title="relative change of the noun's probability",
+    log_x=True,
+    reference=0.0,
+)
+
+PROBABILITY = SummaryTable(
+    name="probability",
+    table="ablations",
+    title="Probability of the noun without its neurons",
+    caption=(
+        "Relative change of a noun's probability (-1: it is gone) when the N neurons of largest attribution, or as "
+        "many random neurons of the same layers, are zero at the image positions; mean over {n} pictures and 95 % "
+        "bootstrap interval over pictures. The control ends where a layer has too few other neurons. The paper ablates "
+        "up to {largest} of {neurons} neurons, {share:.1f} %: its number and the verdict refer to the largest count "
+        "within that share here, {papers:,}."
+    ),
+    rows=lambda tables: tables["ablations"][tables["ablations"]["own"]],
+    value="relative_change",
+    by=("neurons", "n_neurons"),
+    facts=_papers_counts,
+    paper_key=lambda row, facts: (
+        f"causal.relative_probability_change.{row.neurons}" if row.n_neurons == facts["papers"] else None
+    ),
+    verdict=_verdict,
+    drawing=CURVE,
+)
+
+DIFFERENCE = SummaryTable(
+    name="difference",
+    table="ablations",
+    title="Top minus random neurons, within pictures",
+    caption=(
+        "Difference of the relative changes within pictures, its 95 % bootstrap interval and the p of a sign-flip "
+        "test, over {n} pictures. Below 0: the top neurons matter more than random ones."
+    ),
+    rows=PROBABILITY.rows,
+    value="relative_change",
+    by=("n_neurons",),
+    difference=TOP_AGAINST_RANDOM,
+)
+
+OTHER_NOUNS = SummaryTable(
+    name="other nouns",
+    table="ablations",
+    title="Probability of the caption's other nouns",
+    caption=(
+        "The same ablations, measured on the caption's other nouns, over {n} pictures with more than one noun: an "
+        "ablation specific to its noun leaves them unchanged."
+    ),
+    rows=lambda tables: tables["ablations"][~tables["ablations"]["own"]],
+    value="relative_change",
+    by=("neurons", "n_neurons"),
+    drawing=replace(CURVE, y_title="relative change of another noun's probability"),
+)
+
+CAPTION_MEASURES = {
+    "changed": "caption changed",
+    "says_noun": "noun still said",
+    "nouns_kept": "nouns kept",
+    "word_overlap": "words in common",
+    "embedding_match": "embedding match",
+    "bertscore": "BERTScore",
+}
+
+CAPTIONS = SummaryTable(
+    name="captions",
+    table="captions",
+    title="The caption written without the neurons",
+    caption=(
+        "Greedy captions with the top or random neurons at zero at the image positions, against the original caption: "
+        "share of captions changed, share that still say the noun, share of all nouns kept, words in common (Dice), "
+        "greedy matching of the tokens' embeddings (F1), and BERTScore where a model was given; over {n} pictures."
+    ),
+    rows=lambda tables: stats.by_measure(tables["captions"], CAPTION_MEASURES, keys=["neurons", "n_neurons"]),
+    by=("measure", "neurons", "n_neurons"),
+    paper_key=lambda row, _: f"causal.caption_bertscore.{row.neurons}" if row.measure == "BERTScore" else None,
+    drawing=replace(CURVE, panels="measure", y_title="share or similarity", reference=None),
+)
+
+
+# --- rows of one picture ---------------------------------------------------------------------------------------
+
+
+class Causal(Experiment[CausalSettings]):
+    """Ablation of found against random neurons."""
+
+    name, version = "causal", 2
+    question = "Do these neurons cause the word?"
+    answer = "probability"
+    tables = ("ablations", "captions")
+    settings = CausalSettings
+    summaries = (PROBABILITY, DIFFERENCE, OTHER_NOUNS, CAPTIONS)
+
+    def rows(self, context: Context[CausalSettings]) -> dict[str, pd.DataFrame]:
+        tried = trials(context.lens.model, context.picture, context.settings)
+        if not tried:
+            return {name: frame_of([]) for name in self.tables}
+        reading = context.picture.read([None, *(trial.table for trial in tried)])
+        return {
+            "ablations": frame_of(_ablations(context.picture, tried, reading)),
+            "captions": frame_of(_captions(context, tried)),
+        }
+
+
+def trials(model: nn.Module, picture: PictureState, settings: CausalSettings) -> list[Trial]:
+    """All ablations of one picture: each noun, each count, top neurons and random draws."""
+    found = []
+    for index, ranked in enumerate(picture.ranked):
+        for count in settings.counts:
+            if count > len(ranked):
+                break
+            top = ranked.head(count)
+            found.append(Trial(noun=index, n_neurons=count, neurons="top", draw=0, table=top))
+            if len(with_control(model, top)) < count:
+                continue
+            for draw in range(settings.n_random):
+                generator = generator_for(picture.seed, "causal", picture.scene.id, index, count, draw)
+                drawn = random_neurons_like(model, top, generator)
+                found.append(Trial(noun=index, n_neurons=count, neurons="random", draw=draw, table=drawn))
+    return found
+
+
+def _ablations(picture: PictureState, tried: Sequence[Trial], reading: Reading) -> Iterator[Row]:
+    probability, logit = reading.probability.double(), reading.logit.double()
+    for row, trial in enumerate(tried, start=1):
+        noun = picture.nouns[trial.noun]
+        for index, watched in enumerate(picture.nouns):
+            yield {
+                "image_id": picture.scene.id,
+                "noun": noun.name,
+                "category": noun.noun.category,
+                "in_picture": noun.in_picture,
+                "n_neurons": trial.n_neurons,
+                "neurons": trial.neurons,
+                "draw": trial.draw,
+                "watched": watched.name,
+                "own": index == trial.noun,
+                "probability_before": float(probability[0, index]),
+                "probability_after": float(probability[row, index]),
+                "relative_change": float(probability[row, index] / probability[0, index] - 1),
+                "logit_change": float(logit[row, index] - logit[0, index]),
+                "rank_after": int(reading.rank[row, index]),
+                "n_model": picture.lens.shape.n_neurons,
+            }
+
+
+def _captions(context: Context[CausalSettings], tried: Sequence[Trial]) -> Iterator[Row]:
+    picture, settings = context.picture, context.settings
+    written = [trial for trial in tried if trial.n_neurons in settings.caption_counts]
+    if not written:
+        return
+    captions = captions_without(
+        context.lens,
+        picture.prompt.tokens.expand(len(written), -1),
+        [trial.table for trial in written],
+        positions=picture.image_pos,
+        max_new_tokens=picture.settings.max_new_tokens,
+        batch_size=context.batch_size,
+    )
+    space, encode, before = embedding_space(context), context.lens.text.encode, context.nouns.names(picture.caption)
+    overlaps = WordOverlap()([picture.caption] * len(captions), captions).tolist()
+    for trial, caption, overlap in zip(written, captions, overlaps, strict=True):
+        noun, after = picture.nouns[trial.noun].name, context.nouns.names(caption)
+        _, _, f1 = space.agreement(encode(caption), encode(picture.caption))
+        yield {
+            "image_id": picture.scene.id,
+            "noun": noun,
+            "n_neurons": trial.n_neurons,
+            "neurons": trial.neurons,
+            "draw": trial.draw,
+            "caption_before": picture.caption,
+            "caption_after": caption,
+            "changed": caption != picture.caption,
+            "says_noun": noun in after,
+            "nouns_kept": len(before & after) / len(before),
+            "word_overlap": overlap,
+            "embedding_match": f1,
+            "bertscore": bert_score(caption, [picture.caption], settings.bertscore_model, once=context.once),
+        }

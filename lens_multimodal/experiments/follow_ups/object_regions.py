@@ -1,0 +1,209 @@
+"""Object removal and region invariance: what the noun and its neurons become when a region is replaced.
+
+Conditions: the same scene composed without the object, where the data set has it, with the scene composed without
+another object as a control; the object's vectors replaced by a mean vector (Neo et al. 2024), with as many random
+background patches replaced as a control; the whole background's vectors replaced or shuffled. Differences of activation
+between the picture and the same without its object, both ways, are another way to find neurons (two-stage filtering).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_multimodal import transformer
+from lens_multimodal.experiments.follow_ups import object_removal as removal
+from lens_multimodal.experiments.shared import picture_statistics as stats
+from lens_multimodal.experiments.shared.conditions import Conditions, measured
+from lens_multimodal.experiments.shared.context import Context, Row
+from lens_multimodal.experiments.shared.object_patches import object_patches
+from lens_multimodal.experiments.shared.picture_state import SaidNoun, pairs_of
+from lens_multimodal.experiments.shared.random_parts import mean_vector, vectors_of
+from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
+from lens_multimodal.hooks import record
+from lens_multimodal.precision import wide
+from lens_multimodal.seeds import generator_for
+
+# --- what is said of them over all pictures ------------------------------------------------------------------
+
+CHANGE = "change of the log probability"
+
+REGION_MEASURES = {
+    "change": CHANGE,
+    "overlap": "neurons in common with the picture's",
+    "caption_says_noun": "captions that say the noun",
+    "overlap_by_difference": "overlap of attribution with differences of activation",
+}
+
+REMOVALS = (
+    (
+        Pair(column="condition", first=removal.EXACT, second=removal.EXACT_CONTROL),
+        "composing the scene without the object",
+        "composing it without another object",
+    ),
+    (
+        Pair(column="condition", first=removal.REPLACED, second=removal.REPLACED_CONTROL),
+        "replacing the object's patches by the mean vector",
+        "replacing as much background",
+    ),
+)
+"""Each way to remove the object with its control, and how the verdict calls both."""
+
+
+def _region_measures(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    regions = tables["regions"]
+    whole = regions[regions["condition"] == "picture"].set_index("image_id")["log_probability"]
+    changed = regions.assign(
+        change=regions["log_probability"] - regions["image_id"].map(whole),
+        size=regions["n_object"] / regions["n_positions"],
+    )
+    return stats.by_measure(changed, REGION_MEASURES, keys=["condition", "size"])
+
+
+def _region_facts(rows: pd.DataFrame) -> Mapping[str, object]:
+    one = rows[rows["measure"] == CHANGE]
+    exact, n = int((one["condition"] == removal.EXACT).sum()), one["image_id"].nunique()
+    removed = f"{exact} of {n} pictures; the data set has none for the others"
+    if exact == n:
+        removed = "all pictures"
+    elif not exact:
+        removed = "this data set has no such scenes: nothing here is removed exactly"
+    return {"size": one["size"].mean(), "exactly": removed}
+
+
+def _regions_verdict(evidence: Evidence) -> str:
+    own = evidence.rows[evidence.rows["measure"] == CHANGE]
+    said = [_removal(own, evidence.seed, *way) for way in REMOVALS]
+    text = "; ".join(sentence for sentence in said if sentence)
+    return f"{text[:1].upper()}{text[1:]}." if text else stats.too_few(own["image_id"].nunique())
+
+
+def _removal(own: pd.DataFrame, seed: int, pair: Pair, doing: str, control: str) -> str:
+    """What one way of removing the object does to the noun, by itself and against its control."""
+    alone = stats.interval_table(own[own["condition"] == pair.first], "value", seed=seed)
+    if alone["n"].sum() < stats.ENOUGH:
+        return ""
+    row = alone.iloc[0]
+    does = {False: "LOWERS", True: "RAISES", None: "does NOT distinguishably change"}[stats.is_above(row)]
+    said = f"{doing} {does} the noun's log probability: {stats.in_words(row)} (n = {int(row['n'])} pictures)"
+    paired = pair.differences(own, seed=seed)
+    if paired["n"].sum() < stats.ENOUGH:
+        return said
+    row = paired.iloc[0]
+    against = {
+        False: f"it leaves the noun LESS likely than {control} does",
+        True: f"it leaves the noun MORE likely than {control} does",
+        None: f"it is NOT distinguishable from {control}",
+    }[stats.is_above(row)]
+    return f"{said}; {against}: difference {stats.in_words(row)} (n = {int(row['n'])})"
+
+
+REGIONS = SummaryTable(
+    name="regions",
+    table="regions",
+    title="Regions: object removed, background shuffled",
+    caption=(
+        "Scene without it: the same scene composed without the object, or without another one, and encoded again "
+        "({exactly}). Mean vector: the image vectors of the object's patches, of as many random background patches or "
+        "of the whole background replaced by the mean vector of the data set. Shuffled: the background's vectors "
+        "change places. Over {n} pictures whose caption names an annotated category; objects take {size:.0%} of the "
+        "patches. Last measure: neurons whose activation falls most when the object is removed, among those of largest "
+        "attribution."
+    ),
+    rows=_region_measures,
+    by=("measure", "condition"),
+    facts=_region_facts,
+    verdict=_regions_verdict,
+    drawing=Drawing(kind="bars", x="condition", series="condition", panels="measure", y_title="change or share"),
+)
+
+
+# --- rows of one picture ---------------------------------------------------------------------------------------
+
+
+def region_rows(context: Context[Any], noun: SaidNoun) -> Iterator[Row]:
+    """One row for each condition."""
+    picture, category = context.picture, str(noun.noun.category)
+    on_object = object_patches(picture, category, context.settings.covered)
+    composed = {
+        removal.EXACT: removal.picture_without(picture.scene, category),
+        removal.EXACT_CONTROL: removal.picture_without_another(picture.scene, category),
+    }
+    vectors = {
+        "picture": picture.vectors.detach(),
+        **{name: vectors_of(context.lens, other) for name, other in composed.items() if other is not None},
+        **_without_regions(context, on_object),
+    }
+    conditions = Conditions.of(context.lens, picture, noun, vectors)
+    reference = set(pairs_of(picture.top[0]))
+    rows = measured(context, conditions, purpose="follow_ups", reference=reference)
+    overlap = {
+        name: len(set(pairs_of(activation_differences(conditions, of="picture", to=name))) & reference) / len(reference)
+        for name in (removal.EXACT, removal.REPLACED)
+        if name in vectors
+    }
+    for row, caption in zip(rows, conditions.captions(), strict=True):
+        yield {
+            "image_id": picture.scene.id,
+            "noun": noun.name,
+            "n_object": int(on_object.sum()),
+            "n_positions": len(on_object),
+            **row,
+            "caption": caption,
+            "caption_says_noun": noun.name in context.nouns.names(caption),
+            "overlap_by_difference": overlap.get(str(row["condition"])),
+        }
+
+
+def _without_regions(
+    context: Context[Any], on_object: Bool[Tensor, " image_pos"]
+) -> dict[str, Float[Tensor, "image_pos d_model"]]:
+    """The picture's vectors, shuffled or replaced by region; without background, no condition of it."""
+    own, mean = context.picture.vectors.detach(), mean_vector(context, context.settings.mean_over)
+    inside, outside = on_object.nonzero().flatten(), (~on_object).nonzero().flatten()
+    generator = generator_for(context.seed, "follow_ups", context.scene.id, "regions")
+    found = {removal.REPLACED: own.clone()}
+    found[removal.REPLACED][inside] = mean
+    if len(outside):
+        order = outside[torch.randperm(len(outside), generator=generator)]
+        shuffled, without, some = own.clone(), own.clone(), own.clone()
+        shuffled[outside] = own[order]
+        without[outside] = mean
+        some[order[: len(inside)]] = mean
+        found |= {
+            "background shuffled": shuffled,
+            "background removed (mean vector)": without,
+            removal.REPLACED_CONTROL: some,
+        }
+    return found
+
+
+def activation_differences(conditions: Conditions, *, of: str, to: str) -> pd.DataFrame:
+    """The neurons most active with something and least without it, as many as attribution finds.
+
+    Args: of, to: names of two conditions; a neuron's difference is the largest `of - to` over image positions.
+    Returns: `layer`, `neuron`, `difference`, largest first.
+    """
+    picture, model = conditions.picture, conditions.lens.model
+    rows = [conditions.names.index(name) for name in (of, to)]
+    names = [transformer.mlp_post(layer) for layer in range(transformer.shape(model).n_layers)]
+    size = min(len(rows), picture.batch_size)
+    kept = [record(model, conditions.tokens[rows[start : start + size]], names) for start in range(0, len(rows), size)]
+    largest = []
+    for name in names:
+        # The two rows, in one batch or in two.
+        own, other = (row[picture.image_pos.to(row.device)] for batch in kept for row in batch[name])
+        largest.append(wide(own - other).amax(0).cpu())
+    differences = torch.stack(largest)
+    best = differences.flatten().argsort(descending=True, stable=True)[: picture.settings.top_k]
+    d_mlp = differences.shape[1]
+    return pd.DataFrame(
+        {
+            "layer": (best // d_mlp).numpy(),
+            "neuron": (best % d_mlp).numpy(),
+            "difference": differences.flatten()[best].numpy(),
+        }
+    )

@@ -1,0 +1,149 @@
+"""Can the attribution scores be trusted? Scores against the effect of real ablations (beyond the paper).
+
+For the first noun of a caption a few dozen neurons, half of them the best of each score in turn and half random, are
+ablated one by one at the image positions; a score is faithful if it ranks them as their effects do.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lens_multimodal.analysis import IntegratedGradients, faithfulness
+from lens_multimodal.analysis.attribution.faithfulness import COMPARED
+from lens_multimodal.analysis.attribution.request import Score
+from lens_multimodal.experiments.experiment import Experiment
+from lens_multimodal.experiments.shared import picture_statistics as stats
+from lens_multimodal.experiments.shared.context import Context, frame_of
+from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
+from lens_multimodal.seeds import seed_for
+
+PAPERS = "activation_x_gradient"
+INTEGRATED = "integrated_gradients"
+
+MEASURES = {
+    "spearman": "rank correlation with the true effect",
+    "top_k_overlap": "overlap of the best tenth with the truly best",
+    "deletion": "mean fall of the logit, ablated best first",
+    "insertion": "mean rise of the logit, given back best first",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaithfulnessSettings:
+    """How many neurons are ablated one by one, and how many points the curves have.
+
+    Raises: ValueError for fewer than ten neurons, or `integrate_every` below one.
+    """
+
+    n_neurons: int = 32
+    n_points: int = 4
+    integration_steps: int = 2
+    """Points of the integrated gradients, each a forward and a backward row for every layer."""
+    integrate_every: int = 4
+    """Integrated gradients cost as much as everything else together, so only one picture in so many has them, chosen by
+    the seed and the picture."""
+
+    def __post_init__(self) -> None:
+        if self.n_neurons < 10:
+            raise ValueError(f"n_neurons must be at least 10, got {self.n_neurons}")
+        if self.integrate_every < 1:
+            raise ValueError(f"integrate_every must be at least 1, got {self.integrate_every}")
+
+
+# --- what is said of them over all pictures ------------------------------------------------------------------
+
+
+def _verdict(evidence: Evidence) -> str:
+    """The score of the highest rank correlation, and its lead over the next and over the paper's."""
+    measured = evidence.rows[evidence.rows["measure"] == MEASURES["spearman"]]
+    usable = measured[~measured["score"].isin(["ablation", "random"])]
+    means = stats.interval_table(usable, "value", by=["score"], seed=evidence.seed)
+    means = means[means["n"] >= stats.ENOUGH].sort_values("mean", ascending=False, kind="stable")
+    if not len(means):
+        return stats.too_few(usable["image_id"].nunique())
+    best = means.iloc[0]
+    said = (
+        f"Of the scores {best['score']} has the highest rank correlation with the true effects: "
+        f"{stats.in_words(best)} (n = {int(best['n'])} pictures)"
+    )
+    short = sorted(set(usable["score"]) - set(means["score"]))
+    if short:
+        said += f", leaving out {', '.join(short)}, measured on fewer than {stats.ENOUGH}"
+    behind = means.iloc[1:]
+    behind = behind[behind["score"].isin([*behind["score"].head(1), PAPERS])]
+    others = [_behind(usable, str(best["score"]), row, evidence.seed) for _, row in behind.iterrows()]
+    return "; ".join([said, *others]) + "."
+
+
+def _behind(usable: pd.DataFrame, best: str, row: pd.Series, seed: int) -> str:
+    paired = Pair(column="score", first=best, second=row["score"]).differences(usable, seed=seed)
+    name = f"{row['score']} (the paper's)" if row["score"] == PAPERS else str(row["score"])
+    n = int(paired["n"].sum())
+    if n < stats.ENOUGH:
+        return f"{name} has {stats.in_words(row)}, on too few of the same pictures to compare"
+    clear = "clearly less" if stats.is_above(paired.iloc[0]) else "not distinguishably less"
+    return f"{name} has {stats.in_words(row)}, {clear} on the {n} pictures that have both"
+
+
+SCORES_AGAINST_EFFECTS = SummaryTable(
+    name="scores",
+    table="scores",
+    title="Scores against true effects",
+    caption=(
+        "Neurons of {n} pictures ablated one by one at the image positions. Rank correlation of each score with the "
+        "true effects (1: the same order), share of the truly best tenth among the best tenth, and by how much the "
+        "noun's logit falls on average while neurons are ablated best first, or rises while they are restored (more is "
+        "better). The score called ablation is the true effect itself."
+    ),
+    rows=lambda tables: stats.by_measure(tables["scores"], MEASURES, keys=["score"]),
+    by=("measure", "score"),
+    verdict=_verdict,
+    drawing=Drawing(kind="bars", x="score", series="score", panels="measure", y_title="agreement"),
+)
+
+
+# --- rows of one picture ---------------------------------------------------------------------------------------
+
+
+class Faithfulness(Experiment[FaithfulnessSettings]):
+    """Each score's rank correlation, overlap and curves against true effects."""
+
+    name, version = "faithfulness", 1
+    question = "How far can the attribution scores be trusted?"
+    tables = ("scores",)
+    settings = FaithfulnessSettings
+    summaries = (SCORES_AGAINST_EFFECTS,)
+
+    def rows(self, context: Context[FaithfulnessSettings]) -> dict[str, pd.DataFrame]:
+        picture, settings = context.picture, context.settings
+        if not picture.nouns:
+            return {"scores": frame_of([])}
+        noun = picture.nouns[0]
+        seed = seed_for(context.seed, "faithfulness", picture.scene.id)
+        found = faithfulness(
+            context.lens.model,
+            picture.until(noun),
+            noun.token,
+            picture.image_pos,
+            scores=_scores(settings, seed, context.batch_size),
+            n_neurons=settings.n_neurons,
+            n_points=settings.n_points,
+            # Each batch of ablations carries one clean row as well.
+            batch_size=max(1, context.batch_size - 1),
+            seed=seed,
+        )
+        table = found.summary.assign(
+            deletion=found.clean_value - found.summary["deletion_auc"],
+            insertion=found.summary["insertion_auc"] - found.all_ablated_value,
+        )
+        table.insert(0, "image_id", picture.scene.id)
+        table.insert(1, "noun", noun.name)
+        return {"scores": table.assign(clean_value=found.clean_value, all_ablated_value=found.all_ablated_value)}
+
+
+def _scores(settings: FaithfulnessSettings, seed: int, batch_size: int) -> dict[str, str | Score]:
+    named: dict[str, str | Score] = {name: name for name in COMPARED if name != INTEGRATED}
+    if seed % settings.integrate_every == 0:
+        most = min(batch_size, IntegratedGradients.batch_size)
+        named[INTEGRATED] = IntegratedGradients(steps=settings.integration_steps, batch_size=most)
+    return named

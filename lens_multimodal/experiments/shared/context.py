@@ -1,0 +1,76 @@
+"""What an experiment is given for one picture, and how it gives rows back."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import pandas as pd
+
+from lens_multimodal.data import Scene
+from lens_multimodal.experiments.shared.nouns import NounFinder
+from lens_multimodal.experiments.shared.picture_state import PictureState
+from lens_multimodal.lens import VisionLens
+
+MadeT = TypeVar("MadeT")
+SettingsT = TypeVar("SettingsT")
+
+Row = Mapping[str, object]
+"""One row of a table; the first column is `image_id`."""
+
+
+class UnreadablePicture(ValueError):
+    """An image file that a scene's rows need cannot be read; the run skips the scene and the report lists it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(Generic[SettingsT]):
+    """What an experiment may use; the engine makes one for each picture and experiment."""
+
+    picture: PictureState
+    """What all experiments share about the picture: prompt, caption, nouns, top neurons; computed once."""
+    settings: SettingsT
+    """The experiment's own settings."""
+    scenes: Sequence[Scene] = field(repr=False)
+    """The whole data set, whatever `limit` was: partner pictures must not depend on the limit."""
+    made: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What `once` has made; lives as long as the process."""
+
+    @property
+    def lens(self) -> VisionLens:
+        return self.picture.lens
+
+    @property
+    def scene(self) -> Scene:
+        return self.picture.scene
+
+    @property
+    def nouns(self) -> NounFinder:
+        """Finds the nouns of a text."""
+        return self.picture.noun_finder
+
+    @property
+    def seed(self) -> int:
+        """The run's seed; derive each generator with `generator_for(context.seed, experiment, scene.id)`."""
+        return self.picture.seed
+
+    @property
+    def batch_size(self) -> int:
+        """Rows that one forward pass may take; halved after running out of memory."""
+        return self.picture.batch_size
+
+    def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
+        """Something expensive that does not depend on the picture, made at its first use in this process.
+
+        For models with random weights, decoded vocabularies and the like. Start the name with the experiment's:
+        `context.once("controls.random projection", ...)`.
+        """
+        if name not in self.made:
+            self.made[name] = make()
+        kept: MadeT = self.made[name]
+        return kept
+
+
+def frame_of(rows: Iterable[Row]) -> pd.DataFrame:
+    """Rows as a data frame; without rows it still has the column `image_id`."""
+    found = list(rows)
+    return pd.DataFrame(found) if found else pd.DataFrame({"image_id": []})
