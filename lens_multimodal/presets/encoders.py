@@ -11,7 +11,8 @@ from torch import nn
 
 from lens_multimodal import tiny
 from lens_multimodal.image.beit import beit_from_huggingface
-from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+from lens_multimodal.image.encoder import VisionEncoder
+from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.transformer.loading import absent, check_complete
 
 BEIT = Preprocessing(height=224, width=224)
