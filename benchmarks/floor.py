@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lens_multimodal.transformer import HostShape
+from lens_multimodal.transformer import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,24 +28,24 @@ class Floor:
         return max(self.flops / ceilings["matmul FLOP/s"], self.bytes / ceilings["copy bytes/s"])
 
 
-def layer_weights(shape: HostShape) -> int:
+def layer_weights(shape: ModelShape) -> int:
     """Numbers in one block's matrices: query, key, value, output, and the MLP's two."""
     return 4 * shape.d_model**2 + 2 * shape.d_model * shape.d_mlp
 
 
-def layer_flops(shape: HostShape, pos: int, *, keys: int | None = None) -> float:
+def layer_flops(shape: ModelShape, pos: int, *, keys: int | None = None) -> float:
     """One block over `pos` new positions that attend to `keys` (None: to themselves)."""
     attention = 2 * 2 * pos * (pos if keys is None else keys) * shape.d_model
     return 2.0 * layer_weights(shape) * pos + attention
 
 
-def forward(shape: HostShape, pos: int, *, batch: int = 1, read: int = 1, width: int = 4) -> Floor:
+def forward(shape: ModelShape, pos: int, *, batch: int = 1, read: int = 1, width: int = 4) -> Floor:
     """One pass over a prompt; logits at `read` positions. Every weight is read once."""
     flops = batch * (shape.n_layers * layer_flops(shape, pos) + 2.0 * read * shape.d_model * shape.d_vocab)
     return Floor(flops=flops, bytes=width * _weights(shape))
 
 
-def backward(shape: HostShape, pos: int, *, batch: int = 1, width: int = 4) -> Floor:
+def backward(shape: ModelShape, pos: int, *, batch: int = 1, width: int = 4) -> Floor:
     """From one logit down to the neurons of the first layer, whose own inputs need no gradient.
 
     A product of two activations (attention) has two gradients, a product with a weight one.
@@ -57,7 +57,7 @@ def backward(shape: HostShape, pos: int, *, batch: int = 1, width: int = 4) -> F
     return Floor(flops=flops, bytes=width * _weights(shape))
 
 
-def attribution(shape: HostShape, pos: int, *, batch: int = 1, targets: int = 1, width: int = 4) -> Floor:
+def attribution(shape: ModelShape, pos: int, *, batch: int = 1, targets: int = 1, width: int = 4) -> Floor:
     """One forward pass and one backward pass per target; each neuron's activation is written and read once."""
     total = forward(shape, pos, batch=batch, width=width)
     one = backward(shape, pos, batch=batch, width=width)
@@ -65,7 +65,7 @@ def attribution(shape: HostShape, pos: int, *, batch: int = 1, targets: int = 1,
     return total + Floor(flops=targets * one.flops, bytes=targets * (one.bytes + neurons))
 
 
-def caption(shape: HostShape, pos: int, new: int, *, batch: int = 1, width: int = 4) -> Floor:
+def caption(shape: ModelShape, pos: int, new: int, *, batch: int = 1, width: int = 4) -> Floor:
     """The prompt, then one token at a time with a key-value cache."""
     total = forward(shape, pos, batch=batch, width=width)
     for step in range(1, new):
@@ -76,7 +76,7 @@ def caption(shape: HostShape, pos: int, new: int, *, batch: int = 1, width: int 
     return total
 
 
-def decoding(shape: HostShape, n_neurons: int, *, width: int = 4) -> Floor:
+def decoding(shape: ModelShape, n_neurons: int, *, width: int = 4) -> Floor:
     """Every neuron's output weights against every token's direction."""
     return Floor(
         flops=2.0 * n_neurons * shape.d_model * shape.d_vocab,
@@ -90,5 +90,5 @@ def encoder(module: nn.Module, positions: int, *, batch: int = 1, width: int = 4
     return Floor(flops=2.0 * batch * positions * weights, bytes=width * weights)
 
 
-def _weights(shape: HostShape) -> float:
+def _weights(shape: ModelShape) -> float:
     return float(shape.n_layers * layer_weights(shape) + shape.d_model * shape.d_vocab)

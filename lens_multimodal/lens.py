@@ -413,7 +413,7 @@ class VisionLens(ShownInNotebooks):
     # --- inside ------------------------------------------------------------------------------------------
 
     def _assemble(self, rows: Sequence[Sequence[Piece | str]], prepend_bos: bool | None) -> ImagePrompt:
-        wanted = transformer.prepends_bos(self.model) if prepend_bos is None else prepend_bos
+        wanted = transformer.facts(self.model).prepends_bos if prepend_bos is None else prepend_bos
         bos = self.text.bos if wanted else []
         pieces: list[list[Piece]] = [
             [bos, *(self.text.encode(piece) if isinstance(piece, str) else piece for piece in row)] for row in rows

@@ -26,7 +26,8 @@ from lens_multimodal.image import encoder_config
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
-from lens_multimodal.transformer import hooked_transformer
+from lens_multimodal.transformer import hooked_transformer, model_class
+from lens_multimodal.transformer.loading import load_causal_lm
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face
 
 FORMAT = 1
@@ -102,7 +103,7 @@ def save(
             "lens_multimodal": _own_version(),
             "transformer_lens": version("transformer-lens"),
             "weight_processing": "none",
-            "model_class": _model_class(model),
+            "model_class": transformer.class_name(model),
             "attn_implementation": language_model.config._attn_implementation,
             "tokenizer": tokenizer is not None,
             "without": sorted(without),
@@ -136,33 +137,25 @@ class SavedLens:
 
         Raises: ValueError if its files are damaged. Weights are read from safetensors alone, which cannot run code.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         home = self.folder / "language"
         self._check(path for path in self.card["files"] if path.startswith("language/"))
-        options: dict[str, Any] = {"device_map": device} if device is not None else {}
         try:
             tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True) if self.card["tokenizer"] else None
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                home,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=dtype or "auto",
-                attn_implementation=self.card["attn_implementation"],
-                **options,
-            )
+            attention = self.card["attn_implementation"]
+            model: Any
+            model, _ = load_causal_lm(home, device=device, dtype=dtype, attention=attention, safetensors_only=True)
         except Exception as error:  # a damaged config fails anywhere in transformers
             raise ValueError(
                 f"the language model in {str(home)!r} cannot be loaded ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:200]})"
             ) from error
-        model.eval().requires_grad_(False)
         kind = self.card["model_class"]
-        if kind == "HookedTransformer" and hooked_transformer.is_available():
+        if kind == model_class.HOOKED and hooked_transformer.is_available():
             return hooked_transformer.hooked_gpt_j(model, tokenizer=tokenizer), tokenizer
         bridge: Any = transformer.wrap(model, tokenizer=tokenizer)
-        if kind == "TransformerBridge in compatibility mode":
+        if kind == model_class.COMPATIBLE:
             bridge.enable_compatibility_mode(no_processing=True)
         return bridge, tokenizer
 
@@ -272,13 +265,6 @@ def _describe(vision: VisionEncoder) -> dict[str, Any]:
         "architecture": encoder_config.describe(vision.module, height=own.height, width=own.width),
         "preprocessing": own.to_json(),
     }
-
-
-def _model_class(model: nn.Module) -> str:
-    if not transformer.is_bridge(model):
-        return "HookedTransformer"
-    in_mode = getattr(model, "compatibility_mode", False)
-    return "TransformerBridge in compatibility mode" if in_mode else "TransformerBridge"
 
 
 def _weighed(folder: Path) -> list[str]:

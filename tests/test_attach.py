@@ -165,7 +165,7 @@ def test_the_language_model_and_the_encoder_swapped(parts):
 def test_a_hugging_face_model_twice(parts):
     model = random_language_model("gpt-j")
     attach_vision(model, **parts)
-    with pytest.raises(ValueError, match=r"this GPTJForCausalLM is already part of a .*give that bridge"):
+    with pytest.raises(ValueError, match=r"already part of a TransformerBridge"):
         attach_vision(model, **parts)
 
 
@@ -175,7 +175,7 @@ def test_an_encoder_without_known_preprocessing(parts):
 
 
 def test_another_release_of_transformer_lens(parts, monkeypatch):
-    monkeypatch.setattr("lens_multimodal.transformer.supported.version", lambda _name: "2.18.0")
+    monkeypatch.setattr("lens_multimodal.transformer.accepted_models.version", lambda _name: "2.18.0")
     with pytest.raises(RuntimeError, match=r"transformer-lens 2\.18\.0 is installed"):
         attach_vision(random_language_model("gpt-j"), **parts)
 

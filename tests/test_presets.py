@@ -1,6 +1,8 @@
 """Known trios, and what is said when their weights are not on this machine."""
 
+import huggingface_hub
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import BeitConfig, BeitModel
@@ -86,6 +88,27 @@ def test_loading_keeps_or_takes_the_precision(tmp_path):
 def test_an_encoder_that_is_not_here(name, file):
     with pytest.raises(FileNotFoundError, match=rf"no image encoder '{file}'.*hf download {file}"):
         attach_vision(random_language_model("gpt-j"), vision=name, projection=linear())
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_timm_encoder_from_the_cache(file, tmp_path, monkeypatch):
+    name = "test_vit.r160_in1k"
+    torch.manual_seed(5)
+    published = timm.create_model(name, pretrained=False)
+    home = tmp_path / "models--timm--test_vit.r160_in1k"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("0" * 40)
+    snapshot = home / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    save = save_file if file.endswith(".safetensors") else torch.save
+    save(published.state_dict(), snapshot / file)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    loaded = presets.load_vision(name)
+    assert loaded.name == name
+    for key, value in published.state_dict().items():
+        assert torch.equal(loaded.module.state_dict()[key], value), key
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_an_encoder_that_does_not_exist(tmp_path):

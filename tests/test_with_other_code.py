@@ -121,7 +121,7 @@ def test_methods_of_the_activation_cache(lens_of, layout, kind):
     accumulated, labels = cache.accumulated_resid(return_labels=True)
     assert accumulated.shape == (4, 1, n, D_MODEL)
     assert len(labels) == 4
-    torch.testing.assert_close(transformer.read_out(lens.model, accumulated[-1]), logits, rtol=1e-5, atol=5e-5)
+    torch.testing.assert_close(transformer.unembed(lens.model, accumulated[-1]), logits, rtol=1e-5, atol=5e-5)
 
     parts, names = cache.decompose_resid(return_labels=True)
     assert names[0] == "embed"

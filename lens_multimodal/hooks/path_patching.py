@@ -114,7 +114,7 @@ class _End:
 
     def depths(self, model: nn.Module) -> dict[str, float]:
         """Neurons come half a layer after the heads of their layer, unless blocks are parallel."""
-        after = {"heads": 0.0, "neurons": 0.0 if transformer.parallel_blocks(model) else 0.5}
+        after = {"heads": 0.0, "neurons": 0.0 if transformer.facts(model).parallel_blocks else 0.5}
         return {
             f"{kind} of layer {layer}": layer + after[kind]
             for kind, by_layer in self.units.items()

@@ -1,4 +1,4 @@
-"""BEiT between Hugging Face and timm: LiMBeR's encoder exists as a Hugging Face checkpoint only."""
+"""BEiT from Hugging Face to timm: LiMBeR's encoder exists as a Hugging Face checkpoint only."""
 
 import re
 from functools import partial
@@ -31,12 +31,12 @@ _IGNORED = re.compile(r"embeddings\.mask_token|.*relative_position_index")
 def timm_beit(config: Any) -> nn.Module:
     """An untrained timm `Beit` with the layout of a Hugging Face `BeitConfig`.
 
-    Raises: ValueError for a non-linearity that timm's BEiT does not have.
+    Raises: ValueError for an activation function that timm's BEiT does not have.
     """
     from timm.models.beit import Beit
 
     if config.hidden_act != "gelu":
-        raise ValueError(f"timm's BEiT computes gelu, this one was trained with {config.hidden_act!r}")
+        raise ValueError(f"timm's BEiT computes gelu, but this one was trained with {config.hidden_act!r}")
     norm_layer: Any = partial(nn.LayerNorm, eps=config.layer_norm_eps)
     return Beit(
         img_size=config.image_size,
@@ -74,24 +74,10 @@ def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The way back: names and split weights for `transformers.BeitModel` from a timm `Beit`."""
-    converted: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if match := re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.weight", name):
-            for part, third in zip("qkv", tensor.chunk(3), strict=True):
-                converted[f"layers.{match[1]}.attention.{part}_proj.weight"] = third
-            continue
-        back = _renamed_back(name)
-        if back is not None:
-            converted[back] = tensor
-    return converted
-
-
 def beit_from_huggingface(model: Any) -> nn.Module:
-    """A timm `Beit` with the weights of a `transformers.BeitModel`, its last hidden state to the bit of rounding.
+    """A timm `Beit` with the weights of a `transformers.BeitModel`, and the same last hidden state up to rounding.
 
-    Raises: ValueError if a weight has no place on the other side.
+    Raises: ValueError if a weight is missing or left over.
     """
     module = timm_beit(model.config)
     missing, unexpected = module.load_state_dict(to_timm(model.state_dict()), strict=False)
@@ -107,20 +93,3 @@ def _renamed(name: str) -> str:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, replacement, name)
     raise ValueError(f"{name!r} is not a weight of a BEiT encoder")
-
-
-def _renamed_back(name: str) -> str | None:
-    for theirs, ours in _PAIRS:
-        groups = re.findall(r"\((?:[^()]*)\)", theirs)
-        pattern = re.escape(ours)
-        for index, group in enumerate(groups, start=1):
-            pattern = pattern.replace(rf"\\{index}", group)
-        match = re.fullmatch(pattern, name)
-        if match:
-            order = [int(i) for i in re.findall(r"\\(\d)", ours)]
-            back = theirs.replace("\\.", ".")
-            values = dict(zip(order, match.groups(), strict=True))
-            for index, group in enumerate(groups, start=1):
-                back = back.replace(group, values[index], 1)
-            return back
-    return None

@@ -11,7 +11,8 @@ from torch import nn
 
 from lens_multimodal import tiny
 from lens_multimodal.image.beit import beit_from_huggingface
-from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+from lens_multimodal.image.encoder import VisionEncoder
+from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.transformer.loading import absent, check_complete
 
 BEIT = Preprocessing(height=224, width=224)
@@ -91,18 +92,27 @@ def _huggingface_beit(name: str) -> VisionEncoder:
     )
 
 
-def _timm(name: str, **options: Any) -> nn.Module:
+def _timm(name: str) -> nn.Module:
+    """A pretrained timm model from this machine's Hugging Face cache; left to itself timm would download it."""
     import timm
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        return timm.create_model(name, pretrained=True, **options).eval().requires_grad_(False)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
-        raise absent("image encoder", f"timm/{name}", "model.safetensors") from error
-    finally:
-        constants.HF_HUB_OFFLINE = was_offline
+    file = _cached_weights(timm.get_pretrained_cfg(name, allow_unregistered=True))
+    if file is None:
+        raise absent("image encoder", f"timm/{name}", "model.safetensors")
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": file})
+    return model.eval().requires_grad_(False)
+
+
+def _cached_weights(published: Any) -> str | None:
+    """The file of a timm model's published weights, safetensors before pickles."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = str(getattr(published, "hf_hub_id", None) or "").partition("@")
+    pickled = getattr(published, "hf_hub_filename", None) or "pytorch_model.bin"
+    safe = "open_clip_model.safetensors" if pickled == "open_clip_pytorch_model.bin" else "model.safetensors"
+    files = (pickled,) if pickled.endswith(".safetensors") else (safe, pickled)
+    found = (try_to_load_from_cache(repository, file, revision=revision or None) for file in files if repository)
+    return next((path for path in found if isinstance(path, str)), None)
 
 
 _VISIONS: dict[str, Callable[[], VisionEncoder]] = {

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lens_multimodal import tiny
-from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+from lens_multimodal.image.encoder import VisionEncoder
+from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.transformer.loading import place
 
 CHUNK = 2**24

@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
+from lens_multimodal.image.encoder import VisionEncoder
+from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.image.wide_features import build_beit
 from lens_multimodal.prompt.projection import load_linear
+from lens_multimodal.transformer.loading import load_causal_lm
 
 FOLDER = Path(__file__).parent
 
@@ -29,16 +31,16 @@ def load_language_model(folder: Path = FOLDER) -> tuple[nn.Module, object]:
 
     Raises: MissingWeights.
     """
-    from transformers import AutoTokenizer, GPTJForCausalLM
+    from transformers import AutoTokenizer
 
     home = folder / "language"
     _need(home / "config.json", home / "model.safetensors", home / "tokenizer.json")
     try:
-        model = GPTJForCausalLM.from_pretrained(home, local_files_only=True, dtype=torch.float32)
+        model, _ = load_causal_lm(home, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _damaged(home, error) from error
-    return model.eval().requires_grad_(False), tokenizer
+    return model, tokenizer
 
 
 def load_vision(folder: Path = FOLDER) -> VisionEncoder:

@@ -80,7 +80,7 @@ def _layout(lens: VisionLens, captions: Sequence[str], prompt: str, *, n_image: 
     if not lens.text.stop_ids:
         raise ValueError("the tokenizer has no end token to close the captions with")
     end = lens.text.stop_ids[0]
-    bos = lens.text.bos if transformer.prepends_bos(lens.model) else []
+    bos = lens.text.bos if transformer.facts(lens.model).prepends_bos else []
     begin = [*bos, *[-1] * n_image, *lens.text.encode(prompt)]
     rows = [[*lens.text.encode(caption), end] for caption in captions]
     lengths = [len(row) for row in rows]

@@ -1,14 +1,26 @@
-"""The one package that knows TransformerLens: hook names, weights, and what differs between generations.
+"""The one room that knows TransformerLens: hook names, weights, model classes and decoder families.
 
-Two model classes can be host to an image, told apart by structure, never by a class that may not exist:
+- `families`: what differs between decoder families, as one table.
+- `model_class`: what differs between `HookedTransformer` (TransformerLens 3.x; removed in 4.0) and `TransformerBridge`
+  (3.x and 4.x), in or out of compatibility mode.
+- `hook_names`, `weights`, `sizes`: the same names for both.
+- `accepted_models`, `loading`, `hooked_transformer`, `to_hugging_face`: from Hugging Face and back.
+- `running`, `checked_hooks`, `self_check`: forward passes, generation, and hooks that must run.
 
-- `HookedTransformer` (TransformerLens 3.x; removed in 4.0),
-- `TransformerBridge` (3.x and 4.x), in or out of compatibility mode.
-
-TransformerLens accepts many hooks that never run (unknown names in the 3.x bridge, switched-off hook points
-in both). So everything here that reads or edits activations checks that the name exists *and* that it fired.
+TransformerLens accepts many hooks that never run: unknown names in the 3.x bridge, switched-off hook points in both
+classes. So everything here that reads or edits activations checks that the name exists *and* that its hook ran.
 """
 
+from lens_multimodal.transformer.accepted_models import (
+    OLDEST,
+    TOO_NEW,
+    as_loaded,
+    as_transformer_lens,
+    check_model,
+    check_version,
+    move,
+    wrap,
+)
 from lens_multimodal.transformer.checked_hooks import (
     HookDidNotFire,
     HookFunction,
@@ -19,7 +31,7 @@ from lens_multimodal.transformer.checked_hooks import (
     observe,
     observe_hook,
 )
-from lens_multimodal.transformer.forward import generate, logits_of
+from lens_multimodal.transformer.families import FAMILIES, FamilyFacts, facts
 from lens_multimodal.transformer.hook_names import (
     EMBED,
     FINAL_NORM_SCALE,
@@ -35,25 +47,21 @@ from lens_multimodal.transformer.hook_names import (
     resid_post,
     resid_pre,
 )
-from lens_multimodal.transformer.properties import (
-    HostShape,
+from lens_multimodal.transformer.model_class import (
     attention_is_left_to_hugging_face,
-    device,
+    class_name,
     embedding_module,
     is_bridge,
-    parallel_blocks,
-    prepends_bos,
-    shape,
     weight_processing,
 )
-from lens_multimodal.transformer.supported import OLDEST, TOO_NEW, as_loaded, check_model, check_version, move, wrap
+from lens_multimodal.transformer.running import generate, logits_of
+from lens_multimodal.transformer.sizes import ModelShape, device, shape
 from lens_multimodal.transformer.weights import (
     b_u,
     config,
-    final_norm_centres,
     final_norm_weight,
     mlp_norm,
-    read_out,
+    unembed,
     w_e,
     w_gate,
     w_in,
@@ -63,14 +71,17 @@ from lens_multimodal.transformer.weights import (
 
 __all__ = [
     "EMBED",
+    "FAMILIES",
     "FINAL_NORM_SCALE",
     "OLDEST",
     "TOO_NEW",
+    "FamilyFacts",
     "HookDidNotFire",
     "HookFunction",
-    "HostShape",
+    "ModelShape",
     "NamedHook",
     "as_loaded",
+    "as_transformer_lens",
     "attention_is_left_to_hugging_face",
     "attn_in",
     "attn_out",
@@ -81,10 +92,11 @@ __all__ = [
     "check_hook_names",
     "check_model",
     "check_version",
+    "class_name",
     "config",
     "device",
     "embedding_module",
-    "final_norm_centres",
+    "facts",
     "final_norm_weight",
     "fired_hooks",
     "generate",
@@ -99,12 +111,10 @@ __all__ = [
     "move",
     "observe",
     "observe_hook",
-    "parallel_blocks",
-    "prepends_bos",
-    "read_out",
     "resid_post",
     "resid_pre",
     "shape",
+    "unembed",
     "w_e",
     "w_gate",
     "w_in",

@@ -1,9 +1,9 @@
 """Language models from a local folder, straight to their device and precision.
 
-GPT-J-6B is 24 GB in float32: a second copy on the way in would be 24 GB more. Weights are mapped from the file in
-the precision they were saved in, and each tensor goes to its place by itself; a shard's memory is given back with its
-last tensor. Peak host memory is one shard and what stays on the host. Sharded safetensors and the old
-`pytorch_model.bin` alike.
+GPT-J-6B is 24 GB in float32, and a second copy while loading would be 24 GB more. So weights are mapped from the file
+in the precision they were saved in, each tensor moves to its device by itself, and a shard's memory is freed with its
+last tensor. Peak CPU memory is one shard and what stays on the CPU. This holds for sharded safetensors and for the old
+`pytorch_model.bin`.
 """
 
 from pathlib import Path
@@ -38,20 +38,29 @@ def load_language_model(
     except (SafetensorError, UnpicklingError, RuntimeError) as error:
         raise ValueError(f"the weights of the language model {str(name)!r} are damaged or unsafe: {error}") from error
     check_complete(f"language model {str(name)!r}", info)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one of nothing when its files lack
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # without its files transformers makes an empty tokenizer
         raise absent("tokenizer of", str(name), needed)
     return model, tokenizer
 
 
 def load_causal_lm(
-    name: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
+    name: str | Path,
+    *,
+    device: Any = None,
+    dtype: torch.dtype | None = None,
+    attention: str = "eager",
+    safetensors_only: bool = False,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A frozen Hugging Face causal language model from a folder or this machine's cache; nothing is downloaded.
+
+    Every Hugging Face language model that this library reads comes through here.
 
     Args:
         device: None for the CPU.
         dtype: None for the precision of the file.
-    Returns: the model, and what transformers tells about missing and unexpected weights.
+        attention: an implementation of transformers; hooks on attention need "eager".
+        safetensors_only: refuse pickled weights.
+    Returns: the model, and what transformers reports about missing and unexpected weights.
     Raises: what `from_pretrained` raises: OSError, ValueError, SafetensorError, UnpicklingError, RuntimeError.
     """
     from transformers import AutoModelForCausalLM
@@ -61,8 +70,10 @@ def load_causal_lm(
         name,
         local_files_only=True,
         dtype=_stored_dtype(Path(name)) or "auto",
-        attn_implementation="eager",
+        trust_remote_code=False,
+        attn_implementation=attention,
         output_loading_info=True,
+        **({"use_safetensors": True} if safetensors_only else {}),
     )
     model.eval().requires_grad_(False)
     place(model, device=device, dtype=dtype)
@@ -72,7 +83,7 @@ def load_causal_lm(
 def load_hooked_gpt_j(
     name: str | Path, *, tokenizer: Any = None, device: Any = None, dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """GPT-J from a local folder as a `HookedTransformer` with unprocessed weights, in the memory of one model.
+    """GPT-J from a local folder as a `HookedTransformer` with unprocessed weights, without a second copy.
 
     Args: as `load_causal_lm`; tokenizer: None takes the folder's own.
     Raises: RuntimeError without a `HookedTransformer` (TransformerLens 4); TypeError for another architecture;
@@ -84,9 +95,9 @@ def load_hooked_gpt_j(
 
 
 def place(model: nn.Module, *, device: Any = None, dtype: torch.dtype | None = None) -> None:
-    """Move and cast a model one tensor at a time, giving each back before the next is made.
+    """Move and cast a model one tensor at a time, freeing each before the next is made.
 
-    Integers keep their type. By address, so that one file is done with, and unmapped, before the next is read.
+    Integers keep their type. Tensors go in order of address, so that one file is unmapped before the next is read.
     """
     for parameter in sorted(model.parameters(), key=torch.Tensor.data_ptr):
         parameter.data = _placed(parameter.data, device, dtype)
@@ -107,7 +118,7 @@ def absent(what: str, name: str, files: str) -> FileNotFoundError:
     """The error for a part whose files are neither in a folder nor in the cache."""
     return FileNotFoundError(
         f"no {what} {name!r} on this machine: neither a folder of that name with {files}, nor in the Hugging Face "
-        f"cache. Fetch it once with `hf download {name}` on a machine with access, or pass the folder it lies in"
+        f"cache. Download it once with `hf download {name}` on a machine with access, or pass its folder"
     )
 
 
@@ -116,8 +127,10 @@ def _placed(values: torch.Tensor, device: Any, dtype: torch.dtype | None) -> tor
 
 
 def _stored_dtype(folder: Path) -> torch.dtype | None:
-    """The precision of a folder's weights, None where the files do not tell: what `config.json` says may differ,
-    and then transformers would cast while everything is mapped."""
+    """The precision of a folder's weights, or None if the files do not tell.
+
+    `config.json` may say another one, and then transformers would cast while everything is mapped.
+    """
     from safetensors import safe_open
 
     for path in sorted(folder.glob("model*.safetensors"))[:1]:

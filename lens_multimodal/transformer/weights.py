@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lens_multimodal.transformer.families import facts
+
 
 def w_in(model: nn.Module, layer: int) -> Float[Tensor, "d_model d_mlp"]:
     """Input weights of one layer's neurons."""
@@ -48,9 +50,9 @@ def w_e(model: nn.Module) -> Float[Tensor, "d_vocab d_model"]:
 
 
 def mlp_norm(model: nn.Module, layer: int) -> nn.Module:
-    """The norm that feeds a layer's MLP: its own, or in a parallel block like GPT-J's the only one there is."""
+    """The norm that feeds a layer's MLP: its own, or the block's only one (GPT-J)."""
     block = _block(model, layer)
-    return block.ln2 if hasattr(block, "ln2") else block.ln1
+    return block.ln2 if facts(model).mlp_has_own_norm else block.ln1
 
 
 def final_norm_weight(model: nn.Module) -> Float[Tensor, " d_model"]:
@@ -62,16 +64,10 @@ def final_norm_weight(model: nn.Module) -> Float[Tensor, " d_model"]:
     return weight
 
 
-def final_norm_centres(model: nn.Module) -> bool:
-    """True for LayerNorm, which subtracts the mean over d_model; False for RMSNorm."""
-    kind = getattr(config(model), "normalization_type", None) or ""
-    return not str(kind).startswith("RMS") and not getattr(config(model), "uses_rms_norm", False)
-
-
-def read_out(model: nn.Module, resid: Float[Tensor, "... pos d_model"]) -> Float[Tensor, "... pos d_vocab"]:
-    """Final norm and unembedding of any residual stream: the logit lens."""
+def unembed(model: nn.Module, resid: Float[Tensor, "... pos d_model"]) -> Float[Tensor, "... pos d_vocab"]:
+    """The logits that a residual stream would give if it were the last: final norm and unembedding, the logit lens."""
     norm: Any = model.ln_final
-    place = next(norm.parameters(), w_u(model)).device  # in a model split by layer the last one's
+    place = next(norm.parameters(), w_u(model)).device  # in a model split over devices, that of its last layer
     return model.unembed(norm(resid.to(place)))  # type: ignore[operator]
 
 

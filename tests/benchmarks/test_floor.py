@@ -38,9 +38,9 @@ def test_attribution(lens, n_targets, pos):
 
 def test_gpt_j_in_round_numbers():
     """Two operations per weight and token: about 2.4 TFLOP forward for 200 tokens of six billion weights."""
-    from lens_multimodal.transformer import HostShape
+    from lens_multimodal.transformer import ModelShape
 
-    gpt_j = HostShape(n_layers=28, d_model=4096, d_mlp=16_384, d_vocab=50_400, n_heads=16, d_head=256, n_ctx=2048)
+    gpt_j = ModelShape(n_layers=28, d_model=4096, d_mlp=16_384, d_vocab=50_400, n_heads=16, d_head=256, n_ctx=2048)
     assert 28 * floor.layer_weights(gpt_j) == pytest.approx(5.64e9, rel=0.01)
     assert floor.forward(gpt_j, 200).flops == pytest.approx(2.27e12, rel=0.02)
     assert 4.3e12 < floor.attribution(gpt_j, 200, width=2).flops < 5e12

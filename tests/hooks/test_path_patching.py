@@ -31,7 +31,7 @@ def test_path_to_the_logits_is_the_final_residual_moved_by_the_senders_write(lay
         model, 0
     )[[3, 8]]
     with torch.no_grad():
-        expected = transformer.read_out(model, plain[transformer.resid_post(2)] + change)
+        expected = transformer.unembed(model, plain[transformer.resid_post(2)] + change)
     assert_close(result, expected)
     assert_different(result, run(model, prompt, []))
     total = run(model, prompt, ablate(model, [(0, 3), (0, 8)], to=Resample(source)))

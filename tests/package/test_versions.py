@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from lens_multimodal.transformer import supported
+from lens_multimodal.transformer import accepted_models
 
 tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
 
@@ -38,7 +38,7 @@ def test_upper_bounds_where_a_break_is_known():
 
 def test_the_check_of_a_running_program_says_the_same():
     (requirement,) = (r for r in requirements("dependencies") if r.name == "transformer-lens")
-    oldest, too_new = (".".join(map(str, pair)) for pair in (supported.OLDEST, supported.TOO_NEW))
+    oldest, too_new = (".".join(map(str, pair)) for pair in (accepted_models.OLDEST, accepted_models.TOO_NEW))
     assert Version(oldest) == lower_bounds("dependencies")["transformer-lens"]
     assert Version(too_new) == next(Version(s.version) for s in requirement.specifier if s.operator == "<")
 

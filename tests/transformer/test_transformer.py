@@ -21,7 +21,7 @@ MLP = {
 @pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
 def test_sizes_and_weights_are_those_of_the_language_model(lens_of, layout, kind):
     model, plain = lens_of(layout, kind).model, hugging_face(layout)
-    assert transformer.shape(model) == transformer.HostShape(
+    assert transformer.shape(model) == transformer.ModelShape(
         n_layers=3, d_model=24, d_mlp=40, d_vocab=D_VOCAB, n_heads=2, d_head=12, n_ctx=64
     )
     assert transformer.shape(model).n_neurons == 120
@@ -42,7 +42,7 @@ def test_sizes_and_weights_are_those_of_the_language_model(lens_of, layout, kind
     assert torch.equal(transformer.b_u(model), torch.zeros(D_VOCAB) if bias is None else bias)
     assert transformer.device(model) == torch.device("cpu")
     assert transformer.weight_processing(model) == "none"
-    assert transformer.final_norm_centres(model) == (layout != "llama")
+    assert transformer.facts(model).norms_centre == (layout != "llama")
     assert transformer.final_norm_weight(model).shape == (24,)
     transformer.check_model(model)
     for layer in (-1, 3):
@@ -57,7 +57,7 @@ def test_reading_out_the_last_residual_stream_gives_the_logits(lens_of, layout, 
     with transformer.capture(model, [transformer.resid_post(2)]) as kept:
         logits = transformer.logits_of(model, torch.arange(3, 12)[None])
     torch.testing.assert_close(
-        transformer.read_out(model, kept[transformer.resid_post(2)]), logits, rtol=1e-5, atol=1e-5
+        transformer.unembed(model, kept[transformer.resid_post(2)]), logits, rtol=1e-5, atol=1e-5
     )
 
 
@@ -139,7 +139,7 @@ def test_an_error_within_the_block_is_not_covered_up(lens_of):
     ],
 )  # fmt: skip
 def test_releases(monkeypatch, installed, works):
-    monkeypatch.setattr("lens_multimodal.transformer.supported.version", lambda _name: installed)
+    monkeypatch.setattr("lens_multimodal.transformer.accepted_models.version", lambda _name: installed)
     if works:
         transformer.check_version()
         return

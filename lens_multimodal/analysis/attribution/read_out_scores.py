@@ -102,7 +102,7 @@ def _through_final_norm(
 ) -> Float[Tensor, "batch pos d_model"]:
     """Move a direction from behind the final norm to before it, but for the division by the scale."""
     direction = direction * wide(transformer.final_norm_weight(request.model).detach()).to(direction.device)
-    if transformer.final_norm_centres(request.model):
+    if transformer.facts(request.model).norms_centre:
         direction = direction - direction.mean(dim=-1, keepdim=True)
     return direction
 

@@ -89,7 +89,7 @@ def _read(
     """Rank, probability and logit, `[pos, token]`, and the top token, `[pos]`."""
     parts = []
     for rows in resid.split(chunk):
-        logits = wide(transformer.read_out(model, rows[None])[0])
+        logits = wide(transformer.unembed(model, rows[None])[0])
         if not bool(logits.isfinite().all()):
             raise FloatingPointError(
                 f"the logits of the residual stream hold infinities or NaN in {resid.dtype}; run the model in float32"

@@ -56,7 +56,7 @@ def unembed_tokens(
     tokens, values = [], []
     with torch.no_grad():
         for part in vectors.detach().to(device=like.device, dtype=like.dtype).split(chunk):
-            logits = wide(transformer.read_out(model, part[None])[0])
+            logits = wide(transformer.unembed(model, part[None])[0])
             best, index = (logits.softmax(-1) if probabilities else logits).topk(top_k, dim=-1)
             tokens.append(index)
             values.append(best)

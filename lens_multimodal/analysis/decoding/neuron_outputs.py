@@ -96,7 +96,7 @@ def _written(
     if not final_norm:
         return rows.detach()
     rows = wide(rows.detach())
-    if transformer.final_norm_centres(model):
+    if transformer.facts(model).norms_centre:
         rows = rows - rows.mean(dim=-1, keepdim=True)
     return rows * wide(transformer.final_norm_weight(model).detach()).to(rows.device)
 

@@ -45,7 +45,7 @@ def test_direct_effects_add_up_to_the_logit(layout, kind):
     rest = kept[transformer.resid_post(2)][0, 4] - sum(
         kept[transformer.mlp_post(layer)][0, 4] @ transformer.w_out(model, layer) for layer in range(3)
     )
-    if transformer.final_norm_centres(model):
+    if transformer.facts(model).norms_centre:
         rest = rest - rest.mean()
     direction = transformer.final_norm_weight(model) * transformer.w_u(model)[:, 8]
     others = rest @ direction / kept[transformer.FINAL_NORM_SCALE][0, 4, 0]
@@ -81,7 +81,7 @@ def test_last_layer_direct_effect_is_the_gradient_with_a_fixed_scale(layout, kin
         logits_with(plain(layout), PROMPT, {reader: silence})
         handle.remove()
         resid = seen["resid"].detach()
-        if transformer.final_norm_centres(model):
+        if transformer.facts(model).norms_centre:
             resid = resid - resid.mean()
         weight, bias = norm.weight.detach(), getattr(norm, "bias", None)
         normed = resid / scale * weight + (bias.detach() if bias is not None else 0)

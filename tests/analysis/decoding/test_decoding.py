@@ -45,7 +45,7 @@ def test_final_norm_is_what_the_norm_does_to_the_row(layout, kind):
     model = hosted(layout, kind)
     table = decode_neurons(model, [(1, 4)], final_norm=True)
     row = transformer.w_out(model, 1)[4]
-    if transformer.final_norm_centres(model):
+    if transformer.facts(model).norms_centre:
         row = row - row.mean()
     values = (row * transformer.final_norm_weight(model)) @ transformer.w_u(model)
     assert list(table["token_ids"][0]) == best(values)

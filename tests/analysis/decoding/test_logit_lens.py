@@ -16,7 +16,7 @@ def test_equals_reading_out_every_depth(layout, kind):
     assert found.rank.shape == found.probability.shape == found.logit.shape == (2, 4, 3)
     with torch.no_grad():
         for depth, name in enumerate(names):
-            read = transformer.read_out(model, kept[name])[0, [6, 2, 4]]
+            read = transformer.unembed(model, kept[name])[0, [6, 2, 4]]
             assert torch.equal(found.top_token[depth], read.argmax(-1))
             for index, token in enumerate([8, 21]):
                 torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""Which models and releases are taken, and how a Hugging Face model becomes one."""
+"""Which models and TransformerLens releases work, and how a Hugging Face model becomes a TransformerLens model."""
 
 import copy
 import re
@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from lens_multimodal.transformer.model_class import is_transformer_lens_model
 from lens_multimodal.transformer.weights import config, w_e, w_out
 
 OLDEST, TOO_NEW = (3, 8), (5, 0)
-"""Releases that work. Before 3.7 the bridge gives GPT-J's W_out transposed; in 3.7 the bridge generates other text than
-`transformers` with GPT-NeoX's key-value cache, and that of OPT has no W_out."""
+"""Releases from the first up to, not including, the second work. Before 3.7 the bridge gives GPT-J's W_out transposed;
+in 3.7 the bridge of GPT-NeoX generates other text than `transformers` with the key-value cache, and OPT's has no
+W_out."""
 
 
 def check_version() -> None:
@@ -29,12 +31,22 @@ def check_version() -> None:
         )
 
 
+def as_transformer_lens(model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
+    """A TransformerLens model as it is, or a Hugging Face causal language model wrapped in a `TransformerBridge`.
+
+    Raises: TypeError, ValueError as `wrap` and `check_model`.
+    """
+    wrapped = model if is_transformer_lens_model(model) else wrap(model, tokenizer=tokenizer)
+    check_model(wrapped)
+    return wrapped
+
+
 def check_model(model: Any) -> None:
-    """Raise unless `model` has everything that this library uses of a TransformerLens model.
+    """Check that `model` has everything that this library uses of a TransformerLens model.
 
     Raises:
         TypeError: naming what is missing.
-        ValueError: for a model whose layout cannot take images (embedding followed by its own norm).
+        ValueError: a layout that cannot take images, such as an embedding followed by its own norm.
     """
     missing = [
         name
@@ -44,8 +56,8 @@ def check_model(model: Any) -> None:
     if missing:
         raise TypeError(
             f"expected a TransformerLens model (HookedTransformer or TransformerBridge), got "
-            f"{type(model).__name__} without {', '.join(missing)}. A Hugging Face causal language model, a name "
-            f"or a folder can be given to attach_vision, which wraps it."
+            f"{type(model).__name__} without {', '.join(missing)}. attach_vision also takes a "
+            f"Hugging Face causal language model, its name or its folder, and wraps it"
         )
     if getattr(config(model), "post_embedding_ln", False):
         raise ValueError(
@@ -67,12 +79,12 @@ def check_model(model: Any) -> None:
 
 
 def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
-    """A `TransformerBridge` around a Hugging Face causal language model: no copy, no hub access.
+    """A `TransformerBridge` around a Hugging Face causal language model, without a copy and without hub access.
 
     The given model becomes part of the bridge: its modules are replaced in place.
 
     Raises:
-        TypeError: the model is no causal language model of Hugging Face.
+        TypeError: the model is not a causal language model of Hugging Face.
         ValueError: it is already part of a bridge.
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
@@ -85,8 +97,8 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
         )
     if hasattr(language_model.get_input_embeddings(), "original_component"):  # type: ignore[operator]
         raise ValueError(
-            f"this {type(language_model).__name__} is already part of a TransformerBridge, which replaced its modules; "
-            f"give that bridge, or load the model again"
+            f"this {type(language_model).__name__} is already part of a TransformerBridge, which replaced its modules: "
+            f"pass that bridge, or load the model again"
         )
     return build_bridge_from_module(
         language_model, type(language_model).__name__, hf_config=config, tokenizer=as_loaded(tokenizer)
@@ -94,9 +106,9 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
 
 
 def as_loaded(tokenizer: Any) -> Any:
-    """A copy of a tokenizer that TransformerLens takes as it is.
+    """A copy of a tokenizer that TransformerLens uses unchanged.
 
-    Otherwise it loads the tokenizer a second time from its path or the hub, and fails for one made in memory.
+    Given the original, it loads the tokenizer a second time from its path or the hub, and fails for one made in memory.
     """
     if tokenizer is None:
         return None

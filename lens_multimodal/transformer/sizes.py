@@ -1,0 +1,45 @@
+"""The sizes of a language model, and where it is."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lens_multimodal.transformer.weights import config, w_e, w_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The sizes of a language model."""
+
+    n_layers: int
+    d_model: int
+    d_mlp: int
+    d_vocab: int
+    n_heads: int
+    d_head: int
+    n_ctx: int
+
+    @property
+    def n_neurons(self) -> int:
+        """MLP neurons of all layers."""
+        return self.n_layers * self.d_mlp
+
+
+def shape(model: nn.Module) -> ModelShape:
+    """The sizes of a TransformerLens model, `d_vocab` and `d_mlp` read off its weights."""
+    cfg = config(model)
+    return ModelShape(
+        n_layers=cfg.n_layers,
+        d_model=cfg.d_model,
+        d_mlp=w_out(model, 0).shape[0],
+        d_vocab=w_e(model).shape[0],
+        n_heads=cfg.n_heads,
+        d_head=cfg.d_head,
+        n_ctx=cfg.n_ctx,
+    )
+
+
+def device(model: nn.Module) -> torch.device:
+    """Where token ids go in: the device of the embedding table."""
+    return w_e(model).device
