@@ -1,6 +1,6 @@
-"""Draws the README's picture from the tiny trio: `python docs/figures/first_look.py` writes `first-look.png` beside it.
+"""Draw the README's picture with the tiny trio: `python docs/figures/first_look.py` writes `first-look.png` beside it.
 
-Run it again when the trio's weights change: everything on it is what the weights that ship say.
+Run it again when the trio's weights change: everything in the picture is computed with the weights that ship.
 """
 
 from pathlib import Path
@@ -21,9 +21,9 @@ INK, SOFT, HOT, GROUND = "#1f2937", "#64748b", "#c2410c", "#ffffff"
 
 
 def choose(lens: VisionLens, samples: list[Sample]) -> tuple[Sample, str]:
-    """The first scene, and its caption, whose noun is one token and once in the caption; a bear before all others.
+    """The first scene, with its caption, whose noun is one token and appears once in the caption; a bear is preferred.
 
-    Raises: ValueError if no caption says what is there.
+    Raises: ValueError if no caption names the object.
     """
     captions = lens.caption([sample.picture for sample in samples])
     right = [
@@ -32,7 +32,7 @@ def choose(lens: VisionLens, samples: list[Sample]) -> tuple[Sample, str]:
         if is_right(sample, caption) and caption.count(sample.nouns[0]) == 1 and one_token(lens, sample.nouns[0])
     ]
     if not right:
-        raise ValueError(f"none of {len(samples)} captions says what is in its picture")
+        raise ValueError(f"none of {len(samples)} captions names the object in its picture")
     return min(right, key=lambda found: found[0].nouns[0] != "bear")
 
 
@@ -53,7 +53,7 @@ def captions_without(lens: VisionLens, explained: Explained) -> tuple[str, str]:
 
 
 def draw(lens: VisionLens, explained: Explained) -> Image.Image:
-    """The picture under its patch grid, then interpretable neurons behind the word: where active, what they write."""
+    """The picture with its patch grid, then interpretable neurons behind the word: receptive fields and tokens."""
     width = (SHOWN + 1) * SIDE + (SHOWN + 2) * GAP
     board = Image.new("RGB", (width, TOP + SIDE + BELOW), GROUND)
     pen = ImageDraw.Draw(board)
