@@ -166,7 +166,8 @@ def _language(figures: dict[str, Any]) -> str:
             *_table(("held-out text", "model", "5-gram", "unigram"), perplexity),
             "",
             "Cloze test of word knowledge: for which answer does the noun raise the probability most, compared with "
-            'the same sentence about "a thing"? Told: the corpus states the fact in other words. Withheld: it does not.',
+            'the same sentence about "a thing"? Told: the corpus states the fact in other words. Withheld: it does '
+            "not.",
             "",
             *_table(("asked for", "model", "5-gram", "chance", "questions"), cloze),
         ]
@@ -194,8 +195,8 @@ def _translation(figures: dict[str, Any]) -> str:
         "## Where the noun arises",
         "",
         f"Measured over {found['scenes']} correctly captioned single-object scenes. Share of the noun's probability "
-        "that is left when the top neurons by attribution are set to zero at the image positions, compared with as many "
-        "random neurons of the same layers:",
+        "that is left when the top neurons by attribution are set to zero at the image positions, compared with as "
+        "many random neurons of the same layers:",
         "",
         *_table(("", *counts), [(who, *(f"{left[f'{who} {n}']:.2f}" for n in counts)) for who in ("top", "random")]),
     ]
