@@ -33,7 +33,7 @@ def report(lens: VisionLens, sample: Sample, *, n_neurons: int) -> tuple[Faithfu
     with torch.no_grad():
         said = int(lens.logits(prompt)[0, -1].argmax())
     found = faithfulness(lens.model, prompt.tokens, said, prompt.image_pos[0], n_neurons=n_neurons)
-    return found, lens.decode([said]).strip()
+    return found, lens.text.decode([said]).strip()
 
 
 def rows(found: Faithfulness) -> pd.DataFrame:

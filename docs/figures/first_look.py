@@ -37,7 +37,7 @@ def choose(lens: VisionLens, samples: list[Sample]) -> tuple[Sample, str]:
 
 
 def one_token(lens: VisionLens, noun: str) -> bool:
-    return len(lens.encode(f" {noun}")) == 1
+    return len(lens.text.encode(f" {noun}")) == 1
 
 
 def captions_without(lens: VisionLens, explained: Explained) -> tuple[str, str]:
