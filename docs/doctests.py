@@ -1,4 +1,4 @@
-"""Hook of the documentation: examples in docstrings (`>>> ...` and what they give) are shown as code."""
+"""Hook for mkdocs: shows examples in docstrings (`>>> ...` and their output) as code."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ BEFORE_FENCES = 100
 
 
 class Doctests(Preprocessor):
-    """Puts a fence around each run of lines that begins with `>>>`, up to the next empty line."""
+    """Puts a fence around each block of lines that starts with `>>>`, up to the next empty line."""
 
     def run(self, lines: list[str]) -> list[str]:
         shown: list[str] = []
@@ -27,7 +27,7 @@ class Doctests(Preprocessor):
 
 
 class DoctestExtension(Extension):
-    """Registers `Doctests` before fenced code is looked for."""
+    """Registers `Doctests` before fenced code is parsed."""
 
     def extendMarkdown(self, md: Markdown) -> None:
         md.preprocessors.register(Doctests(md), "doctests", BEFORE_FENCES)

@@ -1,4 +1,4 @@
-"""Draws the figures of the documentation: `python docs/figures/draw.py` writes the SVG files beside this one."""
+"""Draw the figures of the documentation: `python docs/figures/draw.py` writes the SVG files into this folder."""
 
 from collections.abc import Callable
 from html import escape
@@ -10,7 +10,7 @@ PICTURE, VISION, MAP, LANGUAGE, HOT = "#bae6fd", "#a7f3d0", "#fde68a", "#ddd6fe"
 
 
 def figures() -> dict[str, str]:
-    """Every figure by its file name."""
+    """All figures by file name."""
     makers: tuple[Callable[[], str], ...] = (trio, neuron, receptive_field, patching)
     return {f"{maker.__name__.replace('_', '-')}.svg": maker() for maker in makers}
 
@@ -59,7 +59,7 @@ def neuron() -> str:
         222, 178, "one image position", size=12, colour=SOFT
     )
     writes = _arrow(190, 134, 66, 190) + _text(150, 206, "row of W_out", size=12, colour=SOFT)
-    read_out = _arrow(254, 110, 380, 110) + _text(316, 100, "row · W_U", size=12, colour=SOFT)
+    decodes = _arrow(254, 110, 380, 110) + _text(316, 100, "row · W_U", size=12, colour=SOFT)
     words = _rect(384, 52, 150, 116, "#ffffff") + _text(459, 44, "decoded tokens", size=12, colour=SOFT)
     words += "".join(
         _text(459, 78 + 22 * i, word, size=13, colour=HOT if i == 0 else INK)
@@ -67,13 +67,13 @@ def neuron() -> str:
     )
     score = _rect(566, 52, 280, 116, "#ffffff") + _text(706, 44, "attribution to the word c", size=12, colour=SOFT)
     score += _text(706, 100, "A · ∂Y(c) / ∂A", size=22, weight="bold")
-    score += _text(706, 132, "about what the logit Y(c) loses", size=12, colour=SOFT)
+    score += _text(706, 132, "estimates what the logit Y(c) loses", size=12, colour=SOFT)
     score += _text(706, 150, "when this activation is set to zero", size=12, colour=SOFT)
     return _svg(
         880,
         250,
         "What a neuron reads, what it writes, and its attribution",
-        stream + reads + unit + writes + read_out + words + score,
+        stream + reads + unit + writes + decodes + words + score,
     )
 
 
@@ -103,7 +103,7 @@ def receptive_field() -> str:
 
 
 def patching() -> str:
-    """Activation patching: a clean run gives an activation to a corrupted run."""
+    """Activation patching: an activation of a clean run is copied into a corrupted run."""
 
     def run(y: int, name: str, colour: str, answer: str) -> str:
         cells = "".join(

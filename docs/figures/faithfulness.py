@@ -1,4 +1,4 @@
-"""Which score to believe, on the tiny trio: `python docs/figures/faithfulness.py` writes the table of faithfulness.md.
+"""Which score to trust, on the tiny trio: `python docs/figures/faithfulness.py` writes the table of faithfulness.md.
 
 Run it again when the trio's weights change; the page says on which weights its figures were measured.
 """
@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 def report(lens: VisionLens, scene: Scene, *, n_neurons: int) -> tuple[Faithfulness, str]:
-    """Faithfulness for the word that the model puts after `TEXT`, and that word."""
+    """Faithfulness for the model's next word after `TEXT`, and that word."""
     prompt = lens.prompt(scene.open(), TEXT)
     with torch.no_grad():
         said = int(lens.logits(prompt)[0, -1].argmax())
@@ -38,7 +38,7 @@ def report(lens: VisionLens, scene: Scene, *, n_neurons: int) -> tuple[Faithfuln
 
 
 def rows(found: Faithfulness) -> pd.DataFrame:
-    """One row per score; curves relative to where they begin, so that pictures can be averaged."""
+    """One row per score; curves relative to their starting value, so that they can be averaged over pictures."""
     table = found.summary
     return table.assign(
         lost=found.clean_value - table["deletion_auc"], regained=table["insertion_auc"] - found.all_ablated_value
@@ -46,7 +46,7 @@ def rows(found: Faithfulness) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Mean over pictures with its bootstrap interval, a row for each score."""
+    """Mean over pictures with its bootstrap interval, one row per score."""
     lines = [f"| score | {' | '.join(COLUMNS.values())} |", "| --- |" + " ---: |" * len(COLUMNS)]
     for score, of_score in table.groupby("score", sort=False):
         cells = []
@@ -58,7 +58,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def weights() -> str:
-    """A short name of the trio's weights, which changes with them."""
+    """A short digest of the trio's weights."""
     digest = hashlib.sha256()
     for file in ("language/model.safetensors", "vision.safetensors", "projection.safetensors"):
         digest.update((FOLDER / file).read_bytes())
@@ -66,7 +66,7 @@ def weights() -> str:
 
 
 def write(page: Path, measured: str) -> None:
-    """Put text between the page's markers. Raises: ValueError for a page without them."""
+    """Replace the text between the page's markers. Raises: ValueError for a page without them."""
     text = page.read_text()
     if BEGIN not in text or END not in text:
         raise ValueError(f"{page.name} has no {BEGIN} ... {END} to write between")
@@ -88,7 +88,7 @@ def main() -> None:
     table = markdown(pd.concat(parts, ignore_index=True))
     note = (
         f"{len(scenes)} sample scenes with one object, {options.neurons} neurons each, weights `{weights()}`. The "
-        f'target is the word that the model itself puts after "{TEXT}"; it is the right noun in {right} of them.'
+        f'target is the model\'s own next word after "{TEXT}"; it is the right noun in {right} of them.'
     )
     write(PAGE, f"{note}\n\n{table}")
 

@@ -1,6 +1,6 @@
-"""Draws the README's picture from the tiny trio: `python docs/figures/first_look.py` writes `first-look.png` beside it.
+"""Draw the README's picture with the tiny trio: `python docs/figures/first_look.py` writes `first-look.png` beside it.
 
-Run it again when the trio's weights change: everything on it is what the weights that ship say.
+Run it again when the trio's weights change: everything in the picture is computed with the weights that ship.
 """
 
 from pathlib import Path
