@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
-from lens_multimodal.experiments.shared.conditions import Conditions, measured
+from lens_multimodal.experiments.shared.conditions import Conditions, measured, with_captions
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
 from lens_multimodal.experiments.shared.picture_state import pairs_of
 from lens_multimodal.experiments.shared.random_parts import (
@@ -227,9 +227,8 @@ def _conditions(context: Context[ControlsSettings]) -> Iterator[Row]:
     reference = set(pairs_of(picture.top[0]))
     trained = Conditions.of(context.lens, picture, noun, _vectors(context))
     rows = measured(context, trained, purpose="controls", reference=reference)
-    for row, caption in zip(rows, trained.captions(), strict=True):
-        says_noun = noun.name in context.nouns.names(caption)
-        yield {**about, **row, "caption": caption, "caption_says_noun": says_noun}
+    for row in with_captions(context, trained, rows):
+        yield {**about, **row}
     if context.settings.untrained:
         untrained = Conditions.of(untrained_lens(context), picture, noun, {UNTRAINED: picture.vectors.detach()})
         for row in measured(context, untrained, purpose="controls untrained", reference=reference):

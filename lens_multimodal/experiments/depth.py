@@ -23,6 +23,7 @@ from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
 from lens_multimodal.experiments.shared.object_patches import object_patches
 from lens_multimodal.experiments.shared.picture_state import PictureState
+from lens_multimodal.experiments.shared.settings_checks import require_share
 from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
 from lens_multimodal.hooks import cut_attention
 
@@ -38,8 +39,7 @@ class DepthSettings:
     """Share of an image patch that the object covers; where no patch reaches it, the patch with the largest share."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.covered <= 1:
-            raise ValueError(f"covered must lie in (0, 1], got {self.covered}")
+        require_share(self, "covered")
 
 
 # --- what is said of them over all pictures ------------------------------------------------------------------

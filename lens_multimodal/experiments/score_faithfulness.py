@@ -14,6 +14,7 @@ from lens_multimodal.analysis.attribution.request import Score
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, frame_of
+from lens_multimodal.experiments.shared.settings_checks import require_at_least
 from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
 from lens_multimodal.seeds import seed_for
 
@@ -44,10 +45,7 @@ class FaithfulnessSettings:
     the seed and the picture."""
 
     def __post_init__(self) -> None:
-        if self.n_neurons < 10:
-            raise ValueError(f"n_neurons must be at least 10, got {self.n_neurons}")
-        if self.integrate_every < 1:
-            raise ValueError(f"integrate_every must be at least 1, got {self.integrate_every}")
+        require_at_least(self, n_neurons=10, integrate_every=1)
 
 
 # --- what is said of them over all pictures ------------------------------------------------------------------

@@ -19,6 +19,7 @@ from lens_multimodal.experiments.follow_ups.object_regions import REGIONS, regio
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
 from lens_multimodal.experiments.shared.picture_state import SaidNoun, pairs_of
+from lens_multimodal.experiments.shared.settings_checks import require_at_least, require_share
 from lens_multimodal.experiments.shared.summaries import (
     TOP_AGAINST_RANDOM,
     Drawing,
@@ -47,10 +48,8 @@ class FollowUpsSettings:
     """Other categories of the data set, drawn for each picture, whose neurons are compared with the noun's."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.covered <= 1:
-            raise ValueError(f"covered must lie in (0, 1], got {self.covered}")
-        if self.mean_over < 1 or self.n_other_nouns < 1:
-            raise ValueError(f"expected at least one picture and one other noun, got {self}")
+        require_share(self, "covered")
+        require_at_least(self, mean_over=1, n_other_nouns=1)
 
 
 # --- what is said of them over all pictures ------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch import Tensor
 from lens_multimodal import transformer
 from lens_multimodal.experiments.follow_ups import object_removal as removal
 from lens_multimodal.experiments.shared import picture_statistics as stats
-from lens_multimodal.experiments.shared.conditions import Conditions, measured
+from lens_multimodal.experiments.shared.conditions import Conditions, measured, with_captions
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.object_patches import object_patches
 from lens_multimodal.experiments.shared.picture_state import SaidNoun, pairs_of
@@ -145,15 +145,13 @@ def region_rows(context: Context[Any], noun: SaidNoun) -> Iterator[Row]:
         for name in (removal.EXACT, removal.REPLACED)
         if name in vectors
     }
-    for row, caption in zip(rows, conditions.captions(), strict=True):
+    for row in with_captions(context, conditions, rows):
         yield {
             "image_id": picture.scene.id,
             "noun": noun.name,
             "n_object": int(on_object.sum()),
             "n_positions": len(on_object),
             **row,
-            "caption": caption,
-            "caption_says_noun": noun.name in context.nouns.names(caption),
             "overlap_by_difference": overlap.get(str(row["condition"])),
         }
 

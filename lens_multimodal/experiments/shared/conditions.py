@@ -5,7 +5,7 @@ under each: how likely the noun still is, which neurons attribution finds, what 
 removes the noun; with random neurons of the same layers as a control.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,7 @@ from lens_multimodal.analysis import Logit, decode_neurons, top_neurons_by_row
 from lens_multimodal.analysis.effects.by_row import captions_without, read_without
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.nouns import says
-from lens_multimodal.experiments.shared.picture_state import Neuron, PictureState, SaidNoun, pairs_of, with_control
-from lens_multimodal.hooks import random_neurons_like
+from lens_multimodal.experiments.shared.picture_state import Neuron, PictureState, SaidNoun, control_for, pairs_of
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.virtual_tokens import SoftPrompt
 from lens_multimodal.seeds import generator_for
@@ -109,9 +108,7 @@ def measured(
     picture, noun, model = conditions.picture, conditions.noun, conditions.lens.model
     top = conditions.top()
     random = [
-        random_neurons_like(
-            model, with_control(model, table), generator_for(context.seed, purpose, picture.scene.id, name)
-        )
+        control_for(model, table, generator_for(context.seed, purpose, picture.scene.id, name))
         for name, table in zip(conditions.names, top, strict=True)
     ]
     n = len(conditions.names)
@@ -141,6 +138,13 @@ def measured(
             "relative_change_top": float(probability[1, index] / probability[0, index] - 1),
             "relative_change_random": float(probability[2, index] / probability[0, index] - 1),
         }
+
+
+def with_captions(context: Context[Any], conditions: Conditions, rows: Iterable[Row]) -> Iterator[Row]:
+    """Each condition's row with its caption, and whether the caption says the noun."""
+    for row, caption in zip(rows, conditions.captions(), strict=True):
+        says_noun = conditions.noun.name in context.nouns.names(caption)
+        yield {**row, "caption": caption, "caption_says_noun": says_noun}
 
 
 def _decoded(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from lens_multimodal.analysis import SCORES, ImageGeometry, Logit, decode_neuron
 from lens_multimodal.analysis.effects.by_row import Reading, read_without
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.shared.nouns import Noun, NounFinder
+from lens_multimodal.experiments.shared.settings_checks import require_at_least
 from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt import generation
@@ -45,9 +47,7 @@ class PictureSettings:
     reduce: str = "max"
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "max_nouns", "top_k", "n_ranked"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_at_least(self, max_new_tokens=1, max_nouns=1, top_k=1, n_ranked=1)
         if self.n_ranked < self.top_k:
             raise ValueError(f"n_ranked ({self.n_ranked}) must be at least top_k ({self.top_k})")
         if self.score not in SCORES:
@@ -186,11 +186,7 @@ class PictureState:
     def random(self) -> tuple[pd.DataFrame, ...]:
         """For each noun a control: as many other neurons of the same layers, at random."""
         return tuple(
-            random_neurons_like(
-                self.lens.model,
-                with_control(self.lens.model, top),
-                generator_for(self.seed, "picture", self.scene.id, index),
-            )
+            control_for(self.lens.model, top, generator_for(self.seed, "picture", self.scene.id, index))
             for index, top in enumerate(self.top)
         )
 
@@ -261,6 +257,11 @@ Neuron = tuple[int, int]
 def pairs_of(neurons: pd.DataFrame) -> list[Neuron]:
     """A table of neurons as (layer, neuron) pairs."""
     return list(zip(neurons["layer"].tolist(), neurons["neuron"].tolist(), strict=True))
+
+
+def control_for(model: nn.Module, neurons: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
+    """As many random neurons of the same layers as `with_control` keeps, none of them in the table."""
+    return random_neurons_like(model, with_control(model, neurons), generator)
 
 
 def with_control(model: nn.Module, neurons: pd.DataFrame) -> pd.DataFrame:

@@ -35,11 +35,10 @@ def with_random_weights(module: nn.Module, generator: torch.Generator) -> nn.Mod
 
 def random_projection(context: Context[Any]) -> nn.Module:
     """The projection with random weights; the same for all pictures and experiments of a run."""
-    made: nn.Module = context.once(
+    return context.once(
         "random projection",
         lambda: with_random_weights(context.lens.projection, generator_for(context.seed, "random projection")),
     )
-    return made
 
 
 def random_encoder(context: Context[Any]) -> VisionEncoder:
@@ -50,8 +49,7 @@ def random_encoder(context: Context[Any]) -> VisionEncoder:
         module = with_random_weights(vision.module, generator_for(context.seed, "random encoder"))
         return VisionEncoder(module, preprocessing=vision.preprocessing, name=f"random {vision.name}")
 
-    made: VisionEncoder = context.once("random encoder", make)
-    return made
+    return context.once("random encoder", make)
 
 
 def untrained_lens(context: Context[Any]) -> VisionLens:
@@ -71,8 +69,7 @@ def untrained_lens(context: Context[Any]) -> VisionLens:
             tokenizer=context.lens.tokenizer,
         )
 
-    made: VisionLens = context.once("untrained language model", make)
-    return made
+    return context.once("untrained language model", make)
 
 
 def untrained_language_model(model: nn.Module, *, tokenizer: Any) -> nn.Module:
@@ -139,5 +136,4 @@ def mean_vector(context: Context[Any], over: int) -> Float[Tensor, " d_model"]:
             count += 1
         return total / max(count, 1)
 
-    made: Tensor = context.once("follow_ups.mean vector", make)
-    return made.to(context.picture.vectors)
+    return context.once("follow_ups.mean vector", make).to(context.picture.vectors)

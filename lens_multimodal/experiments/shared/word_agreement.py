@@ -20,6 +20,7 @@ from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.nouns import says
 from lens_multimodal.experiments.shared.pretrained_scores import bert_score, clip_score
+from lens_multimodal.experiments.shared.settings_checks import require_at_least
 from lens_multimodal.experiments.shared.summaries import Drawing, SummaryTable
 from lens_multimodal.precision import wide
 
@@ -73,8 +74,7 @@ class AgreementSettings:
     """Folder of a Hugging Face CLIP model."""
 
     def __post_init__(self) -> None:
-        if self.n_tokens < 1:
-            raise ValueError(f"n_tokens must be at least 1, got {self.n_tokens}")
+        require_at_least(self, n_tokens=1)
 
 
 def embedding_space(context: Context[Any]) -> EmbeddingSpace:
