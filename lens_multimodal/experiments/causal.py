@@ -64,7 +64,7 @@ class Trial:
     table: pd.DataFrame
 
 
-# --- what is said of them over all pictures ------------------------------------------------------------------
+# --- summaries over all pictures ------------------------------------------------------------------------------
 
 PAPERS_SHARE = ("causal.counts.largest", "discovery.neurons")
 """Entries of the reference: the largest number of ablated neurons, and the number of neurons in the model."""

@@ -49,7 +49,7 @@ class ControlsSettings:
     """The untrained language model needs as much memory as the trained one."""
 
 
-# --- what is said of them over all pictures ------------------------------------------------------------------
+# --- summaries over all pictures ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class DepthSettings:
         require_share(self, "covered")
 
 
-# --- what is said of them over all pictures ------------------------------------------------------------------
+# --- summaries over all pictures ------------------------------------------------------------------------------
 
 NEEDED = 0.1
 """The image counts as needed where the cut costs at least this share of the probability on average."""

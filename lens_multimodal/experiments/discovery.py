@@ -42,7 +42,7 @@ class DiscoverySettings(AgreementSettings):
     """The paper shows the best five interpretable neurons of a picture."""
 
 
-# --- what is said of them over all pictures ------------------------------------------------------------------
+# --- summaries over all pictures ------------------------------------------------------------------------------
 
 THIRDS = ("first", "middle", "last")
 

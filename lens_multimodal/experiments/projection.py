@@ -38,7 +38,7 @@ class ProjectionSettings(AgreementSettings):
     """Share of an image patch that an object must cover to count as what the position shows."""
 
 
-# --- what is said of them over all pictures ------------------------------------------------------------------
+# --- summaries over all pictures ------------------------------------------------------------------------------
 
 HITS = {
     "human_noun": "a noun of people's captions",

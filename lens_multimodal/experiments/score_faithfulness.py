@@ -48,7 +48,7 @@ class FaithfulnessSettings:
         require_at_least(self, n_neurons=10, integrate_every=1)
 
 
-# --- what is said of them over all pictures ------------------------------------------------------------------
+# --- summaries over all pictures ------------------------------------------------------------------------------
 
 
 def _verdict(evidence: Evidence) -> str:

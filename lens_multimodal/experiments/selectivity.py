@@ -45,7 +45,7 @@ class SelectivitySettings:
             raise ValueError(f"expected a quantile from 0 to 1 and at least one neuron, got {self}")
 
 
-# --- what is said of them over all pictures ------------------------------------------------------------------
+# --- summaries over all pictures ------------------------------------------------------------------------------
 
 UNITS = {"mean": "mean of the neurons", "neuron": "each neuron alone"}
 

@@ -52,7 +52,7 @@ class FollowUpsSettings:
         require_at_least(self, mean_over=1, n_other_nouns=1)
 
 
-# --- what is said of them over all pictures ------------------------------------------------------------------
+# --- summaries over all pictures ------------------------------------------------------------------------------
 
 SCORE_MEASURES = {
     "spearman": "rank correlation with the paper's score",

@@ -27,7 +27,7 @@ from lens_multimodal.hooks import record
 from lens_multimodal.precision import wide
 from lens_multimodal.seeds import generator_for
 
-# --- what is said of them over all pictures ------------------------------------------------------------------
+# --- summaries over all pictures ------------------------------------------------------------------------------
 
 CHANGE = "change of the log probability"
 
