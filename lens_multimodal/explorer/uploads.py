@@ -7,16 +7,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lens_multimodal.data.coco import Scene
 from lens_multimodal.explorer.limits import Limits
-from lens_multimodal.image.pictures import as_picture
+from lens_multimodal.image.pictures import PictureTooLarge, read_picture
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import EmbeddedImage
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""What an upload may be, told by its content."""
+"""Formats of an upload, recognised by its content."""
 
 SHOWN_SIDE = 512
 """Longest side, in pixels, of the copy that the page shows; the model sees the picture itself."""
@@ -24,14 +24,6 @@ SHOWN_SIDE = 512
 
 class UnknownPicture(LookupError):
     """No sample has this id, or the upload is no longer held."""
-
-
-class NotAPicture(ValueError):
-    """An upload of another type, or a damaged one."""
-
-
-class TooLarge(ValueError):
-    """An upload of too many bytes or pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,26 +106,12 @@ def read_upload(data: bytes, limits: Limits) -> Image.Image:
     """Bytes from the page as an RGB picture.
 
     Raises:
-        TooLarge: more bytes or, by its header, more pixels than allowed; nothing is decoded then.
+        PictureTooLarge: more bytes or, by its header, more pixels than allowed; nothing is decoded then.
         NotAPicture: none of `FORMATS`, or damaged.
     """
     if len(data) > limits.upload_bytes:
-        raise TooLarge(f"the file has {len(data):,} bytes, more than the {limits.upload_bytes:,} allowed")
-    kinds = ", ".join(FORMATS)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image.width, image.height, limits)
-            image.load()
-            return as_picture(image)
-    except TooLarge:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooLarge(f"the picture has more than the {limits.upload_pixels:,} pixels allowed") from None
-    except UnidentifiedImageError:
-        raise NotAPicture(f"this file is not a picture of a kind taken here ({kinds})") from None
-    except Exception as error:
-        # Pillow's decoders raise many kinds on hostile files: struct.error, IndexError, KeyError, zlib.error, ...
-        raise NotAPicture(f"the picture is damaged ({type(error).__name__})") from error
+        raise PictureTooLarge(f"the file has {len(data):,} bytes, more than the {limits.upload_bytes:,} allowed")
+    return read_picture(io.BytesIO(data), name="the upload", formats=FORMATS, max_pixels=limits.upload_pixels)
 
 
 def as_png(picture: Image.Image) -> bytes:
@@ -174,10 +152,3 @@ class _Latest:
 
     def __len__(self) -> int:
         return len(self._held)
-
-
-def _check_pixels(width: int, height: int, limits: Limits) -> None:
-    if width * height > limits.upload_pixels:
-        raise TooLarge(
-            f"the picture is {width} x {height}, more than the {limits.upload_pixels:,} pixels allowed: scale it down"
-        )

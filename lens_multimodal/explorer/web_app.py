@@ -17,8 +17,9 @@ from lens_multimodal.explorer import answers, requests
 from lens_multimodal.explorer.between import patch_between, sweep_layer
 from lens_multimodal.explorer.guard import Guard
 from lens_multimodal.explorer.limits import Limits
-from lens_multimodal.explorer.uploads import NotAPicture, Sample, TooLarge, UnknownPicture
+from lens_multimodal.explorer.uploads import Sample, UnknownPicture
 from lens_multimodal.explorer.workbench import Busy, Workbench
+from lens_multimodal.image.pictures import NotAPicture, PictureTooLarge
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.tiny import scenes_folder
 
@@ -39,7 +40,7 @@ STATIC = {
 STATUS: dict[type[Exception], int] = {
     UnknownPicture: 404,
     NotAPicture: 415,
-    TooLarge: 413,
+    PictureTooLarge: 413,
     Busy: 503,
     ValueError: 400,
     TypeError: 400,

@@ -22,6 +22,14 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "I
 """File formats that are opened, whatever a file's name says. Not PostScript: Pillow would run it as a program."""
 
 
+class NotAPicture(ValueError):
+    """A file in none of the formats that are opened, or a damaged one."""
+
+
+class PictureTooLarge(ValueError):
+    """A picture with more pixels than are opened."""
+
+
 def as_pictures(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
     """One picture or a sequence of them, as RGB images.
 
@@ -67,27 +75,33 @@ def as_picture(picture: Any) -> Image.Image:
     )
 
 
-def read_picture(file: Path | BytesIO, *, name: str) -> Image.Image:
+def read_picture(
+    file: Path | BytesIO, *, name: str, formats: tuple[str, ...] = FORMATS, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """A picture file as an RGB image.
 
-    Args: name: of the file, for errors.
-    Raises: ValueError for a file that is no picture of `FORMATS`, is damaged or larger than `MAX_PIXELS`.
+    Args:
+        name: of the file, for errors.
+        formats: that are opened, in Pillow's names, whatever the file's name says.
+        max_pixels: that are opened, checked before anything is decoded.
+
+    Raises: NotAPicture for a file in none of the formats, or a damaged one; PictureTooLarge.
     """
     try:
-        image = Image.open(file, formats=_formats())
+        image = Image.open(file, formats=_known_to_pillow(formats))
     except UnidentifiedImageError:
-        raise ValueError(f"{name!r} is not a picture that Pillow can read (PNG, JPEG, WebP, ...)") from None
+        raise NotAPicture(f"{name!r} is not a picture in one of the formats {', '.join(formats)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"{name!r} has more than {MAX_PIXELS:,} pixels; scale it down first") from None
-    except Exception as error:  # a damaged file fails in its decoder in any way
-        raise ValueError(f"{name!r} is damaged or cut off: {error}") from error
+        raise PictureTooLarge(f"{name!r} has more than the {max_pixels:,} pixels allowed; scale it down") from None
+    except Exception as error:  # A damaged file can fail in its decoder in any way.
+        raise NotAPicture(f"{name!r} is damaged or cut off: {error}") from error
     with image:
-        _check_size(image.width, image.height, name)
+        _check_size(image.width, image.height, name, max_pixels)
         try:
             image.load()
             return _as_rgb(image)
         except Exception as error:
-            raise ValueError(f"{name!r} is damaged or cut off: {error}") from error
+            raise NotAPicture(f"{name!r} is damaged or cut off: {error}") from error
 
 
 def _open(path: Path) -> Image.Image:
@@ -101,15 +115,17 @@ def _open(path: Path) -> Image.Image:
 
 
 @cache
-def _formats() -> list[str]:
-    """Those of `FORMATS` that this Pillow was built with."""
+def _known_to_pillow(formats: tuple[str, ...]) -> list[str]:
+    """The formats that this Pillow was built with."""
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    return [name for name in formats if name in Image.OPEN]
 
 
-def _check_size(width: int, height: int, what: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{what} is {width} x {height}, more than {MAX_PIXELS:,} pixels; scale it down first")
+def _check_size(width: int, height: int, what: str, max_pixels: int = MAX_PIXELS) -> None:
+    if width * height > max_pixels:
+        raise PictureTooLarge(
+            f"{what} is {width} x {height}, more than the {max_pixels:,} pixels allowed; scale it down first"
+        )
     if width == 0 or height == 0:
         raise ValueError(f"{what} is {width} x {height}: it has no pixels")
 

@@ -9,7 +9,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from lens_multimodal.explorer import Limits, create_app
-from lens_multimodal.explorer.uploads import NotAPicture, TooLarge, read_upload
+from lens_multimodal.explorer.uploads import read_upload
+from lens_multimodal.image.pictures import NotAPicture, PictureTooLarge
 from tests.explorer.conftest import LIMITS, TEXT, Page, in_format, png
 from tests.trio import random_picture
 
@@ -214,7 +215,7 @@ def test_damaged_pictures_never_do_worse_than_a_clean_refusal(kind):
 def outcome(data: bytes) -> str:
     try:
         return "taken" if read_upload(data, LIMITS).mode == "RGB" else "of another mode"
-    except (NotAPicture, TooLarge) as error:
+    except (NotAPicture, PictureTooLarge) as error:
         return "refused in several lines" if "\n" in str(error) else "refused"
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lens_multimodal.image.pictures import MAX_PIXELS, as_picture, as_pictures
+from lens_multimodal.image.pictures import MAX_PIXELS, PictureTooLarge, as_picture, as_pictures
 from tests.fuzz import anything
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO")
@@ -71,7 +71,7 @@ def test_an_image_bomb_is_refused_before_it_is_decoded(tmp_path, size):
     path = tmp_path / "bomb.png"
     path.write_bytes(_png_claiming(*size))
     warnings.simplefilter("error")
-    with pytest.raises(ValueError, match="pixels; scale it down first"):
+    with pytest.raises(PictureTooLarge, match=f"{MAX_PIXELS:,}"):
         as_picture(path)
 
 
