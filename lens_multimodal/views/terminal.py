@@ -1,11 +1,9 @@
-"""One table, four ways out: for the eye, for programs, for data frames, for a browser."""
+"""Write a table: to read on the screen, as JSON, as Parquet, or as a page."""
 
-import base64
 import io
 import json
 import sys
 from enum import Enum
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,17 +11,17 @@ import typer
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL import Image
 
 THUMBNAIL = 96
 """Longest side of a picture in an HTML table, in pixels."""
 
-
 ON_SCREEN = 20
-"""Rows of a long table that are shown where somebody reads them."""
+"""Rows shown of a table that is longer."""
 
 
 class Format(str, Enum):
-    """What a table is written as."""
+    """The form in which a table is written."""
 
     table = "table"
     json = "json"
@@ -34,7 +32,7 @@ class Format(str, Enum):
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of the screen.")]
 AsFormat = Annotated[
     Format | None,
-    typer.Option("--format", "-f", help="Without it: by the ending of --out, else a table."),
+    typer.Option("--format", "-f", help="Form of the output; without it, by the ending of --out, else a table."),
 ]
 
 
@@ -43,8 +41,8 @@ def write(
 ) -> None:
     """Write a table to a file or to stdout.
 
-    Args: largest: a long table on the screen is cut down to the rows that are largest in this column.
-    Raises: ValueError for Parquet onto a terminal, or an ending of `out` that names no format.
+    Args: largest: on the screen, a long table shows only the rows largest in this column.
+    Raises: ValueError for Parquet written to a terminal, or an ending of `out` that names no format.
     """
     form = form or _by_ending(out)
     made_with = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in table.attrs.items())
@@ -59,7 +57,7 @@ def write(
         typer.echo(f"wrote {len(table):,} rows to {out}", err=True)
         return
     if form is Format.parquet and sys.stdout.isatty():
-        raise ValueError("Parquet is not for reading on a terminal: give a file with --out, or pipe it on")
+        raise ValueError("Parquet cannot be read on a terminal: give a file with --out, or pipe it to a program")
     typer.echo(content, nl=False)
 
 
@@ -70,8 +68,8 @@ def _by_ending(out: Path | None) -> Format:
         return Format(out.suffix.lower().removeprefix("."))
     except ValueError:
         raise ValueError(
-            f"{out.name!r} does not say which format it has: end it in .json, .parquet, .html or .txt, or name one "
-            f"with --format"
+            f"the ending of {out.name!r} names no format; expected .json, .parquet, .html or .txt, or choose one with "
+            f"--format"
         ) from None
 
 
@@ -110,40 +108,32 @@ def _as_parquet(table: "pd.DataFrame", _title: str) -> bytes:
 
 
 def _as_html(table: "pd.DataFrame", title: str) -> bytes:
+    # Plotly and the pictures load only for a page.
+    from lens_multimodal.views.html import render
+
     table = _for_reading(table)
-    heads = "".join(f"<th>{escape(str(name))}</th>" for name in table.columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{_cell(name, value)}</td>" for name, value in row.items()) + "</tr>"
+    rows = [
+        [(_readable(value), _picture_at(name, value)) for name, value in row.items()]
         for row in table.to_dict("records")
-    )
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>"
-        f"</head><body><h1>{escape(title)}</h1><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-        f"</body></html>\n"
-    ).encode()
+    ]
+    return render("table.html", title=title, columns=list(table.columns), rows=rows, side=THUMBNAIL).encode()
 
 
 def _for_reading(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Without the ids of tokens that are spelt out beside them."""
+    """Without token ids that stand beside their tokens."""
     return table.drop(columns="token_ids") if {"tokens", "token_ids"} <= set(table.columns) else table
 
 
-def _cell(name: Any, value: Any) -> str:
-    text = escape(_readable(value))
-    return f'<img alt="" src="{_thumbnail(Path(value))}"><br>{text}' if name == "picture" else text
-
-
-def _thumbnail(path: Path) -> str:
+def _picture_at(column: Any, value: Any) -> "Image.Image | None":
+    """The picture that a cell names, if it can be read."""
     from lens_multimodal.image.pictures import as_picture
 
+    if column != "picture":
+        return None
     try:
-        picture = as_picture(path)
+        return as_picture(Path(value))
     except (ValueError, FileNotFoundError):
-        return ""
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return None
 
 
 def _readable(value: Any) -> str:
@@ -153,10 +143,3 @@ def _readable(value: Any) -> str:
 
 
 _RENDERERS = {Format.table: _as_table, Format.json: _as_json, Format.parquet: _as_parquet, Format.html: _as_html}
-
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { margin: 2rem; } h1 { font-size: 1.2rem; }
-table { border-collapse: collapse; } th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid; } td { border-bottom: 1px solid #8884; font-variant-numeric: tabular-nums; }
-"""

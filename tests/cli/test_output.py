@@ -55,7 +55,7 @@ def test_html_stands_alone_and_escapes(table, tmp_path):
     rows = _Cells()
     rows.feed(page)
     assert rows.count == 2 * 4
-    assert page.count("data:image/png;base64,") == 1, "a picture that is gone has no thumbnail"
+    assert page.count("data:image/jpeg;base64,") == 1, "a picture that is gone has no thumbnail"
 
 
 def test_table_folds_and_hides_nothing(table, capsys):

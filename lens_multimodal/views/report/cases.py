@@ -1,7 +1,5 @@
 """Pictures of a report: the best and worst receptive fields, and the ablations that remove most and least of a word."""
 
-import base64
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from lens_multimodal.experiments.extreme_pictures import (
 )
 from lens_multimodal.experiments.selectivity import MEAN_MAP
 from lens_multimodal.image.preprocessing import Preprocessing
+from lens_multimodal.views.html import data_uri
 from lens_multimodal.views.plots import heat_over_picture
 from lens_multimodal.views.report.tables import number
 
@@ -109,13 +108,6 @@ def cases_of(tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], *,
         ablations=extremes(ranked_ablations(tables, there), ablated, each=each),
         absent=tuple(absent),
     )
-
-
-def data_uri(picture: Image.Image) -> str:
-    """A picture as text for a page."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _case(
