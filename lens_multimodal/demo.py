@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for one in explained:
         best, left = one.neurons.iloc[0], one.probability_left
         sys.stdout.write(
-            f"neurons behind {one.word!r}: layer {best.layer}, neuron {best.neuron} promotes"
+            f"neurons behind {one.word!r}: layer {best.layer}, neuron {best.neuron} writes"
             f"{''.join(best.tokens[:6])}; "
             f"without the top {COUNTS[-1]}, {left['top'][-1]:.0%} of the probability is left; without as many "
             f"random neurons, {left['random'][-1]:.0%}\n"

@@ -72,6 +72,7 @@ def page(
     figures = _figures(explained, n_layers=n_layers, counts=counts)
     return render(
         "demo.html",
+        title="lens_multimodal: what the tiny trio sees",
         prompt=PROMPT,
         lens=lens,
         scenes=scenes,

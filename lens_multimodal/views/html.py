@@ -13,7 +13,10 @@ from lens_multimodal.views.plots.labels import visible
 
 
 def render(template: str, **values: Any) -> str:
-    """A file of `views/templates` filled with values."""
+    """A file of `views/templates` filled with values.
+
+    A page extends `base.html`: it needs a `title`, and `plotly`, the code of plotly.js, if it holds figures.
+    """
     return _ENVIRONMENT.get_template(template).render(**values)
 
 

@@ -15,6 +15,7 @@ def page(report: Report) -> str:
     """The whole page as text."""
     return render(
         "report.html",
+        title=report.title,
         report=report,
         facts=facts(report),
         artefact=ARTEFACT,
