@@ -1,4 +1,4 @@
-"""What the workbench answers, as plain values for the page."""
+"""Answers of the workbench, as plain values for the page."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Word:
     text: str
     """Its leading space kept."""
     probability: float
-    """That the model gave it where it stands."""
+    """Given by the model at its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Neuron:
     col: int
     """The image patch with the largest attribution."""
     tokens: list[str]
-    """What it writes, strongest first."""
+    """The tokens it writes, strongest first."""
     interpretable: bool
     activations: list[float]
     """At each image patch."""
@@ -73,7 +73,7 @@ class Why:
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:
-    """What became of a word and of the caption when neurons were changed."""
+    """A word and the caption before and after neurons were changed."""
 
     before: Word
     after: Word
@@ -97,13 +97,13 @@ class InRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class Patched:
-    """What activation patching made of the corrupted picture."""
+    """The corrupted picture after activation patching."""
 
     caption: Caption
     word: InRuns
     """The word chosen in the clean picture's caption."""
     other: InRuns
-    """What the corrupted run finds likeliest at that place."""
+    """The most likely token of the corrupted run at that place."""
 
 
 @dataclass(frozen=True, kw_only=True)

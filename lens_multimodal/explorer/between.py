@@ -9,6 +9,7 @@ from torch import Tensor
 from lens_multimodal import transformer
 from lens_multimodal.analysis.patching.sweeps import act_patch_resid_pre
 from lens_multimodal.arguments.targets import Logit, LogitDifference
+from lens_multimodal.arguments.units import read_layers
 from lens_multimodal.explorer.answers import InRuns, Patched, SweptLayer
 from lens_multimodal.explorer.workbench import Workbench
 from lens_multimodal.hooks import patch_resid_pre, record
@@ -26,13 +27,13 @@ def patch_between(
     layers: Sequence[int],
     patches: Sequence[int],
 ) -> Patched:
-    """The residual stream of some image patches of the clean picture, written into the run on the corrupted one.
+    """Copy the residual stream at some image patches of the clean picture into the run on the corrupted one.
 
     Args:
-        clean, corrupted: picture ids: the one that gives and the one that receives.
-        before: tokens of the caption before the word asked about.
-        target: the word, most often of the clean picture's caption.
-        layers: whose input is replaced.
+        clean, corrupted: ids of the picture copied from and of the picture copied to.
+        before: tokens of the caption before the word in question.
+        target: the word, usually of the clean picture's caption.
+        layers: those whose input is replaced.
         patches: image patches by number, row after row; the same ones in both pictures.
     Raises: as `Workbench.why`; ValueError for layers or patches that do not exist, or none.
     """
@@ -51,7 +52,7 @@ def patch_between(
 def sweep_layer(
     bench: Workbench, clean: str, corrupted: str, text: str, before: Sequence[int], target: int, *, layer: int
 ) -> SweptLayer:
-    """Patch every image patch alone into one layer: where does the clean picture's word come back?
+    """Patch each image patch alone into one layer: where does the clean picture's word come back?
 
     The target is the logit of the word minus that of the corrupted run's likeliest token; the word's own logit if
     these are the same.
@@ -89,11 +90,9 @@ def _patching(
         raise ValueError(f"image patch {outside[0]} is outside the picture's {len(at)} patches (0 to {len(at) - 1})")
     if not patches:
         raise ValueError("choose at least one image patch")
-    n_layers = bench.lens.shape.n_layers
-    if not layers or not 0 <= min(layers) <= max(layers) < n_layers:
-        raise ValueError(f"layers {list(layers)} are not among the model's {n_layers} layers (0 to {n_layers - 1})")
-    run = record(bench.lens.model, giving.tokens, [transformer.resid_pre(layer) for layer in layers])
-    return patch_resid_pre(bench.lens.model, list(layers), run=run, positions=[at[patch] for patch in patches])
+    known = read_layers(bench.lens.model, list(layers))
+    run = record(bench.lens.model, giving.tokens, [transformer.resid_pre(layer) for layer in known])
+    return patch_resid_pre(bench.lens.model, known, run=run, positions=[at[patch] for patch in patches])
 
 
 def _in_runs(bench: Workbench, token: int, logits: Sequence[Float[Tensor, " d_vocab"]]) -> InRuns:

@@ -1,4 +1,4 @@
-"""Only the explorer's own page, on this machine, may ask; and only so much at once."""
+"""Only the explorer's own page on this machine may ask, within size limits."""
 
 import secrets
 
@@ -28,9 +28,9 @@ HEADERS = {
 
 
 class Guard:
-    """Middleware: refuses other hosts, other pages and bodies that are too large; adds the headers of a closed page.
+    """Middleware: refuses other hosts, other pages and oversized bodies; adds headers that close the page to others.
 
-    Anything but reading needs the token that only the page itself was given.
+    Every request but reading needs the token, which only the page itself has.
     """
 
     def __init__(self, app: ASGIApp, *, token: str, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""How much the explorer takes at most, from one request and in all."""
+"""The explorer's limits, for one request and in total."""
 
 from dataclasses import dataclass, fields
 

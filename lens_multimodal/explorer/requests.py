@@ -1,4 +1,4 @@
-"""What the page may ask, checked before anything is run."""
+"""Requests of the page, checked before anything runs."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ Index = Annotated[int, Field(ge=0, lt=2**20)]
 
 
 class Request(BaseModel):
-    """Nothing unknown, nothing converted."""
+    """Refuses unknown fields and converts nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -31,7 +31,7 @@ class Place(Request):
 
 
 class Why(Place):
-    """Which neurons?"""
+    """Rank the neurons behind a word."""
 
     picture: PictureId
     top_k: int = Field(ge=1, le=2**20)
@@ -46,14 +46,14 @@ class Factor(Request):
 
 
 class Change(Place):
-    """What if these neurons were different?"""
+    """Change the activations of these neurons."""
 
     picture: PictureId
     neurons: list[Factor] = Field(max_length=1000)
 
 
 class Between(Place):
-    """Two pictures: the one that gives and the one that receives."""
+    """Two pictures: activations are copied from the clean one into the run on the corrupted one."""
 
     clean: PictureId
     corrupted: PictureId

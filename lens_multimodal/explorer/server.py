@@ -1,4 +1,4 @@
-"""`serve`: the explorer on this machine's own address, in the browser."""
+"""Serve the explorer on this machine's loopback address and open it in the browser."""
 
 import socket
 import threading

@@ -19,7 +19,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats of an upload, recognised by its content."""
 
 SHOWN_SIDE = 512
-"""Longest side, in pixels, of the copy that the page shows; the model sees the picture itself."""
+"""Longest side, in pixels, of the copy on the page; the model sees the full picture."""
 
 
 class UnknownPicture(LookupError):
@@ -34,13 +34,13 @@ class Sample:
     label: str
     """The nouns of the scene."""
     drawings: str
-    """`known` or `held_out`: whether the encoder's training saw these drawings; empty where it is not said."""
+    """`known` or `held_out`: whether the encoder's training saw these drawings; empty if unknown."""
 
 
 class Pictures:
-    """Pictures by id: `sample-<number>` from the scenes given, `upload-<random>` for what was dropped on the page.
+    """Pictures by id: `sample-<number>` for the given scenes, `upload-<random>` for files dropped on the page.
 
-    Only ids made here are ever looked up, so no request can name a file.
+    Only ids made here are looked up, so no request can name a file.
     """
 
     def __init__(self, lens: VisionLens, scenes: Sequence[Scene], limits: Limits) -> None:
@@ -59,13 +59,13 @@ class Pictures:
         ]
 
     def add(self, picture: Image.Image) -> str:
-        """Encode and hold a picture; its id. The caller has the model to itself."""
+        """Encode and hold a picture and return its id. The caller holds the model's lock."""
         name = f"upload-{secrets.token_hex(16)}"
         self._uploads.put(name, self._encode(picture))
         return name
 
     def get(self, name: str) -> EmbeddedImage:
-        """A picture as the language model sees it. The caller has the model to itself.
+        """A picture as the language model sees it. The caller holds the model's lock.
 
         Raises: UnknownPicture.
         """
@@ -86,7 +86,7 @@ class Pictures:
         return as_png(picture)
 
     def __len__(self) -> int:
-        """How many pictures are encoded in memory."""
+        """Number of encoded pictures in memory."""
         return len(self._uploads) + len(self._encoded)
 
     def _encode(self, picture: Image.Image) -> EmbeddedImage:
@@ -129,7 +129,7 @@ def thumbnail(picture: Image.Image, side: int) -> Image.Image:
 
 
 class _Latest:
-    """The latest few pictures by id; every look makes one the latest."""
+    """The most recently used pictures by id."""
 
     def __init__(self, capacity: int, *, forget: Callable[[EmbeddedImage], None]) -> None:
         self._capacity = capacity

@@ -52,8 +52,8 @@ def create_app(lens: VisionLens, *, scenes: Sequence[Scene] | None = None, limit
     """The explorer of one lens as an ASGI application; `serve` runs it.
 
     Args:
-        lens: asked one question at a time, and left as it was.
-        scenes: what the gallery offers; None for the sample scenes of the tiny trio.
+        lens: answers one question at a time, and is left unchanged.
+        scenes: the pictures of the gallery; None for the sample scenes of the tiny trio.
         limits: None for the defaults.
     """
     offered = read_coco(scenes_folder()) if scenes is None else scenes

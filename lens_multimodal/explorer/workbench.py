@@ -1,4 +1,4 @@
-"""One lens, one question at a time: captions, the neurons behind a word, and what changing them does."""
+"""One lens, one question at a time: captions, the neurons behind a word, the effect of changing them."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import neuron_activations, receptive_field
+from lens_multimodal.arguments.targets import read_token
 from lens_multimodal.data.coco import Scene
 from lens_multimodal.explorer.answers import Caption, Changed, Neuron, PatchGrid, Seen, Why, Word
 from lens_multimodal.explorer.limits import Limits
@@ -31,14 +32,14 @@ LIKELIEST = 5
 
 
 class Busy(RuntimeError):
-    """The model is answering somebody else and did not become free in time."""
+    """Another question kept the model busy for too long."""
 
 
 class Workbench:
-    """A lens behind one lock, with the pictures it is asked about.
+    """A lens behind one lock, with the pictures of its questions.
 
-    Every answer leaves the model as it was: changes are hooks inside a `with` block. All picture ids are those of
-    `Pictures`; a *place* is the text after the picture and the caption's tokens before the word asked about.
+    Every answer leaves the model unchanged: interventions are hooks inside a `with` block. Picture ids are those of
+    `Pictures`. A *place* is the text after the picture and the caption's tokens before the word in question.
     """
 
     def __init__(self, lens: VisionLens, *, scenes: Sequence[Scene], limits: Limits) -> None:
@@ -49,7 +50,7 @@ class Workbench:
         self._model = threading.Lock()
 
     def about(self) -> dict[str, object]:
-        """What the page says of the lens and of its limits."""
+        """Facts about the lens and its limits for the page."""
         shape, vision = self.lens.shape, self.lens.vision
         return {
             "name": self.lens.name,
@@ -71,7 +72,7 @@ class Workbench:
         return self.pictures.samples
 
     def add(self, data: bytes) -> str:
-        """Take an uploaded file; the picture's id. Raises: as `read_upload`; Busy."""
+        """Hold an uploaded picture and return its id. Raises: as `read_upload`; Busy."""
         with self._decoding:
             picture = read_upload(data, self.limits)
         with self.alone():
@@ -87,12 +88,12 @@ class Workbench:
             return Seen(caption=self.caption(self.prompt(image, text)), patches=self._grid(image))
 
     def why(self, picture: str, text: str, before: Sequence[int], target: int, *, top_k: int) -> Why:
-        """The neurons that turn a picture into a word, with what they write and where they are active.
+        """The neurons that turn a picture into a word, with the tokens they write and where they are active.
 
         Raises: as `look`; ValueError for tokens outside the vocabulary or too many neurons.
         """
         if not 1 <= top_k <= self.limits.neurons:
-            raise ValueError(f"a table holds 1 to {self.limits.neurons} neurons, {top_k} were asked for")
+            raise ValueError(f"top_k must be 1 to {self.limits.neurons} neurons, got {top_k}")
         with self.alone():
             image = self.pictures.get(picture)
             prompt = self.prompt(image, text, before)
@@ -120,9 +121,9 @@ class Workbench:
         *,
         factors: dict[tuple[int, int], float],
     ) -> Changed:
-        """Multiply the activations of neurons at the image positions, and see what the model says then.
+        """Multiply the activations of neurons at the image positions, and read what the model says.
 
-        Args: factors: by (layer, neuron); 0 ablates, 1 leaves as is.
+        Args: factors: by (layer, neuron); 0 ablates, 1 changes nothing.
         Raises: as `why`; ValueError for neurons that the model does not have.
         """
         if len(factors) > self.limits.neurons:
@@ -143,13 +144,13 @@ class Workbench:
                 likeliest=self.likeliest(after_logits),
             )
 
-    # --- parts, for a caller that has the model to itself -------------------------------------------------
+    # --- parts, for a caller that holds the lock -------------------------------------------------
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Have the model to oneself. Raises: Busy after `limits.wait_s` seconds."""
+        """Hold the model's lock. Raises: Busy after `limits.wait_s` seconds."""
         if not self._model.acquire(timeout=self.limits.wait_s):
-            raise Busy("the model is busy with another question: try again in a moment")
+            raise Busy("the model is busy with another question; try again in a moment")
         try:
             yield
         finally:
@@ -164,7 +165,7 @@ class Workbench:
         return self._longer(prompt, [self._known(i) for i in before])
 
     def caption(self, prompt: ImagePrompt, hooks: Sequence[transformer.NamedHook] = ()) -> Caption:
-        """What follows a prompt, greedily, under some hooks."""
+        """The greedy caption of a prompt, under some hooks."""
         model = self.lens.model
         room = self.lens.shape.n_ctx - prompt.tokens.shape[1]
         if room < 1:
@@ -184,7 +185,7 @@ class Workbench:
     def next_logits(
         self, prompt: ImagePrompt, hooks: Sequence[transformer.NamedHook] = ()
     ) -> Float[Tensor, " d_vocab"]:
-        """What the model expects after a prompt, under some hooks."""
+        """The logits after a prompt, under some hooks."""
         with torch.no_grad(), transformer.fired_hooks(self.lens.model, hooks):
             return self.lens.logits(prompt)[0, -1]
 
@@ -200,9 +201,7 @@ class Workbench:
     # --- inside -------------------------------------------------------------------------------------------
 
     def _known(self, token: int) -> int:
-        if not 0 <= token < self.lens.shape.d_vocab:
-            raise ValueError(f"token {token} is outside the vocabulary (0 to {self.lens.shape.d_vocab - 1})")
-        return token
+        return read_token(self.lens.model, token)
 
     def _longer(self, prompt: ImagePrompt, ids: Sequence[int]) -> ImagePrompt:
         longer = prompt.followed_by(ids)
