@@ -56,7 +56,7 @@ def test_peak_is_what_torch_allocates(shape, frozen):
     for run, settings in cases:
         estimate = estimate_attribution(model, n_pos, **settings)
         peak = live_peak(run)
-        assert estimate.peak == pytest.approx(peak, rel=0.1), (settings, estimate)
+        assert estimate.peak == pytest.approx(peak, rel=0.15), (settings, estimate)
 
 
 def by_hand(language_model, tokens, target):
