@@ -73,6 +73,7 @@ def test_the_untrained_model_has_other_weights_and_leaves_the_trained_one_alone(
     torch.testing.assert_close(trained, expected)
 
 
+@torch.no_grad()
 def test_random_weights_keep_each_parameters_mean_and_spread():
     module = torch.nn.Linear(200, 300)
     twin = with_random_weights(module, torch.Generator().manual_seed(0))

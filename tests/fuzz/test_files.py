@@ -170,13 +170,13 @@ def test_tables_of_neurons(attempt, tmp_path_factory, ending, content):
 
 
 def _spoil_and_open(attempt, saved: Path, tmp_path_factory, name: str, data) -> None:
-    from lens_multimodal.saved_lens import _digest
+    from lens_multimodal.files import digest_of_file
 
     folder = _copy(saved, tmp_path_factory)
     _dump(folder / name, data.draw(spoilt(json.loads((saved / name).read_text()))))
     if name != "lens.json":
         card = json.loads((folder / "lens.json").read_text())
-        card["files"][name] = _digest(folder / name)
+        card["files"][name] = digest_of_file(folder / name)
         _dump(folder / "lens.json", card)
 
     def use() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lens_multimodal import Preprocessing, attach_vision, load_linear
 from lens_multimodal.data import read_coco, read_folder, read_shards
-from lens_multimodal.saved_lens import _digest
+from lens_multimodal.files import digest_of_file
 from lens_multimodal.train import FitSettings, checkpoint
 from lens_multimodal.transformer.loading import load_language_model
 from tests.trio import random_picture
@@ -226,7 +226,7 @@ def _copy(saved: Path, tmp_path: Path) -> Path:
 def _fit_checksums(folder: Path) -> None:
     card = json.loads((folder / "lens.json").read_text())
     files = [p for p in folder.rglob("*") if p.is_file() and p.name not in ("README.md", "lens.json")]
-    card["files"] = {p.relative_to(folder).as_posix(): _digest(p) for p in files}
+    card["files"] = {p.relative_to(folder).as_posix(): digest_of_file(p) for p in files}
     (folder / "lens.json").write_text(json.dumps(card))
 
 

@@ -1,11 +1,12 @@
 """The independent route: plain transformers with PyTorch hooks on the Hugging Face modules."""
 
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from tests.models import HOSTS, LAYOUTS, host_model, random_language_model
@@ -74,55 +75,54 @@ def attention(layout: str, layer: int) -> nn.Module:
     return block(layout, layer).get_submodule(ATTENTION[layout])
 
 
-_batch = [1]
-"""Batch of the run in progress: OPT's MLP sees batch and position as one axis, edits see two."""
+@dataclass(frozen=True)
+class Edited:
+    """What a module receives or returns, replaced by an edited copy while `logits` runs."""
+
+    module: nn.Module
+    edit: Callable[[Tensor], Tensor]
+    of_input: bool
+
+    def register(self, batch: int) -> RemovableHandle:
+        """Args: batch: of the run; OPT's MLP sees batch and position as one axis, edits see two."""
+
+        def edited(value: Tensor) -> Tensor:
+            if value.ndim == 2:
+                return self.edit(value.clone().unflatten(0, (batch, -1))).flatten(0, 1)
+            return self.edit(value.clone())
+
+        def of_input(_module, args, kwargs):
+            if args:
+                return (edited(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": edited(kwargs["hidden_states"])}
+
+        def of_output(_module, _args, output):
+            return (edited(output[0]), *output[1:]) if isinstance(output, tuple) else edited(output)
+
+        if self.of_input:
+            return self.module.register_forward_pre_hook(of_input, with_kwargs=True)
+        return self.module.register_forward_hook(of_output)
 
 
-def _by_position(edit: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
-    if value.ndim == 2:
-        return edit(value.clone().unflatten(0, (_batch[0], -1))).flatten(0, 1)
-    return edit(value.clone())
+def input_edited(module: nn.Module, edit: Callable[[Tensor], Tensor]) -> Edited:
+    """`module` receives an edited copy of its first input."""
+    return Edited(module, edit, of_input=True)
 
 
-@contextmanager
-def input_edited(module: nn.Module, edit: Callable[[Tensor], Tensor]):
-    """Within the block, `module` receives an edited copy of its first input."""
-
-    def hook(_module, args, kwargs):
-        if args:
-            return (_by_position(edit, args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": _by_position(edit, kwargs["hidden_states"])}
-
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+def output_edited(module: nn.Module, edit: Callable[[Tensor], Tensor]) -> Edited:
+    """`module` returns an edited copy of its (first) output."""
+    return Edited(module, edit, of_input=False)
 
 
-@contextmanager
-def output_edited(module: nn.Module, edit: Callable[[Tensor], Tensor]):
-    """Within the block, `module` returns an edited copy of its (first) output."""
-
-    def hook(_module, _args, output):
-        if isinstance(output, tuple):
-            return (_by_position(edit, output[0]), *output[1:])
-        return _by_position(edit, output)
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def logits(layout: str, prompt: Tensor, *edits) -> Tensor:
+def logits(layout: str, prompt: Tensor, *edits: Edited) -> Tensor:
     """Logits of the Hugging Face model under some of the edits above."""
-    _batch[0] = len(prompt)
-    with ExitStack() as stack, torch.no_grad():
-        for edit in edits:
-            stack.enter_context(edit)
-        return hugging_face(layout)(prompt).logits
+    handles = [edit.register(len(prompt)) for edit in edits]
+    try:
+        with torch.no_grad():
+            return hugging_face(layout)(prompt).logits
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def greedy(layout: str, prompt: Tensor, n_new: int, edits: Callable[[], list]) -> Tensor:

@@ -180,7 +180,7 @@ def test_heads_that_share_values():
     values = pattern_and_values(model, prompt, 2)[1]
     assert values.shape[2] == 2
     z = torch.cat([pattern[:, head] @ values[:, :, head // 2] for head in range(4)], dim=-1)
-    with torch.no_grad(), input_edited(plain.model.layers[2].self_attn.o_proj, lambda _: z):
+    with torch.no_grad(), input_edited(plain.model.layers[2].self_attn.o_proj, lambda _: z).register(1):
         expected = plain(prompt).logits
     assert_close(run(model, prompt, freeze_attention(model, run=frozen, layers=2)), expected)
 

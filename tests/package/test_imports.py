@@ -1,4 +1,4 @@
-"""What `import lens_multimodal` costs beyond torch and transformer_lens: which modules, and how much processor time."""
+"""What `import lens_multimodal` imports beyond torch and transformer_lens."""
 
 import json
 import subprocess
@@ -9,29 +9,30 @@ ROOT = Path(__file__).parents[2]
 
 HEAVY = {"plotly", "timm", "torchvision", "accelerate", "pyarrow", "pycocotools", "typer", "fastapi", "jinja2"}
 
-SECONDS = 1.0
+ALLOWED = {"lens_multimodal", "transformers"}
+"""Packages that the library may import beyond those; transformers is imported by transformer_lens in any case."""
 
 LATER = """
-import json, sys, time
+import json, sys
 import torch, transformer_lens, transformer_lens.model_bridge
-before, began = set(sys.modules), time.process_time()
+before = set(sys.modules)
 import lens_multimodal
 for name in lens_multimodal.__all__:
     getattr(lens_multimodal, name)
-seconds = time.process_time() - began
 from lens_multimodal import analysis, data, hooks, train
-print(json.dumps([seconds, sorted({name.split(".")[0] for name in set(sys.modules) - before})]))
+new = {name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
+print(json.dumps(sorted(new)))
 """
 
 
-def test_the_public_names_come_at_once_and_with_nothing_heavy():
-    seconds, packages = _output(LATER)
-    assert seconds < SECONDS
-    assert not HEAVY & set(packages)
+def test_the_public_names_come_with_nothing_heavy():
+    packages = set(_output(LATER))
+    assert not HEAVY & packages
+    assert packages <= ALLOWED
 
 
 def test_the_guard_can_fail():
-    _, packages = _output(LATER.replace("import lens_multimodal\n", "import lens_multimodal, plotly\n", 1))
+    packages = _output(LATER.replace("import lens_multimodal\n", "import lens_multimodal, plotly\n", 1))
     assert "plotly" in packages
 
 

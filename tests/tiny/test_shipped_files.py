@@ -59,8 +59,8 @@ def test_scenes_are_coco(instances: dict) -> None:
     assert len(coco.imgs) >= 400
     captions = COCO(str(SCENES / "captions.json"))
     for image in instances["images"]:
-        picture = Image.open(SCENES / "images" / image["file_name"])
-        assert picture.size == (image["width"], image["height"])
+        with Image.open(SCENES / "images" / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
         annotations = coco.loadAnns(coco.getAnnIds(image["id"]))
         masks = [coco.annToMask(a) for a in annotations]
         assert all(m.sum() == a["area"] for m, a in zip(masks, annotations, strict=True))
