@@ -1,14 +1,16 @@
 """Pictures in any form a researcher has them, as RGB pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import cache
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from tqdm.auto import tqdm
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 """A path, a PIL image, or an array or tensor: `[h, w]`, `[h, w, c]` or `[c, h, w]` with 1, 3 or 4 channels;
@@ -36,6 +38,28 @@ def as_pictures(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
             raise ValueError("got an empty batch of pictures; give at least one")
         return [as_picture(picture) for picture in pictures]
     return [as_picture(pictures)]
+
+
+def picture_batches(
+    pictures: Picture | Iterable[Picture], *, batch_size: int, progress: bool | None = None
+) -> Iterator[list[Image.Image]]:
+    """One picture or any number of them as RGB images, batch by batch, with a progress bar.
+
+    Args: progress: None shows the bar after two seconds.
+    Raises: ValueError for a batch size below one; otherwise like `as_picture`.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    many: Any = pictures
+    if isinstance(pictures, (str, Path, Image.Image)) or getattr(pictures, "ndim", 4) < 4:
+        many = [pictures]
+    source = iter(many)
+    total = len(many) if isinstance(many, Sized) else None
+    delay = 2.0 if progress is None else 0.0
+    with tqdm(total=total, desc="captions", unit="picture", disable=progress is False, delay=delay) as bar:
+        while batch := [as_picture(picture) for picture in islice(source, batch_size)]:
+            yield batch
+            bar.update(len(batch))
 
 
 def as_picture(picture: Any) -> Image.Image:

@@ -142,8 +142,8 @@ def test_a_prompt_of_196_patches_stays_small(tokenizers):
     )  # fmt: skip
     encoder = VisionEncoder(module, preprocessing=Preprocessing(height=112, width=112))
     model = host_model("bridge", hugging_face("gpt-j"), tokenizer=tokenizers("gpt-j"))
+    model.cfg.n_ctx = 200  # the prompt is shown, never run
     lens = attach_vision(model, vision=encoder, projection=linear(), tokenizer=tokenizers("gpt-j"))
-    lens.shape = replace(lens.shape, n_ctx=200)  # the prompt is shown, never run
     noise = picture(height=480, width=640)
     vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(196, 24))).float()
     image = EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), grid_h=14, grid_w=14, picture=noise)
