@@ -1,4 +1,4 @@
-"""Pictures in any form a researcher has them, as RGB pixels."""
+"""Pictures from files, PIL images, arrays and tensors, as RGB images."""
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import cache
@@ -14,14 +14,14 @@ from tqdm.auto import tqdm
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 """A path, a PIL image, or an array or tensor: `[h, w]`, `[h, w, c]` or `[c, h, w]` with 1, 3 or 4 channels;
-integers from 0 to 255 (16-bit: 65,535), floats from 0 to 1. Where both readings fit, an array is `[h, w, c]` and a
-tensor `[c, h, w]`."""
+integers from 0 to 255 (16-bit: 65,535), floats from 0 to 1. If both layouts fit, an array is read as `[h, w, c]` and a
+tensor as `[c, h, w]`."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded."""
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000")
-"""File formats that are opened, whatever a file's name says. Not PostScript: Pillow would run it as a program."""
+"""File formats that are read, whatever a file's name says. PostScript is not: Pillow would run it as a program."""
 
 
 def as_pictures(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
@@ -67,8 +67,8 @@ def as_picture(picture: Any) -> Image.Image:
 
     Raises:
         FileNotFoundError: no file at the path.
-        ValueError: the file is not a picture, is damaged or larger than `MAX_PIXELS`; an array's shape or range
-            is not that of a picture.
+        ValueError: a file that is not a picture, is damaged or larger than `MAX_PIXELS`; an array whose shape or
+            range is not a picture's.
         TypeError: something else was given.
     """
     if isinstance(picture, (str, Path)):

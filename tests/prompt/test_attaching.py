@@ -1,4 +1,4 @@
-"""A model with eyes is the model it was: taken off, copied, saved, in compatibility mode, with its hooks reset."""
+"""A model with a lens attached is the model it was: detached, copied, saved, in compatibility mode, hooks reset."""
 
 import copy
 

@@ -52,7 +52,7 @@ def test_missing_and_silent_hook_points_are_named(lens_of):
                 self_check(model, [silent])
 
 
-def test_a_model_that_fails_the_check_gets_no_eyes(monkeypatch):
+def test_a_model_that_fails_the_check_gets_no_lens(monkeypatch):
     model = wrapped_model("bridge", hugging_face("gpt-j"))
     monkeypatch.setattr("lens_multimodal.transformer.self_check.edited", lambda _model: [transformer.attn_pattern(0)])
     with pytest.raises(HookHasNoEffect):
