@@ -42,9 +42,7 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.do_sample and self.num_beams > 1:
-            raise ValueError(
-                f"beam search does not sample: use either do_sample or num_beams={self.num_beams}"
-            )
+            raise ValueError(f"beam search does not sample: use either do_sample or num_beams={self.num_beams}")
         if self.num_beams < 1:
             raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
 
