@@ -209,7 +209,7 @@ def _prompt_and_target(
     lens: AttachedLens, pair: tuple[int, int], image: Picture | ImagePrompt, target: str | int | None, text: str
 ) -> tuple[ImagePrompt, int]:
     """The prompt that ends where the target is predicted, and the target."""
-    token = lens.text.token_id(target) if isinstance(target, str) else target
+    token = None if target is None else lens.text.token_id(target)
     if isinstance(image, ImagePrompt):
         if len(image) != 1 or not image.spans[0]:
             raise ValueError(f"expected a prompt of one row with an image, got {len(image)} rows (prompt.row(i))")

@@ -37,7 +37,7 @@ CARD = "lens.json"
 OPTIONAL = ("vision", "projection")
 
 _ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
-"""Implementations that transformers brings; any other name would make it fetch code."""
+"""Implementations that transformers contains; any other name would make it download code."""
 
 
 def save(
@@ -54,18 +54,18 @@ def save(
     """Write a lens; the folder appears whole or not at all.
 
     Args:
-        folder: made anew.
+        folder: created by this call.
         name: shown to people.
         model: a TransformerLens model with unprocessed weights.
         tokenizer: may be None.
         vision: a timm-built encoder, unless left out.
         projection: with an `nn.Linear`, unless left out.
-        without: of "vision" and "projection", what to leave out and to give to `attach_vision` on loading.
+        without: "vision", "projection" or both: parts to leave out, and to pass to `attach_vision` on loading.
         overwrite: replace a lens saved there before.
 
     Raises:
-        FileExistsError: something else lies there, or a lens and `overwrite` is False.
-        ValueError: a part that cannot be saved; says what to do.
+        FileExistsError: the folder holds something else, or a lens and `overwrite` is False.
+        ValueError: a part that cannot be saved; the error says what to do.
     """
     unknown = set(without) - set(OPTIONAL)
     if unknown or isinstance(without, str):
@@ -123,7 +123,7 @@ def is_saved_lens(folder: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SavedLens:
-    """The parts of a saved lens, each loaded when asked for after its files were found unchanged."""
+    """The parts of a saved lens. Each is loaded when it is asked for, after a check that its files are unchanged."""
 
     folder: Path
     card: dict[str, Any]
@@ -213,11 +213,11 @@ class SavedLens:
 
 
 def open_saved(folder: str | Path) -> SavedLens:
-    """Read what a saved lens consists of; its parts are loaded when they are asked for.
+    """Read the card of a saved lens; its parts are loaded when they are asked for.
 
     Raises:
         ValueError: a malformed `lens.json`, or one of another format version.
-        FileNotFoundError: files are missing; all are listed.
+        FileNotFoundError: files are missing; the error lists them all.
     """
     folder = Path(folder)
     try:

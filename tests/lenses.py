@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from lens_multimodal import ImagePrompt, Preprocessing, VisionEncoder, VisionLens, attach_vision
 from lens_multimodal.prompt.image_prompt import EmbeddedImage, assemble
-from tests.models import D_VOCAB, HOSTS, LAYOUTS, host_model, random_language_model
+from tests.models import D_VOCAB, LAYOUTS, MODEL_CLASSES, random_language_model, wrapped_model
 
-CASES = [(layout, kind) for layout in LAYOUTS for kind in HOSTS if kind != "hooked" or layout == "gpt-j"]
+CASES = [(layout, kind) for layout in LAYOUTS for kind in MODEL_CLASSES if kind != "hooked" or layout == "gpt-j"]
 """Every layout under every model class of the installed TransformerLens."""
 
 IDS = ["-".join(case) for case in CASES]
@@ -50,8 +50,8 @@ def make_lens(
     layout: str = "gpt-j", kind: str = "bridge", *, dtype: torch.dtype = torch.float32, tokenizer: object = None
 ) -> VisionLens:
     """A new lens on a new copy of the layout's weights."""
-    host = host_model(kind, hugging_face(layout, dtype), tokenizer=tokenizer)
-    return attach_vision(host, vision=encoder(dtype), projection=linear(dtype=dtype), tokenizer=tokenizer)
+    model = wrapped_model(kind, hugging_face(layout, dtype), tokenizer=tokenizer)
+    return attach_vision(model, vision=encoder(dtype), projection=linear(dtype=dtype), tokenizer=tokenizer)
 
 
 def picture(seed: int = 0, *, height: int = 20, width: int = 30) -> Image.Image:

@@ -70,11 +70,11 @@ def random_language_model(
     return model
 
 
-HOSTS = ["bridge", "compat", *(["hooked"] if hooked_transformer.is_available() else [])]
+MODEL_CLASSES = ["bridge", "compat", *(["hooked"] if hooked_transformer.is_available() else [])]
 """The model classes of the installed TransformerLens generation."""
 
 
-def host_model(kind: str, language_model: PreTrainedModel, tokenizer: object = None) -> nn.Module:
+def wrapped_model(kind: str, language_model: PreTrainedModel, tokenizer: object = None) -> nn.Module:
     """Wrap a copy of the weights in a TransformerLens model class, weights unprocessed."""
     layout = language_model.config.model_type
     twin = type(language_model)(language_model.config).to(language_model.dtype).eval()

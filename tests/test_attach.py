@@ -7,7 +7,7 @@ from torch import nn
 from lens_multimodal import Preprocessing, VisionEncoder, attach, attach_vision, save_linear, transformer
 from lens_multimodal.prompt.virtual_tokens import attached_to
 from tests.lenses import D_MODEL, D_VISION, encoder, hugging_face, linear, make_lens, picture, plain_logits, unchecked
-from tests.models import HOSTS, LAYOUTS, host_model, random_language_model
+from tests.models import LAYOUTS, MODEL_CLASSES, random_language_model, wrapped_model
 from tests.tokenizers import make_tokenizer
 
 
@@ -43,9 +43,9 @@ def test_no_copy_of_the_weights(parts):
     assert {p.data_ptr() for p in lens.model.parameters()} == pointers
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_a_transformer_lens_model_is_used_as_it_is(kind, parts):
-    model = host_model(kind, hugging_face("gpt-j"), tokenizer=parts["tokenizer"])
+    model = wrapped_model(kind, hugging_face("gpt-j"), tokenizer=parts["tokenizer"])
     lens = attach_vision(model, vision=parts["vision"], projection=parts["projection"])
     assert lens.model is model
     assert lens.tokenizer is model.tokenizer
@@ -91,7 +91,7 @@ def test_one_pooled_vector_over_two_positions(parts):
 
 
 def test_a_processed_bridge(parts):
-    model = host_model("bridge", hugging_face("gpt-j"), tokenizer=parts["tokenizer"])
+    model = wrapped_model("bridge", hugging_face("gpt-j"), tokenizer=parts["tokenizer"])
     model.enable_compatibility_mode()
     lens = attach_vision(model, vision=parts["vision"], projection=parts["projection"])
     prompt = lens.prompt(picture())
@@ -113,8 +113,8 @@ def test_attached_under_inference_mode(parts, tmp_path):
 
 
 def test_it_prints_nothing(parts, capfd):
-    for kind in HOSTS:
-        model = host_model(kind, hugging_face("gpt-j"), tokenizer=parts["tokenizer"])
+    for kind in MODEL_CLASSES:
+        model = wrapped_model(kind, hugging_face("gpt-j"), tokenizer=parts["tokenizer"])
         capfd.readouterr()
         lens = attach_vision(model, **parts, device="cpu", dtype=torch.float32)
         lens.caption([picture(0), picture(1)])
@@ -129,7 +129,7 @@ def test_widths_are_checked_at_once(parts):
     model = random_language_model("gpt-j")
     with pytest.raises(ValueError, match=f"features of width 11, but the image encoder gives d_vision={D_VISION}"):
         attach_vision(transformer.wrap(model), **{**parts, "projection": linear(11, D_MODEL)})
-    bridge = host_model("bridge", hugging_face("gpt-j"))
+    bridge = wrapped_model("bridge", hugging_face("gpt-j"))
     for width in (25, 12, 48, 2 * 4096):
         with pytest.raises(ValueError, match=f"vectors of width {width}, but the language model has d_model={D_MODEL}"):
             attach_vision(bridge, **{**parts, "projection": linear(D_VISION, width)})
@@ -181,7 +181,7 @@ def test_another_release_of_transformer_lens(parts, monkeypatch):
 
 
 def test_a_failed_attach_leaves_nothing_behind(parts):
-    model = host_model("bridge", hugging_face("gpt-j"))
+    model = wrapped_model("bridge", hugging_face("gpt-j"))
     with torch.no_grad():
         transformer.w_out(model, 1).zero_()  # the neurons of a layer have no say
     with pytest.raises(RuntimeError, match=r"editing blocks\.1\.mlp\.hook_pre, blocks\.1\.mlp\.hook_post of"):
@@ -191,7 +191,7 @@ def test_a_failed_attach_leaves_nothing_behind(parts):
 
 def test_lens_of_another_model_class_gives_the_same_logits(parts):
     found = []
-    for kind in HOSTS:
+    for kind in MODEL_CLASSES:
         lens = make_lens("gpt-j", kind, tokenizer=parts["tokenizer"])
         found.append(lens.logits(lens.prompt(picture())).detach())
     for logits in found[1:]:

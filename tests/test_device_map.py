@@ -16,7 +16,7 @@ from lens_multimodal import VisionLens, attach_vision, transformer
 from lens_multimodal import analysis as an
 from lens_multimodal import hooks as hk
 from tests.lenses import D_MODEL, encoder, linear, picture
-from tests.models import HOSTS, host_model, random_language_model
+from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
 from tests.pretend_devices import DevicesMixed, Elsewhere, pretend_devices
 
 LOWER, UPPER = "fpga:0", "fpga:1"
@@ -30,7 +30,7 @@ BRIDGED = {
         UPPER: ["model.layers.2", "model.norm", "lm_head"],
     },
 }
-CASES = [*BRIDGED, *(["hooked"] if "hooked" in HOSTS else [])]
+CASES = [*BRIDGED, *(["hooked"] if "hooked" in MODEL_CLASSES else [])]
 
 TOKEN = 11
 NEURONS = [(0, 1), (1, 2), (2, 3)]
@@ -51,7 +51,7 @@ def lenses(request, tokenizers) -> tuple[VisionLens, VisionLens]:
     spread = _spread_hooked(tokenizers(layout)) if request.param == "hooked" else _spread_bridge(layout)
     parts = {"vision": encoder(), "projection": linear(), "tokenizer": tokenizers(layout)}
     kind = "hooked" if request.param == "hooked" else "bridge"
-    whole = host_model(kind, random_language_model(layout), tokenizer=tokenizers(layout))
+    whole = wrapped_model(kind, random_language_model(layout), tokenizer=tokenizers(layout))
     return attach_vision(spread, **parts), attach_vision(whole, **parts)
 
 
@@ -64,7 +64,7 @@ def _spread_hooked(tokenizer: object) -> nn.Module:
     """As `HookedTransformer(n_devices=3)`, whose own placing asks real GPUs for their free memory."""
     from transformer_lens.utilities.multi_gpu import get_device_for_block_index
 
-    model = host_model("hooked", random_language_model("gpt-j"), tokenizer=tokenizer)
+    model = wrapped_model("hooked", random_language_model("gpt-j"), tokenizer=tokenizer)
     model.cfg.device, model.cfg.n_devices = LOWER, 3
     where = [get_device_for_block_index(layer, model.cfg) for layer in LAYERS]
     for block, device in zip(model.blocks, where, strict=True):

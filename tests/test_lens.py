@@ -302,7 +302,7 @@ def test_repr_tells_what_there_is(lens):
         assert part in text
 
 
-def test_within_a_block_the_eyes_are_taken_off_again(tokenizers):
+def test_after_a_with_block_the_lens_is_detached(tokenizers):
     with make_lens("gpt-j", "bridge", tokenizer=tokenizers("gpt-j")) as lens:
         prompt = lens.prompt(picture())
         lens.logits(prompt)

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 
 from lens_multimodal import VisionLens, attach_vision, pixel_values_gpt_j
 from lens_multimodal.pixel_values_gpt_j import ARCHITECTURE, image_bridge, image_gpt_j
-from tests.models import HOSTS
+from tests.models import MODEL_CLASSES
 from tests.trio import D_VISION, N_PATCHES, random_lens, random_picture
 
 PICTURES = [random_picture(seed) for seed in range(3)]
@@ -46,7 +46,7 @@ def tokens(lens: VisionLens, bridge: Any) -> torch.Tensor:
     return bridge.original_model.with_images(torch.tensor([lens.text.encode(" big dog")] * 3))
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_logits_and_tokens_of_the_lens(kind: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, kind=kind, seed=2)
     bridge = image_bridge(lens)

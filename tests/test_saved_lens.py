@@ -13,7 +13,7 @@ from torch import nn
 from lens_multimodal import VisionEncoder, VisionLens, attach_vision
 from lens_multimodal.image import encoder_config
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face
-from tests.models import HOSTS, host_model, random_language_model
+from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
 from tests.trio import SIDE, random_beit, random_lens, random_linear, random_picture
 
 PICTURES = [random_picture(seed) for seed in range(3)]
@@ -48,7 +48,7 @@ def folder(saved_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved_once, tmp_path / "lens"))
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_round_trip_to_the_bit(kind: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, kind=kind, seed=3)
     lens.save_pretrained(tmp_path / "lens")
@@ -220,7 +220,7 @@ def test_encoder_description_of_other_content(folder: Path) -> None:
 
 
 def test_processed_weights_are_not_saved() -> None:
-    bridge = host_model("bridge", random_language_model())
+    bridge = wrapped_model("bridge", random_language_model())
     bridge.enable_compatibility_mode()
     with pytest.raises(ValueError, match=r"were processed \(.*\), so what was trained is gone"):
         to_hugging_face(bridge)

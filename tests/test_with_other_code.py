@@ -18,7 +18,7 @@ from tests.lenses import (
     picture,
     plain_logits,
 )
-from tests.models import HOSTS
+from tests.models import MODEL_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_run_with_hooks_at_image_positions(lens_of, layout, kind):
     assert torch.equal(lens.model(prompt.tokens), plain)
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_activation_patching_of_one_image_into_another(lens_of, kind, two_images):
     lens = lens_of("gpt-j", kind)
     clean, corrupted = (lens.prompt_from_vectors(image[None], " a dog", grid=GRID) for image in two_images)
@@ -109,7 +109,7 @@ def test_activation_patching_of_one_image_into_another(lens_of, kind, two_images
 
 
 @pytest.mark.parametrize("layout", ["gpt-j", "gpt-2"])
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_methods_of_the_activation_cache(lens_of, layout, kind):
     if (layout, kind) not in CASES:
         pytest.skip("HookedTransformer is built for GPT-J only")
@@ -180,7 +180,7 @@ def sae(sae_lens):
     return found
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_a_sparse_autoencoder_reads_and_replaces_image_positions(lens_of, sae, kind):
     lens = lens_of("gpt-j", kind)
     prompt = lens.prompt(picture(0), " a dog")

@@ -11,7 +11,7 @@ from torch import nn
 
 from lens_multimodal import Preprocessing, VisionEncoder, VisionLens, attach_vision
 from tests.analysis.words import tokenizer
-from tests.models import host_model, random_language_model
+from tests.models import random_language_model, wrapped_model
 
 SIDE, PATCH, D_VISION = 24, 8, 20
 N_PATCHES = (SIDE // PATCH) ** 2
@@ -45,7 +45,7 @@ def random_linear(d_model: int = 24, *, seed: int = 1) -> nn.Linear:
 def random_lens(folder: Path, *, kind: str = "bridge", layout: str = "gpt-j", seed: int = 0) -> VisionLens:
     """A lens on a random model; its tokenizer is saved in `folder`."""
     words = tokenizer(folder / "tokenizer")
-    model = host_model(kind, random_language_model(layout, seed=seed), words)
+    model = wrapped_model(kind, random_language_model(layout, seed=seed), words)
     return attach_vision(model, vision=random_beit(), projection=random_linear(), tokenizer=words)
 
 

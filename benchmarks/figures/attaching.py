@@ -1,4 +1,4 @@
-"""What eyes cost: a forward pass over words with the lens's two hooks in place, and without."""
+"""What an attached lens costs: a forward pass over words with its two hooks in place, and without."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The image encoder: pixels in, one vector per image patch out."""
+"""The image encoder: pixels to one vector per image patch."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ class VisionEncoder(nn.Module):
         module: a timm model (its `forward_features`, prefix tokens such as the class token dropped), or any
             module that maps `[batch, 3, height, width]` to `[batch, patch, d_vision]` or
             `[batch, d_vision, grid_h, grid_w]`.
-        preprocessing: None takes what timm publishes for its model.
+        preprocessing: None uses what timm publishes for its model.
         name: shown to people and written into saved lenses.
 
     Raises:
-        TypeError: the output is no tensor of that form.
+        TypeError: the output is not a tensor of that form.
         ValueError: no preprocessing is known.
     """
 

@@ -1,25 +1,27 @@
-"""Pictures in any form a researcher has them, as RGB pixels."""
+"""Pictures from files, PIL images, arrays and tensors, as RGB images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import cache
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from tqdm.auto import tqdm
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 """A path, a PIL image, or an array or tensor: `[h, w]`, `[h, w, c]` or `[c, h, w]` with 1, 3 or 4 channels;
-integers from 0 to 255 (16-bit: 65,535), floats from 0 to 1. Where both readings fit, an array is `[h, w, c]` and a
-tensor `[c, h, w]`."""
+integers from 0 to 255 (16-bit: 65,535), floats from 0 to 1. If both layouts fit, an array is read as `[h, w, c]` and a
+tensor as `[c, h, w]`."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded."""
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000")
-"""File formats that are opened, whatever a file's name says. Not PostScript: Pillow would run it as a program."""
+"""File formats that are read, whatever a file's name says. PostScript is not: Pillow would run it as a program."""
 
 
 class NotAPicture(ValueError):
@@ -46,13 +48,35 @@ def as_pictures(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
     return [as_picture(pictures)]
 
 
+def picture_batches(
+    pictures: Picture | Iterable[Picture], *, batch_size: int, progress: bool | None = None
+) -> Iterator[list[Image.Image]]:
+    """One picture or any number of them as RGB images, batch by batch, with a progress bar.
+
+    Args: progress: None shows the bar after two seconds.
+    Raises: ValueError for a batch size below one; otherwise like `as_picture`.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    many: Any = pictures
+    if isinstance(pictures, (str, Path, Image.Image)) or getattr(pictures, "ndim", 4) < 4:
+        many = [pictures]
+    source = iter(many)
+    total = len(many) if isinstance(many, Sized) else None
+    delay = 2.0 if progress is None else 0.0
+    with tqdm(total=total, desc="captions", unit="picture", disable=progress is False, delay=delay) as bar:
+        while batch := [as_picture(picture) for picture in islice(source, batch_size)]:
+            yield batch
+            bar.update(len(batch))
+
+
 def as_picture(picture: Any) -> Image.Image:
     """One picture as an RGB image: transparency is laid over white, 16 bits become 8, EXIF turns are applied.
 
     Raises:
         FileNotFoundError: no file at the path.
-        ValueError: the file is not a picture, is damaged or larger than `MAX_PIXELS`; an array's shape or range
-            is not that of a picture.
+        ValueError: a file that is not a picture, is damaged or larger than `MAX_PIXELS`; an array whose shape or
+            range is not a picture's.
         TypeError: something else was given.
     """
     if isinstance(picture, (str, Path)):

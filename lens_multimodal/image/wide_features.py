@@ -1,8 +1,8 @@
 """Features wider than the encoder: the hidden layer of the head that self-supervised training puts on top.
 
-The head is usually thrown away. Chen et al. 2020 ("Big Self-Supervised Models", section 2) keep its first layer, and so
-does the tiny trio, for another reason: its encoder is so narrow that one linear map cannot tell the drawings of one
-noun from those of all others, though the features hold what is needed.
+The head is usually discarded. Chen et al. 2020 ("Big Self-Supervised Models", section 2) keep its first layer. So does
+the tiny trio, for another reason: its encoder is so narrow that one linear map cannot separate the drawings of one noun
+from all others, although the features contain what is needed.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Image encoders by name, trained, with the preprocessing they were trained with."""
+"""Trained image encoders by name, with the preprocessing they were trained with."""
 
 import difflib
 from collections.abc import Callable
@@ -33,7 +33,7 @@ gives the same caption."""
 
 
 class PooledGrid(nn.Module):
-    """A convolutional encoder's mean over the grid as one image patch, as LiMBeR's NF-ResNet50."""
+    """A convolutional encoder's mean over its grid as a single image patch, as in LiMBeR's NF-ResNet50."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

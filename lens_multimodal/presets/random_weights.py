@@ -1,4 +1,4 @@
-"""A trio of true shape whose weights are random numbers: what costs time and memory depends on the shape alone.
+"""A trio of true shape with random weights: time and memory depend on the shape alone.
 
 Parts are built without storage and filled one tensor after another, on their device and in their precision, so a
 model never exists twice. Every tensor is drawn from its own seed, made of the trio's seed and the tensor's name: a
@@ -22,12 +22,12 @@ from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.transformer.loading import place
 
 CHUNK = 2**24
-"""Numbers drawn at a time: all that is alive in float32 beside the weights."""
+"""Numbers drawn at a time: the only ones in float32 besides the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomWeights:
-    """Random weights in place of trained ones.
+    """Random weights instead of trained ones.
 
     Raises: ValueError for a negative seed or no layer.
     """
@@ -45,7 +45,7 @@ class RandomWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What a trio is made of, its weights apart; each part is described when it is asked for."""
+    """The shapes of a trio's parts, without weights; each is built when it is asked for."""
 
     language_model: Callable[[], Any]
     """Gives the Hugging Face configuration of a GPT-J."""
@@ -58,7 +58,7 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomTrio:
-    """The three parts of an architecture with random weights, each made when it is asked for."""
+    """The three parts of an architecture with random weights, each built when it is asked for."""
 
     architecture: Architecture
     settings: RandomWeights
@@ -104,7 +104,7 @@ def random_module(
     device: Any = None,
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """A frozen module with random parameters that were never anywhere else than where they stay.
+    """A frozen module with random parameters, drawn directly on their device and in their precision.
 
     Matrices are normal with variance 1 / fan-in, so signals keep their size from layer to layer; scales are close
     to one and biases small, none of them exactly.
@@ -120,7 +120,7 @@ def random_module(
         module = build()
     where = torch.device("cpu" if device is None else device)
     parameters = list(module.named_parameters())
-    # One buffer for all tensors: a new one for each would leave holes behind in main memory.
+    # One buffer for all tensors: a new one for each would fragment main memory.
     noise = torch.empty(min(CHUNK, max((p.numel() for _, p in parameters), default=1)), device=where)
     for name, empty in parameters:
         values = torch.empty(empty.shape, device=where, dtype=dtype or torch.float32)
@@ -139,8 +139,8 @@ def random_module(
 def stand_in_tokenizer(d_vocab: int) -> Any:
     """The embedded trio's tokenizer, with every further id of a larger vocabulary named by its number, as `<6001>`.
 
-    Random weights know no words; what it is for is that prompts can be written and captions be read. The larger the
-    vocabulary, the fewer of its tokens a text can reach.
+    Random weights know no words; the tokenizer only makes it possible to write prompts and read captions. The larger
+    the vocabulary, the fewer of its tokens occur in texts.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""What each preset is made of, its weights apart: for random weights of true shape."""
+"""The shapes of each preset's parts, for random weights of true shape."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ def _tiny_linear() -> nn.Module:
 
 
 def _gpt_j_config() -> Any:
-    """GPT-J-6B's sizes are the defaults; the ends of texts are those of the stand-in tokenizer."""
+    """GPT-J-6B's sizes are the defaults; its end tokens are those of the stand-in tokenizer."""
     from transformers import GPTJConfig
 
     return GPTJConfig(bos_token_id=0, eos_token_id=0, tie_word_embeddings=False)

@@ -1,4 +1,4 @@
-"""Writing captions: TransformerLens' own `generate` with its key-value cache, row groups of one length each."""
+"""Generation: TransformerLens' own `generate` with its key-value cache, over groups of rows of one length."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,14 +35,14 @@ class Sampling:
         if not LOWEST_TEMPERATURE <= self.temperature < float("inf"):
             raise ValueError(
                 f"the temperature must be finite and at least {LOWEST_TEMPERATURE}, got {self.temperature}; the "
-                f"likeliest token is taken without do_sample"
+                f"most likely token is taken without do_sample"
             )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.do_sample and self.num_beams > 1:
-            raise ValueError(f"beams look for the likeliest text: do_sample does not go with {self.num_beams} beams")
+            raise ValueError(f"beam search does not sample: use either do_sample or num_beams={self.num_beams}")
         if self.num_beams < 1:
             raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
 
@@ -55,7 +55,7 @@ def generate(
     stop_ids: Sequence[int],
     sampling: Sampling | None = None,
 ) -> list[list[int]]:
-    """New token ids of each row, up to and without the first stop token.
+    """New token ids of each row, up to but excluding the first stop token.
 
     Rows of one length are generated together, unpadded, so a batch equals its single runs on every
     TransformerLens generation.
@@ -98,7 +98,7 @@ def generate(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GeneratedActivations:
-    """What a hook point held while each token was generated.
+    """The activations of hook points while each token was generated.
 
     `activations[name][i]` is the activation at the position that predicted `token_ids[i]`.
     """

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 class Projection(nn.Module):
     """Image features to soft prompts, `[batch, patch, d_vision]` to `[batch, pos, d_model]`.
 
-    A linear map whose output is `s` times as wide as the language model makes `s` positions of each patch, as
-    LiMBeR does for encoders with one pooled vector.
+    A linear map whose output is `s` times as wide as the language model gives `s` positions for each patch, as in
+    LiMBeR for encoders with one pooled vector.
 
     Args:
         linear: an `nn.Linear` or any module from `[batch, patch, d_vision]` to `[batch, pos, s * d_model]`.
-        n_patches: of the encoder; with more than one, `s` must be 1, since a width that happens to be a multiple is
-            far more likely the projection of a larger language model. None accepts any `s`.
+        n_patches: of the encoder. With more than one, `s` must be 1: a width that is a multiple of d_model then most
+            likely belongs to a larger language model. None accepts any `s`.
 
     Raises:
-        ValueError: the map's width fits the encoder or the language model not; both sides are named.
-        TypeError: not a module, or one whose output is no `[batch, pos, width]`.
+        ValueError: the map's width does not fit the encoder or the language model; the error names both.
+        TypeError: not a module, or its output is not `[batch, pos, width]`.
     """
 
     def __init__(self, linear: nn.Module, *, d_vision: int, d_model: int, n_patches: int | None = None) -> None:
@@ -71,7 +71,7 @@ class Projection(nn.Module):
 def load_linear(path: str | Path) -> nn.Linear:
     """A linear map from a state dict with `weight` and `bias`: `.ckpt`, `.pt`, `.pth` or `.safetensors`.
 
-    Pickles are read with `weights_only=True`: a file that wants to run code is refused.
+    Pickles are read with `weights_only=True`: a file that contains code is refused.
 
     Raises:
         FileNotFoundError: no such file.
@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[Any, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{str(path)!r} is not a plain file of weights: it is damaged or wants to run code, so it was not "
+            f"{str(path)!r} is not a plain file of weights: it is damaged or contains code, so it was not "
             f"loaded ({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # a file of another kind fails in the unpickler in any way

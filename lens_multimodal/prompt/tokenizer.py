@@ -60,11 +60,13 @@ class PromptTokenizer:
         text: str = self.tokenizer.decode([token_id])
         return text
 
-    def token_id(self, word: str) -> int:
-        """The id of a string that is exactly one token.
+    def token_id(self, word: str | int) -> int:
+        """The id of a string that is exactly one token; an id is returned as it is.
 
-        Raises: ValueError naming the pieces otherwise.
+        Raises: ValueError for a string of several tokens, naming them.
         """
+        if not isinstance(word, str):
+            return word
         ids = self.encode(word)
         if len(ids) != 1:
             pieces = [self.token(i) for i in ids]

@@ -18,13 +18,13 @@ NamedHook = tuple[str, HookFunction]
 
 
 class HookDidNotFire(RuntimeError):
-    """A hook point accepted a hook and never ran it."""
+    """A hook point accepted a hook but never ran it."""
 
 
 def check_hook_names(model: nn.Module, names: Iterable[str]) -> None:
-    """Raise for a hook name that the model does not have, with the closest ones it has.
+    """Check that the model has these hook points.
 
-    Raises: ValueError.
+    Raises: ValueError naming the closest hook points it has.
     """
     hook_points: Any = model.hook_dict
     aliases = getattr(model, "_hook_alias_registry", None) or {}

@@ -1,7 +1,7 @@
 """GPT-J as a `HookedTransformer`, built offline from local Hugging Face weights.
 
-`HookedTransformer.from_pretrained` looks names up on the hub before it looks at the model it was given, and
-fixes `d_mlp` to four times the width, so the model is put together here. TransformerLens 3.x only.
+`HookedTransformer.from_pretrained` looks up names on the hub before it uses the model it was given, and fixes `d_mlp`
+at four times the width, so the model is built here. TransformerLens 3.x only.
 """
 
 from typing import Any
@@ -22,10 +22,10 @@ def is_available() -> bool:
 
 
 def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, process_weights: bool = False) -> nn.Module:
-    """A `HookedTransformer` with the weights of a Hugging Face GPT-J (copied: twice the memory while both live).
+    """A `HookedTransformer` with a copy of the weights of a Hugging Face GPT-J: twice the memory while both live.
 
     Args:
-        language_model: the weights; left as it is.
+        language_model: the source of the weights; it is not changed.
         tokenizer: its tokenizer, or None.
         process_weights: fold the norms and centre the writing and unembedding weights, as TransformerLens does
             by default. It changes what a decoded neuron means; the paper uses unprocessed weights.
@@ -56,7 +56,7 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
 def share_gpt_j(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
     """A `HookedTransformer` on the very tensors of a Hugging Face GPT-J: unprocessed, no copy.
 
-    Let go of the Hugging Face model afterwards: an edit of one is an edit of the other.
+    Discard the Hugging Face model afterwards: an edit of one is an edit of the other.
 
     Raises: as `hooked_gpt_j`.
     """

@@ -1,4 +1,4 @@
-"""Proof, in one forward and one backward pass, that hook points run and that editing them reaches the logits."""
+"""A check, in one forward and one backward pass, that hook points run and that edits there reach the logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from lens_multimodal import transformer
 
 
 class HookHasNoEffect(RuntimeError):
-    """A hook point runs, but what its hook returns is not used."""
+    """A hook point runs, but ignores what its hook returns."""
 
 
 def edited(model: nn.Module) -> list[str]:
@@ -29,22 +29,21 @@ def edited(model: nn.Module) -> list[str]:
 
 
 def read_only(model: nn.Module) -> list[str]:
-    """Hook points that are only read: the bridge runs some attentions in Hugging Face's code and shows their
-    patterns afterwards, so an edit there is dropped."""
+    """Hook points that are only read: where attention is left to Hugging Face, edits of patterns are dropped."""
     return [transformer.attn_pattern(layer) for layer in range(transformer.shape(model).n_layers)]
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def self_check(model: nn.Module, names: Sequence[str] | None = None) -> None:
-    """Raise unless every hook point that is edited fires and an edit made there changes the logits.
+    """Check that every hook point this library edits fires, and that an edit there changes the logits.
 
-    Each activation gets a small random direction times a gate of zero; the gradient of the logits with respect
-    to the gates tells for all hook points at once whether an edit would be felt. The model is left as it was.
+    To each activation a random direction is added, times a gate of zero. The gradient of the logits with respect to the
+    gates tells for all hook points at once whether an edit would reach the logits. The model is not changed.
 
     Raises:
         HookDidNotFire: a hook point that never ran.
-        HookHasNoEffect: hook points whose returned activation is ignored.
+        HookHasNoEffect: hook points that ignore the activation their hook returns.
     """
     observed = read_only(model) if names is None else []
     names = edited(model) if names is None else list(names)

@@ -1,4 +1,4 @@
-"""The way back: a plain Hugging Face causal language model from a TransformerLens model's weights."""
+"""A plain Hugging Face causal language model from a TransformerLens model's weights."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ WRAPPED = "._original_component"
 def to_hugging_face(model: nn.Module) -> Any:
     """A Hugging Face model that shares its weights with a bridge, or has a `HookedTransformer`'s GPT-J weights.
 
-    The bridge has replaced modules inside the model it was made from, so that one can be neither saved nor
-    wrapped again; this one can.
+    The bridge has replaced modules inside its Hugging Face model, which can therefore be neither saved nor wrapped
+    again; the model made here can.
 
-    Raises: ValueError for processed weights (the trained ones cannot be told from them), or a `HookedTransformer`
-        that is no GPT-J.
+    Raises: ValueError for processed weights, from which the trained ones cannot be recovered, or a
+        `HookedTransformer` of another architecture than GPT-J.
     """
     processing = transformer.weight_processing(model)
     if processing != "none":

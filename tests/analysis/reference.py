@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tests.models import HOSTS, host_model, random_language_model
+from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
 
 LAYOUTS = ("gpt-j", "gpt-2", "pythia", "llama", "opt")
 
 CASES = [
-    *(("gpt-j", kind) for kind in HOSTS),
+    *(("gpt-j", kind) for kind in MODEL_CLASSES),
     *((layout, "bridge") for layout in LAYOUTS[1:]),
     ("llama", "compat"),
 ]
@@ -30,9 +30,9 @@ def plain(layout: str) -> PreTrainedModel:
 
 
 @cache
-def hosted(layout: str, kind: str) -> nn.Module:
+def model_of(layout: str, kind: str) -> nn.Module:
     """A frozen host model in float64; tests leave it as it is."""
-    return host_model(kind, plain(layout)).requires_grad_(False)
+    return wrapped_model(kind, plain(layout)).requires_grad_(False)
 
 
 def neuron_readers(model: PreTrainedModel) -> list[nn.Module]:

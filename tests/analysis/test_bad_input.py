@@ -23,8 +23,8 @@ from lens_multimodal.analysis import (
     top_neurons,
 )
 from lens_multimodal.hooks import ablate, freeze_attention, patch_heads, patch_neurons, patch_resid_pre
-from tests.analysis.reference import PROMPT, hosted
-from tests.models import HOSTS, LAYOUTS, host_model, random_language_model
+from tests.analysis.reference import PROMPT, model_of
+from tests.models import LAYOUTS, MODEL_CLASSES, random_language_model, wrapped_model
 
 OTHER = torch.tensor([[12, 41, 8, 91, 32, 65, 6]])
 TWICE = [(0, 3), (1, 4), (0, 3)]
@@ -41,7 +41,7 @@ def forward_passes(model):
         handle.remove()
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -65,7 +65,7 @@ def forward_passes(model):
     ],
 )
 def test_refused_before_any_forward_pass(kind, call, message):
-    model = hosted("gpt-j", kind)
+    model = model_of("gpt-j", kind)
     with forward_passes(model) as passes, pytest.raises(ValueError, match=message):
         call(model)
     assert not passes
@@ -80,7 +80,7 @@ def overflowing():
     plain = random_language_model("gpt-j", dtype=torch.float16)
     with torch.no_grad():
         plain.transformer.h[1].mlp.fc_out.weight.mul_(6e4)
-    return host_model("bridge", plain)
+    return wrapped_model("bridge", plain)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_cache_of_another_model_is_refused_when_hooks_are_built(changed, message
     config = LAYOUTS["gpt-j"].__class__.from_dict({**LAYOUTS["gpt-j"].to_dict(), **changed})
     config._attn_implementation = "eager"
     _, cache = transformer.wrap(AutoModelForCausalLM.from_config(config)).run_with_cache(PROMPT)
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     for build in (
         lambda: patch_resid_pre(model, [1, 2], run=cache, positions=[1]),
         lambda: patch_neurons(model, [(1, 1), (2, 3)], run=cache, positions=[1]),

@@ -11,8 +11,8 @@ from lens_multimodal.image.preprocessing import Preprocessing
 from tests.analysis.reference import (
     PROMPT,
     each_case,
-    hosted,
     inputs_and_gradients,
+    model_of,
     neuron_readers,
     plain,
 )
@@ -61,7 +61,7 @@ def test_intersection_over_union_by_hand():
 @each_case
 def test_activations_equal_plain_transformers(layout, kind):
     tokens = torch.cat([PROMPT, PROMPT.flip(1)])
-    found = neuron_activations(hosted(layout, kind), tokens, [(2, 3), (0, 5), (2, 1)], [4, 0])
+    found = neuron_activations(model_of(layout, kind), tokens, [(2, 3), (0, 5), (2, 1)], [4, 0])
     model = plain(layout)
     kept, _ = inputs_and_gradients(model, neuron_readers(model), tokens, lambda logits: logits.sum())
     expected = torch.stack([kept[0][:, :, 5], kept[2][:, :, 3], kept[2][:, :, 1]], dim=1)[:, :, [4, 0]]
@@ -79,4 +79,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"\(seg_mask="):
         intersection_over_union(empty, empty)
     with pytest.raises(ValueError, match=r"neuron_activations\(neurons="):
-        neuron_activations(hosted("gpt-j", "bridge"), PROMPT, [])
+        neuron_activations(model_of("gpt-j", "bridge"), PROMPT, [])

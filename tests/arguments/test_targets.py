@@ -10,14 +10,14 @@ from lens_multimodal.analysis import (
     LogProbability,
 )
 from lens_multimodal.arguments.targets import read_targets
-from tests.analysis.reference import PROMPT, hosted, plain
+from tests.analysis.reference import PROMPT, model_of, plain
 from tests.analysis.words import tokenizer
-from tests.models import host_model
+from tests.models import wrapped_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return host_model("bridge", plain("gpt-j"), tokenizer(tmp_path_factory.mktemp("tokenizer")))
+    return wrapped_model("bridge", plain("gpt-j"), tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
 LOGITS = torch.randn(7, 97, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -43,7 +43,7 @@ def mean_of_first_row(logits):
     ],
 )
 def test_value(target, expected, pos):
-    [resolved] = read_targets(hosted("gpt-j", "bridge"), target, PROMPT)
+    [resolved] = read_targets(model_of("gpt-j", "bridge"), target, PROMPT)
     torch.testing.assert_close(resolved.value(LOGITS), expected)
     assert resolved.pos == pos
 
@@ -62,7 +62,7 @@ def test_string_of_several_tokens_lists_them(model):
 
 
 def test_half_precision_is_read_in_float32():
-    [target] = read_targets(hosted("gpt-j", "bridge"), LogProbability(token=4), PROMPT)
+    [target] = read_targets(model_of("gpt-j", "bridge"), LogProbability(token=4), PROMPT)
     value = target.value(LOGITS.bfloat16())
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, LOGITS[6].bfloat16().float().log_softmax(0)[4])
@@ -85,10 +85,10 @@ def test_half_precision_is_read_in_float32():
 )
 def test_bad_targets(target, error, message):
     with pytest.raises(error, match=message):
-        read_targets(hosted("gpt-j", "bridge"), target, PROMPT)
+        read_targets(model_of("gpt-j", "bridge"), target, PROMPT)
 
 
 def test_function_must_return_a_scalar():
-    [target] = read_targets(hosted("gpt-j", "bridge"), lambda logits: logits[0], PROMPT)
+    [target] = read_targets(model_of("gpt-j", "bridge"), lambda logits: logits[0], PROMPT)
     with pytest.raises(TypeError, match=r"must return a scalar tensor, it returned a tensor of shape \[97\]"):
         target.value(LOGITS)

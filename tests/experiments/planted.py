@@ -23,7 +23,7 @@ from lens_multimodal.experiments.shared.context import Context
 from lens_multimodal.experiments.shared.nouns import noun_finder
 from lens_multimodal.experiments.shared.picture_state import PictureSettings, PictureState
 from tests.experiments.reference import Plain
-from tests.models import host_model
+from tests.models import wrapped_model
 
 DOG, RED, BLUE, NOTHING = 0, 1, 2, 3
 """Directions of the residual stream; nobody writes `NOTHING`, so DOG minus NOTHING is free of what a norm subtracts."""
@@ -75,7 +75,7 @@ class World:
         file.write_text(json.dumps(saved))
         words = PreTrainedTokenizerFast.from_pretrained(folder)
         vision, projection = self.lens.vision, self.lens.projection.linear
-        model = host_model("bridge", self.plain, words)
+        model = wrapped_model("bridge", self.plain, words)
         lens = attach_vision(model, vision=vision, projection=projection, tokenizer=words)
         return World(lens=lens, plain=self.plain, scenes=self.scenes)
 
@@ -91,7 +91,7 @@ def make_world(folder: Path, *, kind: str = "bridge", planted: bool = True) -> W
     """Float64 throughout. `planted=False` leaves the neuron writing nothing."""
     words = make_tokenizer(folder / "tokenizer")
     plain = language_model(words, planted=planted)
-    lens = attach_vision(host_model(kind, plain, words), vision=encoder(), projection=linear(), tokenizer=words)
+    lens = attach_vision(wrapped_model(kind, plain, words), vision=encoder(), projection=linear(), tokenizer=words)
     return World(lens=lens, plain=plain, scenes=make_scenes(folder / "pictures"))
 
 

@@ -13,12 +13,12 @@ from lens_multimodal.experiments.projection import Projection, ProjectionSetting
 from lens_multimodal.experiments.score_faithfulness import Faithfulness, FaithfulnessSettings
 from lens_multimodal.experiments.selectivity import Selectivity, SelectivitySettings
 from tests.experiments.planted import LAYER, NEURON, World, make_world
-from tests.models import HOSTS
+from tests.models import MODEL_CLASSES
 
 RED_CELL = (1, 1)
 
 
-@pytest.fixture(scope="module", params=[kind for kind in HOSTS if kind != "compat"])
+@pytest.fixture(scope="module", params=[kind for kind in MODEL_CLASSES if kind != "compat"])
 def world(request, tmp_path_factory) -> World:
     return make_world(tmp_path_factory.mktemp("planted"), kind=request.param)
 

@@ -18,7 +18,7 @@ from lens_multimodal import VisionLens
 from lens_multimodal.data import read_coco
 from lens_multimodal.explorer import Limits, create_app
 from lens_multimodal.tiny import scenes_folder
-from tests.models import HOSTS
+from tests.models import MODEL_CLASSES
 from tests.trio import random_lens, random_picture
 
 TEXT = "a dog"
@@ -53,7 +53,7 @@ class Page:
         return {"text": TEXT, "before": ids[:index], "target": ids[index]}
 
 
-@pytest.fixture(scope="module", params=HOSTS)
+@pytest.fixture(scope="module", params=MODEL_CLASSES)
 def lens(request, tmp_path_factory) -> VisionLens:
     """Under every model class of the installed TransformerLens."""
     return random_lens(tmp_path_factory.mktemp("lens"), kind=request.param)

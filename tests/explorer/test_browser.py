@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from lens_multimodal.explorer.server import address, listen, make_server
 from tests.explorer.conftest import fingerprint
-from tests.models import HOSTS
+from tests.models import MODEL_CLASSES
 from tests.trio import random_lens, random_picture
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -76,7 +76,7 @@ def lens(tmp_path_factory):
 
     On TransformerLens 3 its model is a `HookedTransformer`, on 4 a `TransformerBridge`.
     """
-    kind = "hooked" if "hooked" in HOSTS else "bridge"
+    kind = "hooked" if "hooked" in MODEL_CLASSES else "bridge"
     return random_lens(tmp_path_factory.mktemp("lens"), kind=kind)
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from tests.models import HOSTS, LAYOUTS, host_model, random_language_model
+from tests.models import LAYOUTS, MODEL_CLASSES, random_language_model, wrapped_model
 
 CASES = [
-    *(("gpt-j", kind) for kind in HOSTS),
+    *(("gpt-j", kind) for kind in MODEL_CLASSES),
     *((layout, "bridge") for layout in LAYOUTS if layout != "gpt-j"),
     ("gpt-2", "compat"),
     ("llama", "compat"),
@@ -52,7 +52,7 @@ def hugging_face(layout: str, dtype: torch.dtype = torch.float64) -> PreTrainedM
 @cache
 def wrapped(layout: str, kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     """The same weights under a TransformerLens model class."""
-    return host_model(kind, hugging_face(layout, dtype))
+    return wrapped_model(kind, hugging_face(layout, dtype))
 
 
 def tokens(*, seed: int = 0, batch: int = 2, pos: int = 9) -> Tensor:

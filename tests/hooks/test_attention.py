@@ -7,7 +7,7 @@ from lens_multimodal.hooks import CutHadNoEffect, cut_attention, freeze_attentio
 from lens_multimodal.hooks.attention import CutState, cut_scores_hook, verify_cut_hook
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, wrapped
-from tests.models import LAYOUTS, host_model
+from tests.models import LAYOUTS, wrapped_model
 
 cases = pytest.mark.parametrize(("layout", "kind"), CASES)
 IMAGE = range(1, 5)
@@ -170,7 +170,7 @@ def test_heads_that_share_values():
     config._attn_implementation = "eager"
     torch.manual_seed(0)
     plain = LlamaForCausalLM(config).double().eval()
-    model, prompt = host_model("bridge", plain), reference.tokens()
+    model, prompt = wrapped_model("bridge", plain), reference.tokens()
     frozen = patterns_of(model, reference.tokens(seed=1))
     assert_close(run(model, prompt, freeze_attention(model, run=patterns_of(model, prompt))), plain(prompt).logits)
     seen = patterns_of(model, prompt, freeze_attention(model, run=frozen, layers=0))

@@ -1,4 +1,4 @@
-"""A model with eyes is the model it was: taken off, copied, saved, in compatibility mode, with its hooks reset."""
+"""A model with a lens attached is the model it was: detached, copied, saved, in compatibility mode, hooks reset."""
 
 import copy
 
@@ -18,7 +18,7 @@ from tests.lenses import (
     picture,
     random_prompt,
 )
-from tests.models import HOSTS, host_model
+from tests.models import MODEL_CLASSES, wrapped_model
 
 
 def hooks_of(model: nn.Module) -> dict[str, list[int]]:
@@ -29,7 +29,7 @@ def hooks_of(model: nn.Module) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
 def test_detaching_restores_the_model(layout, kind):
-    model = host_model(kind, hugging_face(layout))
+    model = wrapped_model(kind, hugging_face(layout))
     words = torch.arange(3, 12)[None]
     with torch.no_grad():
         before_logits = model(words)  # TransformerLens puts hooks of its own on some norms in the first pass
@@ -83,7 +83,7 @@ def test_a_second_lens_is_an_error_and_the_first_still_sees(tokenizers):
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "save"])
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_copies_and_files_of_a_model_with_a_lens(kind, way, tmp_path):
     def copied(model: nn.Module) -> nn.Module:
         if way == "deepcopy":
@@ -91,7 +91,7 @@ def test_copies_and_files_of_a_model_with_a_lens(kind, way, tmp_path):
         torch.save(model, tmp_path / "model.pt")
         return torch.load(tmp_path / "model.pt", weights_only=False)
 
-    bare = host_model(kind, hugging_face("gpt-j"))
+    bare = wrapped_model(kind, hugging_face("gpt-j"))
     words = torch.arange(3, 9)[None]
     try:
         copied(bare)
@@ -126,6 +126,6 @@ def test_a_copied_lens_says_that_it_is_detached():
 
 def test_weights_saved_with_a_lens_load_without():
     lens = make_lens("gpt-j", "bridge")
-    bare = host_model("bridge", hugging_face("gpt-j"))
+    bare = wrapped_model("bridge", hugging_face("gpt-j"))
     assert lens.model.state_dict().keys() == bare.state_dict().keys()
     bare.load_state_dict(lens.model.state_dict())

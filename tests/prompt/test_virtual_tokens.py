@@ -22,7 +22,7 @@ from tests.lenses import (
     random_prompt,
     unchecked,
 )
-from tests.models import D_VOCAB, HOSTS, host_model
+from tests.models import D_VOCAB, MODEL_CLASSES, wrapped_model
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_with_gradient_makes_a_leaf_of_each_image(tokenizers):
     assert torch.equal(lens.logits(without)[0], lens.logits(prompt)[0])
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_made_under_inference_mode_used_with_autograd(kind, tokenizers):
     lens = make_lens("gpt-j", kind, tokenizer=tokenizers("gpt-j"))
     with torch.inference_mode():
@@ -218,10 +218,10 @@ def test_made_under_inference_mode_used_with_autograd(kind, tokenizers):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_half_precision(kind, dtype, tokenizers):
     tokenizer = tokenizers("gpt-j")
-    model = host_model(kind, hugging_face("gpt-j"), tokenizer=tokenizer)
+    model = wrapped_model(kind, hugging_face("gpt-j"), tokenizer=tokenizer)
     lens = attach_vision(model, vision=encoder(), projection=linear(), tokenizer=tokenizer, dtype=dtype)
     assert {p.dtype for part in (lens.model, lens.vision, lens.projection) for p in part.parameters()} == {dtype}
     prompt = lens.prompt(picture())
@@ -239,7 +239,7 @@ def test_parts_of_different_precision_and_device_names(tokenizers):
     """The projection may stay in float32 (so it can be trained) while the rest runs in bfloat16."""
     tokenizer = tokenizers("gpt-j")
     parts = {"vision": encoder(torch.float64), "projection": linear(dtype=torch.float32), "tokenizer": tokenizer}
-    lens = attach_vision(host_model("bridge", hugging_face("gpt-j", torch.bfloat16)), **parts)
+    lens = attach_vision(wrapped_model("bridge", hugging_face("gpt-j", torch.bfloat16)), **parts)
     prompt = lens.prompt(picture())
     assert prompt.spans[0][0].image.soft_prompt.vectors.dtype == torch.float32
     assert lens.logits(prompt).dtype == torch.bfloat16
@@ -250,12 +250,12 @@ def test_parts_of_different_precision_and_device_names(tokenizers):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_encoder_and_language_model_on_different_devices(kind, tokenizers):
     tokenizer = tokenizers("gpt-j")
     parts = {"vision": encoder(), "projection": linear(), "tokenizer": tokenizer}
     on_cpu = make_lens("gpt-j", kind, tokenizer=tokenizer)
-    model = host_model(kind, hugging_face("gpt-j"), tokenizer=tokenizer)
+    model = wrapped_model(kind, hugging_face("gpt-j"), tokenizer=tokenizer)
     transformer.move(model, device="cuda")
     lens = attach_vision(model, **parts)
     prompt = lens.prompt(picture())

@@ -14,7 +14,7 @@ from torch import nn
 
 from lens_multimodal import VisionLens
 from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, captions_of, fit_projection
-from tests.models import HOSTS
+from tests.models import MODEL_CLASSES
 from tests.trio import random_lens, random_linear, random_picture
 
 WORDS = [" dog", " big cat", " red boat sea", " sun", " key hat", " oak tree", " fish", " big red cup"]
@@ -62,7 +62,7 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_learns_the_map_and_nothing_else(kind: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, kind=kind)
     before, start = digest(lens.model, lens.vision), digest(random_linear())

@@ -9,7 +9,7 @@ import torch
 from lens_multimodal import VisionLens
 from lens_multimodal.train import CaptionBatch, token_losses
 from lens_multimodal.train.loss import dropout_by_place
-from tests.models import HOSTS, random_language_model
+from tests.models import MODEL_CLASSES, random_language_model
 from tests.trio import D_VISION, N_PATCHES, random_lens, random_picture
 
 CAPTIONS = [" big dog", "", " red boat in sea sun", " cat"]
@@ -37,7 +37,7 @@ def transformers_losses(lens: VisionLens, layout: str, batch: CaptionBatch, *, p
     return found
 
 
-@pytest.mark.parametrize(("kind", "layout"), [*((kind, "gpt-j") for kind in HOSTS), ("bridge", "llama")])
+@pytest.mark.parametrize(("kind", "layout"), [*((kind, "gpt-j") for kind in MODEL_CLASSES), ("bridge", "llama")])
 @pytest.mark.parametrize("prompt", ["", " the picture of"])
 def test_equals_transformers(kind: str, layout: str, prompt: str, tmp_path: Path) -> None:
     """Loss and gradient; a model with a beginning token gets it before the image, as in its prompts."""
@@ -56,7 +56,7 @@ def test_equals_transformers(kind: str, layout: str, prompt: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_the_tokenizers_padding_side_does_not_matter(kind: str, side: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, kind=kind)
     batch = batch_of(lens, CAPTIONS)

@@ -8,11 +8,11 @@ from torch import nn
 
 from lens_multimodal import transformer
 from lens_multimodal.train import start_like_embeddings
-from tests.models import HOSTS
+from tests.models import MODEL_CLASSES
 from tests.trio import random_lens
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_vectors_have_the_mean_and_spread_of_the_embeddings(kind: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, kind=kind)
     table = transformer.w_e(lens.model).detach().float()

@@ -6,12 +6,12 @@ import pytest
 
 from lens_multimodal.transformer.families import FAMILIES, FamilyFacts, architecture, facts, read_facts
 from tests.lenses import CASES, IDS
-from tests.models import ARCHITECTURES, LAYOUTS, host_model, random_language_model
+from tests.models import ARCHITECTURES, LAYOUTS, random_language_model, wrapped_model
 
 
 @pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
 def test_the_table_agrees_with_the_model(layout, kind):
-    model = host_model(kind, random_language_model(layout))
+    model = wrapped_model(kind, random_language_model(layout))
     assert architecture(model) == ARCHITECTURES[layout]
     # A HookedTransformer gives each block of GPT-J a second norm, with the weights of the first.
     tied = {"mlp_has_own_norm": True} if kind == "hooked" else {}
@@ -24,7 +24,7 @@ def test_what_no_model_tells():
 
 
 def test_a_family_that_is_not_listed_is_read_off_the_model(monkeypatch):
-    models = {layout: host_model("bridge", random_language_model(layout)) for layout in ("gpt-j", "llama")}
+    models = {layout: wrapped_model("bridge", random_language_model(layout)) for layout in ("gpt-j", "llama")}
     known = {layout: facts(model) for layout, model in models.items()}
     for layout in models:
         monkeypatch.delitem(FAMILIES, ARCHITECTURES[layout])
@@ -33,7 +33,7 @@ def test_a_family_that_is_not_listed_is_read_off_the_model(monkeypatch):
 
 
 def test_capped_logits_are_read_off_the_configuration(monkeypatch):
-    model = host_model("bridge", random_language_model("pythia"))
+    model = wrapped_model("bridge", random_language_model("pythia"))
     assert not facts(model).caps_logits
     monkeypatch.setattr(model.cfg, "output_logits_soft_cap", 30.0, raising=False)
     assert facts(model).caps_logits

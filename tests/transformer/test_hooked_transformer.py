@@ -6,9 +6,9 @@ import torch
 from lens_multimodal import attach_vision, transformer
 from lens_multimodal.transformer.hooked_transformer import hooked_gpt_j
 from tests.lenses import encoder, hugging_face, linear, picture, plain_logits, unchecked
-from tests.models import HOSTS
+from tests.models import MODEL_CLASSES
 
-needs_hooked = pytest.mark.skipif("hooked" not in HOSTS, reason="TransformerLens 4 has no HookedTransformer")
+needs_hooked = pytest.mark.skipif("hooked" not in MODEL_CLASSES, reason="TransformerLens 4 has no HookedTransformer")
 
 
 @needs_hooked

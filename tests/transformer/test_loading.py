@@ -15,7 +15,7 @@ from transformers import GPTJConfig, GPTJForCausalLM
 from lens_multimodal import attach_vision, transformer
 from lens_multimodal.transformer.loading import load_causal_lm, load_hooked_gpt_j, load_language_model, place
 from tests.lenses import encoder, hugging_face, linear, picture
-from tests.models import HOSTS, random_language_model
+from tests.models import MODEL_CLASSES, random_language_model
 from tests.tokenizers import make_tokenizer
 
 FORMATS = ["safetensors", "sharded safetensors", "pytorch_model.bin", "sharded bin", "old bin"]
@@ -105,7 +105,7 @@ def test_tied_weights_and_integers_survive_placing():
     assert model.counts.dtype == torch.int64
 
 
-@pytest.mark.skipif("hooked" not in HOSTS, reason="TransformerLens 4 has no HookedTransformer")
+@pytest.mark.skipif("hooked" not in MODEL_CLASSES, reason="TransformerLens 4 has no HookedTransformer")
 @pytest.mark.parametrize("form", ["sharded safetensors", "pytorch_model.bin"])
 def test_as_a_hooked_transformer(form, tmp_path, capfd):
     plain = random_language_model("gpt-j")
@@ -123,7 +123,7 @@ def test_as_a_hooked_transformer(form, tmp_path, capfd):
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.skipif("hooked" in HOSTS, reason="TransformerLens 3 has it")
+@pytest.mark.skipif("hooked" in MODEL_CLASSES, reason="TransformerLens 3 has it")
 def test_no_hooked_transformer_in_transformer_lens_4(tmp_path):
     with pytest.raises(RuntimeError, match=r"no HookedTransformer \(removed in 4\.0\)"):
         load_hooked_gpt_j(tmp_path)
@@ -145,7 +145,7 @@ def test_peak_host_memory(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(cases) == len(FORMATS) * 2 * (2 if "hooked" in HOSTS else 1)
+    assert len(cases) == len(FORMATS) * 2 * (2 if "hooked" in MODEL_CLASSES else 1)
     for case in cases:
         assert case["peak"] <= 1.2 * (case["shard"] + case["model"]), case
         assert case["peak"] >= 0.9 * case["model"], case
@@ -166,7 +166,7 @@ def main() -> None:
     small model goes first, so that this is there before measuring begins.
     """
     home = Path(sys.argv[1])
-    classes = ["bridge", *(["hooked"] if "hooked" in HOSTS else [])]
+    classes = ["bridge", *(["hooked"] if "hooked" in MODEL_CLASSES else [])]
     for form in FORMATS:
         for dtype in (torch.float32, torch.bfloat16):
             for kind in classes:

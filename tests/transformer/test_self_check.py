@@ -7,7 +7,7 @@ from lens_multimodal import attach_vision, transformer
 from lens_multimodal.prompt.virtual_tokens import attached_to
 from lens_multimodal.transformer.self_check import HookHasNoEffect, edited, read_only, self_check
 from tests.lenses import CASES, IDS, encoder, hugging_face, linear
-from tests.models import HOSTS, host_model
+from tests.models import MODEL_CLASSES, wrapped_model
 
 
 @pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
@@ -42,7 +42,7 @@ def test_deaf_hook_points_are_named(lens_of):
 
 
 def test_missing_and_silent_hook_points_are_named(lens_of):
-    for kind in HOSTS:
+    for kind in MODEL_CLASSES:
         model = lens_of("gpt-j", kind).model
         with pytest.raises(ValueError, match=r"no hook point 'blocks\.0\.hook_nothing'"):
             self_check(model, ["blocks.0.hook_nothing"])
@@ -52,18 +52,18 @@ def test_missing_and_silent_hook_points_are_named(lens_of):
                 self_check(model, [silent])
 
 
-def test_a_model_that_fails_the_check_gets_no_eyes(monkeypatch):
-    model = host_model("bridge", hugging_face("gpt-j"))
+def test_a_model_that_fails_the_check_gets_no_lens(monkeypatch):
+    model = wrapped_model("bridge", hugging_face("gpt-j"))
     monkeypatch.setattr("lens_multimodal.transformer.self_check.edited", lambda _model: [transformer.attn_pattern(0)])
     with pytest.raises(HookHasNoEffect):
         attach_vision(model, vision=encoder(), projection=linear())
     assert attached_to(transformer.embedding_module(model)) is None
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_model_is_left_as_it_was(kind, frozen):
-    model = host_model(kind, hugging_face("gpt-j")).requires_grad_(not frozen)
+    model = wrapped_model(kind, hugging_face("gpt-j")).requires_grad_(not frozen)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(5)
     expected = torch.rand(1)

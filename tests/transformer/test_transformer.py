@@ -7,7 +7,7 @@ from transformers import BertConfig, BertModel, OPTConfig, OPTForCausalLM
 
 from lens_multimodal import transformer
 from tests.lenses import CASES, IDS, hugging_face
-from tests.models import D_VOCAB, HOSTS, host_model
+from tests.models import D_VOCAB, MODEL_CLASSES, wrapped_model
 
 MLP = {
     "gpt-j": ("transformer.h.{}.mlp.fc_in", "transformer.h.{}.mlp.fc_out"),
@@ -81,13 +81,13 @@ def test_logits_from_a_position_are_those_of_the_whole_pass_and_no_others_are_ma
 
 def test_processed_weights_are_reported():
     for no_processing, expected in ((True, "none"), (False, "processed")):
-        model = host_model("bridge", hugging_face("gpt-j"))
+        model = wrapped_model("bridge", hugging_face("gpt-j"))
         model.enable_compatibility_mode(no_processing=no_processing)
         assert transformer.weight_processing(model) == expected
 
 
 def test_names_that_a_model_does_not_have(lens_of):
-    for kind in HOSTS:
+    for kind in MODEL_CLASSES:
         model = lens_of("gpt-j", kind).model
         transformer.check_hook_names(
             model, [transformer.EMBED, transformer.FINAL_NORM_SCALE, transformer.mlp_pre(2), transformer.attn_scores(0)]
@@ -100,7 +100,7 @@ def test_names_that_a_model_does_not_have(lens_of):
 
 
 def test_hooks_that_never_run_are_an_error(lens_of):
-    for kind in HOSTS:
+    for kind in MODEL_CLASSES:
         model = lens_of("gpt-j", kind).model
         silent = "blocks.1.attn.hook_result" if kind == "hooked" else "blocks.1.attn.hook_rot_q"
         if silent in model.hook_dict:
@@ -169,8 +169,8 @@ def test_embeddings_that_are_projected_are_refused():
 
 
 def test_moving_prints_nothing(capfd):
-    for kind in HOSTS:
-        model = host_model(kind, hugging_face("gpt-j"))
+    for kind in MODEL_CLASSES:
+        model = wrapped_model(kind, hugging_face("gpt-j"))
         capfd.readouterr()
         transformer.move(model, device="cpu", dtype=torch.float64)
         assert capfd.readouterr().out == ""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lens_multimodal.analysis import nearest_embeddings, token_strings
-from lens_multimodal.lens import VisionLens, lens_of
+from lens_multimodal.prompt.captioning_model import CaptioningModel, maker_of
 from lens_multimodal.prompt.image_prompt import ImagePrompt, ImageSpan
 from lens_multimodal.views.html import data_uri, fragment
 from lens_multimodal.views.notebook.embedded_pictures import (
@@ -76,7 +76,7 @@ def prompt_html(prompt: ImagePrompt) -> str:
     The words nearest to each image position are looked up if the prompt's lens is still there: one product of the
     image's vectors with the input embeddings.
     """
-    lens = lens_of(prompt)
+    lens = maker_of(prompt)
     view = row_view(prompt.row(0), lens)
     shown = range(1, min(len(prompt), 1 + MOST_OTHERS))
     return fragment(
@@ -91,7 +91,7 @@ def prompt_html(prompt: ImagePrompt) -> str:
     )
 
 
-def row_view(row: ImagePrompt, lens: VisionLens | None) -> RowView:
+def row_view(row: ImagePrompt, lens: CaptioningModel | None) -> RowView:
     """A prompt of one row as images, cells and words."""
     spans = row.spans[0]
     images = tuple(_shown_image(span, lens) for span in spans)
@@ -110,7 +110,7 @@ def row_view(row: ImagePrompt, lens: VisionLens | None) -> RowView:
     return RowView(images=images, pieces=tuple(pieces))
 
 
-def _shown_image(span: ImageSpan, lens: VisionLens | None) -> ShownImage:
+def _shown_image(span: ImageSpan, lens: CaptioningModel | None) -> ShownImage:
     image = span.image
     found = image.geometry
     geometry = found or even_grid(image.grid_h, image.grid_w)
@@ -141,20 +141,20 @@ def _shown_image(span: ImageSpan, lens: VisionLens | None) -> ShownImage:
     )
 
 
-def _nearest(lens: VisionLens | None, vectors: Tensor) -> list[tuple[str, ...]]:
+def _nearest(lens: CaptioningModel | None, vectors: Tensor) -> list[tuple[str, ...]]:
     if lens is None or not bool(vectors.isfinite().all()):
         return [()] * len(vectors)
     found = nearest_embeddings(lens.model, vectors, top_k=min(NEAREST, lens.shape.d_vocab)).tokens.tolist()
     return [tuple(_words(lens, row)) for row in found]
 
 
-def _words(lens: VisionLens | None, ids: Sequence[int]) -> list[str]:
+def _words(lens: CaptioningModel | None, ids: Sequence[int]) -> list[str]:
     if lens is None:
         return [f"<{i}>" for i in ids]
     return token_strings(lens.model, ids)
 
 
-def _in_short(prompt: ImagePrompt, index: int, lens: VisionLens | None) -> dict[str, Any]:
+def _in_short(prompt: ImagePrompt, index: int, lens: CaptioningModel | None) -> dict[str, Any]:
     row = prompt.row(index)
     ids = row.tokens[0, ~row.image_mask[0].to(row.tokens.device)].tolist()[:40]
     pictures = [span.image.picture for span in row.spans[0]][:4]

@@ -7,15 +7,15 @@ from tests.analysis.reference import (
     PROMPT,
     each_case,
     head_readers,
-    hosted,
     inputs_and_gradients,
+    model_of,
     plain,
 )
 
 
 @each_case
 def test_heads_equal_plain_transformers(layout, kind):
-    found = head_attribution(hosted(layout, kind), PROMPT, [8, (3, 21)], [6, 3, 1])
+    found = head_attribution(model_of(layout, kind), PROMPT, [8, (3, 21)], [6, 3, 1])
     assert found.shape == (2, 3, 3, 2)
     model = plain(layout)
     for part, (pos, token) in zip(found, [(-1, 8), (3, 21)], strict=True):
@@ -30,7 +30,7 @@ def test_heads_equal_plain_transformers(layout, kind):
 
 @each_case
 def test_positions_equal_finite_differences(layout, kind):
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     found = position_attribution(model, PROMPT, 8)[0]
     assert found.shape == (3, 7)
     step = 1e-2
@@ -50,13 +50,13 @@ def test_positions_equal_finite_differences(layout, kind):
 
 
 def test_position_attribution_of_the_last_layer_is_at_the_target_and_what_it_attends_to():
-    found = position_attribution(hosted("gpt-j", "bridge"), PROMPT, (4, 8))[0]
+    found = position_attribution(model_of("gpt-j", "bridge"), PROMPT, (4, 8))[0]
     assert (found[:, 5:] == 0).all()
     assert (found[:, :5] != 0).all()
 
 
 def test_layers_select():
-    model = hosted("llama", "bridge")
+    model = model_of("llama", "bridge")
     torch.testing.assert_close(
         position_attribution(model, PROMPT, 8, layers=[1]), position_attribution(model, PROMPT, 8)[:, 1:2]
     )
@@ -68,4 +68,4 @@ def test_layers_select():
 def test_heads_and_neurons_share_their_errors():
     for function in (head_attribution, position_attribution, neuron_attribution):
         with pytest.raises(ValueError, match="vocabulary of 97"):
-            function(hosted("gpt-j", "bridge"), PROMPT, 97)
+            function(model_of("gpt-j", "bridge"), PROMPT, 97)

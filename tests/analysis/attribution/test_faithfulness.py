@@ -5,18 +5,18 @@ import torch
 
 from lens_multimodal.analysis import ablation_effects, faithfulness, neuron_attribution
 from lens_multimodal.analysis.attribution.integrated_gradients import IntegratedGradients
-from tests.analysis.reference import PROMPT, hosted, logits_with, neuron_readers, plain
+from tests.analysis.reference import PROMPT, logits_with, model_of, neuron_readers, plain
 
 FAST = ("activation_x_gradient", "activation_x_decoded")
 
 
 @pytest.fixture(scope="module")
 def report():
-    return faithfulness(hosted("gpt-j", "bridge"), PROMPT, 8, [1, 4, 6], scores=FAST, n_points=5)
+    return faithfulness(model_of("gpt-j", "bridge"), PROMPT, 8, [1, 4, 6], scores=FAST, n_points=5)
 
 
 def test_table_holds_scores_and_true_effects_of_all_neurons(report):
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     assert len(report.neurons) == 120
     score = neuron_attribution(model, PROMPT, 8, [1, 4, 6]).sum(dim=2).flatten()
     torch.testing.assert_close(torch.tensor(report.neurons["activation_x_gradient"].to_numpy()), score)
@@ -77,7 +77,7 @@ def test_the_gradient_beats_chance(report):
 
 
 def test_a_sample_holds_the_best_and_repeats():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     settings = {"scores": FAST[:1], "n_neurons": 20, "n_points": 2}
     first = faithfulness(model, PROMPT, 8, **settings)
     again = faithfulness(model, PROMPT, 8, **settings)
@@ -92,7 +92,7 @@ def test_a_sample_holds_the_best_and_repeats():
 def test_own_scores_and_given_neurons():
     scores = {"coarse": IntegratedGradients(steps=1), "fine": IntegratedGradients(steps=6)}
     report = faithfulness(
-        hosted("llama", "bridge"), PROMPT, 8, scores=scores, neurons=[(0, 1), (2, 5), (2, 3)], n_points=3
+        model_of("llama", "bridge"), PROMPT, 8, scores=scores, neurons=[(0, 1), (2, 5), (2, 3)], n_points=3
     )
     assert report.neurons[["layer", "neuron"]].values.tolist() == [[0, 1], [2, 5], [2, 3]]
     assert report.summary["score"].tolist() == ["coarse", "fine", "ablation", "random"]
@@ -112,4 +112,4 @@ def test_own_scores_and_given_neurons():
 )
 def test_bad_input(settings, message):
     with pytest.raises(ValueError, match=message):
-        faithfulness(hosted("gpt-j", "bridge"), PROMPT, 8, **{"scores": FAST[:1], **settings})
+        faithfulness(model_of("gpt-j", "bridge"), PROMPT, 8, **{"scores": FAST[:1], **settings})

@@ -6,12 +6,12 @@ from lens_multimodal import transformer
 from lens_multimodal.analysis import estimate_attribution, neuron_attribution, top_neurons
 from lens_multimodal.analysis.attribution.memory import saved_bytes
 from tests.analysis.attribution.live_tensors import live_peak
-from tests.analysis.reference import each_case, hosted
+from tests.analysis.reference import each_case, model_of
 
 
 @each_case
 def test_saved_bytes_are_predicted_for_longer_prompts(layout, kind):
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     counted = saved_bytes(model, 50, layers=range(3))
     assert estimate_attribution(model, 50).saved == pytest.approx(counted, rel=0.01)
 
@@ -89,12 +89,12 @@ def test_peak_is_at_most_1_3_of_a_hand_written_backward_pass(shape):
 
 
 def test_neurons_are_among_what_is_saved():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     assert saved_bytes(model, 10, layers=range(3)) > 3 * 10 * 40 * 8
 
 
 def test_later_layers_need_less():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     whole = estimate_attribution(model, 40)
     top = estimate_attribution(model, 40, layers=[2])
     assert top.saved < 0.5 * whole.saved
@@ -102,7 +102,7 @@ def test_later_layers_need_less():
 
 
 def test_parts_by_hand():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     found = estimate_attribution(model, 40, batch=2, n_targets=5, n_positions=30, n_read=3)
     assert found.result == 5 * 3 * 2 * 30 * 40 * 8
     assert found.logits == 2 * 2 * 3 * 97 * 8
@@ -114,7 +114,7 @@ def test_parts_by_hand():
 
 
 def test_probing_leaves_no_trace():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     estimate_attribution(model, 40)
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
     assert torch.is_grad_enabled()
@@ -132,4 +132,4 @@ def test_probing_leaves_no_trace():
 )
 def test_bad_input(settings, message):
     with pytest.raises(ValueError, match=message):
-        estimate_attribution(hosted("gpt-j", "bridge"), **settings)
+        estimate_attribution(model_of("gpt-j", "bridge"), **settings)

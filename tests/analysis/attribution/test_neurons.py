@@ -21,13 +21,13 @@ from lens_multimodal.transformer import hooked_transformer
 from tests.analysis.reference import (
     PROMPT,
     each_case,
-    hosted,
     inputs_and_gradients,
     logits_with,
+    model_of,
     neuron_readers,
     plain,
 )
-from tests.models import HOSTS, host_model, random_language_model
+from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
 
 
 def reference(layout, value, tokens=PROMPT, attention_mask=None):
@@ -38,7 +38,7 @@ def reference(layout, value, tokens=PROMPT, attention_mask=None):
 
 @each_case
 def test_equals_plain_transformers_with_pytorch_hooks(layout, kind):
-    found = neuron_attribution(hosted(layout, kind), PROMPT, [8, (3, 21), LogProbability(token=8)])
+    found = neuron_attribution(model_of(layout, kind), PROMPT, [8, (3, 21), LogProbability(token=8)])
     assert found.shape == (3, 3, 7, 40)
     values = [
         lambda logits: logits[0, -1, 8],
@@ -52,7 +52,7 @@ def test_equals_plain_transformers_with_pytorch_hooks(layout, kind):
 
 @each_case
 def test_equals_finite_differences(layout, kind):
-    found = neuron_attribution(hosted(layout, kind), PROMPT, 8)[0]
+    found = neuron_attribution(model_of(layout, kind), PROMPT, 8)[0]
     model = plain(layout)
     readers = neuron_readers(model)
     step = 1e-2
@@ -71,7 +71,7 @@ def test_equals_finite_differences(layout, kind):
 
 
 def test_positions_after_the_target_have_none():
-    found = neuron_attribution(hosted("gpt-j", "bridge"), PROMPT, (3, 8))[0]
+    found = neuron_attribution(model_of("gpt-j", "bridge"), PROMPT, (3, 8))[0]
     assert (found[:, 4:] == 0).all()
     assert (found[:2, :4] != 0).any(dim=-1).all()
     assert (found[2, :3] == 0).all()
@@ -80,14 +80,14 @@ def test_positions_after_the_target_have_none():
 
 @each_case
 def test_positions_and_layers_select(layout, kind):
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     whole = neuron_attribution(model, PROMPT, 8)
     part = neuron_attribution(model, PROMPT, 8, [5, 1], layers=[2, 1])
     torch.testing.assert_close(part, whole[:, 1:][:, :, [5, 1]])
 
 
 def test_several_targets_equal_one_at_a_time():
-    model = hosted("llama", "bridge")
+    model = model_of("llama", "bridge")
     targets = [8, (2, 4), LogitDifference(token=3, other=90), lambda logits: logits[1].std()]
     together = neuron_attribution(model, PROMPT, targets)
     for found, target in zip(together, targets, strict=True):
@@ -95,18 +95,18 @@ def test_several_targets_equal_one_at_a_time():
 
 
 def test_one_forward_pass_for_all_targets_and_layers():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     calls = []
     with model.hooks(fwd_hooks=[("hook_embed", lambda *_, hook: calls.append(hook.name))]):
         neuron_attribution(model, PROMPT, [1, 2, 3])
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_leaves_no_trace_in_any_mode(kind, frozen, mode):
-    model = host_model(kind, plain("gpt-j")).requires_grad_(not frozen)
+    model = wrapped_model(kind, plain("gpt-j")).requires_grad_(not frozen)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with mode():
         for score in SCORES:
@@ -123,13 +123,13 @@ def test_leaves_no_trace_in_any_mode(kind, frozen, mode):
 def test_model_made_in_inference_mode_is_refused():
     language_model = random_language_model("gpt-j")
     with torch.inference_mode():
-        model = host_model("bridge", language_model)
+        model = wrapped_model("bridge", language_model)
     with pytest.raises(ValueError, match=r"made under torch\.inference_mode"):
         neuron_attribution(model, PROMPT, 8)
 
 
 def test_dropout_is_refused():
-    model = host_model("bridge", plain("gpt-2"))
+    model = wrapped_model("bridge", plain("gpt-2"))
     neuron_attribution(model, PROMPT, 8)
     model.original_model.train()
     with pytest.raises(ValueError, match=r"dropout is on .*call model.eval"):
@@ -137,7 +137,7 @@ def test_dropout_is_refused():
 
 
 def test_outer_hooks_are_seen():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     name = transformer.mlp_post(0)
 
     def silence(activation, hook):
@@ -150,9 +150,9 @@ def test_outer_hooks_are_seen():
 
 
 @pytest.mark.parametrize("score", sorted(SCORES))
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_by_row_equals_one_at_a_time(score, kind):
-    model = hosted("gpt-j", kind)
+    model = model_of("gpt-j", kind)
     tokens = torch.cat([PROMPT, PROMPT.flip(1)])
     targets = [8, LogitDifference(token=9, other=10)]
     positions = [6]
@@ -164,7 +164,7 @@ def test_by_row_equals_one_at_a_time(score, kind):
 
 @each_case
 def test_left_padding_changes_nothing(layout, kind):
-    model = host_model(kind, random_language_model(layout))
+    model = wrapped_model(kind, random_language_model(layout))
     padded = torch.cat([torch.zeros(1, 2, dtype=torch.long), PROMPT], dim=1)
     mask = (torch.arange(9) >= 2).long()[None]
     if (layout, kind) == ("llama", "compat") and hooked_transformer.is_available():
@@ -177,14 +177,14 @@ def test_left_padding_changes_nothing(layout, kind):
 
 
 def test_offload_equals():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     found = neuron_attribution(model, PROMPT, 8, score=ActivationXGradient(offload=True))
     torch.testing.assert_close(found, neuron_attribution(model, PROMPT, 8))
 
 
 @each_case
 def test_targets_side_by_side_equal_one_after_the_other(layout, kind):
-    model, targets = hosted(layout, kind), [8, (3, 21), LogProbability(token=8), 5, (2, 8)]
+    model, targets = model_of(layout, kind), [8, (3, 21), LogProbability(token=8), 5, (2, 8)]
     one_by_one = neuron_attribution(model, PROMPT, targets, [4, 1])
     for rows in (2, 5, 9):
         found = neuron_attribution(model, PROMPT, targets, [4, 1], score=ActivationXGradient(rows=rows))
@@ -194,7 +194,7 @@ def test_targets_side_by_side_equal_one_after_the_other(layout, kind):
 
 
 def test_side_by_side_runs_one_forward_pass_for_each_group():
-    model, seen = hosted("gpt-j", "bridge"), []
+    model, seen = model_of("gpt-j", "bridge"), []
     with model.hooks(fwd_hooks=[(transformer.mlp_post(0), lambda value, hook: seen.append(len(value)))]):
         neuron_attribution(model, PROMPT, [8, 21, 5], score=ActivationXGradient(rows=2))
     assert seen == [2, 1]
@@ -207,15 +207,15 @@ def test_rows_that_are_no_number_of_rows_are_refused(rows):
 
 
 def test_half_precision_gives_float32_near_the_truth():
-    model = host_model("bridge", random_language_model("gpt-j", dtype=torch.bfloat16))
+    model = wrapped_model("bridge", random_language_model("gpt-j", dtype=torch.bfloat16))
     found = neuron_attribution(model, PROMPT, 8)
     assert found.dtype == torch.float32
-    exact = neuron_attribution(host_model("bridge", plain("gpt-j")), PROMPT, 8)
+    exact = neuron_attribution(wrapped_model("bridge", plain("gpt-j")), PROMPT, 8)
     assert torch.corrcoef(torch.stack([found.flatten().double(), exact.flatten()]))[0, 1] > 0.99
 
 
 def test_nothing_is_kept_alive():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     seen = []
 
     def watch(activation, hook):
@@ -233,7 +233,7 @@ def test_nothing_is_kept_alive():
 
 @pytest.mark.parametrize("score", ["activation_x_gradient", "integrated_gradients", "activation_x_decoded", "ablation"])
 def test_overflow_is_an_error(score):
-    model = host_model("bridge", plain("gpt-j"))
+    model = wrapped_model("bridge", plain("gpt-j"))
     with torch.no_grad():
         transformer.w_out(model, 1)[:] = torch.inf
     with pytest.raises(FloatingPointError, match="infinite or not a number"):
@@ -241,7 +241,7 @@ def test_overflow_is_an_error(score):
 
 
 def test_overflow_names_the_first_layer():
-    model = host_model("bridge", plain("gpt-j"))
+    model = wrapped_model("bridge", plain("gpt-j"))
     with torch.no_grad():
         transformer.w_out(model, 0)[:] = torch.nan
     with pytest.raises(FloatingPointError, match=r"torch.float64 \(activations are so from layer 1 on\)"):
@@ -250,13 +250,13 @@ def test_overflow_names_the_first_layer():
 
 def test_infinite_gradient_is_an_error():
     with pytest.raises(FloatingPointError, match=r"gradient of the target is infinite .* from layer 2 downwards"):
-        neuron_attribution(hosted("gpt-j", "bridge"), PROMPT, lambda logits: (logits[-1, 8] * 0).sqrt())
+        neuron_attribution(model_of("gpt-j", "bridge"), PROMPT, lambda logits: (logits[-1, 8] * 0).sqrt())
 
 
 @pytest.mark.parametrize("reduce", ["max", "sum", "mean"])
-@pytest.mark.parametrize("kind", HOSTS)
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_top_neurons_are_those_of_the_whole_attribution(reduce, kind):
-    model = hosted("gpt-j", kind)
+    model = model_of("gpt-j", kind)
     positions = [4, 0, 2]
     table = top_neurons(model, PROMPT, [8, 9], positions, top_k=11, reduce=reduce)
     whole = neuron_attribution(model, PROMPT, [8, 9], positions)
@@ -274,13 +274,13 @@ def test_top_neurons_are_those_of_the_whole_attribution(reduce, kind):
 
 
 def test_more_neurons_than_there_are_gives_all():
-    table = top_neurons(hosted("gpt-j", "bridge"), PROMPT, 8, top_k=1000)
+    table = top_neurons(model_of("gpt-j", "bridge"), PROMPT, 8, top_k=1000)
     assert len(table) == 120
     assert not table.duplicated(["layer", "neuron"]).any()
 
 
 def test_top_neurons_by_row_equal_each_row():
-    model = hosted("gpt-2", "bridge")
+    model = model_of("gpt-2", "bridge")
     tokens = torch.cat([PROMPT, PROMPT.flip(1)])
     table = top_neurons_by_row(model, tokens, [8, 9], top_k=5)
     for row, target in enumerate([8, 9]):
@@ -304,7 +304,7 @@ def test_top_neurons_by_row_equal_each_row():
     ],
 )
 def test_bad_arguments_are_refused_before_any_forward_pass(settings, error, message):
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     calls = []
     arguments = {"tokens": PROMPT, "target": 8, **settings}
     with model.hooks(fwd_hooks=[("hook_embed", lambda *_, hook: calls.append(hook.name))]):
@@ -317,11 +317,11 @@ def test_bad_arguments_are_refused_before_any_forward_pass(settings, error, mess
 @pytest.mark.parametrize("settings", [{"reduce": "median"}, {"top_k": 0}, {"top_k": True}])
 def test_bad_ranking_arguments(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
-        top_neurons(hosted("gpt-j", "bridge"), PROMPT, 8, **settings)
+        top_neurons(model_of("gpt-j", "bridge"), PROMPT, 8, **settings)
 
 
 def test_prompts_and_targets_must_match():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     two = PROMPT.repeat(2, 1)
     with pytest.raises(ValueError, match="a list of 2 targets, one per row of tokens, got 1 targets"):
         neuron_attribution_by_row(model, two, [8])

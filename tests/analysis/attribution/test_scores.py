@@ -13,13 +13,13 @@ from lens_multimodal.analysis import (
     ablation_effects,
     neuron_attribution,
 )
-from tests.analysis.reference import PROMPT, each_case, hosted, logits_with, neuron_readers, plain
-from tests.models import HOSTS, host_model
+from tests.analysis.reference import PROMPT, each_case, logits_with, model_of, neuron_readers, plain
+from tests.models import MODEL_CLASSES, wrapped_model
 
 
 @each_case
 def test_decoded_is_activation_times_unembedded_row(layout, kind):
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     found = neuron_attribution(model, PROMPT, [8, LogitDifference(token=8, other=9)], score="activation_x_decoded")
     with torch.no_grad(), transformer.capture(model, [transformer.mlp_post(layer) for layer in range(3)]) as kept:
         transformer.logits_of(model, PROMPT)
@@ -33,7 +33,7 @@ def test_decoded_is_activation_times_unembedded_row(layout, kind):
 @each_case
 def test_direct_effects_add_up_to_the_logit(layout, kind):
     """Neurons, plus everything else in the final residual stream, plus the biases, give the logit exactly."""
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     found = neuron_attribution(model, PROMPT, (4, 8), score="direct_effect")[0]
     names = [
         transformer.resid_post(2),
@@ -59,7 +59,7 @@ def test_direct_effects_add_up_to_the_logit(layout, kind):
 @each_case
 def test_last_layer_direct_effect_is_the_gradient_with_a_fixed_scale(layout, kind):
     """With the final norm's scale held, the logit is linear in the last layer's neurons."""
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     with torch.no_grad(), transformer.capture(model, [transformer.FINAL_NORM_SCALE, transformer.mlp_post(2)]) as kept:
         clean = transformer.logits_of(model, PROMPT)[0, -1, 8]
     found = neuron_attribution(model, PROMPT, 8, score="direct_effect")[0, 2, 6]
@@ -90,7 +90,7 @@ def test_last_layer_direct_effect_is_the_gradient_with_a_fixed_scale(layout, kin
 
 
 def test_local_direct_effect_is_the_direct_effect_on_the_own_position():
-    model = hosted("llama", "bridge")
+    model = model_of("llama", "bridge")
     local = neuron_attribution(model, PROMPT, 8, score="local_direct_effect")[0]
     for pos in range(7):
         own = neuron_attribution(model, PROMPT, (pos, 8), [pos], score="direct_effect")[0]
@@ -99,13 +99,13 @@ def test_local_direct_effect_is_the_direct_effect_on_the_own_position():
 
 def test_direct_effect_on_positions_the_target_does_not_read_is_refused():
     with pytest.raises(ValueError, match=r"it reads \[6\].*local_direct_effect"):
-        neuron_attribution(hosted("gpt-j", "bridge"), PROMPT, 8, [0, 1], score="direct_effect")
+        neuron_attribution(model_of("gpt-j", "bridge"), PROMPT, 8, [0, 1], score="direct_effect")
 
 
 @each_case
 def test_integrated_gradients_are_complete(layout, kind):
     """Each layer's attributions add up to the target minus the target with that layer's neurons silent."""
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     positions = [1, 3, 6]
     score = IntegratedGradients(steps=40, batch_size=40)
     targets = [8, LogProbability(token=8)]
@@ -128,7 +128,7 @@ def test_integrated_gradients_are_complete(layout, kind):
 
 
 def test_integrated_gradients_do_not_depend_on_the_batch():
-    model = hosted("gpt-2", "bridge")
+    model = model_of("gpt-2", "bridge")
     one = neuron_attribution(model, PROMPT, 8, score=IntegratedGradients(steps=5, batch_size=2))
     other = neuron_attribution(model, PROMPT, 8, score=IntegratedGradients(steps=5, batch_size=5))
     torch.testing.assert_close(one, other)
@@ -136,7 +136,7 @@ def test_integrated_gradients_do_not_depend_on_the_batch():
 
 def test_integrated_gradients_of_a_linear_path_are_activation_x_gradient():
     """Everything after the last layer's neurons is linear but for the norm's scale: freeze that by centring at 0."""
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     exact = neuron_attribution(model, PROMPT, 8, score="direct_effect", layers=[2])
     scale = []
 
@@ -170,11 +170,11 @@ def test_bad_integrated_gradients(settings):
 @each_case
 def test_ablation_equals_editing_the_weights(layout, kind):
     """Silencing a neuron everywhere is the same as removing its row of W_out."""
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     pairs = [(0, 3), (2, 11), (0, 39)]
     table = ablation_effects(model, PROMPT, [8, (2, 5)], pairs, batch_size=2)
     assert table[["layer", "neuron"]].values.tolist() == [[0, 3], [0, 39], [2, 11]] * 2
-    edited = host_model(kind, plain(layout))
+    edited = wrapped_model(kind, plain(layout))
     with torch.no_grad():
         clean = transformer.logits_of(edited, PROMPT)[0]
         for row in range(3):
@@ -192,7 +192,7 @@ def test_ablation_equals_editing_the_weights(layout, kind):
 
 @each_case
 def test_ablation_by_position_equals_brute_force(layout, kind):
-    found = neuron_attribution(hosted(layout, kind), PROMPT, 8, [6, 2], score="ablation", layers=[1])
+    found = neuron_attribution(model_of(layout, kind), PROMPT, 8, [6, 2], score="ablation", layers=[1])
     assert found.shape == (1, 1, 2, 40)
     reader = neuron_readers(plain(layout))[1]
     clean = logits_with(plain(layout), PROMPT, {})[0, -1, 8]
@@ -208,7 +208,7 @@ def test_ablation_by_position_equals_brute_force(layout, kind):
 
 
 def test_ablation_effects_at_some_positions_only():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     at_end = ablation_effects(model, PROMPT, (2, 8), [(0, 3)], [3, 4])
     assert at_end["effect"].tolist() == [0.0]
     assert ablation_effects(model, PROMPT, (2, 8), [(0, 3)], [1])["effect"].abs().min() > 0
@@ -217,10 +217,10 @@ def test_ablation_effects_at_some_positions_only():
 @pytest.mark.parametrize("neurons", [[], [(0, 3), (0, 3)], [(3, 0)], [(0, 40)]])
 def test_bad_neurons(neurons):
     with pytest.raises(ValueError, match=r"neuron|layer"):
-        ablation_effects(hosted("gpt-j", "bridge"), PROMPT, 8, neurons)
+        ablation_effects(model_of("gpt-j", "bridge"), PROMPT, 8, neurons)
 
 
-@pytest.mark.skipif("hooked" not in HOSTS, reason="weight processing at loading is HookedTransformer's")
+@pytest.mark.skipif("hooked" not in MODEL_CLASSES, reason="weight processing at loading is HookedTransformer's")
 def test_what_weight_processing_changes():
     """Centring W_U changes the raw logit's gradient and not that of a centred logit; folding changes neither."""
     from lens_multimodal.transformer.hooked_transformer import hooked_gpt_j

@@ -12,14 +12,14 @@ from lens_multimodal.analysis import (
     upstream_neurons,
 )
 from lens_multimodal.analysis.decoding.vocabulary_search import chunk_sizes, search_vocabulary
-from tests.analysis.reference import PROMPT, each_case, hosted, plain
+from tests.analysis.reference import PROMPT, each_case, model_of, plain
 from tests.analysis.words import tokenizer
-from tests.models import HOSTS, host_model, random_language_model
+from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
 
 
 @pytest.fixture(scope="module")
 def speaking(tmp_path_factory):
-    return host_model("bridge", plain("gpt-j"), tokenizer(tmp_path_factory.mktemp("tokenizer")))
+    return wrapped_model("bridge", plain("gpt-j"), tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
 def best(values, k=10):
@@ -28,7 +28,7 @@ def best(values, k=10):
 
 @each_case
 def test_neurons_equal_an_explicit_loop(layout, kind):
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     table = decode_neurons(model, [(2, 7), (0, 39), (0, 1)], top_k=5)
     assert table[["layer", "neuron"]].values.tolist() == [[0, 39], [0, 1], [2, 7]]
     for row in table.itertuples():
@@ -42,7 +42,7 @@ def test_neurons_equal_an_explicit_loop(layout, kind):
 @each_case
 def test_final_norm_is_what_the_norm_does_to_the_row(layout, kind):
     """Adding a row to a large constant residual stream changes the normed stream by a multiple of this."""
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     table = decode_neurons(model, [(1, 4)], final_norm=True)
     row = transformer.w_out(model, 1)[4]
     if transformer.facts(model).norms_centre:
@@ -52,7 +52,7 @@ def test_final_norm_is_what_the_norm_does_to_the_row(layout, kind):
     assert list(table["token_ids"][0]) != list(decode_neurons(model, [(1, 4)])["token_ids"][0])
 
 
-@pytest.mark.skipif("hooked" not in HOSTS, reason="folding at loading is HookedTransformer's")
+@pytest.mark.skipif("hooked" not in MODEL_CLASSES, reason="folding at loading is HookedTransformer's")
 def test_final_norm_equals_decoding_a_folded_model():
     from lens_multimodal.transformer.hooked_transformer import hooked_gpt_j
 
@@ -93,7 +93,7 @@ def test_budget_is_held_for_gpt_j():
 
 @each_case
 def test_layers_equal_neurons(layout, kind):
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     for layer, found in decode_layers(model, [2, 0], top_k=3, probabilities=True):
         expected = (transformer.w_out(model, layer) @ transformer.w_u(model)).softmax(-1).topk(3)
         assert torch.equal(found.tokens, expected.indices)
@@ -102,7 +102,7 @@ def test_layers_equal_neurons(layout, kind):
 
 @each_case
 def test_nearest_embeddings_equal_cosine_similarity(layout, kind):
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     vectors = torch.randn(4, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = nearest_embeddings(model, vectors, top_k=7, budget_bytes=3000)
     expected = torch.nn.functional.cosine_similarity(vectors[:, None], transformer.w_e(model)[None], dim=-1).topk(7)
@@ -111,7 +111,7 @@ def test_nearest_embeddings_equal_cosine_similarity(layout, kind):
 
 
 def test_an_embedding_is_nearest_to_itself():
-    model = hosted("gpt-2", "bridge")
+    model = model_of("gpt-2", "bridge")
     found = nearest_embeddings(model, 5 * transformer.w_e(model)[[3, 90]], top_k=1)
     assert found.tokens.tolist() == [[3], [90]]
     torch.testing.assert_close(found.values, torch.ones(2, 1, dtype=torch.float64))
@@ -119,7 +119,7 @@ def test_an_embedding_is_nearest_to_itself():
 
 @each_case
 def test_read_out_of_the_last_residual_stream_is_the_prediction(layout, kind):
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     with torch.no_grad(), transformer.capture(model, [transformer.resid_post(2)]) as kept:
         logits = transformer.logits_of(model, PROMPT)[0]
     found = unembed_tokens(model, kept[transformer.resid_post(2)][0], top_k=4, chunk=3)
@@ -131,7 +131,7 @@ def test_read_out_of_the_last_residual_stream_is_the_prediction(layout, kind):
 @each_case
 def test_driving_tokens_raise_the_first_layers_neuron(layout, kind):
     """Through the norm, the weight is the neuron's pre-activation on that token alone, less its bias."""
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     table = driving_tokens(model, [(1, 7), (1, 20)], top_k=4, budget_bytes=3000)
     block = model.blocks[1]
     norm = block.ln2 if hasattr(block, "ln2") else block.ln1
@@ -146,16 +146,16 @@ def test_driving_tokens_raise_the_first_layers_neuron(layout, kind):
 
 
 def test_gate_only_where_there_is_one():
-    model = hosted("llama", "bridge")
+    model = model_of("llama", "bridge")
     table = driving_tokens(model, [(0, 3)], norm=False, gate=True)
     gate = plain("llama").model.layers[0].mlp.gate_proj.weight[3]
     assert list(table["token_ids"][0]) == best(transformer.w_e(model) @ gate)
     with pytest.raises(ValueError, match="no gate"):
-        driving_tokens(hosted("gpt-j", "bridge"), [(0, 3)], gate=True)
+        driving_tokens(model_of("gpt-j", "bridge"), [(0, 3)], gate=True)
 
 
 def test_upstream_neurons_equal_cosine_similarity():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     table = upstream_neurons(model, 2, 5, top_k=6)
     column = transformer.w_in(model, 2)[:, 5]
     rows = torch.cat([transformer.w_out(model, 0), transformer.w_out(model, 1)])
@@ -169,14 +169,14 @@ def test_upstream_neurons_equal_cosine_similarity():
 def test_tokens_are_text(speaking):
     ids = speaking.tokenizer.convert_tokens_to_ids(["Ġdog", "a", "Ġ"])
     assert token_strings(speaking, ids) == [" dog", "a", " "]
-    assert token_strings(hosted("gpt-j", "bridge"), [5]) == ["<5>"]
+    assert token_strings(model_of("gpt-j", "bridge"), [5]) == ["<5>"]
     table = decode_neurons(speaking, [(0, 1)], top_k=3)
     assert table["tokens"][0] == tuple(token_strings(speaking, table["token_ids"][0]))
 
 
 def test_interpretable_neuron_is_found(speaking):
     """A neuron whose row is what the unembedding reads as words is interpretable, another is not."""
-    model = host_model("bridge", plain("gpt-j"), speaking.tokenizer)
+    model = wrapped_model("bridge", plain("gpt-j"), speaking.tokenizer)
     words = ["dog", "cat", "sun", "tree", "red", "boat", "fish", "sea", "hat", "big"]
     ids = model.tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in words])
     with torch.no_grad():
@@ -191,11 +191,11 @@ def test_interpretable_neuron_is_found(speaking):
 @pytest.mark.parametrize("top_k", [0, 98, True])
 def test_bad_top_k(top_k):
     with pytest.raises(ValueError, match="top_k must lie between 1 and the vocabulary's 97"):
-        list(decode_layers(hosted("gpt-j", "bridge"), top_k=top_k))
+        list(decode_layers(model_of("gpt-j", "bridge"), top_k=top_k))
 
 
 def test_bad_vectors():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     for function in (nearest_embeddings, unembed_tokens):
         with pytest.raises(ValueError, match=r"\(vectors=.*d_model=24"):
             function(model, torch.randn(2, 23))
@@ -207,4 +207,4 @@ def test_bad_vectors():
 def test_bad_neurons(neurons):
     for function in (decode_neurons, driving_tokens):
         with pytest.raises(ValueError, match="neuron"):
-            function(hosted("gpt-j", "bridge"), neurons)
+            function(model_of("gpt-j", "bridge"), neurons)

@@ -3,12 +3,12 @@ import torch
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import logit_lens
-from tests.analysis.reference import PROMPT, each_case, hosted
+from tests.analysis.reference import PROMPT, each_case, model_of
 
 
 @each_case
 def test_equals_reading_out_every_depth(layout, kind):
-    model = hosted(layout, kind)
+    model = model_of(layout, kind)
     found = logit_lens(model, PROMPT, [8, 21], [6, 2, 4], chunk=2)
     names = [transformer.resid_pre(0), *(transformer.resid_post(layer) for layer in range(3))]
     with torch.no_grad(), transformer.capture(model, names) as kept:
@@ -29,7 +29,7 @@ def test_equals_reading_out_every_depth(layout, kind):
 
 
 def test_first_depth():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     lens = logit_lens(model, PROMPT, [8, 21, 50])
     for within in (1, 10, 97):
         first = lens.first_depth(within=within)
@@ -43,13 +43,13 @@ def test_first_depth():
 
 
 def test_one_token_has_the_same_axes():
-    lens = logit_lens(hosted("gpt-j", "bridge"), PROMPT, 8, [3])
+    lens = logit_lens(model_of("gpt-j", "bridge"), PROMPT, 8, [3])
     assert lens.token_ids == (8,)
     assert lens.rank.shape == (1, 4, 1)
 
 
 def test_bad_arguments():
-    model = hosted("gpt-j", "bridge")
+    model = model_of("gpt-j", "bridge")
     with pytest.raises(ValueError, match=r"logit_lens\(token=.* 97 tokens"):
         logit_lens(model, PROMPT, 97)
     with pytest.raises(ValueError, match=r"logit_lens\(positions=.* position 9"):

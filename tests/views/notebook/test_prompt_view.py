@@ -15,7 +15,7 @@ from lens_multimodal.prompt.image_prompt import EmbeddedImage
 from lens_multimodal.views.notebook.prompt_html import row_view
 from lens_multimodal.views.plots.labels import visible
 from tests.lenses import GRID, N_PATCHES, hugging_face, linear, make_lens, picture
-from tests.models import host_model
+from tests.models import wrapped_model
 from tests.views.notebook.html_reader import assert_self_contained, read
 
 
@@ -141,9 +141,9 @@ def test_a_prompt_of_196_patches_stays_small(tokenizers):
         img_size=112, patch_size=8, embed_dim=10, depth=1, num_heads=2, num_classes=0, init_values=0.5
     )  # fmt: skip
     encoder = VisionEncoder(module, preprocessing=Preprocessing(height=112, width=112))
-    model = host_model("bridge", hugging_face("gpt-j"), tokenizer=tokenizers("gpt-j"))
+    model = wrapped_model("bridge", hugging_face("gpt-j"), tokenizer=tokenizers("gpt-j"))
+    model.cfg.n_ctx = 200  # the prompt is shown, never run
     lens = attach_vision(model, vision=encoder, projection=linear(), tokenizer=tokenizers("gpt-j"))
-    lens.shape = replace(lens.shape, n_ctx=200)  # the prompt is shown, never run
     noise = picture(height=480, width=640)
     vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(196, 24))).float()
     image = EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), grid_h=14, grid_w=14, picture=noise)

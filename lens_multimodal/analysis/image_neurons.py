@@ -1,0 +1,32 @@
+"""The MLP neurons that turn an image into a word, with their image patches and their tokens."""
+
+from torch import nn
+
+from lens_multimodal.analysis.attribution import top_neurons
+from lens_multimodal.analysis.decoding import decode_neurons
+from lens_multimodal.analysis.neuron_table import NeuronTable
+from lens_multimodal.prompt.image_prompt import ImagePrompt
+
+
+def image_neurons(
+    model: nn.Module, prompt: ImagePrompt, token: int, *, top_k: int, score: str, reduce: str
+) -> NeuronTable:
+    """The paper's ranking (sections 2.1 and 2.2) for a prompt of one row that ends where the token is predicted.
+
+    Returns: as `VisionLens.neurons`.
+    Raises: as `top_neurons`; ValueError for a prompt without an image.
+    """
+    spans = prompt.row(0).spans[0]
+    if not spans:
+        raise ValueError("this prompt holds no image, so no neuron can be attributed to one")
+    found = top_neurons(
+        model, prompt.tokens, token, prompt.image_pos[0], top_k=top_k, score=score, reduce=reduce
+    ).rename(columns={"pos": "image_pos"})
+    cells = {span.start + i: span.image.cell(i) for span in spans for i in range(len(span.image))}
+    found["row"] = [cells[pos][0] for pos in found["image_pos"]]
+    found["col"] = [cells[pos][1] for pos in found["image_pos"]]
+    decoded = decode_neurons(model, found)[["layer", "neuron", "tokens", "interpretable"]]
+    table = found.merge(decoded, on=["layer", "neuron"], how="left", validate="one_to_one")
+    table.attrs.update(found.attrs)
+    only = spans[0].image if len(spans) == 1 else None
+    return NeuronTable.of(table.drop(columns=["target", "rank"]), image=only)

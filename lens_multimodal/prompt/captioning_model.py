@@ -1,0 +1,267 @@
+"""A language model that captions pictures: its parts, prompts from pictures, and text from prompts."""
+
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from lens_multimodal import transformer
+from lens_multimodal.image.encoder import VisionEncoder
+from lens_multimodal.image.pictures import Picture, as_picture, as_pictures, picture_batches
+from lens_multimodal.prompt import generation
+from lens_multimodal.prompt.building import PromptBuilder
+from lens_multimodal.prompt.generation import GeneratedActivations, Sampling
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt, Piece
+from lens_multimodal.prompt.projection import Projection
+from lens_multimodal.prompt.tokenizer import PromptTokenizer
+from lens_multimodal.prompt.virtual_tokens import VirtualTokens
+
+BATCH_SIZE = 32
+"""Pictures that `CaptioningModel.caption` runs at once."""
+
+_MADE_BY: "weakref.WeakKeyDictionary[object, weakref.ref[CaptioningModel]]" = weakref.WeakKeyDictionary()
+"""What made a prompt or a soft prompt. Kept here, so that neither holds a reference to it."""
+
+
+class CaptioningModel:
+    """A TransformerLens model with an image encoder and a projection: everything of a `VisionLens` but its analyses."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        vision: VisionEncoder,
+        projection: Projection,
+        tokenizer: Any = None,
+        name: str = "lens",
+    ) -> None:
+        shape = transformer.shape(model)
+        self.model = model
+        self.vision = vision
+        self.projection = projection
+        self.tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
+        self.text = PromptTokenizer(self.tokenizer)
+        self.name = name
+        self.shape = shape
+        self.virtual_tokens = VirtualTokens(
+            transformer.embedding_module(model), d_vocab=shape.d_vocab, d_model=shape.d_model
+        )
+
+    # --- prompts -----------------------------------------------------------------------------------------
+
+    def prompt(
+        self,
+        images: Picture | Sequence[Picture],
+        text: str | Sequence[str] = PROMPT,
+        *,
+        prepend_bos: bool | None = None,
+        with_gradient: bool = False,
+    ) -> ImagePrompt:
+        """An image followed by text, as token ids; several images make a batch.
+
+        Args:
+            images: one picture, or one per row.
+            text: the same for every row, or one per row.
+            prepend_bos: None does what the model was trained with (GPT-J: none).
+            with_gradient: make each image's vectors a leaf that requires gradient, reachable as
+                `prompt.spans[row][0].image.soft_prompt.vectors`.
+
+        Raises:
+            ValueError: not as many texts as images, a picture that cannot be read, or a prompt longer than the
+                model's context.
+        """
+        pictures = as_pictures(images)
+        if not isinstance(text, (str, list, tuple)):
+            raise TypeError(f"expected a text or a list of texts, got {text!r} ({type(text).__name__})")
+        texts = [text] * len(pictures) if isinstance(text, str) else list(text)
+        if len(texts) != len(pictures):
+            raise ValueError(f"got {len(pictures)} images but {len(texts)} texts; give one text, or one for each image")
+        images_and_texts = zip(self._build.embed(pictures, with_gradient=with_gradient), texts, strict=True)
+        return self._assemble([list(row) for row in images_and_texts], prepend_bos)
+
+    def interleave(
+        self,
+        rows: Sequence[Sequence[Picture | EmbeddedImage]],
+        *,
+        prepend_bos: bool | None = None,
+        with_gradient: bool = False,
+    ) -> ImagePrompt:
+        """Rows of text and images in any order, each a string, a `Path`, a picture or an embedded image.
+
+        A string is text; give a path to a picture as `pathlib.Path`.
+        """
+        for row in [rows, *rows] if isinstance(rows, (list, tuple)) else [rows]:
+            if not isinstance(row, (list, tuple)):
+                raise TypeError(f"expected a list of rows, each a list of pieces, got {type(row).__name__} among them")
+        prepared = [
+            [
+                piece
+                if isinstance(piece, (str, EmbeddedImage))
+                else self._build.embed([as_picture(piece)], with_gradient=with_gradient)[0]
+                for piece in row
+            ]
+            for row in rows
+        ]
+        return self._assemble(prepared, prepend_bos)
+
+    def prompt_from_vectors(
+        self,
+        vectors: Float[Tensor, "batch pos d_model"],
+        text: str = PROMPT,
+        *,
+        grid: tuple[int, int] | None = None,
+        prepend_bos: bool | None = None,
+    ) -> ImagePrompt:
+        """Any soft prompts followed by text: shuffled features, means, other people's vectors.
+
+        Raises: ValueError if the grid does not have as many cells as there are vectors, or the width is wrong.
+        """
+        return self._assemble([[image, text] for image in self._build.embed_vectors(vectors, grid=grid)], prepend_bos)
+
+    def embed(
+        self, pictures: Sequence[Picture], *, with_gradient: bool = False, batch_size: int = 64
+    ) -> list[EmbeddedImage]:
+        """Encode and project pictures once, for use in any number of prompts."""
+        return self._build.embed(
+            [as_picture(picture) for picture in pictures], with_gradient=with_gradient, batch_size=batch_size
+        )
+
+    def forget(self, *prompts: ImagePrompt) -> None:
+        """Drop these prompts' images (all images, if none is named); their token ids become unknown."""
+        named = [span.image.soft_prompt for prompt in prompts for spans in prompt.spans for span in spans]
+        if named or not prompts:
+            self.virtual_tokens.forget(*named)
+
+    # --- running -----------------------------------------------------------------------------------------
+
+    def logits(self, prompt: ImagePrompt) -> Float[Tensor, "batch pos d_vocab"]:
+        """One forward pass over a prompt; left padding is masked."""
+        return transformer.logits_of(self.model, prompt.tokens, attention_mask=prompt.attention_mask)
+
+    def generate(self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None) -> list[str]:
+        """The text that follows each row, up to the end token or a new line."""
+        rows = generation.generate(
+            self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids, sampling=sampling
+        )
+        return [self.text.caption(ids) for ids in rows]
+
+    def generate_with_activations(
+        self, prompt: ImagePrompt, names: Sequence[str], *, max_new_tokens: int = 20
+    ) -> GeneratedActivations:
+        """Greedy generation of one row, with the activations of the named hook points behind every new token."""
+        return generation.generate_with_activations(
+            self.model, prompt, names=names, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids
+        )
+
+    @overload
+    def caption(
+        self,
+        images: list[Picture] | tuple[Picture, ...],
+        text: str = ...,
+        *,
+        max_new_tokens: int = ...,
+        sampling: Sampling | None = ...,
+    ) -> list[str]: ...
+    @overload
+    def caption(
+        self, images: Picture, text: str = ..., *, max_new_tokens: int = ..., sampling: Sampling | None = ...
+    ) -> str: ...
+    def caption(
+        self,
+        images: Picture | list[Picture] | tuple[Picture, ...],
+        text: str = PROMPT,
+        *,
+        max_new_tokens: int = 20,
+        sampling: Sampling | None = None,
+    ) -> str | list[str]:
+        """What the model writes after the image and `text`: a string for one picture, a list for a list.
+
+        Greedy and deterministic by default; stops at the model's end token or a new line, as LiMBeR does.
+        """
+        pictures = as_pictures(images)
+        if len(pictures) <= BATCH_SIZE:
+            found = self._captions(pictures, text, max_new_tokens, sampling)
+        else:
+            found = list(
+                self.caption_stream(
+                    pictures, text, max_new_tokens=max_new_tokens, sampling=sampling, batch_size=BATCH_SIZE
+                )
+            )
+        one = not isinstance(images, (list, tuple)) and getattr(images, "ndim", 0) != 4
+        return found[0] if one else found
+
+    def caption_stream(
+        self,
+        images: Picture | Iterable[Picture],
+        text: str = PROMPT,
+        *,
+        max_new_tokens: int = 20,
+        sampling: Sampling | None = None,
+        batch_size: int = 16,
+        progress: bool | None = None,
+    ) -> Iterator[str]:
+        """Captions of any number of pictures, one at a time in flat memory.
+
+        Args:
+            batch_size: pictures that are captioned together.
+            progress: show a progress bar; None shows it for anything longer than two seconds.
+        """
+        for pictures in picture_batches(images, batch_size=batch_size, progress=progress):
+            yield from self._captions(pictures, text, max_new_tokens, sampling)
+
+    def prompt_before(
+        self, image: Picture, word: str | int, text: str = PROMPT, *, max_new_tokens: int = 20
+    ) -> ImagePrompt:
+        """The image, `text` and the model's own caption before `word`: a prompt that ends where `word` is predicted.
+
+        Args: word: a string that is one token, or a token id.
+        Raises: ValueError if the caption does not say `word`, or `word` is not one token.
+        """
+        target = self.text.token_id(word)
+        prompt = self.prompt(image, text)
+        (ids,) = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids)
+        ids = self.text.first_line(ids)
+        if target not in ids:
+            raise ValueError(
+                f"the caption {self.text.caption(ids)!r} does not say {self.text.token(target)!r}; give the words "
+                f"before it yourself: lens.prompt(image, 'A picture of a')"
+            )
+        return prompt.followed_by(ids[: ids.index(target)])
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    @property
+    def _build(self) -> PromptBuilder:
+        return PromptBuilder(
+            model=self.model,
+            vision=self.vision,
+            projection=self.projection,
+            text=self.text,
+            virtual_tokens=self.virtual_tokens,
+        )
+
+    def _assemble(self, rows: Sequence[Sequence[Piece | str]], prepend_bos: bool | None) -> ImagePrompt:
+        prompt = self._build.assemble(rows, prepend_bos=prepend_bos)
+        for made in (prompt, *(span.image.soft_prompt for spans in prompt.spans for span in spans)):
+            _MADE_BY[made] = weakref.ref(self)
+        return prompt
+
+    def _captions(
+        self, pictures: list[Image.Image], text: str, max_new_tokens: int, sampling: Sampling | None
+    ) -> list[str]:
+        prompt = self._assemble([[image, text] for image in self._build.embed(pictures)], None)
+        captions = self.generate(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
+        self.forget(prompt)
+        return captions
+
+
+def maker_of(prompt: ImagePrompt) -> CaptioningModel | None:
+    """The lens that made a prompt or its images, or None if it no longer exists in this process."""
+    for made in (prompt, *(span.image.soft_prompt for spans in prompt.spans for span in spans)):
+        maker = _MADE_BY[made]() if made in _MADE_BY else None
+        if maker is not None:
+            return maker
+    return None
