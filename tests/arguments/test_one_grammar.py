@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
-import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,8 +124,20 @@ KINDS = {
 }
 """By the argument's name."""
 
+ONE_NEURON = Kind(
+    groups=[((1, 4), [1, 4], np.array([1, 4]), torch.tensor([1, 4]), pd.Series({"layer": 1, "neuron": 4, "score": 2}))],
+    otherwise=(0, 2),
+    wrong=[(1, 99), (9, 1), (1, 1.5), "ab", 3],
+)
+
 TOKEN_TARGETS = {"edit_knowledge", "effect_of", "effects_of", "VisionLens.neurons", "VisionLens.show"}
 """Functions whose target is a token, predicted at a position of its own."""
+
+CARDS = {"VisionLens.show"}
+"""Functions whose neuron is a (layer, neuron) pair or a row of a table."""
+
+ALWAYS = {"image"}
+"""Arguments that are given although they have a default."""
 
 NOT_THE_GRAMMAR = {("is_word", "token")}
 """Arguments of the same name with another meaning: this one is any text."""
@@ -157,6 +168,12 @@ def arguments_of(function: Any) -> dict[str, Any]:
     return found
 
 
+def kind_of(name: str, argument: str) -> Kind:
+    if argument == "target" and name in TOKEN_TARGETS:
+        return TOKEN
+    return ONE_NEURON if argument == "neuron" and name in CARDS else KINDS[argument]
+
+
 FUNCTIONS = public_functions()
 CASES = [
     (name, argument)
@@ -184,7 +201,13 @@ def given(lens):
     run = hooks.record(model, OTHER, names)
     ablated = hooks.ablate(model, [(0, 1), (1, 3)])
     return {
-        **{"self": lens, "model": model, "image": random_picture(), "tokens": PROMPT, "batches": [PROMPT, OTHER]},
+        **{
+            "self": lens,
+            "model": model,
+            "image": lens.prompt(random_picture(), "a"),
+            "tokens": PROMPT,
+            "batches": [PROMPT, OTHER],
+        },
         **{"clean_tokens": PROMPT, "corrupted_tokens": OTHER, "run": run, "to": hooks.Resample(run)},
         **{"names": [transformer.mlp_post(1)], "hooks": ablated, "interventions": [ablated], "n_pos": 9},
         **{"vector": torch.linspace(-3, 3, 24), "amount": 2.0, "factor": 3.0, "value": 4.0},
@@ -196,6 +219,7 @@ def given(lens):
 GIVEN_TO: dict[str, dict[str, Any]] = {
     "patch_path": {"sender_neurons": [(0, 3)], "receiver_neurons": [(1, 5), (2, 6)], "receiver_heads": [(2, 0)]},
     "neuron_attribution_by_row": {"tokens": ROWS},
+    "VisionLens.show": {"neuron": (1, 4), "pictures": [random_picture(1)]},
     "top_neurons_by_row": {"tokens": ROWS},
     "edit_knowledge": {"strength": 3.0, "source": 7, "target": 8},
     "patch_resid_pre": {"positions": [2, 3]},
@@ -208,7 +232,11 @@ def result(lens, given, name: str, argument: str, value: Any) -> Any:
     function = FUNCTIONS[name]
     given = given | {"generator": torch.Generator().manual_seed(0)}
     required = [key for key, default in arguments_of(function).items() if default is inspect.Parameter.empty]
-    arguments = {key: given[key] for key in required} | GIVEN_TO.get(name, {}) | {argument: value}
+    arguments = (
+        {key: given[key] for key in [*required, *(ALWAYS & arguments_of(function).keys())]}
+        | GIVEN_TO.get(name, {})
+        | {argument: value}
+    )
     if argument == "source_positions":
         arguments["positions"] = range(how_many(value))
     return settled(function(**arguments), lens.model)
@@ -266,7 +294,7 @@ def test_the_functions_are_found():
 
 @each_case
 def test_every_form_means_the_same(lens, given, name, argument):
-    kind = TOKEN if argument == "target" and name in TOKEN_TARGETS else KINDS[argument]
+    kind = kind_of(name, argument)
     for forms in kind.groups:
         expected = result(lens, given, name, argument, forms[0])
         for form in forms[1:]:
@@ -276,18 +304,10 @@ def test_every_form_means_the_same(lens, given, name, argument):
         assert_same(other, result(lens, given, name, argument, kind.groups[0][0]))
 
 
-@pytest.fixture
-def as_users_have_it():
-    """Without the run-time type checks of the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.usefixtures("as_users_have_it")
 @each_case
 def test_errors_name_the_function_and_the_argument(lens, given, name, argument):
-    for value in KINDS[argument].wrong:
+    for value in kind_of(name, argument).wrong:
         with pytest.raises((ValueError, TypeError)) as raised:
             result(lens, given, name, argument, value)
         assert f"{name}({argument}=...)" in str(raised.value), f"{value!r}: {raised.value}"
