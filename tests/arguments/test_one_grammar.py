@@ -79,10 +79,11 @@ def last_dog(logits: Tensor) -> Tensor:
     return logits[-1, DOG]
 
 
-TARGET_OBJECTS = (Logit(token=" dog", pos=8), (8, DOG), (np.int64(-1), " dog"), last_dog, [DOG], np.array([DOG]))
-TARGET = TOKEN.but(groups=[(*TOKEN.groups[0], *TARGET_OBJECTS)])
+TARGET_OBJECTS = (Logit(token=" dog", pos=8), (8, DOG), (np.int64(-1), " dog"), last_dog)
+ONE_TARGET = TOKEN.but(groups=[(*TOKEN.groups[0], *TARGET_OBJECTS)])
+TARGET = TOKEN.but(groups=[(*ONE_TARGET.groups[0], [DOG], np.array([DOG]))])
 TARGETS = Kind(
-    groups=[([DOG, CAT], [" dog", np.int64(CAT)], [(8, DOG), torch.tensor(CAT)], np.array([DOG, CAT]))],
+    groups=[([DOG, CAT], [" dog", np.int64(CAT)], [(8, DOG), torch.tensor(CAT)])],
     otherwise=[CAT, 7],
     wrong=[[999, DOG], [DOG], DOG, [DOG, None]],
 )
@@ -171,6 +172,8 @@ def arguments_of(function: Any) -> dict[str, Any]:
 def kind_of(name: str, argument: str) -> Kind:
     if argument == "target" and name in TOKEN_TARGETS:
         return TOKEN
+    if argument == "target" and (name == "faithfulness" or "patch" in name):
+        return ONE_TARGET  # not a list: one target decides the whole result
     return ONE_NEURON if argument == "neuron" and name in CARDS else KINDS[argument]
 
 
@@ -200,20 +203,12 @@ def given(lens):
     names = [site(layer) for site in (*sites, transformer.head_z, transformer.attn_pattern) for layer in layers]
     run = hooks.record(model, OTHER, names)
     ablated = hooks.ablate(model, [(0, 1), (1, 3)])
-    return {
-        **{
-            "self": lens,
-            "model": model,
-            "image": lens.prompt(random_picture(), "a"),
-            "tokens": PROMPT,
-            "batches": [PROMPT, OTHER],
-        },
-        **{"clean_tokens": PROMPT, "corrupted_tokens": OTHER, "run": run, "to": hooks.Resample(run)},
-        **{"names": [transformer.mlp_post(1)], "hooks": ablated, "interventions": [ablated], "n_pos": 9},
-        **{"vector": torch.linspace(-3, 3, 24), "amount": 2.0, "factor": 3.0, "value": 4.0},
-        **{name: kind.groups[0][0] for name, kind in KINDS.items()},
-        **{"source": CAT, "queries": slice(4, None), "keys": [1, 2], "positions": [2, 3]},
-    }
+    return {name: kind.groups[0][0] for name, kind in KINDS.items()} | dict(
+        self=lens, model=model, tokens=PROMPT, clean_tokens=PROMPT, corrupted_tokens=OTHER, batches=[PROMPT, OTHER],
+        image=lens.prompt(random_picture(), "a"), run=run, to=hooks.Resample(run), names=[transformer.mlp_post(1)],
+        hooks=ablated, interventions=[ablated], n_pos=N_POS, vector=torch.linspace(-3, 3, 24), amount=2.0, factor=3.0,
+        value=4.0, source=CAT, queries=slice(4, None), keys=[1, 2], positions=[2, 3],
+    )  # fmt: skip
 
 
 GIVEN_TO: dict[str, dict[str, Any]] = {
@@ -231,12 +226,9 @@ def result(lens, given, name: str, argument: str, value: Any) -> Any:
     """What a function finds; of hooks and weight edits, what the model does under them."""
     function = FUNCTIONS[name]
     given = given | {"generator": torch.Generator().manual_seed(0)}
-    required = [key for key, default in arguments_of(function).items() if default is inspect.Parameter.empty]
-    arguments = (
-        {key: given[key] for key in [*required, *(ALWAYS & arguments_of(function).keys())]}
-        | GIVEN_TO.get(name, {})
-        | {argument: value}
-    )
+    needed = {key for key, default in arguments_of(function).items() if default is inspect.Parameter.empty}
+    needed |= ALWAYS & arguments_of(function).keys()
+    arguments = {key: given[key] for key in needed} | GIVEN_TO.get(name, {}) | {argument: value}
     if argument == "source_positions":
         arguments["positions"] = range(how_many(value))
     return settled(function(**arguments), lens.model)
@@ -264,9 +256,9 @@ def settled(value: Any, model: Any) -> Any:
     if isinstance(value, pd.DataFrame):
         return settled(value.drop(columns="target", errors="ignore").to_dict("list"), model)
     if is_dataclass(value):
-        return {field.name: settled(getattr(value, field.name), model) for field in fields(value)}
+        return settled({field.name: getattr(value, field.name) for field in fields(value)}, model)
     if isinstance(value, Mapping):
-        return {key: settled(member, model) for key, member in value.items() if key != "label"}
+        return {key: settled(member, model) for key, member in value.items() if key not in ("label", "target")}
     if isinstance(value, list | tuple | Iterator):
         return [settled(member, model) for member in value]
     return value
