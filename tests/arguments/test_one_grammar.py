@@ -170,6 +170,8 @@ def arguments_of(function: Any) -> dict[str, Any]:
 
 
 def kind_of(name: str, argument: str) -> Kind:
+    if argument == "target" and name in CARDS:
+        return TOKEN.but(wrong=[value for value in TOKEN.wrong if value is not None])  # None: the card chooses
     if argument == "target" and name in TOKEN_TARGETS:
         return TOKEN
     if argument == "target" and (name == "faithfulness" or "patch" in name):
