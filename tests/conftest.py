@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import jaxtyping
 import pytest
 import torch
 
@@ -45,3 +46,11 @@ def lens_of(tokenizers):
 def lens(lens_of) -> VisionLens:
     """The lens on GPT-J in a bridge."""
     return lens_of()
+
+
+@pytest.fixture
+def as_users_have_it():
+    """Without the run-time type checks of the test run."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

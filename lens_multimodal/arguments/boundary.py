@@ -71,19 +71,21 @@ def read_integer(value: Any, name: str) -> int:
 
     Raises: ArgumentTypeError for anything else, booleans and floats included.
     """
-    if getattr(value, "ndim", 0) != 0 or not _is_integer(value):
+    if not _is_integer(value):
         raise ArgumentTypeError(f"expected an integer, got {shown(value)}", name)
     return int(value)
 
 
 def shown(value: Any) -> str:
-    """A value for an error message: arrays and tensors by their shape."""
-    if getattr(value, "ndim", 0):
-        return f"a {type(value).__name__} of shape {list(value.shape)} and type {value.dtype}"
-    return f"{value!r} ({type(value).__name__})"
+    """A value for an error message: arrays, tensors and tables by their shape, anything long cut off."""
+    kind, shape = type(value).__name__, getattr(value, "shape", ())
+    if len(shape):
+        return f"a {kind} of shape {list(shape)}"
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({kind})"
 
 
 def _is_integer(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
-    return hasattr(value, "__index__") and not isinstance(value, bool | np.bool_)
+        return value.ndim == 0 and not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+    return hasattr(value, "__index__") and not isinstance(value, bool | np.bool_ | np.ndarray)

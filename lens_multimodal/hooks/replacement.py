@@ -1,7 +1,7 @@
 """What an activation is replaced by: zero, its mean, or its value in another run.
 
 Ablation, activation patching and path patching differ only in which activations they replace and by what. A
-replacement answers the second question; it is a value that prints what it is.
+replacement answers the second question.
 """
 
 from collections.abc import Iterable, Mapping
@@ -64,9 +64,9 @@ class Resample:
     """Resample ablation and activation patching: the value that the activation has in another run.
 
     Args:
-        run: by hook name, `[batch, pos, ...]`, or `[1, pos, ...]` for one run to serve every row.
+        run: by hook name, `[batch, pos, ...]`, or `[1, pos, ...]` to use one prompt for every row.
         source_positions: the run's positions whose values go to the edited positions, one by one in order;
-            None to copy each position to itself.
+            None for the same positions, where negative ones count from the run's own end.
     """
 
     run: Activations = field(repr=False)
@@ -82,7 +82,7 @@ class Resample:
         if source.shape[0] not in (1, batch):
             raise ValueError(
                 f"{place.name}: the run to take values from has a batch of {source.shape[0]}, this pass one of "
-                f"{batch}; they must agree, or the run be a single prompt"
+                f"{batch}; record the same number of prompts, or a single one"
             )
         if n_pos == 1 and n_source > 1:
             raise ValueError(
@@ -93,7 +93,9 @@ class Resample:
         if self.source_positions is None and n_source == n_pos:
             return source
         to = place.positions.index(n_pos, device=part.device)
-        take = to if self.source_positions is None else self.source_positions.index(n_source, device=part.device)
+        take = to
+        if self.source_positions is not None or place.positions.from_the_end:
+            take = (self.source_positions or place.positions).index(n_source, device=part.device)
         if len(take) != len(to):
             raise ValueError(f"{len(take)} source positions cannot be copied to {len(to)} positions one by one")
         if int(take.max()) >= n_source:
@@ -105,9 +107,9 @@ class Resample:
 
 
 def shuffled(run: Activations, names: Iterable[str], generator: torch.Generator) -> dict[str, Tensor]:
-    """The same run with its prompts exchanged, none staying where it was: the source of resample ablation.
+    """The same run with its rows permuted so that none stays in place: the source of resample ablation.
 
-    The rows move together at all hook points, by a random cyclic order.
+    The permutation is a random cycle, the same at all hook points.
 
     Raises: ValueError for a run of one prompt.
     """

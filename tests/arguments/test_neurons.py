@@ -28,8 +28,8 @@ def test_heads_use_their_own_column_and_limit(model):
 @pytest.mark.parametrize(
     ("neurons", "message"),
     [
-        ([], r"neurons: no neuron given"),
-        (pd.DataFrame({"layer": [], "neuron": []}), r"neurons: no neuron given"),
+        ([], r"read_neurons\(neurons=.*no neuron"),
+        (pd.DataFrame({"layer": [], "neuron": []}), r"read_neurons\(neurons=.*no neuron"),
         ([(1, 4), (0, 4), (1, 4)], r"more than once: layer 1 neuron 4"),
         ([(3, 0)], r"layer 3 is outside the model's 3 layers \(0 to 2\)"),
         ([(0, -1)], r"neuron -1 is outside the model's 40 neurons \(0 to 39\)"),

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
-import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,10 +79,11 @@ def last_dog(logits: Tensor) -> Tensor:
     return logits[-1, DOG]
 
 
-TARGET_OBJECTS = (Logit(token=" dog", pos=8), (8, DOG), (np.int64(-1), " dog"), last_dog, [DOG], np.array([DOG]))
-TARGET = TOKEN.but(groups=[(*TOKEN.groups[0], *TARGET_OBJECTS)])
+TARGET_OBJECTS = (Logit(token=" dog", pos=8), (8, DOG), (np.int64(-1), " dog"), last_dog)
+ONE_TARGET = TOKEN.but(groups=[(*TOKEN.groups[0], *TARGET_OBJECTS)])
+TARGET = TOKEN.but(groups=[(*ONE_TARGET.groups[0], [DOG], np.array([DOG]))])
 TARGETS = Kind(
-    groups=[([DOG, CAT], [" dog", np.int64(CAT)], [(8, DOG), torch.tensor(CAT)], np.array([DOG, CAT]))],
+    groups=[([DOG, CAT], [" dog", np.int64(CAT)], [(8, DOG), torch.tensor(CAT)])],
     otherwise=[CAT, 7],
     wrong=[[999, DOG], [DOG], DOG, [DOG, None]],
 )
@@ -97,7 +97,7 @@ def units(kind: str, first: int = 0) -> Kind:
     other_order = {first + 1: np.array([0]), first: (1,)}
     return Kind(
         groups=[(pairs, table, torch.tensor(pairs), np.array(pairs), by_layer, other_order, pairs[::-1])],
-        otherwise=[(first, 0)],
+        otherwise=[(first, 0), (first + 1, 1)],
         wrong=[[], [(0, 99)], [(9, 0)], [(1, 1), (1, 1)], [(0, -1)], "ab", [3, 4], [(0, 1.5)], table[["layer"]]],
     )
 
@@ -125,8 +125,20 @@ KINDS = {
 }
 """By the argument's name."""
 
+ONE_NEURON = Kind(
+    groups=[((1, 4), [1, 4], np.array([1, 4]), torch.tensor([1, 4]), pd.Series({"layer": 1, "neuron": 4, "score": 2}))],
+    otherwise=(0, 2),
+    wrong=[(1, 99), (9, 1), (1, 1.5), "ab", 3],
+)
+
 TOKEN_TARGETS = {"edit_knowledge", "effect_of", "effects_of", "VisionLens.neurons", "VisionLens.show"}
 """Functions whose target is a token, predicted at a position of its own."""
+
+CARDS = {"VisionLens.show"}
+"""Functions whose neuron is a (layer, neuron) pair or a row of a table."""
+
+ALWAYS = {"image"}
+"""Arguments that are given although they have a default."""
 
 NOT_THE_GRAMMAR = {("is_word", "token")}
 """Arguments of the same name with another meaning: this one is any text."""
@@ -157,6 +169,16 @@ def arguments_of(function: Any) -> dict[str, Any]:
     return found
 
 
+def kind_of(name: str, argument: str) -> Kind:
+    if argument == "target" and name in CARDS:
+        return TOKEN.but(wrong=[value for value in TOKEN.wrong if value is not None])  # None: the card chooses
+    if argument == "target" and name in TOKEN_TARGETS:
+        return TOKEN
+    if argument == "target" and (name == "faithfulness" or "patch" in name):
+        return ONE_TARGET  # not a list: one target decides the whole result
+    return ONE_NEURON if argument == "neuron" and name in CARDS else KINDS[argument]
+
+
 FUNCTIONS = public_functions()
 CASES = [
     (name, argument)
@@ -183,19 +205,18 @@ def given(lens):
     names = [site(layer) for site in (*sites, transformer.head_z, transformer.attn_pattern) for layer in layers]
     run = hooks.record(model, OTHER, names)
     ablated = hooks.ablate(model, [(0, 1), (1, 3)])
-    return {
-        **{"self": lens, "model": model, "image": random_picture(), "tokens": PROMPT, "batches": [PROMPT, OTHER]},
-        **{"clean_tokens": PROMPT, "corrupted_tokens": OTHER, "run": run, "to": hooks.Resample(run)},
-        **{"names": [transformer.mlp_post(1)], "hooks": ablated, "interventions": [ablated], "n_pos": 9},
-        **{"vector": torch.linspace(-3, 3, 24), "amount": 2.0, "factor": 3.0, "value": 4.0},
-        **{name: kind.groups[0][0] for name, kind in KINDS.items()},
-        **{"source": CAT, "queries": slice(4, None), "keys": [1, 2], "positions": [2, 3]},
-    }
+    return {name: kind.groups[0][0] for name, kind in KINDS.items()} | dict(
+        self=lens, model=model, tokens=PROMPT, clean_tokens=PROMPT, corrupted_tokens=OTHER, batches=[PROMPT, OTHER],
+        image=lens.prompt(random_picture(), "a"), run=run, to=hooks.Resample(run), names=[transformer.mlp_post(1)],
+        hooks=ablated, interventions=[ablated], n_pos=N_POS, vector=torch.linspace(-3, 3, 24), amount=2.0, factor=3.0,
+        value=4.0, source=CAT, queries=slice(4, None), keys=[1, 2], positions=[2, 3],
+    )  # fmt: skip
 
 
 GIVEN_TO: dict[str, dict[str, Any]] = {
     "patch_path": {"sender_neurons": [(0, 3)], "receiver_neurons": [(1, 5), (2, 6)], "receiver_heads": [(2, 0)]},
     "neuron_attribution_by_row": {"tokens": ROWS},
+    "VisionLens.show": {"neuron": (1, 4), "pictures": [random_picture(1)]},
     "top_neurons_by_row": {"tokens": ROWS},
     "edit_knowledge": {"strength": 3.0, "source": 7, "target": 8},
     "patch_resid_pre": {"positions": [2, 3]},
@@ -207,8 +228,9 @@ def result(lens, given, name: str, argument: str, value: Any) -> Any:
     """What a function finds; of hooks and weight edits, what the model does under them."""
     function = FUNCTIONS[name]
     given = given | {"generator": torch.Generator().manual_seed(0)}
-    required = [key for key, default in arguments_of(function).items() if default is inspect.Parameter.empty]
-    arguments = {key: given[key] for key in required} | GIVEN_TO.get(name, {}) | {argument: value}
+    needed = {key for key, default in arguments_of(function).items() if default is inspect.Parameter.empty}
+    needed |= ALWAYS & arguments_of(function).keys()
+    arguments = {key: given[key] for key in needed} | GIVEN_TO.get(name, {}) | {argument: value}
     if argument == "source_positions":
         arguments["positions"] = range(how_many(value))
     return settled(function(**arguments), lens.model)
@@ -236,9 +258,9 @@ def settled(value: Any, model: Any) -> Any:
     if isinstance(value, pd.DataFrame):
         return settled(value.drop(columns="target", errors="ignore").to_dict("list"), model)
     if is_dataclass(value):
-        return {field.name: settled(getattr(value, field.name), model) for field in fields(value)}
+        return settled({field.name: getattr(value, field.name) for field in fields(value)}, model)
     if isinstance(value, Mapping):
-        return {key: settled(member, model) for key, member in value.items() if key != "label"}
+        return {key: settled(member, model) for key, member in value.items() if key not in ("label", "target")}
     if isinstance(value, list | tuple | Iterator):
         return [settled(member, model) for member in value]
     return value
@@ -266,7 +288,7 @@ def test_the_functions_are_found():
 
 @each_case
 def test_every_form_means_the_same(lens, given, name, argument):
-    kind = TOKEN if argument == "target" and name in TOKEN_TARGETS else KINDS[argument]
+    kind = kind_of(name, argument)
     for forms in kind.groups:
         expected = result(lens, given, name, argument, forms[0])
         for form in forms[1:]:
@@ -276,18 +298,10 @@ def test_every_form_means_the_same(lens, given, name, argument):
         assert_same(other, result(lens, given, name, argument, kind.groups[0][0]))
 
 
-@pytest.fixture
-def as_users_have_it():
-    """Without the run-time type checks of the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.usefixtures("as_users_have_it")
 @each_case
 def test_errors_name_the_function_and_the_argument(lens, given, name, argument):
-    for value in KINDS[argument].wrong:
+    for value in kind_of(name, argument).wrong:
         with pytest.raises((ValueError, TypeError)) as raised:
             result(lens, given, name, argument, value)
         assert f"{name}({argument}=...)" in str(raised.value), f"{value!r}: {raised.value}"

@@ -1,14 +1,7 @@
 import pytest
 import torch
 
-from lens_multimodal.analysis import (
-    CaptionToken,
-    CentredLogit,
-    Logit,
-    LogitDifference,
-    LogitScalar,
-    LogProbability,
-)
+from lens_multimodal.arguments import targets as to
 from lens_multimodal.arguments.targets import read_targets
 from tests.analysis.reference import PROMPT, model_of, plain
 from tests.analysis.words import tokenizer
@@ -33,13 +26,13 @@ def mean_of_first_row(logits):
         (5, LOGITS[-1, 5], 6),
         ((2, 9), LOGITS[2, 9], 2),
         ((-2, 9), LOGITS[5, 9], 5),
-        (Logit(token=9, pos=0), LOGITS[0, 9], 0),
-        (CaptionToken(pos=3), LOGITS[2, 90], 2),
-        (LogitDifference(token=4, other=8), LOGITS[6, 4] - LOGITS[6, 8], 6),
-        (CentredLogit(token=4, pos=1), LOGITS[1, 4] - LOGITS[1].mean(), 1),
-        (LogProbability(token=4), LOGITS[6].log_softmax(0)[4], 6),
+        (to.Logit(token=9, pos=0), LOGITS[0, 9], 0),
+        (to.CaptionToken(pos=3), LOGITS[2, 90], 2),
+        (to.LogitDifference(token=4, other=8), LOGITS[6, 4] - LOGITS[6, 8], 6),
+        (to.CentredLogit(token=4, pos=1), LOGITS[1, 4] - LOGITS[1].mean(), 1),
+        (to.LogProbability(token=4), LOGITS[6].log_softmax(0)[4], 6),
         (mean_of_first_row, LOGITS[0].mean(), None),
-        (LogitScalar(function=torch.sum, label="all"), LOGITS.sum(), None),
+        (to.LogitScalar(function=torch.sum, label="all"), LOGITS.sum(), None),
     ],
 )
 def test_value(target, expected, pos):
@@ -50,7 +43,7 @@ def test_value(target, expected, pos):
 
 def test_string_is_its_token(model):
     expected = model.tokenizer.convert_tokens_to_ids("Ġdog")
-    dog, difference = read_targets(model, [" dog", LogitDifference(token=" dog", other=" cat")], PROMPT)
+    dog, difference = read_targets(model, [" dog", to.LogitDifference(token=" dog", other=" cat")], PROMPT)
     assert dog.label == "logit of ' dog' at 6"
     assert dog.value(LOGITS) == LOGITS[6, expected]
     assert difference.label == "logit of ' dog' minus ' cat' at 6"
@@ -62,7 +55,7 @@ def test_string_of_several_tokens_lists_them(model):
 
 
 def test_half_precision_is_read_in_float32():
-    [target] = read_targets(model_of("gpt-j", "bridge"), LogProbability(token=4), PROMPT)
+    [target] = read_targets(model_of("gpt-j", "bridge"), to.LogProbability(token=4), PROMPT)
     value = target.value(LOGITS.bfloat16())
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, LOGITS[6].bfloat16().float().log_softmax(0)[4])
@@ -78,7 +71,7 @@ def test_half_precision_is_read_in_float32():
         (True, TypeError, "expected a target"),
         (1.5, TypeError, "expected a target"),
         ([], ValueError, "no target given"),
-        (CaptionToken(pos=0), ValueError, "not predicted by anything"),
+        (to.CaptionToken(pos=0), ValueError, "not predicted by anything"),
         (" dog", ValueError, "no tokenizer"),
         ((2, None), TypeError, "token id or a string"),
     ],

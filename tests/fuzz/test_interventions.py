@@ -96,13 +96,13 @@ def test_whole_numbers_of_any_size(lens):
     """Beyond 64 bits a number still steers; beyond any float it is refused before the forward pass."""
     [[_, steered]] = builders.steer(lens.model, [(0, 1)], amount=-(2**63) - 1)
     assert float(steered(torch.zeros(1, 14, 40), hook=None).min()) == -(2.0**63)
-    with pytest.raises(ValueError, match="amount is a number too large for any float"):
+    with pytest.raises(ValueError, match=r"steer\(amount=.*1e308"):
         builders.steer(lens.model, [(0, 1)], amount=10**400)
 
 
 def test_a_table_of_neurons_with_tensors_in_it(lens):
     table = pd.DataFrame([(torch.zeros(0), 1)], columns=["layer", "neuron"])
-    with pytest.raises(TypeError, match=r"a tensor of shape \[0\] among them"):
+    with pytest.raises(TypeError, match=r"decode_neurons\(neurons=.*\[0\]"):
         decode_neurons(lens.model, table)
 
 

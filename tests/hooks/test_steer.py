@@ -1,4 +1,3 @@
-import jaxtyping
 import pytest
 import torch
 
@@ -154,13 +153,6 @@ def test_wrong_vectors_are_named():
         write_vector(model, torch.zeros(2, 24), layer=0)
     with pytest.raises(ValueError, match=r"write_vector\(layer=.* layer 3 .* 3 layers"):
         write_vector(model, torch.zeros(24), layer=3)
-
-
-@pytest.fixture
-def as_users_have_it():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("as_users_have_it")

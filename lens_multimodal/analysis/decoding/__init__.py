@@ -1,4 +1,4 @@
-"""Neurons, soft prompts and the residual stream in words."""
+"""Decoding: the tokens of neurons, soft prompts and the residual stream."""
 
 from lens_multimodal.analysis.decoding.dictionary import is_interpretable, is_word
 from lens_multimodal.analysis.decoding.logit_lens import LogitLens, logit_lens

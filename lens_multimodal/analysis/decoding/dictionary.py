@@ -6,21 +6,21 @@ from functools import cache
 from importlib.resources import files
 
 WORDS_NEEDED = 7
-WORDS_LOOKED_AT = 10
+TOKENS_CHECKED = 10
 """A neuron is interpretable if at least 7 of its 10 top tokens are words."""
 
 
 def is_interpretable(tokens: Sequence[str]) -> bool:
     """Whether at least 7 of the first 10 tokens are English words: the paper's rule.
 
-    Args: tokens: decoded tokens, best first; those after the tenth are not looked at.
+    Args: tokens: decoded tokens, best first; later ones are ignored.
     Raises: ValueError for fewer than 10 tokens.
     """
-    if len(tokens) < WORDS_LOOKED_AT:
+    if len(tokens) < TOKENS_CHECKED:
         raise ValueError(
-            f"expected the {WORDS_LOOKED_AT} top tokens of a neuron, got {len(tokens)}; decode with top_k=10"
+            f"expected the {TOKENS_CHECKED} top tokens of a neuron, got {len(tokens)}; decode with top_k=10"
         )
-    return sum(map(is_word, tokens[:WORDS_LOOKED_AT])) >= WORDS_NEEDED
+    return sum(map(is_word, tokens[:TOKENS_CHECKED])) >= WORDS_NEEDED
 
 
 def is_word(token: str) -> bool:

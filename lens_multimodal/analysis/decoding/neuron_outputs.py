@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.decoding.dictionary import WORDS_LOOKED_AT, is_interpretable
+from lens_multimodal.analysis.decoding.dictionary import TOKENS_CHECKED, is_interpretable
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
 from lens_multimodal.arguments.boundary import public
@@ -116,7 +116,7 @@ def _search_unembedding(
 
 
 def _at_least_for_rule(model: nn.Module, top_k: int) -> int:
-    return max(top_k, min(WORDS_LOOKED_AT, transformer.w_u(model).shape[1]))
+    return max(top_k, min(TOKENS_CHECKED, transformer.w_u(model).shape[1]))
 
 
 def _token_table(model: nn.Module, layer: int, neurons: list[int], found: TopTokens, top_k: int) -> pd.DataFrame:

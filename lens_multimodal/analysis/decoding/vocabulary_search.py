@@ -39,8 +39,8 @@ def search_vocabulary(
     Args:
         columns: `columns(a, b)` gives `[d_model, b - a]`, the directions of tokens a to b - 1, float32 or wider.
         probabilities: values as a softmax over the whole vocabulary instead of the dot products.
-        budget_bytes: working memory; smaller is slower. Held to as long as a chunk of one vector and `top_k` tokens
-            fits.
+        budget_bytes: working memory; smaller is slower. It is exceeded only if a chunk of one vector and `top_k`
+            tokens does not fit.
     Raises: ValueError for a `top_k` outside 1 to d_vocab, or no bytes; FloatingPointError for infinite vectors.
     """
     if isinstance(top_k, bool) or not 1 <= top_k <= d_vocab:
