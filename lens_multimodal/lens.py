@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lens_multimodal import saved_lens, transformer
-from lens_multimodal.analysis.attribution import top_neurons
+from lens_multimodal.analysis import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons
 from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.image.encoder import VisionEncoder
