@@ -58,6 +58,5 @@ class PatchSweep(ShownInNotebooks):
         return pd.DataFrame({"effect": _column(self.effect), "estimate": _column(self.estimate)})
 
 
-
 def _column(values: Tensor) -> Any:
     return values.flatten().cpu().numpy()
