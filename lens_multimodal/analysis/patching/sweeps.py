@@ -230,7 +230,7 @@ class _Runs:
         model: nn.Module,
         clean_tokens: Tensor,
         corrupted_tokens: Tensor,
-        target: Target,
+        target: Any,
         *,
         positions: Positions = None,
         source_positions: Positions = None,

@@ -281,8 +281,8 @@ def test_bad_input_is_named():
         act_patch_resid_pre(
             model, CLEAN, CORRUPTED[:, :5], CaptionToken(pos=3), positions=[1, 2], source_positions=[1, 2]
         )
-    with pytest.raises(ValueError, match=r"\(target=...\): .* 2"):
-        unchecked(act_patch_resid_pre)(model, CLEAN, CORRUPTED, [11, 12])
+    with pytest.raises(ValueError, match=r"target.* 2"):
+        unchecked(attribution_patch)(model, CLEAN, CORRUPTED, [11, 12], [transformer.resid_pre(0)])
     with pytest.raises(TypeError, match="position"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, position=[1])
     with pytest.raises(ValueError, match=r"\(batch_size=...\): .* 0"):
