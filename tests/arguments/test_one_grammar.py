@@ -125,7 +125,7 @@ KINDS = {
 }
 """By the argument's name."""
 
-TOKEN_TARGETS = {"edit_knowledge", "effect_of", "effects_of", "VisionLens.neurons", "VisionLens.show"}
+TOKEN_TARGETS = {"edit_knowledge", "VisionLens.neurons", "VisionLens.show"}
 """Functions whose target is a token, predicted at a position of its own."""
 
 NOT_THE_GRAMMAR = {("is_word", "token")}
@@ -236,7 +236,7 @@ def settled(value: Any, model: Any) -> Any:
     if isinstance(value, pd.DataFrame):
         return settled(value.drop(columns="target", errors="ignore").to_dict("list"), model)
     if is_dataclass(value):
-        return {field.name: settled(getattr(value, field.name), model) for field in fields(value)}
+        return {f.name: settled(getattr(value, f.name), model) for f in fields(value) if f.name != "target"}
     if isinstance(value, Mapping):
         return {key: settled(member, model) for key, member in value.items() if key != "label"}
     if isinstance(value, list | tuple | Iterator):

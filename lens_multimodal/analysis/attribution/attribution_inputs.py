@@ -8,14 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from lens_multimodal.analysis.attribution.graph import normal_tensor
+from lens_multimodal.arguments.boundary import ArgumentValueError
 from lens_multimodal.arguments.positions import Positions, positions_in
 from lens_multimodal.arguments.targets import ResolvedTarget, Targets, read_targets
 from lens_multimodal.arguments.units import Layers, read_layers
+
+TargetsByRow: TypeAlias = list[Any] | np.ndarray | Tensor
+"""A list of targets, one for each row; or a tensor or array of token ids."""
 
 Receive: TypeAlias = Callable[[int, int, Tensor], None]
 """Called with the target's index, the layer and the scores `[batch, pos, d_mlp]`, float32 or wider."""
@@ -61,7 +66,7 @@ def inputs_for_targets(
 def inputs_by_row(
     model: nn.Module,
     tokens: Int[Tensor, "batch prompt_pos"],
-    targets: list[Any],
+    targets: TargetsByRow,
     positions: Positions,
     *,
     layers: Layers = None,
@@ -72,12 +77,13 @@ def inputs_by_row(
     Raises: ValueError unless there are as many targets as rows.
     """
     _check_tokens(tokens, attention_mask)
-    if not isinstance(targets, list) or len(targets) != len(tokens):
-        got = f"{len(targets)} targets" if isinstance(targets, list) else f"a {type(targets).__name__}"
-        raise ValueError(f"expected a list of {len(tokens)} targets, one per row of tokens, got {got}")
-    by_row = tuple(
-        read_targets(model, target, tokens[row : row + 1], name="targets")[0] for row, target in enumerate(targets)
-    )
+    listed = targets.tolist() if isinstance(targets, Tensor | np.ndarray) else targets
+    if not isinstance(listed, list) or len(listed) != len(tokens):
+        got = f"{len(listed)} targets" if isinstance(listed, list) else f"a {type(listed).__name__}"
+        raise ArgumentValueError(
+            f"expected a list of {len(tokens)} targets, one per row of tokens, got {got}", "targets"
+        )
+    by_row = tuple(read_targets(model, one, tokens[row : row + 1], name="targets")[0] for row, one in enumerate(listed))
     return _inputs(model, tokens, [by_row], positions, layers, attention_mask)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.graph import check_differentiable, gradients_on, start_graph
+from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.units import Layers, read_layers
 
 PROBE_LENGTHS = (8, 16, 24)
@@ -53,6 +54,7 @@ class MemoryEstimate:
         return self.saved + max(there + self.logits, self.result + self.gradients)
 
 
+@public
 def estimate_attribution(
     model: nn.Module,
     n_pos: int,

@@ -21,6 +21,7 @@ from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.attribution_inputs import (
     AttributionInputs,
     Score,
+    TargetsByRow,
     inputs_by_row,
     inputs_for_targets,
     run_score,
@@ -72,7 +73,7 @@ def neuron_attribution(
 def neuron_attribution_by_row(
     model: nn.Module,
     tokens: Int[Tensor, "batch prompt_pos"],
-    targets: list[Any],
+    targets: TargetsByRow,
     positions: Positions = None,
     *,
     score: str | Score = "activation_x_gradient",
@@ -116,7 +117,7 @@ def top_neurons(
 def top_neurons_by_row(
     model: nn.Module,
     tokens: Int[Tensor, "batch prompt_pos"],
-    targets: list[Any],
+    targets: TargetsByRow,
     positions: Positions = None,
     *,
     top_k: int = 100,

@@ -43,7 +43,7 @@ from lens_multimodal.analysis.patching.pairs import Pair
 from lens_multimodal.analysis.patching.patch_sweep import PatchSweep
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.arguments.positions import Positions, read_positions
-from lens_multimodal.arguments.targets import CaptionToken, ResolvedTarget, Target, read_targets
+from lens_multimodal.arguments.targets import CaptionToken, ResolvedTarget, Targets, read_targets
 from lens_multimodal.arguments.units import Layers, Neurons, read_layers, read_neurons
 from lens_multimodal.hooks.record import record
 from lens_multimodal.hooks.replacement import Resample
@@ -95,7 +95,7 @@ def _sweep_layers(
     model: nn.Module,
     clean_tokens: Int[Tensor, "1 clean_pos"],
     corrupted_tokens: Int[Tensor, "1 corrupted_pos"],
-    target: Target,
+    target: Targets,
     *,
     layers: Layers = None,
     **settings: Unpack[SweepSettings],
@@ -113,7 +113,7 @@ def _sweep_neurons(
     model: nn.Module,
     clean_tokens: Int[Tensor, "1 clean_pos"],
     corrupted_tokens: Int[Tensor, "1 corrupted_pos"],
-    target: Target,
+    target: Targets,
     *,
     neurons: Neurons,
     **settings: Unpack[SweepSettings],
@@ -197,7 +197,7 @@ def attribution_patch(
     model: nn.Module,
     clean_tokens: Int[Tensor, "1 clean_pos"],
     corrupted_tokens: Int[Tensor, "1 corrupted_pos"],
-    target: Target,
+    target: Targets,
     names: Sequence[str],
     **settings: Unpack[SweepSettings],
 ) -> dict[str, Float[Tensor, "pos ..."]]:
@@ -230,7 +230,7 @@ class _Runs:
         model: nn.Module,
         clean_tokens: Tensor,
         corrupted_tokens: Tensor,
-        target: Any,
+        target: Targets,
         *,
         positions: Positions = None,
         source_positions: Positions = None,
