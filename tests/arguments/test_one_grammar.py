@@ -125,7 +125,7 @@ KINDS = {
 }
 """By the argument's name."""
 
-TOKEN_TARGETS = {"edit_knowledge", "VisionLens.neurons", "VisionLens.show"}
+TOKEN_TARGETS = {"edit_knowledge", "effect_of", "effects_of", "VisionLens.neurons", "VisionLens.show"}
 """Functions whose target is a token, predicted at a position of its own."""
 
 NOT_THE_GRAMMAR = {("is_word", "token")}
