@@ -28,7 +28,7 @@ from lens_multimodal.analysis.attribution.scores import COMPARED, read_score
 from lens_multimodal.analysis.effects.by_row import Replaced, replaced_neurons
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions, PositionSet, read_positions
-from lens_multimodal.arguments.targets import Target
+from lens_multimodal.arguments.targets import Targets
 from lens_multimodal.arguments.units import Neurons, read_neurons
 from lens_multimodal.notebook import ShownInNotebooks
 
@@ -60,7 +60,7 @@ class Faithfulness(ShownInNotebooks):
 def faithfulness(
     model: nn.Module,
     tokens: Int[Tensor, "1 prompt_pos"],
-    target: Target,
+    target: Targets,
     positions: Positions = None,
     *,
     scores: Sequence[str] | Mapping[str, str | Score] = COMPARED,
