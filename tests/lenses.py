@@ -1,5 +1,6 @@
 """Small lenses on every layout, and the independent route: plain `transformers` with `inputs_embeds`."""
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 
@@ -93,7 +94,7 @@ def plain_logits(language_model: PreTrainedModel, prompt: ImagePrompt) -> list[T
 
 def unchecked(function: Callable) -> Callable:
     """A function as users have it, without the run-time checks of shapes that tests switch on."""
-    return getattr(function, "__wrapped__", function)
+    return inspect.unwrap(function)
 
 
 def assert_different(actual: Tensor, expected: Tensor) -> None:

@@ -1,26 +1,20 @@
-"""Measuring: attribution, decoding, receptive fields, effects of interventions, and how far to trust them."""
+"""Measuring: attribution, decoding, receptive fields, effects of interventions, and how reliable they are."""
 
-from lens_multimodal.analysis.attribution import (
+from lens_multimodal.analysis.attribution.ablation_effect import Ablation, ablation_effects
+from lens_multimodal.analysis.attribution.components import head_attribution, position_attribution
+from lens_multimodal.analysis.attribution.direct_effects import ActivationXDecoded, DirectEffect, LocalDirectEffect
+from lens_multimodal.analysis.attribution.faithfulness import Faithfulness, faithfulness
+from lens_multimodal.analysis.attribution.gradients import ActivationXGradient
+from lens_multimodal.analysis.attribution.integrated_gradients import IntegratedGradients
+from lens_multimodal.analysis.attribution.memory import MemoryEstimate, estimate_attribution
+from lens_multimodal.analysis.attribution.neuron_attribution import (
     REDUCTIONS,
-    SCORES,
-    Ablation,
-    ActivationXDecoded,
-    ActivationXGradient,
-    DirectEffect,
-    Faithfulness,
-    IntegratedGradients,
-    LocalDirectEffect,
-    MemoryEstimate,
-    ablation_effects,
-    estimate_attribution,
-    faithfulness,
-    head_attribution,
     neuron_attribution,
     neuron_attribution_by_row,
-    position_attribution,
     top_neurons,
     top_neurons_by_row,
 )
+from lens_multimodal.analysis.attribution.scores import SCORES
 from lens_multimodal.analysis.decoding import (
     LogitLens,
     TopTokens,
@@ -35,27 +29,20 @@ from lens_multimodal.analysis.decoding import (
     unembed_tokens,
     upstream_neurons,
 )
-from lens_multimodal.analysis.effects import (
-    BertScore,
+from lens_multimodal.analysis.effects.against_random import (
     CaptionCase,
-    CaptionEffect,
     Case,
-    Effect,
-    Interval,
-    SentenceCosine,
-    Similarity,
-    WordOverlap,
-    bootstrap_interval,
-    caption_effect_of,
     caption_effects_against_random,
-    effect_of,
     effects_against_random,
-    effects_of,
     effects_over,
     summary_against_random,
 )
-from lens_multimodal.analysis.patching import (
-    PatchSweep,
+from lens_multimodal.analysis.effects.bootstrap import Interval, bootstrap_interval
+from lens_multimodal.analysis.effects.caption_effect import CaptionEffect, caption_effect_of
+from lens_multimodal.analysis.effects.prediction_effect import Effect, effect_of, effects_of
+from lens_multimodal.analysis.effects.similarity import BertScore, SentenceCosine, Similarity, WordOverlap
+from lens_multimodal.analysis.patching.patch_sweep import PatchSweep
+from lens_multimodal.analysis.patching.sweeps import (
     act_patch_attn_out,
     act_patch_heads,
     act_patch_heads_by_position,

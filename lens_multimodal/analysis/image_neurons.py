@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lens_multimodal.analysis.attribution import top_neurons
+from lens_multimodal.analysis.attribution.neuron_attribution import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons
 from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.prompt.image_prompt import ImagePrompt

@@ -102,6 +102,8 @@ class ResolvedTarget:
     """The position it reads, from 0; None for a function that may read all of them."""
     function: LogitFunction
     """Of the logits at that position, [d_vocab]; of those at all positions where it is None."""
+    token: int | None = None
+    """The token that the target is about, if it is exactly one."""
 
     def value(self, logits: Float[Tensor, "pos_from_first d_vocab"], *, first: int = 0) -> Float[Tensor, ""]:
         """The target's value, in float32 or wider.
@@ -205,15 +207,19 @@ def _resolved(target: Any, model: nn.Module, tokens: Tensor, name: str) -> Resol
         return ResolvedTarget(
             label=f"centred logit of {what} at {pos}",
             pos=pos,
+            token=token,
             function=lambda logits: wide(logits[token]) - wide(logits).mean(),
         )
     if isinstance(target, LogProbability):
         return ResolvedTarget(
             label=f"log-probability of {what} at {pos}",
             pos=pos,
+            token=token,
             function=lambda logits: wide(logits).log_softmax(-1)[token],
         )
-    return ResolvedTarget(label=f"logit of {what} at {pos}", pos=pos, function=lambda logits: wide(logits[token]))
+    return ResolvedTarget(
+        label=f"logit of {what} at {pos}", pos=pos, token=token, function=lambda logits: wide(logits[token])
+    )
 
 
 def _predicted(target: CaptionToken, tokens: Tensor, name: str) -> Logit:

@@ -14,17 +14,16 @@ import pandas as pd
 from torch import nn
 
 from lens_multimodal.analysis import WordOverlap
+from lens_multimodal.analysis.effects import against_random
 from lens_multimodal.analysis.effects.by_row import Reading, captions_without
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.paper_reference import paper_number
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row, frame_of
-from lens_multimodal.experiments.shared.picture_state import PictureState, with_control
+from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.pretrained_scores import bert_score
 from lens_multimodal.experiments.shared.summaries import TOP_AGAINST_RANDOM, Drawing, Evidence, SummaryTable
 from lens_multimodal.experiments.shared.word_agreement import embedding_space
-from lens_multimodal.hooks import random_neurons_like
-from lens_multimodal.seeds import generator_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,20 +222,24 @@ class Causal(Experiment[CausalSettings]):
 
 def trials(model: nn.Module, picture: PictureState, settings: CausalSettings) -> list[Trial]:
     """All ablations of one picture: each noun, each count, top neurons and random draws."""
-    found = []
-    for index, ranked in enumerate(picture.ranked):
-        for count in settings.counts:
-            if count > len(ranked):
-                break
-            top = ranked.head(count)
-            found.append(Trial(noun=index, n_neurons=count, neurons="top", draw=0, table=top))
-            if len(with_control(model, top)) < count:
-                continue
-            for draw in range(settings.n_random):
-                generator = generator_for(picture.seed, "causal", picture.scene.id, index, count, draw)
-                drawn = random_neurons_like(model, top, generator)
-                found.append(Trial(noun=index, n_neurons=count, neurons="random", draw=draw, table=drawn))
-    return found
+    return [
+        Trial(
+            noun=index,
+            n_neurons=len(trial.neurons),
+            neurons="top" if trial.chosen else "random",
+            draw=max(0, trial.draw - 1),
+            table=trial.neurons,
+        )
+        for index, ranked in enumerate(picture.ranked)
+        for trial in against_random.trials(
+            model,
+            ranked,
+            counts=settings.counts,
+            n_random=settings.n_random,
+            seed=picture.seed,
+            key=("causal", picture.scene.id, index),
+        )
+    ]
 
 
 def _ablations(picture: PictureState, tried: Sequence[Trial], reading: Reading) -> Iterator[Row]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lens_multimodal.analysis import IntegratedGradients, faithfulness
-from lens_multimodal.analysis.attribution.faithfulness import COMPARED
-from lens_multimodal.analysis.attribution.request import Score
+from lens_multimodal.analysis.attribution.attribution_inputs import Score
+from lens_multimodal.analysis.attribution.scores import COMPARED
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, frame_of

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lens_multimodal.analysis.effects.by_row import read_without, zero_rows_hook
+from lens_multimodal.analysis.effects.by_row import read_without
 from lens_multimodal.experiments.causal import Causal, CausalSettings, trials
 
 SETTINGS = CausalSettings(counts=(1, 2, 5, 10, 20, 50), caption_counts=(1, 5), n_random=2)
@@ -98,20 +98,6 @@ def test_batches_do_not_change_what_is_read(world):
     )
     torch.testing.assert_close(whole.logit, single.logit)
     assert whole.logit[0] == whole.logit[2] != whole.logit[1]
-
-
-def test_the_hook_edits_a_copy_its_own_rows_and_no_generated_token():
-    activation = torch.randn(2, 4, 3)
-    before = activation.clone()
-    zeroed = torch.tensor([[True, False, False], [False, False, True]])
-    after = zero_rows_hook(activation, hook=None, zeroed=zeroed, positions=torch.tensor([1, 2]))
-    assert torch.equal(activation, before)
-    expected = before.clone()
-    expected[0, 1:3, 0] = 0
-    expected[1, 1:3, 2] = 0
-    assert torch.equal(after, expected)
-    single = torch.randn(2, 1, 3)
-    assert zero_rows_hook(single, hook=None, zeroed=zeroed, positions=torch.tensor([0])) is single
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,11 @@
 """The exact effect of ablating neurons: what the target loses when they are set to zero.
 
-One row of one forward pass per ablation, many rows at a time. This is what the other scores estimate, and the
-yardstick they are held against in `faithfulness`. Positive: the neuron raised the target.
+Each ablation is one row of a forward pass (see `effects.by_row`). This is what the other scores estimate, and what
+`faithfulness` compares them with. Positive: the neuron raised the target.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 import pandas as pd
 import torch
@@ -15,18 +13,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.attribution.gradients import check_finite_targets
-from lens_multimodal.analysis.attribution.request import Request, Visit, request_for_targets
+from lens_multimodal.analysis.attribution.attribution_inputs import AttributionInputs, Receive, inputs_for_targets
+from lens_multimodal.analysis.attribution.graph import check_finite_targets
+from lens_multimodal.analysis.effects.by_row import Replaced, batches, logits_by_row, replaced_neurons
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.positions import Positions, read_positions
 from lens_multimodal.arguments.targets import ResolvedTarget, Targets, first_read
 from lens_multimodal.arguments.units import Neurons, read_neurons
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Ablated:
-    """Neurons set to zero together, at some positions."""
-
-    neurons: Mapping[int, Int[Tensor, " neuron"]]
-    positions: Int[Tensor, " pos"]
+from lens_multimodal.hooks.ablate import ZERO
+from lens_multimodal.hooks.replacement import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,36 +38,37 @@ class Ablation:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
 
-    def __call__(self, request: Request, visit: Visit) -> None:
-        d_mlp = transformer.shape(request.model).d_mlp
-        for layer in request.layers:
-            cells = [
-                Ablated(neurons={layer: torch.tensor([neuron])}, positions=request.positions[i : i + 1])
-                for i in range(len(request.positions))
+    def __call__(self, inputs: AttributionInputs, receive: Receive) -> None:
+        d_mlp = transformer.shape(inputs.model).d_mlp
+        for layer in inputs.layers:
+            ablations = [
+                replaced_neurons({layer: torch.tensor([neuron])}, position)
+                for position in map(read_positions, inputs.positions.tolist())
                 for neuron in range(d_mlp)
             ]
             effects = [
                 ablated_effects(
-                    request.model,
-                    request.tokens[row : row + 1],
-                    [targets[row] for targets in request.passes],
-                    cells,
+                    inputs.model,
+                    inputs.tokens[row : row + 1],
+                    [of_rows[row] for of_rows in inputs.targets],
+                    ablations,
                     batch_size=self.batch_size,
-                    attention_mask=None if request.attention_mask is None else request.attention_mask[row : row + 1],
+                    attention_mask=None if inputs.attention_mask is None else inputs.attention_mask[row : row + 1],
                 )
-                for row in range(len(request.tokens))
+                for row in range(len(inputs.tokens))
             ]
-            for index in range(len(request.passes)):
+            for index in range(len(inputs.targets)):
                 scores = torch.stack([effect[index] for effect in effects])
-                visit(index, layer, scores.reshape(len(effects), len(request.positions), d_mlp))
+                receive(index, layer, scores.reshape(len(effects), len(inputs.positions), d_mlp))
 
 
+@public
 def ablation_effects(
     model: nn.Module,
     tokens: Int[Tensor, "1 prompt_pos"],
     target: Targets,
     neurons: Neurons,
-    positions: Any = None,
+    positions: Positions = None,
     *,
     batch_size: int = 32,
     attention_mask: Tensor | None = None,
@@ -87,28 +83,19 @@ def ablation_effects(
         and layer.
     Raises: ValueError, TypeError for bad targets, neurons or positions; FloatingPointError for an overflow.
     """
-    request = request_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
-    by_layer = read_neurons(model, neurons)
-    single = [
-        Ablated(neurons={layer: index[None]}, positions=request.positions)
-        for layer, indices in by_layer.items()
-        for index in indices
-    ]
-    targets = [targets[0] for targets in request.passes]
+    inputs = inputs_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
+    pairs = [(layer, int(unit)) for layer, units in read_neurons(model, neurons).items() for unit in units]
+    where = read_positions(inputs.positions)
+    single = [replaced_neurons({layer: torch.tensor([unit])}, where) for layer, unit in pairs]
+    targets = [of_rows[0] for of_rows in inputs.targets]
     effects = ablated_effects(
-        model, request.tokens, targets, single, batch_size=batch_size, attention_mask=attention_mask
+        model, inputs.tokens, targets, single, batch_size=batch_size, attention_mask=attention_mask
     )
     tables = [
-        pd.DataFrame(
-            {
-                "target": resolved.label,
-                "layer": [layer for layer, indices in by_layer.items() for _ in indices],
-                "neuron": [int(index) for indices in by_layer.values() for index in indices],
-                "effect": effect.cpu().numpy(),
-            }
-        )
-        for resolved, effect in zip(targets, effects, strict=True)
+        pd.DataFrame(pairs, columns=["layer", "neuron"]).assign(effect=effect.cpu().numpy()) for effect in effects
     ]
+    for table, resolved in zip(tables, targets, strict=True):
+        table.insert(0, "target", resolved.label)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -116,7 +103,7 @@ def ablated_effects(
     model: nn.Module,
     tokens: Int[Tensor, "1 prompt_pos"],
     targets: Sequence[ResolvedTarget],
-    ablations: Sequence[Ablated],
+    ablations: Sequence[Sequence[Replaced]],
     *,
     batch_size: int = 32,
     attention_mask: Tensor | None = None,
@@ -126,57 +113,33 @@ def ablated_effects(
     The clean value is taken from a row of the same batch, so that rounding does not depend on the batch.
     """
     parts = []
-    for chunk in _chunks(ablations, batch_size):
-        values = ablated_values(
-            model, tokens, targets, [Ablated(neurons={}, positions=torch.arange(0)), *chunk],
-            attention_mask=attention_mask,
-        )  # fmt: skip
+    for batch in batches(len(ablations), batch_size):
+        rows = [[], *ablations[batch]]
+        values = values_by_row(model, tokens, targets, rows, batch_size=len(rows), attention_mask=attention_mask)
         parts.append(values[:, :1] - values[:, 1:])
     return torch.cat(parts, dim=1)
 
 
-def ablated_values(
+def values_by_row(
     model: nn.Module,
     tokens: Int[Tensor, "1 prompt_pos"],
     targets: Sequence[ResolvedTarget],
-    ablations: Sequence[Ablated],
+    rows: Sequence[Sequence[Replaced]],
     *,
+    batch_size: int,
+    to: Replacement = ZERO,
     attention_mask: Tensor | None = None,
-) -> Float[Tensor, "target ablation"]:
-    """Each target under each ablation, all in one forward pass with one row per ablation.
+) -> Float[Tensor, "target row"]:
+    """Each target in each row of one prompt, every row with its own units replaced.
 
     Raises: FloatingPointError if a value is infinite or not a number.
     """
-    n_rows = len(ablations)
-    rows = tokens.expand(n_rows, -1).clone()
-    mask = None if attention_mask is None else attention_mask.expand(n_rows, -1)
-    layers = sorted({layer for ablation in ablations for layer in ablation.neurons})
     first = first_read(targets)
-    with (
-        torch.no_grad(),
-        transformer.fired_hooks(
-            model, [(transformer.mlp_post(layer), _zero_rows(ablations, layer)) for layer in layers]
-        ),
+    parts = []
+    for logits in logits_by_row(
+        model, tokens, rows, batch_size=batch_size, first=first, to=to, attention_mask=attention_mask
     ):
-        logits = transformer.logits_of(model, rows, attention_mask=mask, first=first)
-        values = [torch.stack([t.value(logits[row], first=first) for row in range(n_rows)]) for t in targets]
-    check_finite_targets(values, {})
-    return torch.stack(values)
-
-
-def _zero_rows(ablations: Sequence[Ablated], layer: int) -> transformer.HookFunction:
-    def zero(activation: Tensor, hook: Any) -> Tensor:
-        result = activation.clone()
-        for row, ablation in enumerate(ablations):
-            if layer in ablation.neurons:
-                at = ablation.positions.to(result.device)[:, None]
-                result[row, at, ablation.neurons[layer].to(result.device)] = 0
-        return result
-
-    return zero
-
-
-def _chunks(items: Iterable[Ablated], size: int) -> Iterator[list[Ablated]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
+        values = [torch.stack([target.value(row, first=first) for row in logits]) for target in targets]
+        check_finite_targets(values, {})
+        parts.append(torch.stack(values))
+    return torch.cat(parts, dim=1)

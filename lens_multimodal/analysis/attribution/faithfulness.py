@@ -1,4 +1,4 @@
-"""Which attribution score to believe: each is held against what ablating the neurons really does.
+"""Which attribution score to believe: each is compared with what ablating the neurons really does.
 
 The true effect of a neuron is what the target loses when it is set to zero at all the given positions. A score is
 faithful if it orders neurons as their effects do. Activation times gradient is known to fail where a neuron's
@@ -16,14 +16,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.attribution.ablation_effect import Ablated, ablated_effects, ablated_values
-from lens_multimodal.analysis.attribution.request import Request, Score, request_for_targets, run_score
-from lens_multimodal.analysis.attribution.top_neurons import reduce_positions, resolve_score
-from lens_multimodal.arguments.targets import Target
+from lens_multimodal.analysis.attribution.ablation_effect import ablated_effects, values_by_row
+from lens_multimodal.analysis.attribution.attribution_inputs import (
+    AttributionInputs,
+    Score,
+    inputs_for_targets,
+    run_score,
+)
+from lens_multimodal.analysis.attribution.neuron_attribution import reduce_positions
+from lens_multimodal.analysis.attribution.scores import COMPARED, read_score
+from lens_multimodal.analysis.effects.by_row import Replaced, replaced_neurons
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.positions import Positions, PositionSet, read_positions
+from lens_multimodal.arguments.targets import Targets
 from lens_multimodal.arguments.units import Neurons, read_neurons
 from lens_multimodal.notebook import ShownInNotebooks
 
-COMPARED = ("activation_x_gradient", "activation_x_decoded", "local_direct_effect", "integrated_gradients")
 TRUE_EFFECT = "ablation"
 RANDOM_ORDER = "random"
 
@@ -36,7 +44,7 @@ class Faithfulness(ShownInNotebooks):
     """One row per score, `ablation` (the truth itself) and `random` as the two ends of the scale:
     `spearman`: rank correlation with the true effects; `top_k_overlap`: share of the k neurons of largest effect among
     the k of largest score; `deletion_auc`: mean target while neurons are ablated best first (lower is better);
-    `insertion_auc`: mean target while they are given back best first, all others ablated (higher is better)."""
+    `insertion_auc`: mean target while they are restored best first, all others ablated (higher is better)."""
     neurons: pd.DataFrame
     """`layer`, `neuron`, `effect`, and one column per score."""
     curves: pd.DataFrame
@@ -48,11 +56,12 @@ class Faithfulness(ShownInNotebooks):
     reduce: str
 
 
+@public
 def faithfulness(
     model: nn.Module,
     tokens: Int[Tensor, "1 prompt_pos"],
-    target: Target,
-    positions: Any = None,
+    target: Targets,
+    positions: Positions = None,
     *,
     scores: Sequence[str] | Mapping[str, str | Score] = COMPARED,
     neurons: Neurons | None = None,
@@ -69,20 +78,20 @@ def faithfulness(
     Args:
         positions: where neurons are scored and ablated; None for everywhere, image positions for the paper's case.
         scores: names of `SCORES`, or names of your own with score objects.
-        neurons: those to compare. None takes all if there are at most `n_neurons`; otherwise the best of each score in
-            turn for one half, and random others.
-        top_k: for the overlap; None takes a tenth of the neurons.
+        neurons: those to compare. None takes all if there are at most `n_neurons`; otherwise one half are the best
+            neurons of each score in turn, and the others are random.
+        top_k: size of the sets whose overlap is taken; None for a tenth of the neurons.
         reduce: over positions. The sum is what estimates a joint ablation; the paper ranks by the maximum.
-        n_points: of each curve.
+        n_points: points of each curve.
         batch_size: ablations in one forward pass.
-        seed: of the random neurons and the random order.
+        seed: decides the random neurons and the random order.
     Raises: ValueError, TypeError as `neuron_attribution`; ValueError for fewer than two neurons.
     Cost: one forward row per neuron, and `2 * n_points` per score.
     """
     chosen: dict[str, Score] = (
-        {name: resolve_score(score) for name, score in scores.items()}
+        {name: read_score(score) for name, score in scores.items()}
         if isinstance(scores, Mapping)
-        else {name: resolve_score(name) for name in scores}
+        else {name: read_score(name) for name in scores}
     )
     if not chosen or {TRUE_EFFECT, RANDOM_ORDER} & set(chosen):
         raise ValueError(
@@ -91,12 +100,12 @@ def faithfulness(
         )
     if n_points < 2:
         raise ValueError(f"n_points must be at least 2, got {n_points}")
-    request = request_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
-    if len(request.passes) != 1:
-        raise ValueError(f"expected one target, got {len(request.passes)}")
+    inputs = inputs_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
+    if len(inputs.targets) != 1:
+        raise ValueError(f"expected one target, got {len(inputs.targets)}")
     given = None if neurons is None else read_neurons(model, neurons)
     generator = torch.Generator().manual_seed(seed)
-    by_score = {name: _reduced(request, score, reduce) for name, score in chosen.items()}
+    by_score = {name: _reduced(inputs, score, reduce) for name, score in chosen.items()}
     flat = _flat_indices(given, model) if given is not None else _candidates(by_score, n_neurons, generator)
     if len(flat) < 2:
         raise ValueError(f"expected at least two neurons to compare, got {len(flat)}")
@@ -104,7 +113,13 @@ def faithfulness(
     if not 1 <= k <= len(flat):
         raise ValueError(f"top_k must lie between 1 and the {len(flat)} neurons compared, got {k}")
 
-    comparison = _Comparison(request=request, flat=flat, d_mlp=transformer.shape(model).d_mlp, batch_size=batch_size)
+    comparison = _Comparison(
+        inputs=inputs,
+        positions=read_positions(inputs.positions),
+        flat=flat,
+        d_mlp=transformer.shape(model).d_mlp,
+        batch_size=batch_size,
+    )
     effects = comparison.effects()
     columns = {name: values.flatten()[flat] for name, values in by_score.items()}
     orders = {
@@ -126,7 +141,7 @@ def faithfulness(
         summary=_summary(table, orders, curves, k),
         neurons=table,
         curves=curves,
-        target=request.passes[0][0].label,
+        target=inputs.targets[0][0].label,
         clean_value=float(ends.iloc[0]),
         all_ablated_value=float(ends.iloc[-1]),
         top_k=k,
@@ -138,7 +153,8 @@ def faithfulness(
 class _Comparison:
     """The neurons compared, as indices `layer * d_mlp + neuron`, and how to ablate them."""
 
-    request: Request
+    inputs: AttributionInputs
+    positions: PositionSet
     flat: Int[Tensor, " neuron"]
     d_mlp: int
     batch_size: int
@@ -146,12 +162,12 @@ class _Comparison:
     def effects(self) -> Float[Tensor, " neuron"]:
         ablations = [self._ablated(self.flat[i : i + 1]) for i in range(len(self.flat))]
         found = ablated_effects(
-            self.request.model,
-            self.request.tokens,
-            self.request.passes[0],
+            self.inputs.model,
+            self.inputs.tokens,
+            self.inputs.targets[0],
             ablations,
             batch_size=self.batch_size,
-            attention_mask=self.request.attention_mask,
+            attention_mask=self.inputs.attention_mask,
         )
         return found[0].cpu()
 
@@ -162,35 +178,31 @@ class _Comparison:
             for count in counts.tolist():
                 labels += [(name, "deletion", count), (name, "insertion", count)]
                 ablations += [self._ablated(self.flat[order[:count]]), self._ablated(self.flat[order[count:]])]
-        values = [
-            ablated_values(
-                self.request.model,
-                self.request.tokens,
-                self.request.passes[0],
-                ablations[start : start + self.batch_size],
-                attention_mask=self.request.attention_mask,
-            )[0].cpu()
-            for start in range(0, len(ablations), self.batch_size)
-        ]
-        table = pd.DataFrame(labels, columns=["score", "kind", "n_neurons"])
-        return table.assign(value=torch.cat(values).numpy())
-
-    def _ablated(self, flat: Tensor) -> Ablated:
-        layers = flat // self.d_mlp
-        return Ablated(
-            neurons={int(layer): flat[layers == layer] % self.d_mlp for layer in layers.unique()},
-            positions=self.request.positions,
+        values = values_by_row(
+            self.inputs.model,
+            self.inputs.tokens,
+            self.inputs.targets[0],
+            ablations,
+            batch_size=self.batch_size,
+            attention_mask=self.inputs.attention_mask,
         )
+        table = pd.DataFrame(labels, columns=["score", "kind", "n_neurons"])
+        return table.assign(value=values[0].cpu().numpy())
+
+    def _ablated(self, flat: Tensor) -> list[Replaced]:
+        layers = flat // self.d_mlp
+        by_layer = {int(layer): flat[layers == layer] % self.d_mlp for layer in layers.unique()}
+        return replaced_neurons(by_layer, self.positions)
 
 
-def _reduced(request: Request, score: Score, reduce: str) -> Float[Tensor, "layer d_mlp"]:
+def _reduced(inputs: AttributionInputs, score: Score, reduce: str) -> Float[Tensor, "layer d_mlp"]:
     kept: dict[int, Tensor] = {}
 
     def keep(index: int, layer: int, scores: Tensor) -> None:  # noqa: ARG001
         kept[layer] = reduce_positions(scores[0], reduce).cpu()
 
-    run_score(score, request, keep)
-    return torch.stack([kept[layer] for layer in request.layers])
+    run_score(score, inputs, keep)
+    return torch.stack([kept[layer] for layer in inputs.layers])
 
 
 def _flat_indices(by_layer: Mapping[int, Tensor], model: nn.Module) -> Int[Tensor, " neuron"]:

@@ -8,22 +8,27 @@ leaf placed in the residual stream below the first layer of interest. Gradients 
 backward pass runs and are not collected, so they never exist for all layers at once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.attribution.request import Request, Visit
+from lens_multimodal.analysis.attribution.attribution_inputs import AttributionInputs, Receive
+from lens_multimodal.analysis.attribution.graph import (
+    check_differentiable,
+    check_finite_targets,
+    gradients_on,
+    start_graph,
+)
 from lens_multimodal.arguments.targets import ResolvedTarget, first_read
 from lens_multimodal.precision import wide
 
-GradientVisit = Callable[[int, int, Tensor, Tensor], None]
-"""Called with the index of the backward pass, the layer, its activation and its gradient."""
+Key = TypeVar("Key", int, str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,174 +49,139 @@ class ActivationXGradient:
         if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
             raise ValueError(f"rows must be a positive integer, got {self.rows!r}")
 
-    def __call__(self, request: Request, visit: Visit) -> None:
-        if self.rows == 1 or len(request.tokens) > 1:
-            self._visit(request, visit)
+    def __call__(self, inputs: AttributionInputs, receive: Receive) -> None:
+        if self.rows == 1 or len(inputs.tokens) > 1:
+            self._one_after_the_other(inputs, receive)
             return
-        for first in range(0, len(request.passes), self.rows):
-            self._side_by_side(request, first, visit)
+        for first in range(0, len(inputs.targets), self.rows):
+            self._side_by_side(inputs, first, receive)
 
-    def _side_by_side(self, request: Request, first: int, visit: Visit) -> None:
-        targets = tuple(target for (target,) in request.passes[first : first + self.rows])
-        mask = request.attention_mask
+    def _side_by_side(self, inputs: AttributionInputs, first: int, receive: Receive) -> None:
+        targets = tuple(target for (target,) in inputs.targets[first : first + self.rows])
+        mask = inputs.attention_mask
         together = replace(
-            request,
-            tokens=request.tokens.expand(len(targets), -1),
+            inputs,
+            tokens=inputs.tokens.expand(len(targets), -1),
             attention_mask=None if mask is None else mask.expand(len(targets), -1),
-            passes=(targets,),
+            targets=(targets,),
         )
 
         def each(_: int, layer: int, scores: Tensor) -> None:
             for row in range(len(targets)):
-                visit(first + row, layer, scores[row : row + 1])
+                receive(first + row, layer, scores[row : row + 1])
 
-        self._visit(together, each)
+        self._one_after_the_other(together, each)
 
-    def _visit(self, request: Request, visit: Visit) -> None:
-        everywhere = torch.equal(request.positions, torch.arange(request.tokens.shape[1]))
+    def _one_after_the_other(self, inputs: AttributionInputs, receive: Receive) -> None:
+        everywhere = torch.equal(inputs.positions, torch.arange(inputs.tokens.shape[1]))
 
         def product(index: int, layer: int, activation: Tensor, gradient: Tensor) -> None:
             if not everywhere:
-                at = request.positions.to(activation.device)
+                at = inputs.positions.to(activation.device)
                 activation, gradient = activation[:, at], gradient[:, at]
-            visit(index, layer, wide(activation) * wide(gradient))
+            receive(index, layer, wide(activation) * wide(gradient))
 
-        visit_gradients(
-            request.model,
-            request.tokens,
-            request.passes,
-            {layer: transformer.mlp_post(layer) for layer in request.layers},
-            product,
-            attention_mask=request.attention_mask,
-            offload=self.offload,
-        )
+        each_gradient_by_layer(inputs, transformer.mlp_post, product, offload=self.offload)
 
 
-def visit_gradients(
+def each_gradient_by_layer(
+    inputs: AttributionInputs,
+    name_of: Callable[[int], str],
+    receive: Callable[[int, int, Tensor, Tensor], None],
+    *,
+    offload: bool = False,
+) -> None:
+    """`each_gradient` of one hook point in each of the layers asked for, from the lowest of them on."""
+    lowest = min(inputs.layers)
+    each_gradient(
+        inputs.model,
+        inputs.tokens,
+        inputs.targets,
+        {layer: name_of(layer) for layer in inputs.layers},
+        receive,
+        start=lowest,
+        ends={lowest},
+        attention_mask=inputs.attention_mask,
+        offload=offload,
+    )
+
+
+def each_gradient(
     model: nn.Module,
     tokens: Int[Tensor, "batch prompt_pos"],
-    passes: Sequence[Sequence[ResolvedTarget]],
-    names: Mapping[int, str],
-    visit: GradientVisit,
+    targets: Sequence[Sequence[ResolvedTarget]],
+    names: Mapping[Key, str],
+    receive: Callable[[int, Key, Tensor, Tensor], None],
     *,
+    start: int,
+    ends: Collection[Key],
     attention_mask: Tensor | None = None,
     offload: bool = False,
 ) -> None:
-    """Hand over activations and gradients of one hook point per layer: one forward, `len(passes)` backwards.
+    """Hand over activations and their gradients: one forward pass, and one backward pass for each target.
 
     Args:
-        passes: for each backward pass one target per row; rows do not touch, so one pass serves all of them.
-        names: layer → hook name.
-        visit: called once per pass and layer, deepest layer first. Must not keep the gradient.
+        targets: each has one target for each row; rows do not affect each other, so one backward pass serves all.
+        names: key → hook name. Keys are what `receive` is told.
+        receive: called with the target's index, the key, the activation and its gradient, in the order of the backward
+            pass. It must not keep the gradient.
+        start: the layer in whose input the graph begins.
+        ends: keys of the activations below which nothing is differentiated.
         offload: as in `ActivationXGradient`.
     Raises:
         ValueError: the model cannot be differentiated here (made under inference mode, or dropout is on).
         FloatingPointError: the target or a gradient is infinite or not a number.
     """
     check_differentiable(model)
-    lowest = min(names)
-    kept: dict[int, Tensor] = {}
-    extremes: list[Tensor] = []
+    kept: dict[Key, Tensor] = {}
+    inputs: list[Tensor] = []
+    extremes: dict[str, Tensor] = {}
     current = 0
-    first = first_read(target for per_row in passes for target in per_row)
+    first = first_read(target for of_rows in targets for target in of_rows)
 
-    def watch(layer: int) -> transformer.HookFunction:
+    def watch(key: Key) -> transformer.HookFunction:
         def keep(activation: Tensor, hook: Any) -> Tensor:
-            if layer not in kept:
-                kept[layer] = activation.detach()
-                activation.register_hook(lambda gradient: arrive(layer, gradient))
-                if layer == lowest:
+            if key not in kept:
+                kept[key] = activation.detach()
+                activation.register_hook(lambda gradient: arrive(key, gradient))
+                if key in ends:
                     inputs.append(activation)
-            # Returned, though unchanged: a bridge shows hook_z a reshaped copy, which only so lies on the way.
+            # Returned although unchanged: a bridge shows a reshaped copy at hook_z, and what follows must use it.
             return activation
 
         return keep
 
-    def arrive(layer: int, gradient: Tensor) -> None:
+    def arrive(key: Key, gradient: Tensor) -> None:
         gradient = gradient.detach()
-        extremes.append(torch.stack(gradient.aminmax()))  # one pass, and NaN carries through
-        visit(current, layer, kept[layer], gradient)
+        extremes[names[key]] = torch.stack(gradient.aminmax())  # one read of the gradient; NaN carries through
+        receive(current, key, kept[key], gradient)
 
-    inputs: list[Tensor] = []
-    hooks = [(transformer.resid_pre(lowest), start_graph), *((name, watch(layer)) for layer, name in names.items())]
+    hooks = [(transformer.resid_pre(start), start_graph), *((name, watch(key)) for key, name in names.items())]
     saving = torch.autograd.graph.save_on_cpu(pin_memory=tokens.is_cuda) if offload else nullcontext()
     with gradients_on(), saving:
         with transformer.fired_hooks(model, hooks):
             logits = transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first)
         values = [
-            torch.stack([target.value(logits[row], first=first) for row, target in enumerate(per_row)])
-            for per_row in passes
+            torch.stack([target.value(logits[row], first=first) for row, target in enumerate(of_rows)])
+            for of_rows in targets
         ]
         del logits
-        check_finite_targets(values, kept)
+        check_finite_targets(values, {names[key]: activation for key, activation in kept.items()})
         for current, value in enumerate(values):
             extremes.clear()
             last = current == len(values) - 1
             torch.autograd.grad(value.sum(), inputs, retain_graph=not last)
             assert len(extremes) == len(names)
-            _check_finite_gradients(extremes, names, attention_mask)
+            _check_finite_gradients(extremes, attention_mask)
 
 
-@contextmanager
-def gradients_on() -> Iterator[None]:
-    """Record gradients also when called under `torch.no_grad` or `torch.inference_mode`."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-def start_graph(activation: Tensor, hook: Any) -> Tensor:
-    """Hook: a fresh leaf that requires a gradient, so that frozen models can be differentiated above it."""
-    return activation.detach().clone().requires_grad_()
-
-
-def check_differentiable(model: nn.Module) -> None:
-    """Raise ValueError for a model made under inference mode, or one whose dropout is switched on."""
-    for module in _modules(model):
-        for parameter in module._parameters.values():
-            if parameter is not None and parameter.is_inference():
-                name = next(name for name, own in model.named_parameters() if own is parameter)
-                raise ValueError(
-                    f"the model was made under torch.inference_mode (parameter {name}), so nothing can be "
-                    f"differentiated through it; make it outside, torch.no_grad is fine"
-                )
-        if isinstance(module, nn.Dropout) and module.training and module.p > 0:
-            name = next(name for name, own in model.named_modules() if own is module)
-            raise ValueError(f"dropout is on ({name}, p={module.p}): attributions would be random; call model.eval()")
-
-
-def check_finite_targets(values: Sequence[Float[Tensor, " row"]], activations: Mapping[int, Tensor]) -> None:
-    """Raise FloatingPointError if a target overflowed, naming the first layer whose activations did."""
-    if bool(torch.stack([value.detach().isfinite().all() for value in values]).all()):
-        return
-    bad = [layer for layer in sorted(activations) if not bool(activations[layer].isfinite().all())]
-    dtype = next(iter(activations.values())).dtype if activations else "its precision"
-    where = f"activations are so from layer {bad[0]} on" if bad else "all watched activations are finite"
-    raise FloatingPointError(
-        f"the target is infinite or not a number in {dtype} ({where}); check the weights and the image "
-        f"vectors, or run the model in float32"
-    )
-
-
-def _modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Every module once, without names: a bridge has a thousand, and `model.modules()` spells out each one's path."""
-    seen: set[nn.Module] = set()
-    waiting: list[nn.Module | None] = [model]
-    while waiting:
-        module = waiting.pop()
-        if module is not None and module not in seen:
-            seen.add(module)
-            waiting.extend(module._modules.values())
-            yield module
-
-
-def _check_finite_gradients(
-    extremes: Sequence[Float[Tensor, " 2"]], names: Mapping[int, str], attention_mask: Tensor | None
-) -> None:
-    """Raise FloatingPointError unless the smallest and the largest gradient of every layer, deepest first, are."""
-    flags = torch.stack([pair.to(extremes[0].device) for pair in extremes]).isfinite().all(dim=1)
+def _check_finite_gradients(extremes: Mapping[str, Float[Tensor, " 2"]], attention_mask: Tensor | None) -> None:
+    """Raise FloatingPointError unless the smallest and the largest gradient at every hook point are finite."""
+    pairs = list(extremes.values())
+    flags = torch.stack([pair.to(pairs[0].device) for pair in pairs]).isfinite().all(dim=1)
     if not bool(flags.all()):
         padded = attention_mask is not None and not bool(attention_mask.all())
-        first = sorted(names, reverse=True)[int((~flags).nonzero()[0])]
+        name = list(extremes)[int((~flags).nonzero()[0])]
         advice = (
             "this model class may not be differentiable where whole rows of attention are masked: give the "
             "prompts one by one, without padding"
@@ -219,5 +189,5 @@ def _check_finite_gradients(
             else "run the model in bfloat16 or float32 (float16 overflows early)"
         )
         raise FloatingPointError(
-            f"the gradient of the target is infinite or not a number from layer {first} downwards; {advice}"
+            f"the gradient of the target is infinite or not a number from {name} downwards; {advice}"
         )

@@ -5,9 +5,9 @@ autograd saves is added up, and the exact quadratic in the prompt's length (line
 the length asked for. So it holds for any architecture, attention implementation and precision.
 
 The estimate is of tensors that are alive at once (what `torch.cuda.max_memory_allocated` or torch's profiler counts),
-within 15 % in the tests of all layers. For the last few layers alone the forward pass' own temporaries
-can be the larger part, and a model whose parameters ask for gradients is estimated too high. The size of a process is
-something else: it depends on what the allocator had kept, on fragments, and on weights touched for the first time.
+within 15 % in the tests of all layers. For the last few layers alone the forward pass's own temporaries
+can be larger, and the estimate is too high for a model whose parameters require gradients. The size of a process is
+something else: it depends on what the allocator kept, on fragmentation, and on weights touched for the first time.
 
 To need less: `ActivationXGradient(offload=True)` keeps the saved part in main memory; `layers=range(k, n_layers)`
 records nothing below layer k; `top_neurons` keeps no result of `targets * layers * positions * d_mlp`; the
@@ -23,15 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.attribution.gradients import check_differentiable, gradients_on, start_graph
-from lens_multimodal.arguments.units import read_layers
+from lens_multimodal.analysis.attribution.graph import check_differentiable, gradients_on, start_graph
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.units import Layers, read_layers
 
 PROBE_LENGTHS = (8, 16, 24)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes by what they are for. `peak` leaves out the weights, which are there already."""
+    """Bytes by purpose. `peak` does not include the weights, which are loaded already."""
 
     weights: int
     saved: int
@@ -39,7 +40,7 @@ class MemoryEstimate:
     logits: int
     """Logits and their gradient."""
     gradients: int
-    """Gradients that are alive at the same time: around one layer's neurons, or around its attention pattern."""
+    """Gradients that exist at the same time: around one layer's neurons, or around its attention pattern."""
     result: int
     n_targets: int
 
@@ -47,12 +48,13 @@ class MemoryEstimate:
     def peak(self) -> int:
         """The larger of two moments: the logits' gradient, or the gradients of a layer beside the result.
 
-        The result is made when the first layer's gradient arrives, so a second target's logits find it there.
+        The result is allocated when the first layer's gradient arrives, so it exists while a second target's logits do.
         """
         there = self.result if self.n_targets > 1 else 0
         return self.saved + max(there + self.logits, self.result + self.gradients)
 
 
+@public
 def estimate_attribution(
     model: nn.Module,
     n_pos: int,
@@ -61,7 +63,7 @@ def estimate_attribution(
     n_targets: int = 1,
     n_positions: int | None = None,
     n_read: int = 1,
-    layers: Any = None,
+    layers: Layers = None,
     keeps_all: bool = True,
 ) -> MemoryEstimate:
     """Memory of `neuron_attribution` by activation times gradient, from three short runs of the model.
@@ -69,8 +71,8 @@ def estimate_attribution(
     Args:
         n_pos: length of the prompt.
         batch: rows; `ActivationXGradient.rows` or `IntegratedGradients.batch_size` for those scores.
-        n_targets: share the forward pass; they add to the result only.
-        n_positions: at which neurons are looked at; None for all.
+        n_targets: targets share the forward pass; further ones add to the result only.
+        n_positions: number of positions at which neurons are scored; None for all.
         n_read: positions from the first whose logits a target reads to the end of the prompt; `n_pos` for a function
             of all logits.
         layers: as in `neuron_attribution`.
@@ -99,13 +101,13 @@ def estimate_attribution(
     width = transformer.w_u(model).element_size()
     wide_width = max(4, width)
     cells = batch * looked_at * sizes.d_mlp
-    # Nothing grows with the square of the length where attention never writes its pattern down.
+    # Nothing grows with the square of the length where attention does not store its pattern.
     per_layer = max(0.0, float(fit[0])) / (sizes.n_layers - min(found)) if len(lengths) == 3 else 0.0
     pattern = batch * n_pos**2 * min(2.0 * sizes.n_heads * wide_width, per_layer)
     around = batch * n_pos * sizes.d_mlp * width
     # The gradient and its product; copies where positions are picked out or the product is wider than the model.
     product = around + cells * wide_width * (1 if looked_at == n_pos and width == wide_width else 3)
-    # Below the lowest layer's neurons nothing is differentiated; elsewhere the non-linearity has gradients of its own.
+    # Nothing below the lowest layer's neurons is differentiated; elsewhere the non-linearity has gradients of its own.
     through = 4 * around if len(found) > 1 else 0
     return MemoryEstimate(
         weights=sum(p.numel() * p.element_size() for p in model.parameters()),

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.attribution.request import request_for_targets
+from lens_multimodal.analysis.attribution.attribution_inputs import inputs_for_targets
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.arguments.targets import Tokens, read_tokens
@@ -65,17 +65,17 @@ def logit_lens(
     Raises: ValueError, TypeError for tokens or positions that do not exist; FloatingPointError for an overflow.
     """
     ids = tuple(read_tokens(model, token))
-    request = request_for_targets(model, tokens, list(ids), positions, attention_mask=attention_mask)
+    inputs = inputs_for_targets(model, tokens, list(ids), positions, attention_mask=attention_mask)
     n_layers = transformer.shape(model).n_layers
     names = [transformer.resid_pre(0), *(transformer.resid_post(layer) for layer in range(n_layers))]
     with torch.no_grad():
         with transformer.capture(model, names) as kept:
-            transformer.logits_of(model, request.tokens, attention_mask=attention_mask)
-        depths = [_read(model, kept[name][0, request.positions.to(kept[name].device)], ids, chunk) for name in names]
+            transformer.logits_of(model, inputs.tokens, attention_mask=attention_mask)
+        depths = [_read(model, kept[name][0, inputs.positions.to(kept[name].device)], ids, chunk) for name in names]
     rank, probability, logit, top = (torch.stack(parts) for parts in zip(*depths, strict=True))
     return LogitLens(
         token_ids=ids,
-        positions=request.positions,
+        positions=inputs.positions,
         rank=rank.permute(2, 0, 1),
         probability=probability.permute(2, 0, 1),
         logit=logit.permute(2, 0, 1),

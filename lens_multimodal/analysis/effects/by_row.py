@@ -1,23 +1,52 @@
-"""Many ablations at once: every row of a batch runs without its own set of neurons.
+"""Many interventions in one forward pass: every row of a batch has its own units replaced.
 
-The rows may be one prompt many times or different prompts of one length. Reading nouns and writing captions both
-work this way, so an ablation curve costs one forward pass, not one for each point.
+The rows may be one prompt many times or different prompts of one length. Ablation curves, the exact effect of each
+neuron, activation patching sweeps, reading nouns and writing captions all work this way, so they cost one forward pass
+for each batch of interventions, not one for each intervention.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.effects.caption_effect import Captioner
+from lens_multimodal.arguments.positions import Positions, PositionSet, read_positions
+from lens_multimodal.hooks.ablate import ZERO
+from lens_multimodal.hooks.editing import Place
+from lens_multimodal.hooks.replacement import Replacement
 from lens_multimodal.precision import wide
 from lens_multimodal.prompt.image_prompt import ImagePrompt
+
+ByLayer: TypeAlias = Mapping[int, Tensor] | pd.DataFrame
+"""Neurons that were checked before: indices by layer, or a table with columns `layer` and `neuron`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replaced:
+    """Units of one activation that are replaced together at some positions of one row."""
+
+    name: str
+    """The hook point's name."""
+    positions: PositionSet
+    units: Int[Tensor, " unit"] | None = None
+    """Neurons or heads; None for the whole activation."""
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """What is needed of a `VisionLens`."""
+
+    model: nn.Module
+
+    def generate(self, prompt: ImagePrompt, *, max_new_tokens: int = 20) -> list[str]:
+        """The greedy text that follows each row."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +56,7 @@ class Reading:
     logit: Float[Tensor, "row token"]
     log_probability: Float[Tensor, "row token"]
     rank: Int[Tensor, "row token"]
-    """Tokens with a larger logit; 0 is the model's first choice."""
+    """Number of tokens with a larger logit; 0 is the model's first choice."""
 
     @property
     def probability(self) -> Float[Tensor, "row token"]:
@@ -47,25 +76,24 @@ def read_without(
     model: nn.Module,
     tokens: Int[Tensor, "row prompt_pos"],
     reads: Sequence[tuple[int, int]],
-    without: Sequence[pd.DataFrame | None],
+    without: Sequence[ByLayer | None],
     *,
-    positions: Int[Tensor, " pos"],
+    positions: Positions,
     batch_size: int,
 ) -> Reading:
-    """Run each row with its neurons at zero and read tokens.
+    """Run each row with its neurons at zero and read how some tokens are predicted.
 
     Args:
         reads: (position, token) pairs: the token's prediction is read at the position.
-        without: for each row a table of neurons (`layer`, `neuron`), or None for the untouched model.
+        without: for each row its neurons, or None for the untouched model.
         positions: where neurons are set to zero.
     Raises: FloatingPointError for logits that are not finite.
     """
-    return Reading.joined(
-        [
-            read_logits(model, tokens[rows], reads, zero_rows(model, without[rows], positions=positions))
-            for rows in _batches(len(tokens), batch_size)
-        ]
-    )
+    where = read_positions(positions)
+    rows = [replaced_neurons(neurons, where) for neurons in without]
+    first = min(pos for pos, _ in reads)
+    batches = logits_by_row(model, tokens, rows, batch_size=batch_size, first=first)
+    return Reading.joined([_reading(logits, reads, first) for logits in batches])
 
 
 def read_logits(
@@ -75,13 +103,159 @@ def read_logits(
     hooks: Sequence[transformer.NamedHook],
 ) -> Reading:
     """One forward pass with any hooks, read as in `read_without`."""
-    ids = torch.tensor([token for _, token in reads], device=tokens.device)
     first = min(pos for pos, _ in reads)
     with torch.no_grad(), transformer.fired_hooks(model, hooks):
-        logits = wide(transformer.logits_of(model, tokens, first=first)[:, [pos - first for pos, _ in reads]])
+        return _reading(transformer.logits_of(model, tokens, first=first), reads, first)
+
+
+def captions_without(
+    lens: Captioner,
+    tokens: Int[Tensor, "row prompt_pos"],
+    without: Sequence[ByLayer | None],
+    *,
+    positions: Positions,
+    max_new_tokens: int,
+    batch_size: int,
+    to: Replacement = ZERO,
+) -> list[str]:
+    """The greedy caption of each row with its neurons replaced, zero if nothing else is given; see `read_without`."""
+    where = read_positions(positions)
+    rows = [replaced_neurons(neurons, where) for neurons in without]
+    captions = []
+    for batch in batches(len(rows), batch_size):
+        prompt = ImagePrompt(
+            tokens=tokens[batch],
+            attention_mask=torch.ones_like(tokens[batch]),
+            spans=tuple(() for _ in tokens[batch]),
+        )
+        with transformer.fired_hooks(lens.model, hooks_by_row(rows[batch], n_pos=tokens.shape[1], to=to)):
+            captions += lens.generate(prompt, max_new_tokens=max_new_tokens)
+    return captions
+
+
+def zero_rows(without: Sequence[ByLayer | None], *, positions: Positions, n_pos: int) -> list[transformer.NamedHook]:
+    """Hooks that set each row's own neurons to zero in a prompt of `n_pos` positions."""
+    where = read_positions(positions)
+    return hooks_by_row([replaced_neurons(neurons, where) for neurons in without], n_pos=n_pos)
+
+
+def replaced_neurons(neurons: ByLayer | None, positions: PositionSet) -> list[Replaced]:
+    """What one row has replaced: some MLP neurons at some positions; nothing for None."""
+    if neurons is None:
+        return []
+    if isinstance(neurons, pd.DataFrame):
+        neurons = {
+            int(layer): torch.from_numpy(group["neuron"].to_numpy(dtype=np.int64, copy=True))
+            for layer, group in neurons.groupby("layer")
+        }
+    return [
+        Replaced(name=transformer.mlp_post(layer), positions=positions, units=units) for layer, units in neurons.items()
+    ]
+
+
+def logits_by_row(
+    model: nn.Module,
+    tokens: Int[Tensor, "rows prompt_pos"],
+    rows: Sequence[Sequence[Replaced]],
+    *,
+    batch_size: int,
+    first: int = 0,
+    to: Replacement = ZERO,
+    attention_mask: Tensor | None = None,
+) -> Iterator[Float[Tensor, "row pos_from_first d_vocab"]]:
+    """Run rows in batches, each with its own units replaced.
+
+    Args:
+        tokens: one prompt for each row, or one for all rows.
+        rows: what each row has replaced.
+        first: as in `transformer.logits_of`.
+        to: what units are replaced by.
+    Yields: the logits of the rows of one batch.
+    """
+    for batch in batches(len(rows), batch_size):
+        prompts, mask = (_rows_of(values, len(rows), batch) for values in (tokens, attention_mask))
+        hooks = hooks_by_row(rows[batch], n_pos=tokens.shape[1], to=to)
+        with torch.no_grad(), transformer.fired_hooks(model, hooks):
+            logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first)
+        yield logits
+
+
+def hooks_by_row(
+    rows: Sequence[Sequence[Replaced]], *, n_pos: int, to: Replacement = ZERO
+) -> list[transformer.NamedHook]:
+    """Hooks that replace each row's own units in a prompt of `n_pos` positions.
+
+    Tokens that cached generation adds are left alone, unless the positions have an open end.
+    """
+    groups: dict[str, dict[tuple[int, bool], list[tuple[int, Replaced]]]] = {}
+    for row, replaced in enumerate(rows):
+        for part in replaced:
+            same = (id(part.positions), part.units is None)
+            groups.setdefault(part.name, {}).setdefault(same, []).append((row, part))
+    return [
+        (
+            name,
+            partial(replace_by_row_hook, groups=[_Group.of(members) for members in by.values()], n_pos=n_pos, to=to),
+        )
+        for name, by in groups.items()
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Group:
+    """Rows that have units of one activation replaced at the same positions, so that one edit serves all of them."""
+
+    place: Place
+    rows: Int[Tensor, "unit 1"]
+    """The row of each unit; of each whole activation where units are None."""
+    units: Int[Tensor, "unit 1"] | None
+
+    @classmethod
+    def of(cls, members: Sequence[tuple[int, Replaced]]) -> "_Group":
+        units = [part.units.cpu() for _, part in members if part.units is not None]
+        repeats = torch.tensor([1 if part.units is None else len(part.units) for _, part in members])
+        first = members[0][1]
+        return cls(
+            place=Place(name=first.name, positions=first.positions),
+            rows=torch.tensor([row for row, _ in members]).repeat_interleave(repeats)[:, None],
+            units=torch.cat(units)[:, None] if units else None,
+        )
+
+    def index(self, activation: Tensor, n_pos: int) -> tuple[Tensor, ...] | None:
+        """Where an activation is edited, as `[unit, pos]`; None if this is a generated token to be left alone."""
+        device, n_here = activation.device, activation.shape[1]
+        if n_here == n_pos:
+            at = self.place.positions.index(n_pos, device=device)
+        elif self.place.positions.open_ended:
+            at = torch.arange(n_here, device=device)
+        else:
+            return None
+        units = () if self.units is None else (self.units.to(device),)
+        return self.rows.to(device), at[None], *units
+
+
+def replace_by_row_hook(
+    activation: Tensor, hook: Any, *, groups: Sequence[_Group], n_pos: int, to: Replacement
+) -> Tensor:
+    """Hook function: a copy of the activation in which each row has its own units replaced."""
+    result = activation
+    for group in groups:
+        index = group.index(activation, n_pos)
+        if index is None:
+            continue
+        if result is activation:
+            result = activation.clone()
+        result[index] = to.values(activation, group.place)[index].to(result.dtype)
+    return result
+
+
+def _reading(
+    logits: Float[Tensor, "row pos_from_first d_vocab"], reads: Sequence[tuple[int, int]], first: int
+) -> Reading:
+    logits = wide(logits[:, [pos - first for pos, _ in reads]])
     if not bool(logits.isfinite().all()):
         raise FloatingPointError(f"logits are not finite in {logits.dtype}; run the model in float32 or bfloat16")
-    index = ids.to(logits.device).expand(len(logits), -1)[..., None]
+    index = torch.tensor([token for _, token in reads], device=logits.device).expand(len(logits), -1)[..., None]
     chosen = logits.gather(-1, index)
     return Reading(
         logit=chosen[..., 0].cpu(),
@@ -90,57 +264,10 @@ def read_logits(
     )
 
 
-def captions_without(
-    lens: Captioner,
-    tokens: Int[Tensor, "row prompt_pos"],
-    without: Sequence[pd.DataFrame | None],
-    *,
-    positions: Int[Tensor, " pos"],
-    max_new_tokens: int,
-    batch_size: int,
-) -> list[str]:
-    """The greedy caption of each row with its neurons at zero; settings as in `read_without`."""
-    captions = []
-    for rows in _batches(len(tokens), batch_size):
-        prompt = ImagePrompt(
-            tokens=tokens[rows],
-            attention_mask=torch.ones_like(tokens[rows]),
-            spans=tuple(() for _ in tokens[rows]),
-        )
-        with transformer.fired_hooks(lens.model, zero_rows(lens.model, without[rows], positions=positions)):
-            captions += lens.generate(prompt, max_new_tokens=max_new_tokens)
-    return captions
+def _rows_of(values: Any, n_rows: int, batch: slice) -> Any:
+    """Rows of a batch of a tensor that has one row for each or one for all; None as it is."""
+    return None if values is None else values.expand(n_rows, -1)[batch].clone()
 
 
-def zero_rows(
-    model: nn.Module, without: Sequence[pd.DataFrame | None], *, positions: Int[Tensor, " pos"]
-) -> list[transformer.NamedHook]:
-    """Hooks that set a set of neurons of its own to zero in each row; generated tokens are left alone."""
-    d_mlp = transformer.shape(model).d_mlp
-    masks: dict[int, Tensor] = {}
-    for row, neurons in enumerate(without):
-        if neurons is None:
-            continue
-        for layer, group in neurons.groupby("layer"):
-            mask = masks.setdefault(int(layer), torch.zeros(len(without), d_mlp, dtype=torch.bool))
-            mask[row, torch.from_numpy(group["neuron"].to_numpy(copy=True))] = True
-    return [
-        (transformer.mlp_post(layer), partial(zero_rows_hook, zeroed=masks[layer], positions=positions))
-        for layer in sorted(masks)
-    ]
-
-
-def zero_rows_hook(
-    activation: Tensor, hook: Any, *, zeroed: Bool[Tensor, "row d_mlp"], positions: Int[Tensor, " pos"]
-) -> Tensor:
-    """Hook function: neurons at zero at some positions of the prompt, each row its own."""
-    if activation.shape[1] == 1:
-        return activation
-    at = positions.to(activation.device)
-    result = activation.clone()
-    result[:, at] = activation[:, at].masked_fill(zeroed.to(activation.device)[:, None], 0)
-    return result
-
-
-def _batches(n_rows: int, size: int) -> Iterator[slice]:
+def batches(n_rows: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, n_rows, size))

@@ -1,166 +1,213 @@
-"""What an intervention did to a prediction: change of logit, probability, rank and distribution.
+"""What an intervention did to a prediction: change of the target's value, its probability and rank, and divergence.
 
-The paper's causal experiment (section 3.3) is `effects_against_random`: ablate the neurons found for a prompt, ablate
-as many random neurons of the same layers, compare the target's probability over many prompts.
+    effect = effect_of(model, prompt.tokens, ablate(model, neurons), " dog")
+    effect.relative_probability_change          # -0.8: the intervention took 80 % of the token's probability
 
-    effect = effect_of(model, prompt.tokens, ablate(model, neurons), target)
-    effect.relative_probability_change          # -0.8: the intervention took 80 % of the target's probability
+The paper's causal experiment (section 3.3) compares this for the neurons found and for random ones: see
+`effects_against_random`.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.arguments.targets import ResolvedTarget, Targets, first_read, read_targets
 from lens_multimodal.notebook import ShownInNotebooks
+from lens_multimodal.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect(ShownInNotebooks):
-    """One prediction before and after an intervention; every tensor has one entry for each prompt of the batch.
+    """Predictions before and after an intervention: one entry for each prompt of the batch.
 
-    Log-probabilities, probabilities and divergence are computed in float32 at least, whatever the model's dtype.
+    With a list of targets there is one entry for each target of each prompt, the targets of a prompt together.
+    Numbers are float32 at least, whatever the model's dtype. A target about exactly one token has a logit, a
+    probability and a rank; for any other (a logit difference, a function of the logits) `token` and the ranks are -1,
+    and logits and probabilities NaN.
     """
 
-    target: Int[Tensor, " batch"]
-    logit_before: Float[Tensor, " batch"]
-    logit_after: Float[Tensor, " batch"]
-    probability_before: Float[Tensor, " batch"]
-    probability_after: Float[Tensor, " batch"]
-    rank_before: Int[Tensor, " batch"]
-    """0 when the target is the most likely token."""
-    rank_after: Int[Tensor, " batch"]
-    top_before: Int[Tensor, " batch"]
-    """The most likely token."""
-    top_after: Int[Tensor, " batch"]
-    kl: Float[Tensor, " batch"]
-    """KL(before || after) of the whole next-token distribution, in nats."""
+    target: tuple[str, ...]
+    """What was predicted, in words."""
+    token: Int[Tensor, " entry"]
+    value_before: Float[Tensor, " entry"]
+    """The target itself: for a token, its logit."""
+    value_after: Float[Tensor, " entry"]
+    logit_before: Float[Tensor, " entry"]
+    logit_after: Float[Tensor, " entry"]
+    probability_before: Float[Tensor, " entry"]
+    probability_after: Float[Tensor, " entry"]
+    rank_before: Int[Tensor, " entry"]
+    """0 when the token is the most likely one."""
+    rank_after: Int[Tensor, " entry"]
+    top_before: Int[Tensor, " entry"]
+    """The most likely token at the target's position; a function of all logits is taken to read the last one."""
+    top_after: Int[Tensor, " entry"]
+    kl: Float[Tensor, " entry"]
+    """KL(before || after) of the whole next-token distribution at that position, in nats."""
 
     @property
-    def logit_change(self) -> Float[Tensor, " batch"]:
+    def value_change(self) -> Float[Tensor, " entry"]:
+        return self.value_after - self.value_before
+
+    @property
+    def logit_change(self) -> Float[Tensor, " entry"]:
         return self.logit_after - self.logit_before
 
     @property
-    def probability_change(self) -> Float[Tensor, " batch"]:
+    def probability_change(self) -> Float[Tensor, " entry"]:
         return self.probability_after - self.probability_before
 
     @property
-    def relative_probability_change(self) -> Float[Tensor, " batch"]:
-        """-1: all of the target's probability is gone; 0: unchanged; 1: doubled (what the paper reports)."""
+    def relative_probability_change(self) -> Float[Tensor, " entry"]:
+        """-1: all of the token's probability is gone; 0: unchanged; 1: doubled (what the paper reports)."""
         return self.probability_change / self.probability_before
 
     def table(self) -> pd.DataFrame:
-        """One row for each prompt, changes included."""
+        """One row for each entry, changes included."""
         names = [
-            "target", "logit_before", "logit_after", "logit_change", "probability_before", "probability_after",
-            "probability_change", "relative_probability_change", "rank_before", "rank_after", "top_before",
-            "top_after", "kl",
+            "token", "value_before", "value_after", "value_change", "logit_before", "logit_after", "logit_change",
+            "probability_before", "probability_after", "probability_change", "relative_probability_change",
+            "rank_before", "rank_after", "top_before", "top_after", "kl",
         ]  # fmt: skip
-        return pd.DataFrame({name: getattr(self, name).tolist() for name in names})
+        return pd.DataFrame({"target": self.target, **{name: getattr(self, name).tolist() for name in names}})
 
 
+@public
 def effect_of(
     model: nn.Module,
     tokens: Int[Tensor, "batch pos"],
     hooks: Sequence[transformer.NamedHook],
-    target: int | Tensor,
+    target: Targets,
     *,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
-    read_pos: int = -1,
 ) -> Effect:
-    """Run prompts without and with hooks and compare the prediction at one position.
+    """Run prompts without and with hooks and compare a prediction.
 
     Args:
         hooks: what a builder of `lens_multimodal.hooks` returned, or several lists added together.
-        target: token id, one for all prompts or `[batch]`, one for each.
-        read_pos: the position whose next token is predicted; -1 is the end of (left-padded) prompts.
-    Raises: ValueError for targets outside the vocabulary, a position outside, no hooks or unknown hook names;
-        FloatingPointError if a distribution is not finite (overflow in a half-precision model, for example).
+        target: a token id or a string of one token, predicted at the end of (left-padded) prompts; `(pos, token)` for
+            another position; any other target, or a list of targets. A tensor or array of token ids `[batch]` gives
+            each prompt its own.
+    Raises: ValueError for targets that do not exist, no hooks or unknown hook names; TypeError for what is no target;
+        FloatingPointError if logits are not finite (overflow in a half-precision model, for example).
     """
-    return effects_of(model, tokens, [hooks], target, attention_mask=attention_mask, read_pos=read_pos)[0]
+    return effects_of(model, tokens, [hooks], target, attention_mask=attention_mask)[0]
 
 
+@public
 def effects_of(
     model: nn.Module,
     tokens: Int[Tensor, "batch pos"],
     interventions: Iterable[Sequence[transformer.NamedHook]],
-    target: int | Tensor,
+    target: Targets,
     *,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
-    read_pos: int = -1,
 ) -> list[Effect]:
-    """`effect_of` for several interventions on the same prompts, which share the pass without any.
+    """`effect_of` for several interventions on the same prompts, which share the run without any.
 
     Args: interventions: one list of hooks for each; further settings and errors as in `effect_of`.
     """
     listed = list(interventions)
     if not listed or not all(listed):
         raise ValueError("no hooks given: there is no intervention to measure")
-    targets = _targets(target, len(tokens), transformer.w_u(model))
+    targets = targets_of_rows(model, tokens, target)
     for hooks in listed:
         transformer.check_hook_names(model, [name for name, _ in hooks])
-    before = _prediction(model, tokens, [], attention_mask, read_pos)
-    return [
-        _compare(before, _prediction(model, tokens, hooks, attention_mask, read_pos), targets.to(before.device))
-        for hooks in listed
-    ]
+    first = first_read(resolved for of_row in targets for resolved in of_row)
+
+    def predictions(hooks: Sequence[transformer.NamedHook]) -> Predictions:
+        with torch.no_grad(), transformer.fired_hooks(model, hooks):
+            logits = transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first)
+        return Predictions.of(logits, targets, first=first)
+
+    before = predictions([])
+    return [effect_between(before, predictions(hooks)) for hooks in listed]
 
 
-def _prediction(
-    model: nn.Module,
-    tokens: Tensor,
-    hooks: Sequence[transformer.NamedHook],
-    attention_mask: Tensor | None,
-    read_pos: int,
-) -> Float[Tensor, "batch d_vocab"]:
-    """Logits at one position, in float32 or wider."""
-    n_pos = tokens.shape[1]
-    if not -n_pos <= read_pos < n_pos:
-        raise ValueError(f"read_pos {read_pos} is outside a prompt of {n_pos} positions")
-    with torch.no_grad(), transformer.fired_hooks(model, hooks):
-        logits = transformer.logits_of(model, tokens, attention_mask=attention_mask)[:, read_pos]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if not bool(torch.isfinite(logits).all()):
-        raise FloatingPointError(
-            f"{int((~torch.isfinite(logits)).sum())} logits at position {read_pos} are not finite "
-            f"{'with' if hooks else 'without'} the intervention; use float32, or smaller values"
-        )
-    return logits
+def targets_of_rows(model: nn.Module, tokens: Int[Tensor, "batch pos"], target: Targets) -> list[list[ResolvedTarget]]:
+    """The targets of each prompt: a tensor or array has one token for each, everything else is meant for all."""
+    if isinstance(target, Tensor | np.ndarray) and target.ndim:
+        if tuple(target.shape) != (len(tokens),):
+            raise ArgumentValueError(
+                f"expected one target, or one for each of {len(tokens)} prompts, got shape {list(target.shape)}",
+                "target",
+            )
+        return [read_targets(model, token, tokens[row : row + 1]) for row, token in enumerate(target.tolist())]
+    return [read_targets(model, target, tokens[row : row + 1]) for row in range(len(tokens))]
 
 
-def _targets(target: int | Tensor, batch: int, w_u: Float[Tensor, "d_model d_vocab"]) -> Int[Tensor, " batch"]:
-    if isinstance(target, Tensor) and target.shape != (batch,):
-        raise ValueError(f"expected one target or one for each of {batch} prompts, got shape {list(target.shape)}")
-    targets = torch.as_tensor(target).expand(batch)
-    d_vocab = w_u.shape[1]
-    outside = targets[(targets < 0) | (targets >= d_vocab)]
-    if len(outside):
-        raise ValueError(f"target {int(outside[0])} is outside the vocabulary of {d_vocab} (0 to {d_vocab - 1})")
-    return targets.long()
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """How targets are predicted in some rows: one entry for each target of each row."""
+
+    targets: tuple[ResolvedTarget, ...]
+    value: Float[Tensor, " entry"]
+    logits: Float[Tensor, "entry d_vocab"]
+    """At the target's position; at the last one where the target is a function of all logits."""
+
+    @classmethod
+    def of(
+        cls,
+        logits: Float[Tensor, "row pos_from_first d_vocab"],
+        targets: Sequence[Sequence[ResolvedTarget]],
+        *,
+        first: int,
+    ) -> "Predictions":
+        """Raises: FloatingPointError for logits that are not finite."""
+        entries = [(row, target) for row, of_row in enumerate(targets) for target in of_row]
+        rows = torch.tensor([row for row, _ in entries], device=logits.device)
+        at = [logits.shape[1] - 1 if target.pos is None else target.pos - first for _, target in entries]
+        read = wide(logits[rows, torch.tensor(at, device=logits.device)])
+        if not bool(torch.isfinite(read).all()):
+            raise FloatingPointError(
+                f"{int((~torch.isfinite(read)).sum())} logits at positions {sorted({first + pos for pos in at})} are "
+                f"not finite; run the model in float32, or intervene with smaller values"
+            )
+        value = torch.stack([target.value(logits[row], first=first) for row, target in entries])
+        return cls(targets=tuple(target for _, target in entries), value=value, logits=read)
+
+    def __getitem__(self, entries: slice) -> "Predictions":
+        return Predictions(targets=self.targets[entries], value=self.value[entries], logits=self.logits[entries])
 
 
-def _compare(before: Tensor, after: Tensor, targets: Tensor) -> Effect:
-    log_before, log_after = before.log_softmax(-1), after.log_softmax(-1)
+def effect_between(before: Predictions, after: Predictions) -> Effect:
+    """The effect between two runs; one row of `before` may serve several rows of `after`."""
+    n_times = len(after.targets) // len(before.targets)
+    tokens = torch.tensor(
+        [-1 if target.token is None else target.token for target in after.targets], device=before.logits.device
+    )
+    has_token = tokens >= 0
+    log_before, log_after = (
+        run.logits.log_softmax(-1).repeat(times, 1) for run, times in ((before, n_times), (after, 1))
+    )
+    logits_before, logits_after = before.logits.repeat(n_times, 1), after.logits
 
-    def at_target(values: Tensor) -> Tensor:
-        return values.gather(1, targets[:, None])[:, 0]
+    def at_token(values: Tensor) -> Tensor:
+        chosen = values.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
+        return chosen.masked_fill(~has_token, torch.nan)
 
-    def rank(values: Tensor) -> Tensor:
-        return (values > at_target(values)[:, None]).sum(-1)
+    def rank(logits: Tensor) -> Tensor:
+        return (logits > at_token(logits)[:, None]).sum(-1).masked_fill(~has_token, -1)
 
     return Effect(
-        target=targets,
-        logit_before=at_target(before),
-        logit_after=at_target(after),
-        probability_before=at_target(log_before).exp(),
-        probability_after=at_target(log_after).exp(),
-        rank_before=rank(before),
-        rank_after=rank(after),
-        top_before=before.argmax(-1),
-        top_after=after.argmax(-1),
+        target=tuple(target.label for target in after.targets),
+        token=tokens,
+        value_before=before.value.repeat(n_times),
+        value_after=after.value,
+        logit_before=at_token(logits_before),
+        logit_after=at_token(logits_after),
+        probability_before=at_token(log_before).exp(),
+        probability_after=at_token(log_after).exp(),
+        rank_before=rank(logits_before),
+        rank_after=rank(logits_after),
+        top_before=logits_before.argmax(-1),
+        top_after=logits_after.argmax(-1),
         kl=(log_before.exp() * (log_before - log_after)).sum(-1).clamp(min=0),
     )

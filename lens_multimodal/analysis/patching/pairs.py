@@ -1,12 +1,13 @@
 """The two prompts of a sweep: their padding, and which position of one goes to which of the other."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lens_multimodal.arguments.positions import Positions, read_positions
+from lens_multimodal.arguments.boundary import ArgumentValueError
+from lens_multimodal.arguments.positions import Positions, positions_in, read_positions
+from lens_multimodal.arguments.targets import ResolvedTarget
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,8 +34,8 @@ class Pair:
     ) -> "Pair":
         """Check the prompts and match their positions.
 
-        Raises: ValueError for anything but one prompt each, masks that are no left padding, unequal lengths without
-            listed positions on both sides, and positions that do not exist or are padding.
+        Raises: ValueError for anything but one prompt each, masks that are not left padding, unequal lengths without
+            positions on both sides, and positions that do not exist or are padding.
         """
         for name, tokens in (("clean_tokens", clean_tokens), ("corrupted_tokens", corrupted_tokens)):
             if tokens.ndim != 2 or tokens.shape[0] != 1:
@@ -54,7 +55,7 @@ class Pair:
         return list(self.source)
 
     def aligned(self, clean: Tensor) -> Tensor:
-        """An activation of the clean run, `[pos, ...]`, laid out along the corrupted one; NaN where nothing fits."""
+        """An activation of the clean run, `[pos, ...]`, laid out along the corrupted one; NaN where it has none."""
         n_pos = self.corrupted.shape[1]
         laid_out = clean.new_full((n_pos, *clean.shape[1:]), torch.nan)
         to = [position - self.corrupted_padding for position in self.source]
@@ -64,6 +65,20 @@ class Pair:
     def within(self, position: int) -> int:
         """A position of the corrupted prompt as given, counted without its padding."""
         return position - self.corrupted_padding
+
+    @staticmethod
+    def without_padding(target: ResolvedTarget, n_padded: int) -> ResolvedTarget:
+        """A target of a prompt as given, for its logits without padding; a function of all logits gets zeros there.
+
+        Raises: ArgumentValueError for a target that is read at padding.
+        """
+        if target.pos is None:
+            return replace(
+                target, function=lambda logits: target.function(torch.nn.functional.pad(logits, (0, 0, n_padded, 0)))
+            )
+        if target.pos < n_padded:
+            raise ArgumentValueError(f"{target.label}: the first {n_padded} positions are padding", "target")
+        return replace(target, pos=target.pos - n_padded)
 
 
 def _padding(mask: Tensor | None, tokens: Tensor, which: str) -> int:
@@ -85,34 +100,31 @@ def _matched(
     lengths: tuple[int, int], paddings: tuple[int, int], positions: Positions, source_positions: Positions
 ) -> dict[int, int]:
     n_clean, n_corrupted = lengths
-    to = read_positions(positions)
+    to = positions_in(positions, n_corrupted).tolist()
     if source_positions is None:
         if n_clean != n_corrupted:
-            raise ValueError(
-                f"the prompts have unequal length, {n_clean} and {n_corrupted} positions: say which go together with "
-                f"positions (of the corrupted prompt) and source_positions (of the clean one), such as the "
+            raise ArgumentValueError(
+                f"the prompts have unequal length, {n_clean} and {n_corrupted} positions; say which belong together "
+                f"with positions (of the corrupted prompt) and source_positions (of the clean one), such as the "
                 f"image_pos[0] of each, or, counted from the right, range({n_corrupted} - n, {n_corrupted}) and "
-                f"range({n_clean} - n, {n_clean}); two rows of one left-padded prompt need only their masks"
+                f"range({n_clean} - n, {n_clean}); two rows of one left-padded prompt need only their masks",
+                "positions",
             )
-        chosen = to.mask(n_corrupted, device=torch.device("cpu"))
-        if len(chosen) != 1:
-            raise ValueError("a sweep patches one prompt: give its positions as a list or a slice")
-        pairs = [(p, p) for p in chosen[0].nonzero().flatten().tolist()]
+        take = to
     else:
-        take = read_positions(source_positions)
-        if to.listed is None or take.listed is None:
-            raise ValueError("source_positions need both sides listed: give positions and source_positions with an end")
-        cpu = torch.device("cpu")
-        sides: tuple[Any, Any] = (to.index(n_corrupted, device=cpu), take.index(n_clean, device=cpu))
-        if len(sides[0]) != len(sides[1]):
-            raise ValueError(
-                f"{len(sides[1])} source_positions cannot be copied to {len(sides[0])} positions one by one"
+        take = positions_in(source_positions, n_clean, name="source_positions").tolist()
+        if positions is None or len(take) != len(to):
+            raise ArgumentValueError(
+                f"expected one for each of the {len(to)} positions, which must be given too; got {len(take)}",
+                "source_positions",
             )
-        pairs = sorted(zip(*(side.tolist() for side in sides), strict=True))
+    pairs = sorted(zip(to, take, strict=True))
     padded = [p for p, q in pairs if p < paddings[1] or q < paddings[0]]
-    if padded and to.listed is not None:
-        raise ValueError(f"positions {padded[:5]} are padding in one of the prompts, there is nothing to patch there")
+    if padded and read_positions(positions).listed is not None:
+        raise ArgumentValueError(
+            f"positions {padded[:5]} are padding in one of the prompts; there is nothing to patch", "positions"
+        )
     kept = {p: q for p, q in pairs if p not in set(padded)}
     if not kept:
-        raise ValueError("a sweep needs at least one position of the prompt, given as a list or a slice")
+        raise ArgumentValueError("expected at least one position of the prompt that is not padding", "positions")
     return kept

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lens_multimodal.analysis.effects import bootstrap_interval
+from lens_multimodal.analysis import bootstrap_interval
 
 LEVEL = 0.95
 

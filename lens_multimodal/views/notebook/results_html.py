@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lens_multimodal.analysis import Effect, Faithfulness, LogitLens, ReceptiveField
-from lens_multimodal.analysis.patching.cells import PatchSweep
+from lens_multimodal.analysis.patching.patch_sweep import PatchSweep
 from lens_multimodal.views.html import data_uri, fragment
 from lens_multimodal.views.notebook.embedded_pictures import SIDE, field_alone, shown_size
 from lens_multimodal.views.notebook.shown import html_of

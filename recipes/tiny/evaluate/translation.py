@@ -8,9 +8,8 @@ import torch
 from tqdm.auto import tqdm
 
 from lens_multimodal import ImagePrompt, VisionLens
-from lens_multimodal.analysis.attribution import top_neurons
+from lens_multimodal.analysis import effects_of, top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons, logit_lens
-from lens_multimodal.analysis.effects import effects_of
 from lens_multimodal.hooks import ablate
 from lens_multimodal.hooks.random_neurons import random_neurons_like
 from recipes.tiny.sample_scene import Scene

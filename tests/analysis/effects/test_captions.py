@@ -1,8 +1,7 @@
-import pandas as pd
 import pytest
 import torch
 
-from lens_multimodal.analysis.effects import (
+from lens_multimodal.analysis import (
     CaptionCase,
     WordOverlap,
     caption_effect_of,
@@ -10,6 +9,7 @@ from lens_multimodal.analysis.effects import (
     effect_of,
     summary_against_random,
 )
+from lens_multimodal.analysis.effects.against_random import trials
 from lens_multimodal.hooks import ablate
 from tests.lenses import CASES, D_MODEL, IDS, hugging_face, inputs_embeds, picture, random_prompt
 from tests.models import D_VOCAB
@@ -104,34 +104,35 @@ def continued_everywhere(layout, row):
 
 def test_against_random_holds_captions_and_predictions_of_every_draw(lens):
     prompts = [lens.prompt(picture(seed), "w5 w6") for seed in range(3)]
-    cases = [CaptionCase(prompt=prompt, target=11 + i, name=f"picture {i}") for i, prompt in enumerate(prompts)]
-    drawn = []
-
-    def intervene(neurons, case):
-        drawn.append((neurons, case.name))
-        return ablate(lens.model, neurons, positions=case.prompt.image_pos[0])
-
     chosen = NEURONS[::2]
+    cases = [
+        CaptionCase(prompt=prompt, target=11 + i, name=f"picture {i}", neurons=chosen, positions=prompt.image_pos[0])
+        for i, prompt in enumerate(prompts)
+    ]
     table = caption_effects_against_random(
-        lens, cases, lambda _case: chosen, intervene, n_random=2, seed=3, max_new_tokens=N_NEW
+        lens, cases, counts=(5, len(chosen)), n_random=2, seed=3, max_new_tokens=N_NEW, batch_size=4
     )
-    assert table["case"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
-    assert table["chosen"].tolist() == [True, False, False] * 3
-    assert table["draw"].tolist() == [0, 1, 2] * 3
-    for (_, row), (neurons, name) in zip(table.iterrows(), drawn, strict=True):
+    assert table["case"].tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    assert table["chosen"].tolist() == [True, False, False] * 6
+    assert table["draw"].tolist() == [0, 1, 2] * 6
+    assert table["n_neurons"].tolist() == ([5] * 3 + [len(chosen)] * 3) * 3
+    settings = {"counts": (5, len(chosen)), "n_random": 2, "seed": 3}
+    drawn = [trial for number in range(3) for trial in trials(lens.model, chosen, key=(number,), **settings)]
+    for (_, row), trial in zip(table.iterrows(), drawn, strict=True):
         case = cases[row["case"]]
-        assert row["name"] == name == case.name
-        hooks = ablate(lens.model, neurons, positions=case.prompt.image_pos[0])
+        assert row["name"] == case.name
+        hooks = ablate(lens.model, trial.neurons, positions=case.prompt.image_pos[0])
         alone = caption_effect_of(lens, case.prompt, hooks, max_new_tokens=N_NEW)
         assert (row["caption_before"], row["caption_after"]) == (alone.before[0], alone.after[0])
         assert row["caption_changed"] == bool(alone.changed[0])
         assert row["word_overlap"] == float(alone.similarity[0])
         prediction = effect_of(lens.model, case.prompt.tokens, hooks, case.target)
         assert row["kl"] == pytest.approx(float(prediction.kl), abs=1e-6)
-        assert row["target"] == case.target
-    random = [neurons for neurons, _ in drawn if isinstance(neurons, pd.DataFrame)]
-    assert len(random) == 6
-    assert all(not set(map(tuple, neurons.values)) & set(chosen) for neurons in random)
+        assert row["token"] == case.target
+    random = [trial.neurons for trial in drawn if not trial.chosen]
+    assert len(random) == 12
+    assert all(not set(map(tuple, neurons.values)) & set(chosen[: len(neurons)]) for neurons in random)
+    table = table[table["n_neurons"] == len(chosen)]
     for column in ("caption_changed", "word_overlap", "probability_change"):
         summary = summary_against_random(table, column=column)
         expected = table[table["chosen"]][column].mean() - table[~table["chosen"]][column].mean()
@@ -139,44 +140,53 @@ def test_against_random_holds_captions_and_predictions_of_every_draw(lens):
         assert summary.loc["difference", "low"] <= expected <= summary.loc["difference", "high"]
 
 
+def test_neurons_replaced_everywhere_are_so_in_generated_tokens_too(lens):
+    prompt = random_prompt(lens, [6, -4], seed=1)
+    for positions in (None, slice(3, None), range(10)):
+        case = CaptionCase(prompt=prompt, neurons=NEURONS, positions=positions)
+        table = caption_effects_against_random(lens, [case], n_random=1, max_new_tokens=N_NEW)
+        hooks = ablate(lens.model, NEURONS, positions=positions)
+        alone = caption_effect_of(lens, prompt, hooks, max_new_tokens=N_NEW)
+        assert table["caption_after"][0] == alone.after[0]
+
+
 def test_a_target_may_be_read_further_on(lens):
     prompt, read = lens.prompt(picture(0), "w5"), lens.prompt(picture(0), "w5 w6 w7")
-    case = CaptionCase(prompt=prompt, target=11, read=read)
+    case = CaptionCase(prompt=prompt, target=11, read=read, neurons=NEURONS, positions=prompt.image_pos[0])
     hooks = ablate(lens.model, NEURONS, positions=prompt.image_pos[0])
-    table = caption_effects_against_random(
-        lens, [case], lambda _case: NEURONS, lambda _neurons, _case: hooks, n_random=1, max_new_tokens=3
-    )
+    table = caption_effects_against_random(lens, [case], n_random=1, max_new_tokens=3)
     expected, at_the_end = (effect_of(lens.model, where.tokens, hooks, 11) for where in (read, prompt))
-    assert table["logit_after"].tolist() == pytest.approx([float(expected.logit_after)] * 2)
+    assert table["logit_after"][0] == pytest.approx(float(expected.logit_after))
     assert float(expected.logit_after) != pytest.approx(float(at_the_end.logit_after))
 
 
 def test_bad_input_is_named(lens):
     padded = random_prompt(lens, [6, -4], [6, -2])
     hooks = ablate(lens.model, NEURONS, positions=range(6))
-    with pytest.raises(ValueError, match=r"have 2 lengths \(\[8, 10\]\).*give a function of the prompt"):
+    with pytest.raises(ValueError, match=r"\[8, 10\]"):
         caption_effect_of(lens, padded, hooks)
-    with pytest.raises(ValueError, match="there is no intervention to measure"):
+    with pytest.raises(ValueError, match="no hooks"):
         caption_effect_of(lens, padded, lambda _rows: [])
-    with pytest.raises(ValueError, match="no hook point"):
+    with pytest.raises(ValueError, match="hook_nowhere"):
         caption_effect_of(lens, padded.row(0), [("blocks.0.hook_nowhere", hooks[0][1])])
-    with pytest.raises(ValueError, match="context of 64"):
+    with pytest.raises(ValueError, match="64"):
         caption_effect_of(lens, padded.row(0), hooks, max_new_tokens=60)
 
     def run(cases, **settings):
-        return caption_effects_against_random(
-            lens, cases, lambda _case: NEURONS[:2], lambda _neurons, _case: hooks, max_new_tokens=2, **settings
-        )
+        return caption_effects_against_random(lens, cases, max_new_tokens=2, **settings)
 
-    with pytest.raises(ValueError, match="at least one random draw"):
+    two = NEURONS[:2]
+    with pytest.raises(ValueError, match=r"caption_effects_against_random\(n_random=...\): .* 0"):
         run([], n_random=0)
-    with pytest.raises(ValueError, match="no prompts"):
+    with pytest.raises(ValueError, match=r"caption_effects_against_random\(cases=...\)"):
         run([])
-    with pytest.raises(ValueError, match="a case of one row, got a prompt of 2"):
-        run([CaptionCase(prompt=padded)])
-    some = [CaptionCase(prompt=padded.row(0), target=target) for target in (11, None)]
-    with pytest.raises(ValueError, match="give all of them one, or none"):
+    with pytest.raises(ValueError, match="prompt of 2"):
+        run([CaptionCase(prompt=padded, neurons=two)])
+    some = [CaptionCase(prompt=padded.row(0), target=target, neurons=two) for target in (11, None)]
+    with pytest.raises(ValueError, match="some cases have a target"):
         run(some, n_random=1)
-    with pytest.raises(ValueError, match=f"target {D_VOCAB} is outside"):
-        run([CaptionCase(prompt=padded.row(0), target=D_VOCAB)], n_random=1)
+    with pytest.raises(ValueError, match="one target for each case, got 2"):
+        run([CaptionCase(prompt=padded.row(0), target=[11, 12], neurons=two)], n_random=1)
+    with pytest.raises(ValueError, match=f"{D_VOCAB} .*outside"):
+        run([CaptionCase(prompt=padded.row(0), target=D_VOCAB, neurons=two)], n_random=1)
     assert padded.spans[0][0].image.soft_prompt.vectors.shape[1] == D_MODEL

@@ -5,15 +5,18 @@ import pandas as pd
 import pytest
 import torch
 
-from lens_multimodal.analysis.effects import (
+from lens_multimodal import transformer
+from lens_multimodal.analysis import (
     Case,
+    LogitDifference,
     bootstrap_interval,
     effect_of,
     effects_against_random,
     effects_over,
     summary_against_random,
 )
-from lens_multimodal.hooks import ablate, ablate_mlp, scale
+from lens_multimodal.analysis.effects.against_random import trials
+from lens_multimodal.hooks import Mean, Resample, Zero, ablate, ablate_mlp, scale
 from tests.hooks import reference
 from tests.hooks.reference import CASES, input_edited, put, wrapped
 
@@ -58,7 +61,7 @@ def test_an_intervention_that_changes_nothing_has_no_effect():
     assert effect.logit_change.tolist() == effect.probability_change.tolist() == [0, 0]
     assert torch.equal(effect.rank_before, effect.rank_after)
     table = effect.table()
-    assert table.target.tolist() == [5, 5]
+    assert table.token.tolist() == [5, 5]
     assert list(table.columns)[-1] == "kl"
 
 
@@ -71,7 +74,9 @@ def test_left_padding_and_half_precision():
     hooks = ablate(model, NEURONS)
     together = effect_of(model, both, hooks, 5, attention_mask=mask).table()
     alone = pd.concat([effect_of(model, row, hooks, 5).table() for row in (short, both[1:])], ignore_index=True)
-    pd.testing.assert_frame_equal(together, alone, rtol=1e-3, atol=1e-5)
+    assert together.target.tolist() == [f"logit of token 5 at {pos}" for pos in (8, 8)]
+    numbers = together.columns.drop("target")
+    pd.testing.assert_frame_equal(together[numbers], alone[numbers], rtol=1e-3, atol=1e-5)
     half = wrapped("gpt-j", "bridge", torch.bfloat16)
     effect = effect_of(half, short, ablate(half, NEURONS), 5)
     assert effect.kl.dtype == effect.probability_before.dtype == torch.float32
@@ -93,20 +98,19 @@ def test_effects_over_keeps_prompts_and_names_in_order():
 
 def test_against_random_draws_matched_neurons_and_pairs_within_prompts():
     model = wrapped("gpt-j", "bridge")
-    prompts = [Case(tokens=reference.tokens(seed=seed, batch=1), target=11) for seed in range(4)]
-    seen = []
-
-    def intervene(neurons, _case):
-        seen.append(neurons)
-        return ablate(model, neurons)
-
-    table = effects_against_random(model, prompts, lambda _case: NEURONS, intervene, n_random=3, seed=1)
+    prompts = [Case(tokens=reference.tokens(seed=seed, batch=1), target=11, neurons=NEURONS) for seed in range(4)]
+    table = effects_against_random(model, prompts, n_random=3, seed=1)
     assert table.groupby("case").chosen.sum().tolist() == [1, 1, 1, 1]
     assert len(table) == 16
-    drawn = [neurons for neurons in seen if neurons is not NEURONS]
+    drawn = [
+        trial.neurons
+        for number in range(4)
+        for trial in trials(model, NEURONS, counts=None, n_random=3, seed=1, key=(number,))
+        if not trial.chosen
+    ]
     assert all(neurons.layer.value_counts().to_dict() == {1: 2, 0: 1, 2: 1} for neurons in drawn)
     assert len({tuple(neurons.neuron) for neurons in drawn}) == 12
-    alone = effects_against_random(model, prompts[:1], lambda _case: NEURONS, intervene, n_random=3, seed=1)
+    alone = effects_against_random(model, prompts[:1], n_random=3, seed=1)
     pd.testing.assert_frame_equal(alone, table[table.case == 0])
 
     summary = summary_against_random(table, column="kl")
@@ -117,6 +121,74 @@ def test_against_random_draws_matched_neurons_and_pairs_within_prompts():
     assert (summary.low <= summary["mean"]).all()
     assert (summary["mean"] <= summary.high).all()
     assert summary.n.tolist() == [4, 4, 4]
+
+
+@cases
+def test_every_row_of_a_curve_is_the_effect_of_its_own_hooks(layout, kind):
+    """Several counts, targets, positions and draws in shared batches, against one run of ready-made hooks each."""
+    model, tokens = wrapped(layout, kind), reference.tokens(batch=1)
+    targets = [11, (4, 60), LogitDifference(token=11, other=60)]
+    run = {transformer.mlp_post(layer): torch.randn(1, 9, 40, dtype=torch.float64) for layer in range(3)}
+    for to in (Zero(), Mean({name: value[0, 0] for name, value in run.items()}), Resample(run)):
+        ranked = [(1, 7), (0, 3), (1, 8), (2, 20)]
+        case = Case(tokens=tokens, target=targets, neurons=ranked, positions=[1, -2, 4], to=to, name="one", key=("k",))
+        table = effects_against_random(model, [case], counts=(1, 3, 9), n_random=2, seed=5, batch_size=4)
+        tried = trials(model, ranked, counts=(1, 3, 9), n_random=2, seed=5, key=("k",))
+        assert table.n_neurons.tolist() == [n for n in (1, 3) for _ in range(9)]
+        for number, trial in enumerate(tried):
+            hooks = ablate(model, trial.neurons, to=to, positions=[1, -2, 4])
+            expected = effect_of(model, tokens, hooks, targets).table()
+            rows = table.iloc[3 * number : 3 * number + 3].reset_index(drop=True)
+            pd.testing.assert_frame_equal(rows[expected.columns], expected, rtol=1e-4, atol=1e-6)
+            assert rows.chosen.tolist() == [trial.draw == 0] * 3
+        assert table.value_change.abs().min() > 1e-5
+
+
+def test_where_a_layer_is_used_up_a_curve_has_no_control():
+    model = wrapped("gpt-j", "bridge")
+    ranked = [(1, neuron) for neuron in range(30)]
+    case = Case(tokens=reference.tokens(batch=1), target=11, neurons=ranked)
+    table = effects_against_random(model, [case], counts=(10, 20, 30), n_random=1)
+    assert table.groupby("n_neurons").chosen.count().to_dict() == {10: 2, 20: 2, 30: 1}
+    with pytest.raises(ValueError, match="layer 1: 30 of 40"):
+        effects_against_random(model, [case], n_random=1)
+
+
+@cases
+def test_targets_in_every_form(layout, kind):
+    model, prompt = wrapped(layout, kind), reference.tokens()
+    hooks = ablate(model, NEURONS)
+    before = reference.logits(layout, prompt)
+    after = reference.logits(layout, prompt, *zeroed(layout))
+
+    def spread(logits):
+        return logits[3:].std()
+
+    effect = effect_of(model, prompt, hooks, [(4, 11), LogitDifference(token=11, other=60), spread])
+    assert effect.token.tolist() == [11, -1, -1] * 2
+    for row in range(2):
+        values = [(run[row, 4, 11], run[row, -1, 11] - run[row, -1, 60], spread(run[row])) for run in (before, after)]
+        for at in range(3):
+            entry = 3 * row + at
+            assert float(effect.value_before[entry]) == pytest.approx(float(values[0][at]), abs=2e-5)
+            assert float(effect.value_after[entry]) == pytest.approx(float(values[1][at]), abs=2e-5)
+            p, q = (run[row, 4 if at == 0 else -1].softmax(-1) for run in (before, after))
+            assert float(effect.kl[entry]) == pytest.approx(float((p * (p / q).log()).sum()), abs=2e-5)
+        assert float(effect.probability_after[3 * row]) == pytest.approx(float(after[row, 4].softmax(-1)[11]), abs=2e-5)
+    assert effect.logit_before.isnan().tolist() == effect.probability_after.isnan().tolist() == [False, True, True] * 2
+    assert effect.rank_before.tolist()[1:3] == effect.rank_after.tolist()[1:3] == [-1, -1]
+    assert (effect.rank_before[::3] >= 0).all()
+    several = effect_of(model, prompt, hooks, [11, 60])
+    each = effect_of(model, prompt.repeat_interleave(2, dim=0), hooks, torch.tensor([11, 60, 11, 60]))
+    pd.testing.assert_frame_equal(several.table(), each.table(), rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_positions_that_are_read_are_unembedded():
+    model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
+    widths = []
+    with model.hooks(fwd_hooks=[("unembed.hook_out", lambda value, hook: widths.append(value.shape[1]))]):
+        effect_of(model, prompt, ablate(model, NEURONS), [5, (-3, 5)])
+    assert widths == [3, 3]
 
 
 def test_bootstrap_interval_has_its_textbook_width_and_covers_its_mean():
@@ -141,22 +213,32 @@ def test_bootstrap_interval_has_its_textbook_width_and_covers_its_mean():
 def test_bad_input_is_named():
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
     hooks = ablate(model, NEURONS)
-    with pytest.raises(ValueError, match=r"target 97 is outside the vocabulary of 97 \(0 to 96\)"):
+    with pytest.raises(ValueError, match=r"^effect_of\(target=...\): .*97.* 97 .*\(0 to 96\)"):
         effect_of(model, prompt, hooks, 97)
-    with pytest.raises(ValueError, match=r"one target or one for each of 2 prompts, got shape \[3\]"):
+    with pytest.raises(ValueError, match=r"^effect_of\(target=...\): .* 2 prompts.* \[3\]"):
         effect_of(model, prompt, hooks, torch.tensor([1, 2, 3]))
-    with pytest.raises(ValueError, match="read_pos 9 is outside a prompt of 9 positions"):
-        effect_of(model, prompt, hooks, 1, read_pos=9)
-    with pytest.raises(ValueError, match="there is no intervention to measure"):
+    with pytest.raises(ValueError, match=r"^effect_of\(target=...\): position 9 .* 9 positions"):
+        effect_of(model, prompt, hooks, (9, 1))
+    with pytest.raises(TypeError, match=r"^effect_of\(target=...\): .*True"):
+        effect_of(model, prompt, hooks, True)
+    with pytest.raises(ValueError, match="no hooks"):
         effect_of(model, prompt, [], 1)
-    with pytest.raises(ValueError, match="no hook point"):
+    with pytest.raises(ValueError, match="hook_nowhere"):
         effect_of(model, prompt, [("blocks.0.hook_nowhere", hooks[0][1])], 1)
-    with pytest.raises(FloatingPointError, match="97 logits at position -1 are not finite with the intervention"):
+    with pytest.raises(FloatingPointError, match=r"97 logits at positions \[8\]"):
         effect_of(model, prompt[:1], scale(model, [(2, 1)], factor=float("inf")), 1)
-    with pytest.raises(ValueError, match="no prompts"):
+    with pytest.raises(ValueError, match=r"effects_over\(cases=...\)"):
         effects_over(model, [], lambda _case: hooks)
-    with pytest.raises(ValueError, match="at least one random draw"):
-        effects_against_random(model, [], lambda _case: NEURONS, lambda _neurons, _case: hooks, n_random=0)
+    with pytest.raises(ValueError, match=r"effects_against_random\(n_random=...\): .* 0"):
+        effects_against_random(model, [], n_random=0)
+    with pytest.raises(ValueError, match=r"counts.*\[5, 2\]"):
+        effects_against_random(model, [], counts=(5, 2))
+    with pytest.raises(ValueError, match="cases"):
+        effects_against_random(model, [Case(tokens=prompt[:1], target=1)])
+    with pytest.raises(ValueError, match=r"cases.* 9 positions"):
+        effects_against_random(model, [Case(tokens=prompt[:1], target=1, neurons=NEURONS, positions=[9])])
+    with pytest.raises(ValueError, match="run"):
+        effects_against_random(model, [Case(tokens=prompt[:1], target=1, neurons=NEURONS, to=Resample({}))])
     for values, message in (([], "no values"), ([1.0, float("nan")], "1 of 2 values are not finite")):
         with pytest.raises(ValueError, match=message):
             bootstrap_interval(values)

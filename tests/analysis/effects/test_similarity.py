@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from lens_multimodal.analysis.effects import BertScore, SentenceCosine, WordOverlap
+from lens_multimodal.analysis import BertScore, SentenceCosine, WordOverlap
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "cat", "in", "the", "park", "two"]
 BEFORE = ["a dog in the park", "two dog", "", "", "a cat"]

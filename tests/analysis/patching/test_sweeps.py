@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from lens_multimodal.arguments.targets import CaptionToken, Logit, LogitDifferen
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, input_edited, output_edited, put, wrapped
 from tests.lenses import unchecked
+from tests.models import MODEL_CLASSES, wrapped_model
 
 cases = pytest.mark.parametrize(("layout", "kind"), CASES)
 CLEAN, CORRUPTED = reference.tokens(seed=0, batch=1, pos=6), reference.tokens(seed=1, batch=1, pos=6)
@@ -209,40 +212,88 @@ def test_left_padding_counts_as_nothing(layout, kind):
     assert abs(unmasked.clean - result.clean) > 1e-3
 
 
+def test_targets_of_all_logits_and_targets_in_the_padding():
+    model = wrapped("gpt-j", "bridge")
+    n_padded = 2
+    padded = torch.cat([torch.full((1, n_padded), 3), CORRUPTED], dim=1)
+    clean = torch.cat([torch.full((1, n_padded), 3), CLEAN], dim=1)
+    mask = torch.ones_like(padded)
+    mask[0, :n_padded] = 0
+    masks = {"clean_mask": mask, "corrupted_mask": mask}
+    bare = act_patch_resid_pre(model, CLEAN, CORRUPTED, lambda logits: logits[-3:].std(), layers=1)
+    result = act_patch_resid_pre(model, clean, padded, lambda logits: logits[-3:].std(), layers=1, **masks)
+    torch.testing.assert_close(result.patched, bare.patched)
+    torch.testing.assert_close(result.estimate, bare.estimate)
+    assert (result.clean, result.corrupted) == (bare.clean, bare.corrupted)
+    with pytest.raises(ValueError, match=r"act_patch_resid_pre\(target=...\): .* 2 positions"):
+        act_patch_resid_pre(model, clean, padded, (1, 11), layers=1, **masks)
+
+
+SWEEPS = [
+    act_patch_resid_pre, act_patch_mlp_out, act_patch_attn_out, act_patch_heads, act_patch_heads_by_position,
+    partial(act_patch_neurons, neurons=NEURONS), partial(act_patch_neurons_by_position, neurons=NEURONS),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_every_sweep_works_in_every_mode(kind, frozen, mode):
+    model = wrapped_model(kind, reference.hugging_face("gpt-j")).requires_grad_(not frozen)
+    names = [transformer.mlp_post(0), transformer.resid_pre(2)]
+    expected = [sweep(model, CLEAN, CORRUPTED, TARGET) for sweep in SWEEPS]
+    whole = attribution_patch(model, CLEAN, CORRUPTED, TARGET, names)
+    with mode():
+        clean, corrupted = CLEAN + 0, CORRUPTED + 0
+        for sweep, other in zip(SWEEPS, expected, strict=True):
+            result = sweep(model, clean, corrupted, TARGET)
+            torch.testing.assert_close(result.patched + 0, other.patched)
+            torch.testing.assert_close(result.estimate + 0, other.estimate)
+            assert result.estimate.abs().max() > 0
+            assert not result.estimate.requires_grad
+        for name, value in attribution_patch(model, clean, corrupted, TARGET, names).items():
+            torch.testing.assert_close(value + 0, whole[name])
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(ValueError, match="inference_mode"), torch.inference_mode():
+        act_patch_heads(wrapped_model(kind, reference.hugging_face("gpt-j")), CLEAN, CORRUPTED, TARGET)
+
+
 def test_bad_input_is_named():
     model = wrapped("gpt-j", "bridge")
-    with pytest.raises(ValueError, match=r"clean_tokens of one prompt, \[1, pos\], got \[2, 6\]"):
+    with pytest.raises(ValueError, match=r"clean_tokens.*\[2, 6\]"):
         unchecked(attribution_patch)(model, torch.cat([CLEAN, CLEAN]), CORRUPTED, 11, [transformer.resid_pre(0)])
-    with pytest.raises(ValueError, match=r"unequal length, 6 and 5 .*image_pos\[0\] of each.*range\(6 - n, 6\)"):
+    with pytest.raises(ValueError, match=r"positions.* 6 and 5 .*range\(6 - n, 6\)"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED[:, :5], 11)
-    with pytest.raises(ValueError, match="2 source_positions cannot be copied to 3 positions"):
+    with pytest.raises(ValueError, match=r"\(source_positions=...\): .* 3 positions.* 2"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1, 2, 3], source_positions=[1, 2])
-    with pytest.raises(ValueError, match="need both sides listed"):
+    with pytest.raises(ValueError, match=r"\(source_positions=...\): .* 2"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, source_positions=[1, 2])
-    with pytest.raises(ValueError, match="position 6 is outside this pass over 6"):
+    with pytest.raises(ValueError, match=r"\(source_positions=...\): .* 6 "):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1], source_positions=[6])
     mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
-    with pytest.raises(ValueError, match=r"positions \[1\] are padding"):
+    with pytest.raises(ValueError, match=r"\[1\] are padding"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1, 4], clean_mask=mask)
-    with pytest.raises(ValueError, match=r"corrupted_mask must be zero on the left and one on the right, got \[1, 1"):
+    with pytest.raises(ValueError, match=r"corrupted_mask.*\[1, 1"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, corrupted_mask=1 - mask)
-    with pytest.raises(ValueError, match=r"clean_mask has shape \[1, 5\], expected .* \[1, 6\]"):
+    with pytest.raises(ValueError, match=r"clean_mask.*\[1, 5\].*\[1, 6\]"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, clean_mask=mask[:, 1:])
-    with pytest.raises(ValueError, match="a caption token has two places"):
+    with pytest.raises(ValueError, match=r"\(target=...\): .*caption token"):
         act_patch_resid_pre(
             model, CLEAN, CORRUPTED[:, :5], CaptionToken(pos=3), positions=[1, 2], source_positions=[1, 2]
         )
+    with pytest.raises(ValueError, match=r"target.* 2"):
+        unchecked(attribution_patch)(model, CLEAN, CORRUPTED, [11, 12], [transformer.resid_pre(0)])
     with pytest.raises(TypeError, match="position"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, position=[1])
-    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"\(batch_size=...\): .* 0"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, batch_size=0)
     with pytest.raises(ValueError, match="97"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 97)
-    with pytest.raises(ValueError, match="position 6 is outside this pass over 6"):
+    with pytest.raises(ValueError, match=r"\(positions=...\): .* 6 "):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[6])
-    with pytest.raises(ValueError, match="at least one position of the prompt"):
+    with pytest.raises(ValueError, match="positions"):
         act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=slice(9, None))
-    with pytest.raises(ValueError, match="no neurons given"):
+    with pytest.raises(ValueError, match="neuron"):
         act_patch_neurons(model, CLEAN, CORRUPTED, 11, neurons=[])
-    with pytest.raises(ValueError, match="no hook point"):
+    with pytest.raises(ValueError, match="hook_nowhere"):
         attribution_patch(model, CLEAN, CORRUPTED, 11, ["blocks.0.hook_nowhere"])

@@ -11,7 +11,7 @@ from lens_multimodal.analysis import (
     faithfulness,
     logit_lens,
 )
-from lens_multimodal.analysis.patching.cells import PatchSweep
+from lens_multimodal.analysis.patching.patch_sweep import PatchSweep
 from lens_multimodal.hooks import ablate
 from lens_multimodal.views.notebook.svg import cells_svg, lines_svg
 from tests.lenses import picture

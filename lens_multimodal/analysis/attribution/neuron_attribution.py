@@ -2,8 +2,8 @@
 
     g[k, p] = A[k, p] * d target / d A[k, p]        A: activation after the non-linearity, p: position
 
-All layers compete in one ranking; a neuron's score is its maximum over the image positions. Other scores come
-behind the same call: pass their name, or an object with settings such as `IntegratedGradients(steps=32)`.
+All layers share one ranking; a neuron's score is its maximum over the image positions. Other scores have the same
+call: pass their name, or an object with settings such as `IntegratedGradients(steps=32)` (see `scores`).
 
 Activation times gradient does not depend on weight processing, except that a centred unembedding shifts the
 raw logit (see `targets`). Scores that read `W_out @ W_U` directly do depend on it.
@@ -18,87 +18,87 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.attribution.ablation_effect import Ablation
-from lens_multimodal.analysis.attribution.gradients import ActivationXGradient
-from lens_multimodal.analysis.attribution.integrated_gradients import IntegratedGradients
-from lens_multimodal.analysis.attribution.read_out_scores import ActivationXDecoded, DirectEffect, LocalDirectEffect
-from lens_multimodal.analysis.attribution.request import Request, Score, request_by_row, request_for_targets, run_score
+from lens_multimodal.analysis.attribution.attribution_inputs import (
+    AttributionInputs,
+    Score,
+    TargetsByRow,
+    inputs_by_row,
+    inputs_for_targets,
+    run_score,
+)
+from lens_multimodal.analysis.attribution.scores import read_score
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.arguments.targets import Targets
-
-SCORES: dict[str, Score] = {
-    "activation_x_gradient": ActivationXGradient(),
-    "activation_x_decoded": ActivationXDecoded(),
-    "local_direct_effect": LocalDirectEffect(),
-    "direct_effect": DirectEffect(),
-    "integrated_gradients": IntegratedGradients(),
-    "ablation": Ablation(),
-}
-"""Scores by name, with their default settings."""
+from lens_multimodal.arguments.units import Layers
 
 REDUCTIONS = ("max", "sum", "mean")
 """Ways to one number per neuron from its positions; the paper takes the maximum."""
 
 
+@public
 def neuron_attribution(
     model: nn.Module,
     tokens: Int[Tensor, "1 prompt_pos"],
     target: Targets,
-    positions: Any = None,
+    positions: Positions = None,
     *,
     score: str | Score = "activation_x_gradient",
-    layers: Any = None,
+    layers: Layers = None,
     attention_mask: Tensor | None = None,
 ) -> Float[Tensor, "target layer pos d_mlp"]:
-    """Share of every MLP neuron in one or several targets.
+    """Contribution of every MLP neuron to one or several targets.
 
     Args:
         model: any TransformerLens model.
         target: a token id or string (its raw logit at the last position), `(pos, token)`, a target object, a function
             of the logits, or a list of those. They share one forward pass.
-        positions: where neurons are looked at, in this order; None for all.
+        positions: where neurons are scored, in this order; None for all.
         score: a name of `SCORES`, or such an object.
         layers: None for all. From a later layer on, memory shrinks: nothing below it is recorded.
     Returns: positive raises the target; in the target's unit; axes follow the order of targets, ascending layers, the
         order of positions.
     Raises:
         ValueError: targets, positions or layers that do not exist; an unknown score; several prompts.
-        TypeError: arguments of another kind.
-        FloatingPointError: infinities or NaN on the way.
+        TypeError: arguments of another type.
+        FloatingPointError: infinite or undefined activations, targets or gradients.
     Cost: one forward pass, and one backward pass per target (other scores: see their classes). The result itself
         has `targets * layers * positions * d_mlp` numbers; `top_neurons` keeps only the largest.
     """
-    request = request_for_targets(model, tokens, target, positions, layers=layers, attention_mask=attention_mask)
-    return _collect(request, score)[:, 0]
+    inputs = inputs_for_targets(model, tokens, target, positions, layers=layers, attention_mask=attention_mask)
+    return _collect(inputs, score)[:, 0]
 
 
+@public
 def neuron_attribution_by_row(
     model: nn.Module,
     tokens: Int[Tensor, "batch prompt_pos"],
-    targets: list[Any],
-    positions: Any = None,
+    targets: TargetsByRow,
+    positions: Positions = None,
     *,
     score: str | Score = "activation_x_gradient",
-    layers: Any = None,
+    layers: Layers = None,
     attention_mask: Tensor | None = None,
 ) -> Float[Tensor, "batch layer pos d_mlp"]:
     """`neuron_attribution` for a batch of prompts with one target each: one forward and one backward in all.
 
     Positions count along the padded rows and are the same for each.
     """
-    request = request_by_row(model, tokens, targets, positions, layers=layers, attention_mask=attention_mask)
-    return _collect(request, score)[0]
+    inputs = inputs_by_row(model, tokens, targets, positions, layers=layers, attention_mask=attention_mask)
+    return _collect(inputs, score)[0]
 
 
+@public
 def top_neurons(
     model: nn.Module,
     tokens: Int[Tensor, "1 prompt_pos"],
     target: Targets,
-    positions: Any = None,
+    positions: Positions = None,
     *,
     top_k: int = 100,
     score: str | Score = "activation_x_gradient",
     reduce: str = "max",
-    layers: Any = None,
+    layers: Layers = None,
     attention_mask: Tensor | None = None,
 ) -> pd.DataFrame:
     """The neurons with the largest attribution, all layers in one ranking; reduced while it is computed.
@@ -109,38 +109,26 @@ def top_neurons(
     Returns: columns `target`, `rank` (from 0), `layer`, `neuron`, `attribution` (reduced), `pos` (where the neuron's
         attribution is largest). `attrs` records score, reduction and weight processing.
     """
-    request = request_for_targets(model, tokens, target, positions, layers=layers, attention_mask=attention_mask)
-    return _rank(request, score, reduce, top_k).drop(columns="row")
+    inputs = inputs_for_targets(model, tokens, target, positions, layers=layers, attention_mask=attention_mask)
+    return _rank(inputs, score, reduce, top_k).drop(columns="row")
 
 
+@public
 def top_neurons_by_row(
     model: nn.Module,
     tokens: Int[Tensor, "batch prompt_pos"],
-    targets: list[Any],
-    positions: Any = None,
+    targets: TargetsByRow,
+    positions: Positions = None,
     *,
     top_k: int = 100,
     score: str | Score = "activation_x_gradient",
     reduce: str = "max",
-    layers: Any = None,
+    layers: Layers = None,
     attention_mask: Tensor | None = None,
 ) -> pd.DataFrame:
     """`top_neurons` for a batch of prompts with one target each; a further column `row` says which prompt."""
-    request = request_by_row(model, tokens, targets, positions, layers=layers, attention_mask=attention_mask)
-    return _rank(request, score, reduce, top_k)
-
-
-def resolve_score(score: Any) -> Score:
-    """A score by name, or the object itself. Raises: ValueError for an unknown name; TypeError for no score."""
-    if isinstance(score, str):
-        if score not in SCORES:
-            raise ValueError(f"unknown score {score!r}; there are {', '.join(SCORES)}")
-        return SCORES[score]
-    if not callable(score) or isinstance(score, type):
-        raise TypeError(
-            f"expected the name of a score or a score object such as IntegratedGradients(steps=16), got {score!r}"
-        )
-    return score
+    inputs = inputs_by_row(model, tokens, targets, positions, layers=layers, attention_mask=attention_mask)
+    return _rank(inputs, score, reduce, top_k)
 
 
 def reduce_positions(scores: Float[Tensor, "... pos d_mlp"], reduce: str) -> Float[Tensor, "... d_mlp"]:
@@ -156,27 +144,27 @@ def _check_reduction(reduce: Any) -> None:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
 
 
-def _collect(request: Request, score: str | Score) -> Float[Tensor, "pass batch layer pos d_mlp"]:
-    place = {layer: index for index, layer in enumerate(request.layers)}
-    sizes = len(request.passes), len(request.tokens), len(place), len(request.positions)
+def _collect(inputs: AttributionInputs, score: str | Score) -> Float[Tensor, "target batch layer pos d_mlp"]:
+    place = {layer: index for index, layer in enumerate(inputs.layers)}
+    sizes = len(inputs.targets), len(inputs.tokens), len(place), len(inputs.positions)
     result: list[Tensor] = []
 
     def keep(index: int, layer: int, scores: Tensor) -> None:
         if not result:
-            device = request.tokens.device
+            device = inputs.tokens.device
             result.append(torch.empty(*sizes, scores.shape[-1], dtype=scores.dtype, device=device))
         result[0][index, :, place[layer]] = scores.to(result[0].device)
 
-    run_score(resolve_score(score), request, keep)
+    run_score(read_score(score), inputs, keep)
     return result[0]
 
 
-def _rank(request: Request, score: str | Score, reduce: str, top_k: int) -> pd.DataFrame:
+def _rank(inputs: AttributionInputs, score: str | Score, reduce: str, top_k: int) -> pd.DataFrame:
     _check_reduction(reduce)
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"top_k must be a positive integer, got {top_k!r}")
-    positions = request.positions
-    found: dict[int, list[tuple[int, Tensor, Tensor, Tensor]]] = {i: [] for i in range(len(request.passes))}
+    positions = inputs.positions
+    found: dict[int, list[tuple[int, Tensor, Tensor, Tensor]]] = {i: [] for i in range(len(inputs.targets))}
 
     def keep(index: int, layer: int, scores: Tensor) -> None:
         reduced = reduce_positions(scores, reduce)
@@ -184,17 +172,17 @@ def _rank(request: Request, score: str | Score, reduce: str, top_k: int) -> pd.D
         where = scores.gather(2, neurons[:, None].expand(-1, scores.shape[1], -1)).argmax(dim=1)
         found[index].append((layer, values, neurons, where))
 
-    run_score(resolve_score(score), request, keep)
+    run_score(read_score(score), inputs, keep)
     columns = [
         _columns(found[index], row, target.label, positions, top_k)
-        for index, targets in enumerate(request.passes)
+        for index, targets in enumerate(inputs.targets)
         for row, target in enumerate(targets)
     ]
     table = pd.DataFrame({name: np.concatenate([part[name] for part in columns]) for name in columns[0]})
     table.attrs.update(
         score=score if isinstance(score, str) else repr(score),
         reduce=reduce,
-        weight_processing=transformer.weight_processing(request.model),
+        weight_processing=transformer.weight_processing(inputs.model),
     )
     return table
 

@@ -1,0 +1,57 @@
+import torch
+
+from lens_multimodal import transformer
+from lens_multimodal.analysis.effects.by_row import Replaced, hooks_by_row, zero_rows
+from lens_multimodal.arguments.positions import read_positions
+from lens_multimodal.hooks import Resample
+
+
+def run(hooks, activation):
+    [(_, hook)] = hooks
+    return hook(activation, hook=None)
+
+
+def test_the_hook_edits_a_copy_its_own_rows_and_no_generated_token():
+    activation = torch.randn(3, 4, 3)
+    before = activation.clone()
+    without = [{0: torch.tensor([0])}, {0: torch.tensor([2, 1])}, None]
+    hooks = zero_rows(without, positions=[1, -2], n_pos=4)
+    assert [name for name, _ in hooks] == [transformer.mlp_post(0)]
+    after = run(hooks, activation)
+    assert torch.equal(activation, before)
+    expected = before.clone()
+    expected[0, 1:3, 0] = 0
+    expected[1, 1:3, 1:] = 0
+    assert torch.equal(after, expected)
+    single = torch.randn(3, 1, 3)
+    assert run(hooks, single) is single
+
+
+def test_positions_with_an_open_end_include_generated_tokens():
+    hooks = zero_rows([{0: torch.tensor([1])}, None], positions=slice(2, None), n_pos=4)
+    prompt, generated = torch.randn(2, 4, 3), torch.randn(2, 1, 3)
+    after = run(hooks, prompt)
+    assert (after[0, 2:, 1] == 0).all()
+    assert torch.equal(after[0, :2], prompt[0, :2])
+    assert torch.equal(after[1], prompt[1])
+    after = run(hooks, generated)
+    assert after[0, 0, 1] == 0
+    assert torch.equal(after[1], generated[1])
+
+
+def test_rows_take_whole_activations_and_heads_of_another_run():
+    activation, other = torch.randn(4, 5, 2, 3), torch.randn(1, 5, 2, 3)
+    name, at, both = "blocks.0.attn.hook_z", read_positions(3), read_positions([4, 0])
+    rows = [
+        [Replaced(name=name, positions=at)],
+        [Replaced(name=name, positions=at, units=torch.tensor([1]))],
+        [Replaced(name=name, positions=both), Replaced(name=name, positions=at, units=torch.tensor([0]))],
+        [],
+    ]
+    after = run(hooks_by_row(rows, n_pos=5, to=Resample({name: other})), activation)
+    expected = activation.clone()
+    expected[0, 3] = other[0, 3]
+    expected[1, 3, 1] = other[0, 3, 1]
+    expected[2, [0, 4]] = other[0, [0, 4]]
+    expected[2, 3, 0] = other[0, 3, 0]
+    assert torch.equal(after, expected)
