@@ -11,6 +11,8 @@ from torch import Tensor
 from lens_multimodal import saved_lens, transformer
 from lens_multimodal.analysis.image_neurons import image_neurons
 from lens_multimodal.analysis.neuron_table import NeuronTable
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.targets import Token, read_token
 from lens_multimodal.image.pictures import Picture
 from lens_multimodal.neuron_card import NeuronCard, neuron_card
 from lens_multimodal.notebook import ShownInNotebooks
@@ -29,10 +31,11 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         text: the same tokenizer as prompts and captions use it: `lens.text.encode`, `lens.text.caption`, ...
     """
 
+    @public
     def neurons(
         self,
         image: Picture | ImagePrompt,
-        target: str | int,
+        target: Token,
         *,
         top_k: int = 100,
         score: str = "activation_x_gradient",
@@ -54,16 +57,18 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
 
         Raises: as `analysis.top_neurons` and `prompt_before`; ValueError for a prompt without an image.
         """
+        token = read_token(self.model, target, name="target", tokenizer=self.tokenizer)
         if not isinstance(image, ImagePrompt):
-            image = self.prompt_before(image, target)
-        return image_neurons(self.model, image, self.text.token_id(target), top_k=top_k, score=score, reduce=reduce)
+            image = self.prompt_before(image, token)
+        return image_neurons(self.model, image, token, top_k=top_k, score=score, reduce=reduce)
 
+    @public
     def show(
         self,
         neuron: Any,
         *,
         image: Picture | ImagePrompt | None = None,
-        target: str | int | None = None,
+        target: Token | None = None,
         pictures: Sequence[Picture] | None = None,
     ) -> NeuronCard:
         """Everything about one neuron on a card: receptive field, words, attribution, ablation, sample pictures.

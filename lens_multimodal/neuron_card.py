@@ -21,6 +21,7 @@ from lens_multimodal.analysis import (
     neuron_attribution,
     receptive_field,
 )
+from lens_multimodal.arguments.targets import Token, read_token
 from lens_multimodal.arguments.units import read_neurons
 from lens_multimodal.hooks import ablate
 from lens_multimodal.image.geometry import ImageGeometry
@@ -39,11 +40,12 @@ class AttachedLens(Protocol):
     """What a card needs of a `VisionLens`."""
 
     model: nn.Module
+    tokenizer: Any
     text: PromptTokenizer
 
     def prompt(self, images: Sequence[Picture], text: str = PROMPT) -> ImagePrompt: ...
 
-    def prompt_before(self, image: Picture, word: str | int, text: str = PROMPT) -> ImagePrompt: ...
+    def prompt_before(self, image: Picture, word: Token, text: str = PROMPT) -> ImagePrompt: ...
 
     def forget(self, *prompts: ImagePrompt) -> None: ...
 
@@ -99,7 +101,7 @@ def neuron_card(
     neuron: Any,
     *,
     image: Picture | ImagePrompt | None = None,
-    target: str | int | None = None,
+    target: Token | None = None,
     pictures: Sequence[Picture] | None = None,
     text: str = PROMPT,
     batch_size: int = 16,
@@ -162,7 +164,8 @@ def _one_neuron(model: nn.Module, neuron: Any) -> tuple[int, int]:
         neurons = [(neuron.layer, neuron.neuron)]
     else:
         neurons = [neuron]
-    found = [(layer, int(index)) for layer, indices in read_neurons(model, neurons).items() for index in indices]
+    by_layer = read_neurons(model, neurons, name="neuron")
+    found = [(layer, int(index)) for layer, indices in by_layer.items() for index in indices]
     if len(found) != 1:
         raise ValueError(
             f"a card shows one neuron, got a table of {len(found)}; give (layer, neuron) or a row: "
@@ -206,10 +209,10 @@ def _sample(index: int, picture: Image.Image, image: EmbeddedImage, activations:
 
 
 def _prompt_and_target(
-    lens: AttachedLens, pair: tuple[int, int], image: Picture | ImagePrompt, target: str | int | None, text: str
+    lens: AttachedLens, pair: tuple[int, int], image: Picture | ImagePrompt, target: Token | None, text: str
 ) -> tuple[ImagePrompt, int]:
     """The prompt that ends where the target is predicted, and the target."""
-    token = None if target is None else lens.text.token_id(target)
+    token = None if target is None else read_token(lens.model, target, name="target", tokenizer=lens.tokenizer)
     if isinstance(image, ImagePrompt):
         if len(image) != 1 or not image.spans[0]:
             raise ValueError(f"expected a prompt of one row with an image, got {len(image)} rows (prompt.row(i))")

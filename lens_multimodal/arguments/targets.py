@@ -123,14 +123,15 @@ def first_read(targets: Iterable[ResolvedTarget]) -> int:
     return min(0 if target.pos is None else target.pos for target in targets)
 
 
-def read_token(model: nn.Module, token: Any, *, name: str = "token") -> int:
+def read_token(model: nn.Module, token: Any, *, name: str = "token", tokenizer: Any = None) -> int:
     """A token id of the vocabulary, given as such or as a string that is exactly one token.
 
+    Args: tokenizer: for a model that has none of its own.
     Raises: ArgumentValueError for an id outside the vocabulary, and for a string of several tokens, which it names;
         ArgumentTypeError for anything else.
     """
     if isinstance(token, str):
-        return _single_token(model, token, name)
+        return single_token(getattr(model, "tokenizer", None) if tokenizer is None else tokenizer, token, name)
     if not hasattr(token, "__index__"):
         raise ArgumentTypeError(f"expected a token id or a string of one token, got {shown(token)}", name)
     found = read_integer(token, name)
@@ -246,16 +247,23 @@ def _listed(values: Any) -> list[Any]:
     return list(values) if isinstance(values, list | tuple) else [values]
 
 
-def _single_token(model: nn.Module, text: str, name: str) -> int:
-    tokenizer: Any = getattr(model, "tokenizer", None)
+def single_token(tokenizer: Any, text: str, name: str) -> int:
+    """The id of a string that is one token, as in `read_token`."""
     if tokenizer is None:
         raise ArgumentValueError(f"this model has no tokenizer to look up {text!r}; give the token id instead", name)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = token_ids(tokenizer, text, name)
     if len(ids) != 1:
         pieces = ", ".join(repr(tokenizer.decode([i])) for i in ids) or "nothing"
         raise ArgumentValueError(
             f"{text!r} is {len(ids)} tokens, not one: {pieces}; a word inside a sentence usually starts with a "
-            f"space, and the first piece of a longer word can be a target by itself",
+            f"space, {' ' + text.strip()!r}, and the first piece of a longer word can be a target by itself",
             name,
         )
-    return int(ids[0])
+    return ids[0]
+
+
+def token_ids(tokenizer: Any, text: str, name: str = "text") -> list[int]:
+    """Token ids of a text, without special tokens. Raises: ArgumentValueError for half a character."""
+    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ArgumentValueError(f"{text!r} holds half a character (a lone surrogate), which no tokenizer reads", name)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
+from lens_multimodal.arguments.targets import Token, read_token
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.pictures import Picture, as_picture, as_pictures, picture_batches
 from lens_multimodal.prompt import generation
@@ -213,14 +214,14 @@ class CaptioningModel:
             yield from self._captions(pictures, text, max_new_tokens, sampling)
 
     def prompt_before(
-        self, image: Picture, word: str | int, text: str = PROMPT, *, max_new_tokens: int = 20
+        self, image: Picture, word: Token, text: str = PROMPT, *, max_new_tokens: int = 20
     ) -> ImagePrompt:
         """The image, `text` and the model's own caption before `word`: a prompt that ends where `word` is predicted.
 
         Args: word: a string that is one token, or a token id.
         Raises: ValueError if the caption does not say `word`, or `word` is not one token.
         """
-        target = self.text.token_id(word)
+        target = read_token(self.model, word, name="word", tokenizer=self.tokenizer)
         prompt = self.prompt(image, text)
         (ids,) = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids)
         ids = self.text.first_line(ids)

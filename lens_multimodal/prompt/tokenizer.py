@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from lens_multimodal.arguments.targets import single_token, token_ids
+
 
 class PromptTokenizer:
     """Text to token ids and back in the middle of a prompt, and generated ids to a caption.
@@ -30,11 +32,7 @@ class PromptTokenizer:
         """
         if not isinstance(text, str):
             raise TypeError(f"expected text, got {text!r} ({type(text).__name__})")
-        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"{text!r} holds half a character (a lone surrogate), which no tokenizer can read")
-        if not text:
-            return []
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return token_ids(self.tokenizer, text) if text else []
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
@@ -65,16 +63,7 @@ class PromptTokenizer:
 
         Raises: ValueError for a string of several tokens, naming them.
         """
-        if not isinstance(word, str):
-            return word
-        ids = self.encode(word)
-        if len(ids) != 1:
-            pieces = [self.token(i) for i in ids]
-            raise ValueError(
-                f"{word!r} is {len(ids)} tokens ({pieces}), expected one; most words are one token with their "
-                f"leading space: {' ' + word.strip()!r}"
-            )
-        return ids[0]
+        return single_token(self.tokenizer, word, "word") if isinstance(word, str) else word
 
     @cached_property
     def stop_ids(self) -> list[int]:

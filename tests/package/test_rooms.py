@@ -12,9 +12,8 @@ NAME = PACKAGE.name
 ORDER = (
     ("files", "notebook", "precision", "seeds"),
     ("transformer",),
-    ("image",),
+    ("arguments", "image"),
     ("prompt",),
-    ("arguments",),
     ("hooks",),
     ("analysis",),
     ("tiny",),
