@@ -1,6 +1,7 @@
 """A real byte-level BPE tokenizer with the 97 tokens and the special ids of the random language models."""
 
 from pathlib import Path
+from string import ascii_lowercase
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -14,19 +15,7 @@ WORDS = ["picture", "of", "dog", "cat", "red", "sun", "a", "and", "is"]
 
 def make_tokenizer(folder: Path, layout: str = "gpt-j") -> PreTrainedTokenizerFast:
     """Saved to a folder and loaded from it: TransformerLens cannot take one that was never saved."""
-    pieces = [*SPECIAL, "Ġ", "Ċ", "A", ".", ",", *"abcdefghijklmnopqrstuvwxyz"]
-    merges = []
-    for word in WORDS:
-        done = "Ġ"
-        for letter in word:
-            if done + letter not in pieces:
-                pieces.append(done + letter)
-                merges.append((done, letter))
-            done += letter
-    pieces += [f"[{i}]" for i in range(len(pieces), D_VOCAB)]
-    bpe = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    bpe = byte_level([*SPECIAL, "Ġ", "Ċ", "A", ".", ",", *ascii_lowercase], WORDS, size=D_VOCAB)
     config = LAYOUTS[layout]
     special = {
         f"{role}_token": SPECIAL[i]
@@ -35,3 +24,20 @@ def make_tokenizer(folder: Path, layout: str = "gpt-j") -> PreTrainedTokenizerFa
     }
     PreTrainedTokenizerFast(tokenizer_object=bpe, **special).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def byte_level(letters: list[str], words: list[str], *, size: int) -> Tokenizer:
+    """Words with a leading space are one token each; letters are tokens; the rest is filler."""
+    pieces, merges = list(letters), []
+    for word in words:
+        done = "Ġ"
+        for letter in word:
+            if done + letter not in pieces:
+                pieces.append(done + letter)
+                merges.append((done, letter))
+            done += letter
+    pieces += [f"[{i}]" for i in range(len(pieces), size)]
+    bpe = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    return bpe

@@ -97,7 +97,7 @@ def units(kind: str, first: int = 0) -> Kind:
     other_order = {first + 1: np.array([0]), first: (1,)}
     return Kind(
         groups=[(pairs, table, torch.tensor(pairs), np.array(pairs), by_layer, other_order, pairs[::-1])],
-        otherwise=[(first, 0)],
+        otherwise=[(first, 0), (first, 1)],
         wrong=[[], [(0, 99)], [(9, 0)], [(1, 1), (1, 1)], [(0, -1)], "ab", [3, 4], [(0, 1.5)], table[["layer"]]],
     )
 

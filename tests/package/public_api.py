@@ -4,6 +4,7 @@ Public is what `__all__` of these packages lists, and the public methods of the 
 """
 
 import inspect
+import re
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 PACKAGES = (
     "lens_multimodal",
     "lens_multimodal.analysis",
-    "lens_multimodal.analysis.patching.sweeps",
     "lens_multimodal.cli",
     "lens_multimodal.data",
     "lens_multimodal.experiments",
@@ -36,16 +36,17 @@ def lines() -> list[str]:
 
 def _described(path: str, value: object) -> list[str]:
     if inspect.isclass(value):
+        own = [base for base in reversed(value.__mro__) if base.__module__.startswith("lens_multimodal")]
+        members = {name: member for base in own for name, member in vars(base).items() if not name.startswith("_")}
         methods = [
             f"{path}.{name}{_parameters(method)}"
-            for name, method in vars(value).items()
-            if not name.startswith("_") and inspect.isroutine(inspect.unwrap(getattr(value, name)))
+            for name, method in members.items()
+            if inspect.isroutine(inspect.unwrap(getattr(value, name)))
         ]
-        attributes = [f"{path}.{name}" for name in getattr(value, "__annotations__", {}) if not name.startswith("_")]
+        annotated = [name for base in own for name in vars(base).get("__annotations__", {})]
+        attributes = [f"{path}.{name}" for name in annotated if not name.startswith("_")]
         properties = [
-            f"{path}.{name}"
-            for name, member in vars(value).items()
-            if not name.startswith("_") and isinstance(member, (property, cached_property))
+            f"{path}.{name}" for name, member in members.items() if isinstance(member, (property, cached_property))
         ]
         return [f"{path}{_parameters(value)}", *methods, *attributes, *properties]
     return [f"{path}{_parameters(value)}" if callable(value) else path]
@@ -55,12 +56,12 @@ def _parameters(function: object) -> str:
     """Names, kinds and defaults; annotations may become wider without breaking anybody."""
     function = getattr(function, "__func__", function)
     try:
-        signature = inspect.signature(inspect.unwrap(function))
+        signature = inspect.signature(inspect.unwrap(function, stop=lambda found: "__signature__" in vars(found)))
     except (TypeError, ValueError):
         return ""
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     text = str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
-    return text.replace(" object at 0x", "~").split("~")[0] if " object at 0x" in text else text
+    return re.sub(" at 0x[0-9a-f]+", "", text)
 
 
 if __name__ == "__main__":

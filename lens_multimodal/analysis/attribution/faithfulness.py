@@ -5,7 +5,7 @@ faithful if it orders neurons as their effects do. Activation times gradient is 
 effect saturates or cancels (paper notes, section 5); this report shows by how much.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,15 +161,7 @@ class _Comparison:
 
     def effects(self) -> Float[Tensor, " neuron"]:
         ablations = [self._ablated(self.flat[i : i + 1]) for i in range(len(self.flat))]
-        found = ablated_effects(
-            self.inputs.model,
-            self.inputs.tokens,
-            self.inputs.targets[0],
-            ablations,
-            batch_size=self.batch_size,
-            attention_mask=self.inputs.attention_mask,
-        )
-        return found[0].cpu()
+        return self._measured(ablated_effects, ablations)
 
     def curves(self, orders: Mapping[str, Tensor], n_points: int) -> pd.DataFrame:
         counts = np.unique(np.linspace(0, len(self.flat), n_points).round().astype(int))
@@ -178,16 +170,16 @@ class _Comparison:
             for count in counts.tolist():
                 labels += [(name, "deletion", count), (name, "insertion", count)]
                 ablations += [self._ablated(self.flat[order[:count]]), self._ablated(self.flat[order[count:]])]
-        values = values_by_row(
-            self.inputs.model,
-            self.inputs.tokens,
-            self.inputs.targets[0],
-            ablations,
-            batch_size=self.batch_size,
-            attention_mask=self.inputs.attention_mask,
-        )
         table = pd.DataFrame(labels, columns=["score", "kind", "n_neurons"])
-        return table.assign(value=values[0].cpu().numpy())
+        return table.assign(value=self._measured(values_by_row, ablations).numpy())
+
+    def _measured(
+        self, measure: Callable[..., Tensor], ablations: Sequence[list[Replaced]]
+    ) -> Float[Tensor, " ablation"]:
+        inputs = self.inputs
+        size, mask = self.batch_size, inputs.attention_mask
+        found = measure(inputs.model, inputs.tokens, inputs.targets[0], ablations, batch_size=size, attention_mask=mask)
+        return found[0].cpu()
 
     def _ablated(self, flat: Tensor) -> list[Replaced]:
         layers = flat // self.d_mlp
