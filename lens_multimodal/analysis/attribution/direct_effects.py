@@ -65,7 +65,7 @@ class DirectEffect:
 def _forward(
     inputs: AttributionInputs,
 ) -> tuple[dict[int, Tensor], list[Float[Tensor, "batch prompt_pos d_model"]], Float[Tensor, "batch pos 1"]]:
-    """Activations and final norm scale at the inputsed positions; for each target its direction everywhere."""
+    """Activations and final norm scale at the given positions; for each target its direction everywhere."""
     at = inputs.positions
     names = [*(transformer.mlp_post(layer) for layer in inputs.layers), transformer.FINAL_NORM_SCALE]
     with torch.no_grad(), transformer.capture(inputs.model, names) as kept:

@@ -1,6 +1,6 @@
 """Integrated gradients of a layer's neurons, from zero to their activations.
 
-For one layer, its neurons at the inputsed positions are scaled together, `alpha * A` with alpha from 0 to 1,
+For one layer, its neurons at the given positions are scaled together, `alpha * A` with alpha from 0 to 1,
 while everything before them stays and everything after them is recomputed:
 
     attribution[k, p] = A[k, p] * integral over alpha of (d target / d A[k, p] at alpha * A)

@@ -1,7 +1,8 @@
 """The causal experiment: effects of taking neurons away, against as many random ones (paper section 3.3).
 
 The first N neurons of a ranking are replaced, N growing if several counts are given, and so are N random neurons of
-the same layers. All of a prompt's runs are rows of shared forward passes (see `by_row`).
+the same layers. All of a prompt's runs are rows of shared forward passes (see `by_row`). `experiments.causal` draws the
+same `trials` and runs them on the same rows, with its own table of all nouns of a caption.
 
     case = Case(tokens=prompt.tokens, target=" dog", neurons=found, positions=prompt.image_pos[0])
     effects = effects_against_random(model, [case], counts=(10, 100, 1000))

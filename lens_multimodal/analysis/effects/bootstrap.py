@@ -1,4 +1,4 @@
-"""How sure a mean over prompts is."""
+"""How certain a mean over prompts is."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,8 +1,8 @@
-"""How alike two captions are: by their words, or by a sentence encoder or BERT model of the user's.
+"""How alike two captions are: by their words, or by a sentence encoder or BERT model that the user gives.
 
 The paper measures an ablation by the BERTScore of the caption after against the caption before (section 3.3). That
-needs a language model of its own, which is the user's to give as a folder on this machine or as a loaded object;
-nothing is ever downloaded, and without one words are counted.
+needs a further language model, which the user gives as a folder on this machine or as a loaded object. Nothing is
+ever downloaded; without such a model, shared words are counted.
 """
 
 import re
@@ -77,7 +77,7 @@ class SentenceCosine:
 
 
 class BertScore:
-    """BERTScore F1 (Zhang et al. 2020) with an encoder of the user's, computed by torchmetrics, no rescaling.
+    """BERTScore F1 (Zhang et al. 2020) with an encoder that the user gives, computed by torchmetrics without rescaling.
 
     Texts without any word have no score of their own: 1 against each other, 0 against anything else.
 
@@ -149,8 +149,8 @@ def _existing(folder: str | Path, what: str) -> Path:
     path = Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(
-            f"no folder {str(folder)!r} with a {what} model; nothing is downloaded here: download it yourself and "
-            f"give the folder it lies in"
+            f"no folder {str(folder)!r} with a {what} model; nothing is downloaded here: download the model and "
+            f"give its folder"
         )
     return path
 

@@ -1,4 +1,4 @@
-"""The two prompts of a sweep: their padding, and which position of one goes to which of the other."""
+"""The two prompts of a sweep: their padding, and which position of one corresponds to which of the other."""
 
 from dataclasses import dataclass, replace
 
