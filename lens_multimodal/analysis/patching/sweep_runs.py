@@ -122,7 +122,8 @@ class SweepRuns:
     ) -> Float[Tensor, " cell"]:
         """The target's value for each cell, every one a row of a forward pass."""
         to = Resample({name: value[None] for name, value in clean_activations.items()})
-        size, parts = self.batch_size, []
+        size = self.batch_size
+        parts: list[Tensor] = []
         for batch in tqdm(list(batches(len(cells), size)), desc=f"activation patching, {site}", delay=2):
             rows = [[cell] for cell in cells[batch]]
             parts += values_by_row(self.model, self.pair.corrupted, [self.target], rows, batch_size=size, to=to)
