@@ -20,7 +20,7 @@ from lens_multimodal.analysis import LogitLens, logit_lens
 from lens_multimodal.analysis.effects.by_row import Reading, read_logits
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
-from lens_multimodal.experiments.shared.context import Context, Row, frame_of
+from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.object_patches import object_patches
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.settings_checks import require_share
@@ -167,8 +167,8 @@ class Depth(Experiment[DepthSettings]):
 
     def rows(self, context: Context[DepthSettings]) -> dict[str, pd.DataFrame]:
         if not context.picture.nouns:
-            return {name: frame_of([]) for name in self.tables}
-        return {"lens": frame_of(_lens(context)), "cuts": frame_of(_cuts(context.picture))}
+            return self.frames()
+        return self.frames(lens=_lens(context), cuts=_cuts(context.picture))
 
 
 def _lens(context: Context[DepthSettings]) -> Iterator[Row]:

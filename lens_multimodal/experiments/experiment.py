@@ -12,12 +12,12 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Generic
 
 import pandas as pd
 
-from lens_multimodal.experiments.shared.context import Context, SettingsT
+from lens_multimodal.experiments.shared.context import Context, Row, SettingsT, frame_of
 from lens_multimodal.experiments.shared.summaries import Summary, SummaryTable, summarised
 
 
@@ -45,6 +45,10 @@ class Experiment(ABC, Generic[SettingsT]):
 
         Cells are numbers, strings, booleans or lists of these. A picture that gives no rows gives an empty frame.
         """
+
+    def frames(self, **rows: Iterable[Row]) -> dict[str, pd.DataFrame]:
+        """Rows by table as `rows` returns them; tables that are not given are empty."""
+        return {name: frame_of(rows.get(name, ())) for name in self.tables}
 
     def summarise(self, rows: Mapping[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
         """The report's tables from the rows of all pictures; frames may be empty."""

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lens_multimodal.experiments.projection import Projection, ProjectionSettings
+from lens_multimodal.experiments.image_prompts_as_words import Projection, ProjectionSettings
 from lens_multimodal.experiments.shared.random_parts import random_projection
 
 

@@ -164,13 +164,13 @@ class FollowUps(Experiment[FollowUpsSettings]):
 
     def rows(self, context: Context[FollowUpsSettings]) -> dict[str, pd.DataFrame]:
         if not context.picture.nouns:
-            return {name: frame_of([]) for name in self.tables}
+            return self.frames()
         noun = context.picture.nouns[0]
-        return {
-            "regions": frame_of(region_rows(context, noun) if noun.in_picture else []),
-            "scores": frame_of(_scores(context, noun)),
-            "neurons": frame_of([_neurons(context, noun)]),
-        }
+        return self.frames(
+            regions=region_rows(context, noun) if noun.in_picture else [],
+            scores=_scores(context, noun),
+            neurons=[_neurons(context, noun)],
+        )
 
 
 def _scores(context: Context[FollowUpsSettings], noun: SaidNoun) -> Iterator[Row]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.views.plots.labels import escaped, token_list
-from lens_multimodal.views.plots.theme import BLUE, colour_scale, themed
+from lens_multimodal.views.plots.theme import BLUE, colour_bar, colour_scale, themed
 
 LONGEST_SIDE = 336
 """Pixels of the embedded picture."""
@@ -159,7 +159,7 @@ def receptive_field_over_picture(
             z=values,
             **at,
             hovertemplate="x %{x:.0f}, y %{y:.0f}<br>activation %{z:.4g}<extra></extra>",
-            colorbar={"title": {"text": "activation", "side": "right"}, "thickness": 14},
+            colorbar=colour_bar("activation"),
             **colour_scale(signed=False),
         )
     )
@@ -204,7 +204,7 @@ def _cells(
         y=[left_column[0].top, *(box.bottom for box in left_column)],
         text=text,
         hovertemplate=f"%{{text}}<br>{escaped(label)} %{{z:.4g}}<extra></extra>",
-        colorbar={"title": {"text": escaped(label), "side": "right"}, "thickness": 14},
+        colorbar=colour_bar(label),
         **limits,
         colorscale=colour_scale(signed=signed)["colorscale"],
     )
