@@ -8,7 +8,7 @@ survives a cut from layer L on, its information has left the image positions bef
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -108,6 +108,8 @@ CUTS = SummaryTable(
     ),
 )
 
+BY_DEPTH = Drawing(kind="curve", x="depth", x_title="depth (layers passed)")
+
 LENS = SummaryTable(
     name="logit lens",
     table="lens",
@@ -121,13 +123,7 @@ LENS = SummaryTable(
     value="log_probability",
     by=("place", "depth"),
     facts=lambda rows: {"n_shown": rows[rows["in_picture"]]["image_id"].nunique()},
-    drawing=Drawing(
-        kind="curve",
-        x="depth",
-        series="place",
-        x_title="depth (layers passed)",
-        y_title="log probability of the noun (nats)",
-    ),
+    drawing=replace(BY_DEPTH, series="place", y_title="log probability of the noun (nats)"),
 )
 
 OBJECT = SummaryTable(
@@ -143,13 +139,7 @@ OBJECT = SummaryTable(
     by=("depth",),
     difference=Pair(column="place", first="object", second="background"),
     verdict=_object_verdict,
-    drawing=Drawing(
-        kind="curve",
-        x="depth",
-        x_title="depth (layers passed)",
-        y_title="log probability, object minus background (nats)",
-        reference=0.0,
-    ),
+    drawing=replace(BY_DEPTH, y_title="log probability, object minus background (nats)", reference=0.0),
 )
 
 

@@ -129,7 +129,6 @@ WORDS = SummaryTable(
             None: "do NOT write the noun they were found for distinguishably more often than",
         },
         percent=True,
-        digits=3,
     ),
     drawing=Drawing(kind="bars", x="share", series="neurons", y_title="share of neurons"),
 )

@@ -81,7 +81,6 @@ POSITIONS = SummaryTable(
             None: "DO NOT decode into the caption's nouns here more often than random tokens",
         },
         percent=True,
-        digits=3,
     ),
     drawing=Drawing(kind="bars", x="read_as", series="tokens", y_title="share of image positions"),
 )
@@ -100,7 +99,6 @@ COMPARED = replace(
             False: "agree LESS with people's nouns than random tokens do",
             None: "do NOT agree distinguishably more with people's nouns than random tokens do",
         },
-        digits=3,
     ),
 )
 

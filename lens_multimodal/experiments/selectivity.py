@@ -132,7 +132,6 @@ OVERLAP = SummaryTable(
             "against {second} (n = {n} pictures)."
         ),
         said={True: "overlap the object MORE than", False: "overlap the object LESS than", None: "do NOT differ from"},
-        digits=3,
     ),
     drawing=Drawing(kind="bars", x="receptive_field_of", series="neurons", y_title="intersection over union"),
 )

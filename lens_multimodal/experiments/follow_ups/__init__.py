@@ -144,6 +144,7 @@ ACROSS = SummaryTable(
         ),
         said={True: "MORE", False: "FEWER", None: "NOT distinguishably more"},
         percent=True,
+        digits=2,
     ),
     drawing=Drawing(kind="bars", x="compared with", series="compared with", y_title="share in common"),
     reference="chance",

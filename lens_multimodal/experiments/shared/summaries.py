@@ -206,7 +206,7 @@ class PairedVerdict:
     where: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
     value: str = "value"
     percent: bool = False
-    digits: int = 2
+    digits: int = 3
 
     def __call__(self, evidence: Evidence) -> str:
         rows = self.where(evidence.rows)

@@ -59,7 +59,7 @@ def layers_over_picture(
     label: str = "recovered",
     signed: bool = True,
 ) -> go.Figure:
-    """One value for each layer and image patch, a slider chooses the layer: an activation patching sweep.
+    """One value for each layer and image patch, such as a patching sweep; a slider selects the layer.
 
     All layers share one colour scale.
 
@@ -86,7 +86,7 @@ def attention_over_picture(
     *,
     layers: Sequence[int] | None = None,
 ) -> go.Figure:
-    """How much a text position attends to each image patch: one panel per head, a slider chooses the layer.
+    """How much a text position attends to each image patch: one panel per head; a slider selects the layer.
 
     Args:
         attention: from one position, such as `pattern[0, :, -1, image_pos]` of each layer's

@@ -99,8 +99,8 @@ def _traces(
             part = part.sort_values(drawing.x)
             if _has_interval(part, drawing):
                 known = part[part["low"].notna()]
-                area = band(known[drawing.x], known["low"], known["high"], colour=colour, name=f"{label} band")
-                yield area.update(legendgroup=label)
+                x, low, high = (known[column].tolist() for column in (drawing.x, "low", "high"))
+                yield band(x, low, high, colour=colour, name=f"{label} band").update(legendgroup=label)
             yield go.Scatter(
                 x=part[drawing.x],
                 y=part[drawing.y],
