@@ -206,7 +206,6 @@ class Causal(Experiment[CausalSettings]):
     question = "Do these neurons cause the word?"
     answer = "probability"
     tables = ("ablations", "captions")
-    settings = CausalSettings
     summaries = (PROBABILITY, DIFFERENCE, OTHER_NOUNS, CAPTIONS)
 
     def rows(self, context: Context[CausalSettings]) -> dict[str, pd.DataFrame]:

@@ -213,7 +213,6 @@ class Controls(Experiment[ControlsSettings]):
     name, version = "controls", 1
     question = "What survives when there is nothing to see, or nothing learned?"
     tables = ("conditions",)
-    settings = ControlsSettings
     summaries = (UNDER_CONTROLS, LEFT, OVERLAP)
 
     def rows(self, context: Context[ControlsSettings]) -> dict[str, pd.DataFrame]:

@@ -152,7 +152,6 @@ class Depth(Experiment[DepthSettings]):
     name, version = "depth", 1
     question = "At which depth does the image become words?"
     tables = ("lens", "cuts")
-    settings = DepthSettings
     summaries = (CUTS, LENS, OBJECT)
 
     def rows(self, context: Context[DepthSettings]) -> dict[str, pd.DataFrame]:

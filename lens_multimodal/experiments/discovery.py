@@ -168,7 +168,6 @@ class Discovery(Experiment[DiscoverySettings]):
     question = "Which neurons turn the image into a word, and where are they?"
     answer = "layers"
     tables = ("captions", "nouns", "neurons", "groups", "agreement")
-    settings = DiscoverySettings
     summaries = (CAPTIONS, WORDS, LAYERS, DISTINCT, agreement.AGREEMENT)
 
     def rows(self, context: Context[DiscoverySettings]) -> dict[str, pd.DataFrame]:

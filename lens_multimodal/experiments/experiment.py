@@ -2,7 +2,7 @@
 
     class Causal(Experiment[CausalSettings]):
         name, version, question = "causal", 1, "Do these neurons cause the word?"
-        tables, settings = ("ablations",), CausalSettings
+        tables = ("ablations",)
         summaries = (SummaryTable(name="probability", rows=..., by=("neurons",), ...),)
 
         def rows(self, context): ...            # one picture: {"ablations": DataFrame}
@@ -13,9 +13,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Generic
+from typing import ClassVar, Generic, get_args
 
 import pandas as pd
+from typing_extensions import get_original_bases
 
 from lens_multimodal.experiments.shared.context import Context, Row, SettingsT, frame_of
 from lens_multimodal.experiments.shared.summaries import Summary, SummaryTable, summarised
@@ -35,9 +36,15 @@ class Experiment(ABC, Generic[SettingsT]):
     tables: ClassVar[tuple[str, ...]]
     """Names of the row tables."""
     settings: ClassVar[type]
-    """A frozen dataclass whose defaults are the paper's choices."""
+    """A frozen dataclass whose defaults are the paper's choices; by default the one in `Experiment[...]`."""
     summaries: ClassVar[tuple[SummaryTable, ...]] = ()
     """The tables of the report, in order."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        named = [kind for base in get_original_bases(cls) for kind in get_args(base) if isinstance(kind, type)]
+        if named and "settings" not in vars(cls):
+            cls.settings = named[0]
 
     @abstractmethod
     def rows(self, context: Context[SettingsT]) -> dict[str, pd.DataFrame]:

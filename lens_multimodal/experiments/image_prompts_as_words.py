@@ -113,7 +113,6 @@ class Projection(Experiment[ProjectionSettings]):
     question = "Do image prompts already decode into words?"
     answer = "positions"
     tables = ("positions", "agreement")
-    settings = ProjectionSettings
     summaries = (POSITIONS, COMPARED)
 
     def rows(self, context: Context[ProjectionSettings]) -> dict[str, pd.DataFrame]:

@@ -109,7 +109,6 @@ class Faithfulness(Experiment[FaithfulnessSettings]):
     name, version = "faithfulness", 1
     question = "How far can the attribution scores be trusted?"
     tables = ("scores",)
-    settings = FaithfulnessSettings
     summaries = (SCORES_AGAINST_EFFECTS,)
 
     def rows(self, context: Context[FaithfulnessSettings]) -> dict[str, pd.DataFrame]:

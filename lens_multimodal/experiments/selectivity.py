@@ -159,7 +159,6 @@ class Selectivity(Experiment[SelectivitySettings]):
     question = "Do these neurons look at the object?"
     answer = "overlap"
     tables = ("fields", "maps")
-    settings = SelectivitySettings
     summaries = (OVERLAP, _by("supercategory", "supercategories"), _by("category", "categories"), ACROSS)
 
     def rows(self, context: Context[SelectivitySettings]) -> dict[str, pd.DataFrame]:

@@ -99,13 +99,14 @@ class InRuns(Token):
 
 @dataclass(frozen=True, kw_only=True)
 class Patched:
-    """The corrupted picture after activation patching."""
+    """The corrupted picture after activation patching.
+
+    `word` is the one chosen in the clean picture's caption, `other` the most likely token of the corrupted run there.
+    """
 
     caption: Caption
     word: InRuns
-    """The word chosen in the clean picture's caption."""
     other: InRuns
-    """The most likely token of the corrupted run at that place."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,7 +160,6 @@ class FollowUps(Experiment[FollowUpsSettings]):
     name, version = "follow_ups", 2
     question = "What do later methods say about the same neurons?"
     tables = ("regions", "scores", "neurons")
-    settings = FollowUpsSettings
     summaries = (REGIONS, GRADIENT_FREE_SCORE, SENSITIVITY, ACROSS)
 
     def rows(self, context: Context[FollowUpsSettings]) -> dict[str, pd.DataFrame]:

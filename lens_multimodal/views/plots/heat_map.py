@@ -101,7 +101,7 @@ def _map(
 ) -> go.Figure:
     if tuple(values.shape) != (len(rows), len(columns)):
         raise ValueError(
-            f"the values are {list(values.shape)}, but there are {len(rows)} rows and {len(columns)} column names"
+            f"the values are {list(values.shape)}, but there are {len(rows)} row names and {len(columns)} column names"
         )
     row_names = [str(row) for row in rows]
     cells = [[f"{escaped(column)}, {escaped(row)}" for column in columns] for row in row_names]

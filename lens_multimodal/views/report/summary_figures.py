@@ -36,7 +36,7 @@ def figure_of(summary: Summary) -> go.Figure | None:
     n_columns = 2 if len(panels) == 4 else min(PANELS_PER_ROW, len(panels))
     n_rows = -(-len(panels) // n_columns)
     horizontal = _is_horizontal(frame, drawing)
-    height = _panel_height(frame, drawing, horizontal=horizontal)
+    height = 340 if not horizontal else _height_of_bars(frame, drawing)
     figure = make_subplots(
         rows=n_rows,
         cols=n_columns,
@@ -45,7 +45,7 @@ def figure_of(summary: Summary) -> go.Figure | None:
         vertical_spacing=(GAP if n_rows > 1 else 0) / (height * n_rows + GAP * (n_rows - 1)),
         horizontal_spacing=0.04 if horizontal else 0.09,
     )
-    names = _series_names(frame, drawing)
+    names = [None] if drawing.series is None else list(dict.fromkeys(frame[drawing.series]))
     listed: set[Any] = set()
     for number, panel in enumerate(panels):
         row, column = divmod(number, n_columns)
@@ -79,9 +79,8 @@ def _is_horizontal(frame: pd.DataFrame, drawing: Drawing) -> bool:
     return drawing.kind == "bars" and not pd.api.types.is_numeric_dtype(frame[drawing.x])
 
 
-def _panel_height(frame: pd.DataFrame, drawing: Drawing, *, horizontal: bool) -> int:
-    if not horizontal:
-        return 340
+def _height_of_bars(frame: pd.DataFrame, drawing: Drawing) -> int:
+    """Room for horizontal bars."""
     in_each = 1 if drawing.series is None else frame[drawing.series].nunique()
     return max(90, frame[drawing.x].nunique() * (14 + 16 * in_each))
 
@@ -157,10 +156,6 @@ def _axes(figure: go.Figure, drawing: Drawing, *, horizontal: bool) -> None:
     if drawing.log_x:
         # Label powers of ten only: plotly's 2 and 5 between them look like whole numbers.
         figure.update_xaxes(type="log", dtick=1)
-
-
-def _series_names(frame: pd.DataFrame, drawing: Drawing) -> list[Any]:
-    return [None] if drawing.series is None else list(dict.fromkeys(frame[drawing.series]))
 
 
 def _colour(name: Any, names: list[Any]) -> str:
