@@ -19,7 +19,7 @@ from lens_multimodal.analysis.effects.by_row import Reading, captions_without
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.paper_reference import paper_number
 from lens_multimodal.experiments.shared import picture_statistics as stats
-from lens_multimodal.experiments.shared.context import Context, Row, frame_of
+from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.pretrained_scores import bert_score
 from lens_multimodal.experiments.shared.summaries import TOP_AGAINST_RANDOM, Drawing, Evidence, SummaryTable
@@ -206,18 +206,14 @@ class Causal(Experiment[CausalSettings]):
     question = "Do these neurons cause the word?"
     answer = "probability"
     tables = ("ablations", "captions")
-    settings = CausalSettings
     summaries = (PROBABILITY, DIFFERENCE, OTHER_NOUNS, CAPTIONS)
 
     def rows(self, context: Context[CausalSettings]) -> dict[str, pd.DataFrame]:
         tried = trials(context.lens.model, context.picture, context.settings)
         if not tried:
-            return {name: frame_of([]) for name in self.tables}
+            return self.frames()
         reading = context.picture.read([None, *(trial.table for trial in tried)])
-        return {
-            "ablations": frame_of(_ablations(context.picture, tried, reading)),
-            "captions": frame_of(_captions(context, tried)),
-        }
+        return self.frames(ablations=_ablations(context.picture, tried, reading), captions=_captions(context, tried))
 
 
 def trials(model: nn.Module, picture: PictureState, settings: CausalSettings) -> list[Trial]:
@@ -248,10 +244,7 @@ def _ablations(picture: PictureState, tried: Sequence[Trial], reading: Reading) 
         noun = picture.nouns[trial.noun]
         for index, watched in enumerate(picture.nouns):
             yield {
-                "image_id": picture.scene.id,
-                "noun": noun.name,
-                "category": noun.noun.category,
-                "in_picture": noun.in_picture,
+                **picture.about(noun),
                 "n_neurons": trial.n_neurons,
                 "neurons": trial.neurons,
                 "draw": trial.draw,

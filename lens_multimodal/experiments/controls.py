@@ -21,7 +21,7 @@ from torch import Tensor
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.conditions import Conditions, measured, with_captions
-from lens_multimodal.experiments.shared.context import Context, Row, frame_of
+from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.picture_state import pairs_of
 from lens_multimodal.experiments.shared.random_parts import (
     blank,
@@ -213,11 +213,10 @@ class Controls(Experiment[ControlsSettings]):
     name, version = "controls", 1
     question = "What survives when there is nothing to see, or nothing learned?"
     tables = ("conditions",)
-    settings = ControlsSettings
     summaries = (UNDER_CONTROLS, LEFT, OVERLAP)
 
     def rows(self, context: Context[ControlsSettings]) -> dict[str, pd.DataFrame]:
-        return {"conditions": frame_of(_conditions(context) if context.picture.nouns else [])}
+        return self.frames(conditions=_conditions(context) if context.picture.nouns else [])
 
 
 def _conditions(context: Context[ControlsSettings]) -> Iterator[Row]:

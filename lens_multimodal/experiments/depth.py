@@ -8,7 +8,7 @@ survives a cut from layer L on, its information has left the image positions bef
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -20,7 +20,7 @@ from lens_multimodal.analysis import LogitLens, logit_lens
 from lens_multimodal.analysis.effects.by_row import Reading, read_logits
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
-from lens_multimodal.experiments.shared.context import Context, Row, frame_of
+from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.object_patches import object_patches
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.settings_checks import require_share
@@ -108,6 +108,8 @@ CUTS = SummaryTable(
     ),
 )
 
+BY_DEPTH = Drawing(kind="curve", x="depth", x_title="depth (layers passed)")
+
 LENS = SummaryTable(
     name="logit lens",
     table="lens",
@@ -121,13 +123,7 @@ LENS = SummaryTable(
     value="log_probability",
     by=("place", "depth"),
     facts=lambda rows: {"n_shown": rows[rows["in_picture"]]["image_id"].nunique()},
-    drawing=Drawing(
-        kind="curve",
-        x="depth",
-        series="place",
-        x_title="depth (layers passed)",
-        y_title="log probability of the noun (nats)",
-    ),
+    drawing=replace(BY_DEPTH, series="place", y_title="log probability of the noun (nats)"),
 )
 
 OBJECT = SummaryTable(
@@ -143,13 +139,7 @@ OBJECT = SummaryTable(
     by=("depth",),
     difference=Pair(column="place", first="object", second="background"),
     verdict=_object_verdict,
-    drawing=Drawing(
-        kind="curve",
-        x="depth",
-        x_title="depth (layers passed)",
-        y_title="log probability, object minus background (nats)",
-        reference=0.0,
-    ),
+    drawing=replace(BY_DEPTH, y_title="log probability, object minus background (nats)", reference=0.0),
 )
 
 
@@ -162,13 +152,12 @@ class Depth(Experiment[DepthSettings]):
     name, version = "depth", 1
     question = "At which depth does the image become words?"
     tables = ("lens", "cuts")
-    settings = DepthSettings
     summaries = (CUTS, LENS, OBJECT)
 
     def rows(self, context: Context[DepthSettings]) -> dict[str, pd.DataFrame]:
         if not context.picture.nouns:
-            return {name: frame_of([]) for name in self.tables}
-        return {"lens": frame_of(_lens(context)), "cuts": frame_of(_cuts(context.picture))}
+            return self.frames()
+        return self.frames(lens=_lens(context), cuts=_cuts(context.picture))
 
 
 def _lens(context: Context[DepthSettings]) -> Iterator[Row]:

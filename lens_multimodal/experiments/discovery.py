@@ -4,8 +4,6 @@ For each noun of a generated caption the neurons of largest attribution are deco
 least seven English words count as interpretable. The control is as many random neurons of the same layers. How well
 decoded words fit the picture is compared, at equal numbers of words, between the found neurons, random neurons, the
 decoded image prompts, random tokens and the caption itself.
-
-The file exceeds 300 lines because the experiment has five row tables and as many summaries.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +13,9 @@ import pandas as pd
 
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
-from lens_multimodal.experiments.shared.context import Context, Row, frame_of
+from lens_multimodal.experiments.shared import word_agreement as agreement
+from lens_multimodal.experiments.shared.captions_and_nouns import CAPTIONS, caption_row, noun_rows
+from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.image_words import nearest_to_image_prompts, random_tokens
 from lens_multimodal.experiments.shared.nouns import says
 from lens_multimodal.experiments.shared.picture_state import PictureState
@@ -26,16 +26,10 @@ from lens_multimodal.experiments.shared.summaries import (
     PairedVerdict,
     SummaryTable,
 )
-from lens_multimodal.experiments.shared.word_agreement import (
-    AGREEMENT,
-    AgreementSettings,
-    agreement_rows,
-    first_distinct,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscoverySettings(AgreementSettings):
+class DiscoverySettings(agreement.AgreementSettings):
     """How many neurons give words to the comparison with the picture; the rest is in `PictureSettings`."""
 
     n_speaking: int = 5
@@ -46,38 +40,11 @@ class DiscoverySettings(AgreementSettings):
 
 THIRDS = ("first", "middle", "last")
 
-CAPTION_SHARES = {"right": "captions that say something in the picture"}
-NOUN_SHARES = {
-    "in_picture": "nouns that are in the picture",
-    "in_human_captions": "nouns that people say",
-    "long": "nouns of more than one token",
-}
 NEURON_SHARES = {
     "interpretable": "interpretable",
     "says_noun": "say the noun",
     "says_human_noun": "say a noun of people's captions",
 }
-
-
-def _caption_shares(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    captions, nouns = tables["captions"], tables["nouns"]
-    parts = [stats.by_measure(captions, CAPTION_SHARES, keys=[], name="share")]
-    if len(nouns):
-        parts.append(stats.by_measure(nouns.assign(long=nouns["n_tokens"] > 1), NOUN_SHARES, keys=[], name="share"))
-    return pd.concat(parts)
-
-
-def _captions_verdict(evidence: Evidence) -> str:
-    """How often the captions are right."""
-    row = evidence.frame.iloc[0]
-    n = int(row["n"])
-    if n < stats.ENOUGH:
-        return stats.too_few(n)
-    above = stats.is_above(row, 0.5)
-    said = {True: "MOSTLY name", False: "MOSTLY DO NOT name", None: "name about as often as not"}[above]
-    wrong = ": the experiments then mostly explain something that the picture does not show" if above is False else ""
-    share = stats.in_words(row, percent=True)
-    return f"Captions {said} something that is in the picture: {share} of them do (n = {n} pictures){wrong}."
 
 
 def _kinds(neurons: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -134,19 +101,6 @@ def _distinct(neurons: pd.DataFrame, _: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-CAPTIONS = SummaryTable(
-    name="captions",
-    table="captions",
-    title="What the model says",
-    caption=(
-        "Greedy captions of {n} pictures and the nouns found in them; in the picture means that the noun's category is "
-        "annotated there. The experiments explain what the model says, right or wrong."
-    ),
-    rows=_caption_shares,
-    by=("share",),
-    verdict=_captions_verdict,
-)
-
 WORDS = SummaryTable(
     name="words",
     table="groups",
@@ -175,7 +129,6 @@ WORDS = SummaryTable(
             None: "do NOT write the noun they were found for distinguishably more often than",
         },
         percent=True,
-        digits=3,
     ),
     drawing=Drawing(kind="bars", x="share", series="neurons", y_title="share of neurons"),
 )
@@ -215,19 +168,18 @@ class Discovery(Experiment[DiscoverySettings]):
     question = "Which neurons turn the image into a word, and where are they?"
     answer = "layers"
     tables = ("captions", "nouns", "neurons", "groups", "agreement")
-    settings = DiscoverySettings
-    summaries = (CAPTIONS, WORDS, LAYERS, DISTINCT, AGREEMENT)
+    summaries = (CAPTIONS, WORDS, LAYERS, DISTINCT, agreement.AGREEMENT)
 
     def rows(self, context: Context[DiscoverySettings]) -> dict[str, pd.DataFrame]:
         picture = context.picture
         spoken = _spoken(context) if picture.nouns else {}
-        return {
-            "captions": frame_of([_caption(picture)]),
-            "nouns": frame_of(_nouns(picture)),
-            "neurons": frame_of(row for i in range(len(picture.nouns)) for row in _neurons(picture, i)),
-            "groups": frame_of(row for i in range(len(picture.nouns)) for row in _groups(picture, i)),
-            "agreement": frame_of(agreement_rows(context, context.settings, spoken)),
-        }
+        return self.frames(
+            captions=[caption_row(picture)],
+            nouns=noun_rows(picture),
+            neurons=(row for i in range(len(picture.nouns)) for row in _neurons(picture, i)),
+            groups=(row for i in range(len(picture.nouns)) for row in _groups(picture, i)),
+            agreement=agreement.agreement_rows(context, context.settings, spoken),
+        )
 
 
 def _spoken(context: Context[DiscoverySettings]) -> dict[str, list[int]]:
@@ -238,9 +190,9 @@ def _spoken(context: Context[DiscoverySettings]) -> dict[str, list[int]]:
         for tables in (picture.top, picture.random)
     )
     return {
-        "neurons": first_distinct(top, settings.n_tokens),
-        "random neurons": first_distinct(random, settings.n_tokens),
-        "image prompts": first_distinct(nearest_to_image_prompts(context).tokens.tolist(), settings.n_tokens),
+        "neurons": agreement.first_distinct(top, settings.n_tokens),
+        "random neurons": agreement.first_distinct(random, settings.n_tokens),
+        "image prompts": agreement.first_distinct(nearest_to_image_prompts(context).tokens.tolist(), settings.n_tokens),
         "random tokens": random_tokens(context, settings.n_tokens),
         "caption": picture.caption_ids,
     }
@@ -253,45 +205,11 @@ def speaking(picture: PictureState, neurons: pd.DataFrame, count: int) -> Sequen
     return [list(ids) for ids in (chosen if len(chosen) else table.head(count))["token_ids"]]
 
 
-def _caption(picture: PictureState) -> Row:
-    scene = picture.scene
-    return {
-        "image_id": scene.id,
-        "file_name": scene.path.name,
-        "caption": picture.caption,
-        "human_caption": scene.captions[0] if scene.captions else None,
-        "nouns": [noun.name for noun in picture.nouns],
-        "categories": list(scene.categories),
-        "right": any(noun.in_picture for noun in picture.nouns),
-        "n_layers": picture.lens.shape.n_layers,
-    }
-
-
-def _nouns(picture: PictureState) -> Iterator[Row]:
-    if not picture.nouns:
-        return
-    reading = picture.read([None])
-    for index, noun in enumerate(picture.nouns):
-        yield {
-            "image_id": picture.scene.id,
-            "noun": noun.name,
-            "category": noun.noun.category,
-            "token": noun.token,
-            "token_text": noun.token_text,
-            "n_tokens": noun.n_tokens,
-            "read_pos": noun.read_pos,
-            "logit": float(reading.logit[0, index]),
-            "probability": float(reading.probability[0, index]),
-            "in_picture": noun.in_picture,
-            "in_human_captions": noun.in_human_captions,
-        }
-
-
 def _neurons(picture: PictureState, index: int) -> Iterator[Row]:
     for rank, neuron in enumerate(picture.with_words(picture.top[index]).itertuples()):
         row, col = picture.cell(neuron.pos)
         yield {
-            **_about(picture, index),
+            **picture.about(picture.nouns[index]),
             "rank": rank,
             "layer": int(neuron.layer),
             "neuron": int(neuron.neuron),
@@ -308,23 +226,13 @@ def _groups(picture: PictureState, index: int) -> Iterator[Row]:
     for kind, neurons in (("top", picture.top[index]), ("random", picture.random[index])):
         table = picture.with_words(neurons)
         yield {
-            **_about(picture, index),
+            **picture.about(picture.nouns[index]),
             "neurons": kind,
             "n": len(table),
             "interpretable": float(table["interpretable"].mean()),
             "says_noun": _share_saying(table, {picture.nouns[index].name}),
             "says_human_noun": _share_saying(table, set(picture.human_nouns)),
         }
-
-
-def _about(picture: PictureState, index: int) -> Row:
-    noun = picture.nouns[index]
-    return {
-        "image_id": picture.scene.id,
-        "noun": noun.name,
-        "category": noun.noun.category,
-        "in_picture": noun.in_picture,
-    }
 
 
 def _share_saying(table: pd.DataFrame, names: set[str]) -> float:

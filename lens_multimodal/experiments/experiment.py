@@ -2,7 +2,7 @@
 
     class Causal(Experiment[CausalSettings]):
         name, version, question = "causal", 1, "Do these neurons cause the word?"
-        tables, settings = ("ablations",), CausalSettings
+        tables = ("ablations",)
         summaries = (SummaryTable(name="probability", rows=..., by=("neurons",), ...),)
 
         def rows(self, context): ...            # one picture: {"ablations": DataFrame}
@@ -12,12 +12,13 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, Generic
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Generic, get_args
 
 import pandas as pd
+from typing_extensions import get_original_bases
 
-from lens_multimodal.experiments.shared.context import Context, SettingsT
+from lens_multimodal.experiments.shared.context import Context, Row, SettingsT, frame_of
 from lens_multimodal.experiments.shared.summaries import Summary, SummaryTable, summarised
 
 
@@ -35,9 +36,15 @@ class Experiment(ABC, Generic[SettingsT]):
     tables: ClassVar[tuple[str, ...]]
     """Names of the row tables."""
     settings: ClassVar[type]
-    """A frozen dataclass whose defaults are the paper's choices."""
+    """A frozen dataclass whose defaults are the paper's choices; by default the one in `Experiment[...]`."""
     summaries: ClassVar[tuple[SummaryTable, ...]] = ()
     """The tables of the report, in order."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        named = [kind for base in get_original_bases(cls) for kind in get_args(base) if isinstance(kind, type)]
+        if named and "settings" not in vars(cls):
+            cls.settings = named[0]
 
     @abstractmethod
     def rows(self, context: Context[SettingsT]) -> dict[str, pd.DataFrame]:
@@ -45,6 +52,10 @@ class Experiment(ABC, Generic[SettingsT]):
 
         Cells are numbers, strings, booleans or lists of these. A picture that gives no rows gives an empty frame.
         """
+
+    def frames(self, **rows: Iterable[Row]) -> dict[str, pd.DataFrame]:
+        """Rows by table as `rows` returns them; tables that are not given are empty."""
+        return {name: frame_of(rows.get(name, ())) for name in self.tables}
 
     def summarise(self, rows: Mapping[str, pd.DataFrame], *, seed: int) -> dict[str, Summary]:
         """The report's tables from the rows of all pictures; frames may be empty."""

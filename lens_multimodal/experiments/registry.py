@@ -8,7 +8,7 @@ from lens_multimodal.experiments.depth import Depth
 from lens_multimodal.experiments.discovery import Discovery
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.follow_ups import FollowUps
-from lens_multimodal.experiments.projection import Projection
+from lens_multimodal.experiments.image_prompts_as_words import Projection
 from lens_multimodal.experiments.score_faithfulness import Faithfulness
 from lens_multimodal.experiments.selectivity import Selectivity
 

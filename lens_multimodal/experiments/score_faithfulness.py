@@ -13,7 +13,7 @@ from lens_multimodal.analysis.attribution.attribution_inputs import Score
 from lens_multimodal.analysis.attribution.scores import COMPARED
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
-from lens_multimodal.experiments.shared.context import Context, frame_of
+from lens_multimodal.experiments.shared.context import Context
 from lens_multimodal.experiments.shared.settings_checks import require_at_least
 from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
 from lens_multimodal.seeds import seed_for
@@ -109,13 +109,12 @@ class Faithfulness(Experiment[FaithfulnessSettings]):
     name, version = "faithfulness", 1
     question = "How far can the attribution scores be trusted?"
     tables = ("scores",)
-    settings = FaithfulnessSettings
     summaries = (SCORES_AGAINST_EFFECTS,)
 
     def rows(self, context: Context[FaithfulnessSettings]) -> dict[str, pd.DataFrame]:
         picture, settings = context.picture, context.settings
         if not picture.nouns:
-            return {"scores": frame_of([])}
+            return self.frames()
         noun = picture.nouns[0]
         seed = seed_for(context.seed, "faithfulness", picture.scene.id)
         found = faithfulness(

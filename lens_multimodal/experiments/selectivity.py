@@ -17,7 +17,7 @@ from lens_multimodal.analysis import intersection_over_union, neuron_activations
 from lens_multimodal.analysis.receptive_fields import PAPER_QUANTILE
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Experiment
-from lens_multimodal.experiments.shared.context import Context, Row, frame_of
+from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.picture_state import PictureState, pairs_of
 from lens_multimodal.experiments.shared.summaries import TOP_AGAINST_RANDOM, Drawing, PairedVerdict, SummaryTable
 from lens_multimodal.hooks import random_neurons_like, read_neurons
@@ -132,7 +132,6 @@ OVERLAP = SummaryTable(
             "against {second} (n = {n} pictures)."
         ),
         said={True: "overlap the object MORE than", False: "overlap the object LESS than", None: "do NOT differ from"},
-        digits=3,
     ),
     drawing=Drawing(kind="bars", x="receptive_field_of", series="neurons", y_title="intersection over union"),
 )
@@ -160,7 +159,6 @@ class Selectivity(Experiment[SelectivitySettings]):
     question = "Do these neurons look at the object?"
     answer = "overlap"
     tables = ("fields", "maps")
-    settings = SelectivitySettings
     summaries = (OVERLAP, _by("supercategory", "supercategories"), _by("category", "categories"), ACROSS)
 
     def rows(self, context: Context[SelectivitySettings]) -> dict[str, pd.DataFrame]:
@@ -187,7 +185,7 @@ class Selectivity(Experiment[SelectivitySettings]):
             }
             overlaps = _fields(picture, neurons, activations, seg_mask, settings.quantile)
             fields += [{**about, **share, **row} for row in overlaps]
-        return {"fields": frame_of(fields), "maps": frame_of(maps)}
+        return self.frames(fields=fields, maps=maps)
 
 
 def _share_of_objects(scene: Scene, category: str) -> float:

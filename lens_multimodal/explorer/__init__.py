@@ -1,4 +1,4 @@
-"""A local page to look into a lens: captions, the neurons behind a word, ablation, patching between two pictures.
+"""A local page to explore a lens: captions, the neurons behind a word, ablation, patching between two pictures.
 
     serve()         # the embedded tiny trio, in the browser
     serve(lens)     # your own

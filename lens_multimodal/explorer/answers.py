@@ -4,19 +4,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Word:
-    """One token of a caption."""
+class Token:
+    """A token and its text, the leading space kept."""
 
     token_id: int
     text: str
-    """Its leading space kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word(Token):
+    """One token of a caption, and the probability that the model gives it there."""
+
     probability: float
-    """Given by the model at its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """What the model says."""
+    """A generated caption."""
 
     text: str
     words: list[Word]
@@ -85,11 +89,9 @@ class Changed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InRuns:
+class InRuns(Token):
     """One token's probability in the clean, the corrupted and the patched run, at the word's place."""
 
-    token_id: int
-    text: str
     clean: float
     corrupted: float
     patched: float
@@ -97,24 +99,25 @@ class InRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class Patched:
-    """The corrupted picture after activation patching."""
+    """The corrupted picture after activation patching.
+
+    `word` is the one chosen in the clean picture's caption, `other` the most likely token of the corrupted run there.
+    """
 
     caption: Caption
     word: InRuns
-    """The word chosen in the clean picture's caption."""
     other: InRuns
-    """The most likely token of the corrupted run at that place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweptLayer:
-    """Effect of patching each image patch alone into one layer."""
+    """Change of the target, `[grid_h][grid_w]`, when each image patch alone is patched into one layer.
+
+    `clean` and `corrupted` are the target in the two unpatched runs; `label` says what it is.
+    """
 
     layer: int
     label: str
-    """What was measured."""
     effect: list[list[float]]
-    """Change of the target, `[grid_h][grid_w]`."""
     clean: float
     corrupted: float
-    """The target in the two unpatched runs."""

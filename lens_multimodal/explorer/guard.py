@@ -1,4 +1,4 @@
-"""Only the explorer's own page on this machine may ask, within size limits."""
+"""Lets only the explorer's own page on this machine send requests, within size limits."""
 
 import secrets
 
@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lens_multimodal.explorer.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""The only names this page answers to. A page elsewhere whose name was rebound to this machine still sends its own
-name as `Host`."""
+"""The only names this page answers to. A page elsewhere whose name was rebound to this machine still sends its
+own name as `Host`."""
 
 TOKEN_HEADER = "x-explorer-token"
 
@@ -28,9 +28,9 @@ HEADERS = {
 
 
 class Guard:
-    """Middleware: refuses other hosts, other pages and oversized bodies; adds headers that close the page to others.
+    """Middleware: refuses requests from other pages and machines and oversized bodies; adds protective headers.
 
-    Every request but reading needs the token, which only the page itself has.
+    Every request except GET and HEAD needs the token, which only the page itself has.
     """
 
     def __init__(self, app: ASGIApp, *, token: str, limits: Limits) -> None:
@@ -66,11 +66,11 @@ class Guard:
         reading = scope["method"] in ("GET", "HEAD")
         opening = reading and scope["path"] == "/"
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not opening:
-            return 403, "only the explorer's own page may ask"
+            return 403, "only the explorer's own page may send requests"
         if headers.get("origin", f"http://{hosts[0]}") != f"http://{hosts[0]}":
-            return 403, "only the explorer's own page may ask"
+            return 403, "only the explorer's own page may send requests"
         if not reading and not secrets.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self._token.encode()):
-            return 403, "this page belongs to an explorer that was stopped: load it again"
+            return 403, "this page belongs to an explorer that was stopped: reload it"
         declared = headers.get("content-length", "0")
         if not declared.isdigit() or int(declared) > self._most(scope):
             return 413, f"the request is larger than the {self._most(scope):,} bytes allowed"

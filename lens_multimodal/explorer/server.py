@@ -34,7 +34,7 @@ def serve(
         try:
             server = make_server(served)
             if open_browser:
-                # The socket listens already, so the page waits for the server rather than failing.
+                # The socket already listens, so the page waits for the server instead of failing.
                 threading.Thread(target=webbrowser.open, args=[address(listening)], daemon=True).start()
             server.run(sockets=[listening])
         finally:

@@ -98,7 +98,9 @@ class Pictures:
 
     def _scene(self, name: str) -> Scene:
         if name not in self._scenes:
-            raise UnknownPicture("this picture is not held: choose a sample scene, or drop the picture again")
+            raise UnknownPicture(
+                "this picture is no longer in memory: choose a sample scene, or upload the picture again"
+            )
         return self._scenes[name]
 
 

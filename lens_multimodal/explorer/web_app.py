@@ -155,7 +155,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def refused(_request: HttpRequest, error: HTTPException) -> JSONResponse:
-        reason = "there is nothing here" if error.status_code == 404 else str(error.detail)
+        reason = "not found" if error.status_code == 404 else str(error.detail)
         return JSONResponse({"error": reason}, status_code=error.status_code, headers=error.headers)
 
     @app.exception_handler(Exception)

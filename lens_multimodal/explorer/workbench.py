@@ -150,7 +150,7 @@ class Workbench:
     def alone(self) -> Iterator[None]:
         """Hold the model's lock. Raises: Busy after `limits.wait_s` seconds."""
         if not self._model.acquire(timeout=self.limits.wait_s):
-            raise Busy("the model is busy with another question; try again in a moment")
+            raise Busy("the model is busy with another request; try again in a moment")
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ from lens_multimodal.experiments.controls import Controls, ControlsSettings
 from lens_multimodal.experiments.depth import Depth, DepthSettings
 from lens_multimodal.experiments.discovery import Discovery, DiscoverySettings
 from lens_multimodal.experiments.follow_ups import FollowUps, FollowUpsSettings
-from lens_multimodal.experiments.projection import Projection, ProjectionSettings
+from lens_multimodal.experiments.image_prompts_as_words import Projection, ProjectionSettings
 from lens_multimodal.experiments.score_faithfulness import Faithfulness, FaithfulnessSettings
 from lens_multimodal.experiments.selectivity import Selectivity, SelectivitySettings
 from tests.experiments.planted import LAYER, NEURON, World, make_world

@@ -116,7 +116,7 @@ def test_an_interval_has_the_decimals_of_its_largest_number() -> None:
 
 def test_in_short_names_what_each_verdict_is_about() -> None:
     several = report(summary(), summary(title="Other nouns", verdict="No verdict: 2 of"), summary(verdict=""))
-    assert [entry.title for _, entry in several.answers] == ["Left <b>over</b>", "Other nouns"]
+    assert [entry.summary.title for _, entry in several.answers] == ["Left <b>over</b>", "Other nouns"]
     assert '<a href="#causal">Other nouns</a><span>No verdict: 2 of</span>' in page(several)
     assert "- **Other nouns** (causal): No verdict: 2 of" in markdown(several)
     assert "80\u00a0%" in page(report(summary(verdict="80 % of it"))), "a line could end before the sign"
@@ -142,7 +142,7 @@ def test_a_curve_draws_the_numbers_and_their_bands() -> None:
     assert lines["top"].line.color != lines["random"].line.color
 
 
-def test_bars_have_whiskers_layers_have_every_layer_and_panels_their_rows() -> None:
+def test_bars_have_whiskers_and_panels_their_rows() -> None:
     bars = figure_of(summary(drawing=Drawing(kind="bars", x="n_neurons", series="neurons", panels="neurons")))
     assert bars is not None
     top = bars.data[0]
@@ -159,20 +159,11 @@ def test_bars_have_whiskers_layers_have_every_layer_and_panels_their_rows() -> N
         summary(
             frame=pd.DataFrame({"layer": [0, 1], "share": [0.4, 0.6]}),
             paper_keys=(),
-            drawing=Drawing(kind="layers", x="layer", y="share"),
+            drawing=Drawing(kind="bars", x="layer", y="share"),
         )
     )
     assert layers is not None
     assert list(layers.data[0].y) == [0.4, 0.6]
-
-
-def test_a_heat_map_puts_each_number_in_its_cell() -> None:
-    frame = pd.DataFrame({"layer": [0, 1, 0, 1], "kind": ["a", "a", "b", "b"], "mean": [1.0, 2.0, 3.0, -4.0]})
-    figure = figure_of(summary(frame=frame, paper_keys=(), drawing=Drawing(kind="heat", x="layer", series="kind")))
-    assert figure is not None
-    assert figure.data[0].z.tolist() == [[1.0, 2.0], [3.0, -4.0]]
-    assert list(figure.data[0].y) == ["a", "b"]
-    assert figure.data[0].zmid == 0
 
 
 def test_nothing_to_draw_draws_nothing() -> None:
@@ -185,7 +176,7 @@ def test_summaries_that_do_not_fit_are_refused() -> None:
         summary(paper_keys=("causal.finding",))
     with pytest.raises(ValueError, match=r"\['depth'\].*\['neurons'"):
         summary(drawing=Drawing(kind="curve", x="depth"))
-    with pytest.raises(ValueError, match=r"curve, bars, layers, heat, points.*'pie'"):
+    with pytest.raises(ValueError, match=r"curve, bars.*'pie'"):
         Drawing(kind="pie", x="n")
 
 

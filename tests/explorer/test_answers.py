@@ -157,7 +157,7 @@ def test_the_oldest_uploads_go_and_their_vectors_with_them(page, lens):
     assert len(lens.virtual_tokens) == held + LIMITS.uploads_held
     assert page.post("/api/look", picture=names[0], text=TEXT).status_code == 404
     assert page.ask("/api/look", picture=names[-1], text=TEXT)
-    assert "drop the picture again" in page.post("/api/look", picture=names[0], text=TEXT).json()["error"]
+    assert "upload the picture again" in page.post("/api/look", picture=names[0], text=TEXT).json()["error"]
 
 
 def test_what_the_page_says_of_the_lens(page, lens):

@@ -49,7 +49,7 @@ def test_two_host_names_are_refused(page):
 @pytest.mark.parametrize("headers", [{}, {"x-explorer-token": "guess"}, {"x-explorer-token": "\xe9".encode("latin-1")}])
 def test_a_question_without_the_pages_token_is_refused(page, headers):
     question = {"picture": "sample-1", "text": TEXT}
-    refused(page.client.post("/api/look", json=question, headers=headers), 403, "load it again")
+    refused(page.client.post("/api/look", json=question, headers=headers), 403, "reload it")
     refused(page.client.post("/api/pictures", content=png(random_picture()), headers=headers), 403)
 
 
@@ -272,7 +272,7 @@ def test_a_wrong_question_is_refused_in_one_line(page, two, path, change, part):
         ("/api/patch", {"layers": [0], "patches": [1, 1]}, "more than once"),
         ("/api/sweep", {"layer": 3}, "layer 3 is outside"),
         ("/api/sweep", {"layer": True}, "layer"),
-        ("/api/sweep", {"layer": 0, "clean": "upload-00"}, "not held"),
+        ("/api/sweep", {"layer": 0, "clean": "upload-00"}, "no longer in memory"),
     ],
 )
 def test_a_wrong_patch_is_refused_in_one_line(page, two, path, change, part):

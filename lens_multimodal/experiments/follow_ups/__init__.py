@@ -144,6 +144,7 @@ ACROSS = SummaryTable(
         ),
         said={True: "MORE", False: "FEWER", None: "NOT distinguishably more"},
         percent=True,
+        digits=2,
     ),
     drawing=Drawing(kind="bars", x="compared with", series="compared with", y_title="share in common"),
     reference="chance",
@@ -159,18 +160,17 @@ class FollowUps(Experiment[FollowUpsSettings]):
     name, version = "follow_ups", 2
     question = "What do later methods say about the same neurons?"
     tables = ("regions", "scores", "neurons")
-    settings = FollowUpsSettings
     summaries = (REGIONS, GRADIENT_FREE_SCORE, SENSITIVITY, ACROSS)
 
     def rows(self, context: Context[FollowUpsSettings]) -> dict[str, pd.DataFrame]:
         if not context.picture.nouns:
-            return {name: frame_of([]) for name in self.tables}
+            return self.frames()
         noun = context.picture.nouns[0]
-        return {
-            "regions": frame_of(region_rows(context, noun) if noun.in_picture else []),
-            "scores": frame_of(_scores(context, noun)),
-            "neurons": frame_of([_neurons(context, noun)]),
-        }
+        return self.frames(
+            regions=region_rows(context, noun) if noun.in_picture else [],
+            scores=_scores(context, noun),
+            neurons=[_neurons(context, noun)],
+        )
 
 
 def _scores(context: Context[FollowUpsSettings], noun: SaidNoun) -> Iterator[Row]:

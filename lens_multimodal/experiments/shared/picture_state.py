@@ -145,6 +145,15 @@ class PictureState:
         """Image, text and caption: where every noun of the caption is predicted."""
         return self.prompt.followed_by(self.caption_ids).tokens
 
+    def about(self, noun: SaidNoun) -> dict[str, object]:
+        """The first columns of a row about a noun."""
+        return {
+            "image_id": self.scene.id,
+            "noun": noun.name,
+            "category": noun.noun.category,
+            "in_picture": noun.in_picture,
+        }
+
     def until(self, noun: SaidNoun) -> Int[Tensor, "1 prompt_pos"]:
         """The prompt up to the position that predicts a noun."""
         return self.tokens[:, : noun.read_pos + 1]

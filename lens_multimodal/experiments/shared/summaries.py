@@ -8,7 +8,7 @@ import pandas as pd
 
 from lens_multimodal.experiments.shared import picture_statistics as stats
 
-KINDS = ("curve", "bars", "layers", "heat", "points")
+KINDS = ("curve", "bars")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,7 @@ class Drawing:
     """How a summary is drawn: which of its columns go where.
 
     Attributes:
-        kind: "curve" (lines with bands), "bars" (with whiskers), "layers" (a bar for each layer), "heat" (a table of
-            `x` by `series` in colour) or "points".
+        kind: "curve" (lines with bands) or "bars" (with whiskers).
         x, y: columns; with `low` and `high` in the frame beside `y="mean"`, intervals are drawn.
         series: the column whose values become lines or groups; None for one.
         panels: the column whose values become panels side by side; None for one.
@@ -207,7 +206,7 @@ class PairedVerdict:
     where: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
     value: str = "value"
     percent: bool = False
-    digits: int = 2
+    digits: int = 3
 
     def __call__(self, evidence: Evidence) -> str:
         rows = self.where(evidence.rows)

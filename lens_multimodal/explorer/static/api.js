@@ -54,7 +54,7 @@ async function ask(path, options) {
     return answer;
   } catch (error) {
     if (error.name === "AbortError") return null;
-    showError(error instanceof TypeError ? "The explorer does not answer: is it still running?" : error.message);
+    showError(error instanceof TypeError ? "The explorer does not respond: is it still running?" : error.message);
     return null;
   } finally {
     busy(-1);
@@ -64,5 +64,5 @@ async function ask(path, options) {
 function busy(change) {
   waiting += change;
   document.body.classList.toggle("busy", waiting > 0);
-  $("status").textContent = waiting > 0 ? "thinking …" : "";
+  $("status").textContent = waiting > 0 ? "running …" : "";
 }

@@ -204,7 +204,7 @@ export class Between {
         "span",
         { class: "legend" },
         el("span", { class: "number" }, `−${most.toFixed(2)}`),
-        el("span", { class: "ramp", role: "img", "aria-label": "from blue over nothing at zero to orange" }),
+        el("span", { class: "ramp", role: "img", "aria-label": "from blue (below zero) through transparent (zero) to orange (above zero)" }),
         el("span", { class: "number" }, `+${most.toFixed(2)}`),
       ),
     );
@@ -232,7 +232,7 @@ export class Between {
     });
     const flat = effect.flat();
     const best = flat.indexOf(Math.max(...flat));
-    const spoken = `layer ${layer}: most at row ${Math.floor(best / grid_w)}, column ${best % grid_w}, ${flat[best].toFixed(3)}`;
+    const spoken = `layer ${layer}: largest at row ${Math.floor(best / grid_w)}, column ${best % grid_w}, ${flat[best].toFixed(3)}`;
     return el(
       "figure",
       { class: "map", "data-layer": layer },

@@ -80,7 +80,7 @@ export class Look {
   }
 
   #asItIs() {
-    $("why-bars").replaceChildren(bar("as it is", this.why.word.probability, "before"));
+    $("why-bars").replaceChildren(bar("unchanged", this.why.word.probability, "before"));
     $("why-caption").replaceChildren(
       el("span", { class: "quiet" }, `says: ${this.seen.text}`),
       ...difference(this.seen.caption, this.seen.caption),
@@ -90,7 +90,7 @@ export class Look {
 
   #likeliest(likely) {
     $("why-likeliest").textContent =
-      "Likeliest here: " + likely.map((word) => `${readable(word.text)} ${percent(word.probability)}`).join(", ");
+      "Most likely here: " + likely.map((word) => `${readable(word.text)} ${percent(word.probability)}`).join(", ");
   }
 
   #dropChange() {
@@ -109,10 +109,10 @@ export class Look {
     if (!changed) return;
     const many = factors.length === 1 ? "1 neuron" : `${factors.length} neurons`;
     $("why-bars").replaceChildren(
-      bar("as it is", changed.before.probability, "before"),
+      bar("unchanged", changed.before.probability, "before"),
       bar(`${many} changed`, changed.after.probability, "after"),
       changed.random
-        ? bar("random ones instead", changed.random.probability, "random")
+        ? bar("random neurons instead", changed.random.probability, "random")
         : el("p", { class: "small" }, "These layers have too few other neurons for a random control."),
     );
     const same = changed.caption.text === this.seen.caption.text;

@@ -17,7 +17,7 @@ export async function gallery({ uploadBytes, onchoose }) {
     );
     const shown = found.slice(0, AT_FIRST);
     $("gallery").replaceChildren(...shown.map((sample) => thumbnail(sample, onchoose)));
-    const rest = found.length > shown.length ? `: the first ${shown.length} are shown, filter for others` : "";
+    const rest = found.length > shown.length ? `: the first ${shown.length} are shown; use the filter to find others` : "";
     $("count").textContent = `${found.length} of ${samples.length} scenes${rest}`;
   }
 

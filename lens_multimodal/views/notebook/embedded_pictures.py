@@ -1,4 +1,4 @@
-"""Pictures inside HTML: small, embedded, cut into image patches by style alone."""
+"""Small pictures embedded in HTML; CSS alone cuts them into image patches."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ SIDE = 224
 
 @dataclass(frozen=True, kw_only=True)
 class Sprite:
-    """Where a background picture lies so that only one image patch shows, as CSS values."""
+    """CSS position and size of a background picture so that only one image patch shows."""
 
     position: str
     size: str
@@ -64,7 +64,7 @@ def field_over_picture(picture: Image.Image, field: ReceptiveField, *, side: int
 
 
 def field_alone(field: ReceptiveField, *, side: int = SIDE) -> Image.Image:
-    """The activation as orange of varying strength on nothing, its receptive field outlined in grey."""
+    """The activation as orange of varying opacity on a transparent picture, its receptive field outlined in grey."""
     heat = field.heat.detach().cpu().double().numpy()
     low, high = np.nanmin(heat), np.nanmax(heat)
     share = np.nan_to_num((heat - low) / (high - low) if high > low else np.zeros_like(heat))

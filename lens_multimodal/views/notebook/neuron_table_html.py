@@ -1,4 +1,4 @@
-"""A table of neurons as people read it: attributions as bars, image patches as pictures, decoded tokens."""
+"""A table of neurons in a notebook: attributions as bars, image patches as pictures, decoded tokens."""
 
 from typing import Any
 

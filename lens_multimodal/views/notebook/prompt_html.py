@@ -1,7 +1,6 @@
-"""An image prompt as people read it: the picture under its patch grid, each position's patch, words and tokens."""
+"""An image prompt in a notebook: the picture under its patch grid, and the patch, words or token of each position."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -10,14 +9,7 @@ from lens_multimodal.analysis import nearest_embeddings, token_strings
 from lens_multimodal.prompt.captioning_model import CaptioningModel, maker_of
 from lens_multimodal.prompt.image_prompt import ImagePrompt, ImageSpan
 from lens_multimodal.views.html import data_uri, fragment
-from lens_multimodal.views.notebook.embedded_pictures import (
-    SIDE,
-    Sprite,
-    cell_style,
-    even_grid,
-    shown_size,
-    sprite,
-)
+from lens_multimodal.views.notebook.embedded_pictures import SIDE, cell_style, even_grid, shown_size, sprite
 from lens_multimodal.views.notebook.shown import html_of
 
 NEAREST = 6
@@ -30,87 +22,53 @@ LONGEST_TEXT = 400
 """Text positions shown of one row."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One image position: where it lies on the page, and what it reads as."""
-
-    pos: int
-    name: str
-    style: str
-    sprite: Sprite | None
-    words: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShownImage:
-    """One image of a prompt and its cells."""
-
-    uri: str | None
-    width: int
-    height: int
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """One position of the prompt in order: a word, or, where `word` is None, a patch of an image."""
-
-    pos: int
-    word: str | None
-    id: int
-    image: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowView:
-    """One row of a prompt, ready to be laid out."""
-
-    images: tuple[ShownImage, ...]
-    pieces: tuple[Piece, ...]
-
-
 @html_of.register
 def prompt_html(prompt: ImagePrompt) -> str:
     """The first row in full, further rows in short.
 
-    The words nearest to each image position are looked up if the prompt's lens is still there: one product of the
-    image's vectors with the input embeddings.
+    If the prompt's lens still exists, the words nearest to each image position are shown: one product of the image's
+    vectors with the input embeddings.
     """
     lens = maker_of(prompt)
-    view = row_view(prompt.row(0), lens)
-    shown = range(1, min(len(prompt), 1 + MOST_OTHERS))
+    row = prompt.row(0)
+    further = range(1, min(len(prompt), 1 + MOST_OTHERS))
     return fragment(
         "prompt.html",
-        view=view,
+        images=shown_images(row, lens),
+        pieces=_pieces(row, lens),
         summary=_summary(prompt),
-        hint="point at an image patch to see what the model is given there"
+        hint="point at an image patch to see the words nearest to it"
         if lens is not None
-        else "the lens of this prompt is gone: words cannot be read",
-        others=[_in_short(prompt, index, lens) for index in shown],
+        else "the lens of this prompt no longer exists, so its words cannot be decoded",
+        others=[_in_short(prompt, index, lens) for index in further],
         left_out=max(0, len(prompt) - 1 - MOST_OTHERS),
     )
 
 
-def row_view(row: ImagePrompt, lens: CaptioningModel | None) -> RowView:
-    """A prompt of one row as images, cells and words."""
-    spans = row.spans[0]
-    images = tuple(_shown_image(span, lens) for span in spans)
-    place = {pos: number for number, span in enumerate(spans) for pos in range(span.start, span.stop)}
+def shown_images(row: ImagePrompt, lens: CaptioningModel | None) -> list[dict[str, Any]]:
+    """The images of a prompt of one row, each with a cell for every position: its patch and its nearest words."""
+    return [_shown_image(span, lens) for span in row.spans[0]]
+
+
+def _pieces(row: ImagePrompt, lens: CaptioningModel | None) -> list[dict[str, Any]]:
+    """The positions of a prompt in order: a word, or, where `word` is None, a patch of an image."""
+    image_at = {pos: number for number, span in enumerate(row.spans[0]) for pos in range(span.start, span.stop)}
     ids = row.tokens[0].tolist()
-    texts = [pos for pos in range(len(ids)) if pos not in place]
+    texts = [pos for pos in range(len(ids)) if pos not in image_at]
     words = dict(zip(texts, _words(lens, [ids[pos] for pos in texts]), strict=True))
     left_out = set(texts[LONGEST_TEXT:])
     pieces = [
-        Piece(pos=pos, word=words.get(pos), id=ids[pos], image=place.get(pos, 0))
+        {"pos": pos, "word": words.get(pos), "id": ids[pos], "image": image_at.get(pos)}
         for pos in range(len(ids))
         if pos not in left_out
     ]
     if left_out:
-        pieces.append(Piece(pos=min(left_out), word=f"… {len(left_out)} more positions", id=ids[min(left_out)]))
-    return RowView(images=images, pieces=tuple(pieces))
+        first = min(left_out)
+        pieces.append({"pos": first, "word": f"… {len(left_out)} more positions", "id": ids[first], "image": None})
+    return pieces
 
 
-def _shown_image(span: ImageSpan, lens: CaptioningModel | None) -> ShownImage:
+def _shown_image(span: ImageSpan, lens: CaptioningModel | None) -> dict[str, Any]:
     image = span.image
     found = image.geometry
     geometry = found or even_grid(image.grid_h, image.grid_w)
@@ -122,23 +80,20 @@ def _shown_image(span: ImageSpan, lens: CaptioningModel | None) -> ShownImage:
     for index in range(len(image)):
         row, col = image.cell(index)
         box = geometry.patch_box(row, col)
-        empty = box.area == 0
+        padding = box.area == 0
+        pos = span.start + index
         cells.append(
-            Cell(
-                pos=span.start + index,
-                name=f"row {row}, column {col} (position {span.start + index})" + (": only padding" if empty else ""),
-                style=cell_style(box, width=width, height=height) if placed and not empty else "",
-                sprite=sprite(box, width=width, height=height) if found else None,
-                words=words[index],
-            )
+            {
+                "pos": pos,
+                "name": f"row {row}, column {col} (position {pos})" + (": only padding" if padding else ""),
+                "style": cell_style(box, width=width, height=height) if placed and not padding else "",
+                "sprite": sprite(box, width=width, height=height) if found else None,
+                "words": words[index],
+            }
         )
+    uri = None if image.picture is None else data_uri(image.picture, side=SIDE)
     shown_width, shown_height = shown_size(width, height)
-    return ShownImage(
-        uri=None if image.picture is None else data_uri(image.picture, side=SIDE),
-        width=shown_width,
-        height=shown_height,
-        cells=tuple(cells),
-    )
+    return {"uri": uri, "width": shown_width, "height": shown_height, "cells": cells}
 
 
 def _nearest(lens: CaptioningModel | None, vectors: Tensor) -> list[tuple[str, ...]]:

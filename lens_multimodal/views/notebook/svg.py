@@ -1,4 +1,4 @@
-"""Numbers as coloured cells of an SVG: light enough for a result's representation in a notebook."""
+"""Small SVG maps and curves for the HTML of a result in a notebook."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ def cells_svg(
 ) -> Markup:
     """A map of cells, the first row at the bottom as depth has it; hovering shows `title(row, column)`.
 
-    Strength is opacity, so that nothing is invisible on any page: orange above zero, blue below. Unsigned values are
-    measured from their smallest.
+    Larger values are more opaque, and none is fully transparent: orange above zero, blue below. Unsigned values are
+    measured from the smallest one.
     """
     numbers = values.detach().cpu().double()
     n_rows, n_columns = numbers.shape
@@ -62,7 +62,7 @@ def cells_svg(
 
 
 def lines_svg(lines: Sequence[tuple[str, Sequence[float | int], Sequence[float | int]]], *, width: int = 320) -> Markup:
-    """Lines over a common range: `(colour, x, y)` each; the ends of the y range are written."""
+    """Lines over a common range: `(colour, x, y)` each; the ends of the y range are labelled."""
     height = 150
     xs = [x for _, x_values, _ in lines for x in x_values]
     ys = [y for _, _, y_values in lines for y in y_values]

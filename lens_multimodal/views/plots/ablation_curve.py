@@ -8,9 +8,7 @@ from numpy import ndarray
 
 from lens_multimodal.analysis import bootstrap_interval
 from lens_multimodal.views.plots.labels import escaped
-from lens_multimodal.views.plots.theme import ORANGE, PALETTE, SLATE, themed
-
-COLOURS = {"top": ORANGE, "random": SLATE}
+from lens_multimodal.views.plots.theme import COLOURS, PALETTE, band, themed
 
 
 def ablation_curve(counts: Sequence[int], left: Mapping[str, Sequence[float | int]]) -> go.Figure:
@@ -53,19 +51,8 @@ def ablation_bands(
                 f"prompts"
             )
         intervals = [bootstrap_interval(column, level=level, seed=seed) for column in shares.T]
-        colour = _colour(kind, list(left))
         low, high = [i.low for i in intervals], [i.high for i in intervals]
-        figure.add_scatter(
-            x=[*counts, *reversed(counts)],
-            y=[*high, *reversed(low)],
-            mode="lines",
-            fill="toself",
-            fillcolor=_with_alpha(colour, 0.22),
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            name=f"{escaped(kind)} band",
-        )
+        figure.add_trace(band(counts, low, high, colour=_colour(kind, list(left)), name=f"{escaped(kind)} band"))
         _add_line(figure, counts, [i.mean for i in intervals], kind, list(left))
     n_prompts = len(next(iter(left.values()), []))
     return _finished(
@@ -89,11 +76,6 @@ def _add_line(
 
 def _colour(kind: str, kinds: Sequence[str]) -> str:
     return COLOURS.get(kind, PALETTE[(list(kinds).index(kind) + 1) % len(PALETTE)])
-
-
-def _with_alpha(colour: str, alpha: float) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, {alpha})"
 
 
 def _finished(figure: go.Figure, counts: Sequence[int], title: str) -> go.Figure:

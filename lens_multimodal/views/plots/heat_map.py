@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from lens_multimodal.views.plots.labels import escaped, token_list, visible
-from lens_multimodal.views.plots.theme import colour_scale, themed
+from lens_multimodal.views.plots.theme import colour_bar, colour_scale, themed
 
 
 def depth_map(
@@ -19,7 +19,7 @@ def depth_map(
     label: str = "probability",
     words: Sequence[Sequence[str]] | None = None,
 ) -> go.Figure:
-    """How a token reads at every depth and position (logit lens); hovering shows what is read there instead.
+    """How probable a token is at every depth and position (logit lens); hovering shows the top token there.
 
     Args:
         values: such as `LogitLens.probability[0]`; depth 0 is what enters the first layer.
@@ -34,24 +34,22 @@ def depth_map(
         raise ValueError(f"expected {n_depths} rows of {n_positions} words, got {[len(row) for row in words]}")
     hover = [
         [
-            f"{escaped(visible(name))}, depth {depth}" + (f"<br>reads {token_list([words[depth][i]])}" if words else "")
+            f"{escaped(visible(name))}, depth {depth}"
+            + (f"<br>top token {token_list([words[depth][i]])}" if words else "")
             for i, name in enumerate(position_names)
         ]
         for depth in range(n_depths)
     ]
-    figure = _map(
+    return _map(
         values,
-        row_names=[str(depth) for depth in range(n_depths)],
-        column_names=[visible(name) for name in position_names],
+        rows=range(n_depths),
+        columns=[visible(name) for name in position_names],
         label=label,
         hover=hover,
         signed=False,
-    )
-    return themed(
-        figure,
-        title=f"Where {escaped(visible(token))} can be read, by depth",
-        xaxis_title="position",
-        yaxis_title="depth (layers passed)",
+        title=f"{label.capitalize()} of {visible(token)} by depth",
+        x_title="position",
+        y_title="depth (layers passed)",
     )
 
 
@@ -72,15 +70,8 @@ def sweep_map(
 
     Raises: ValueError for layers or names that do not fit the values.
     """
-    figure = _map(
-        values,
-        row_names=[str(layer) for layer in layers],
-        column_names=[visible(name) for name in column_names],
-        label=label,
-        hover=None,
-        signed=True,
-    )
-    return themed(figure, title=escaped(title), xaxis_title=escaped(columns), yaxis_title="layer")
+    names = [visible(name) for name in column_names]
+    return _map(values, rows=layers, columns=names, label=label, signed=True, title=title, x_title=columns)
 
 
 def head_map(
@@ -92,44 +83,40 @@ def head_map(
     Raises: ValueError for another number of layers.
     """
     n_layers, n_heads = values.shape
-    figure = _map(
-        values,
-        row_names=[str(layer) for layer in (range(n_layers) if layers is None else layers)],
-        column_names=[str(head) for head in range(n_heads)],
-        label=label,
-        hover=None,
-        signed=signed,
-    )
-    return themed(figure, title=escaped(title), xaxis_title="head", yaxis_title="layer")
+    rows, heads = range(n_layers) if layers is None else layers, [str(head) for head in range(n_heads)]
+    return _map(values, rows=rows, columns=heads, label=label, signed=signed, title=title, x_title="head")
 
 
 def _map(
     values: Tensor,
     *,
-    row_names: Sequence[str],
-    column_names: Sequence[str],
+    rows: Sequence[int],
+    columns: Sequence[str],
     label: str,
-    hover: list[list[str]] | None,
     signed: bool,
+    title: str,
+    x_title: str,
+    y_title: str = "layer",
+    hover: list[list[str]] | None = None,
 ) -> go.Figure:
-    if tuple(values.shape) != (len(row_names), len(column_names)):
+    if tuple(values.shape) != (len(rows), len(columns)):
         raise ValueError(
-            f"the values are {list(values.shape)}, but there are {len(row_names)} row names and {len(column_names)} "
-            f"column names"
+            f"the values are {list(values.shape)}, but there are {len(rows)} row names and {len(columns)} column names"
         )
-    cells = [[f"{escaped(column)}, {escaped(row)}" for column in column_names] for row in row_names]
+    row_names = [str(row) for row in rows]
+    cells = [[f"{escaped(column)}, {escaped(row)}" for column in columns] for row in row_names]
     figure = go.Figure(
         go.Heatmap(
             z=values.detach().cpu().double().numpy(),
             text=cells if hover is None else hover,
             hovertemplate=f"%{{text}}<br>{escaped(label)} %{{z:.4g}}<extra></extra>",
-            colorbar={"title": {"text": escaped(label), "side": "right"}, "thickness": 14},
+            colorbar=colour_bar(label),
             xgap=1,
             ygap=1,
             **colour_scale(signed=signed),
         )
     )
-    for update, names in ((figure.update_xaxes, column_names), (figure.update_yaxes, row_names)):
+    for update, names in ((figure.update_xaxes, columns), (figure.update_yaxes, row_names)):
         update(
             tickvals=_ticks(names),
             ticktext=[escaped(_short(names[i])) for i in _ticks(names)],
@@ -137,8 +124,13 @@ def _map(
             showgrid=False,
             zeroline=False,
         )
-    figure.update_layout(height=170 + max(24 * len(row_names), 140))
-    return figure
+    return themed(
+        figure,
+        title=escaped(title),
+        xaxis_title=escaped(x_title),
+        yaxis_title=escaped(y_title),
+        height=170 + max(24 * len(rows), 140),
+    )
 
 
 def _short(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Tokens and names as text that people can read and that no page can mistake for markup."""
+"""Tokens and names as readable text that no page can mistake for markup."""
 
 import html
 import unicodedata
@@ -8,7 +8,7 @@ _SHOWN = {" ": "·", "\n": "↵", "\t": "⇥"}
 
 
 def visible(text: str) -> str:
-    """A token with nothing hidden: spaces as `·`, line ends as `↵`, control and formatting characters by number.
+    """A token without hidden characters: spaces as `·`, line ends as `↵`, control and formatting characters by number.
 
     >>> visible(" dog\\n")
     '·dog↵'

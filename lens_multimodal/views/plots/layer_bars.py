@@ -1,4 +1,4 @@
-"""Where in depth the found neurons lie, and how strong they are."""
+"""Layers and attributions of the found neurons."""
 
 from collections.abc import Sequence
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.views.plots.labels import escaped, token_list
-from lens_multimodal.views.plots.theme import BLUE, colour_scale, themed
+from lens_multimodal.views.plots.theme import BLUE, colour_bar, colour_scale, themed
 
 LONGEST_SIDE = 336
 """Pixels of the embedded picture."""
@@ -59,7 +59,7 @@ def layers_over_picture(
     label: str = "recovered",
     signed: bool = True,
 ) -> go.Figure:
-    """One value for each layer and image patch, a slider chooses the layer: an activation patching sweep.
+    """One value for each layer and image patch, such as a patching sweep; a slider selects the layer.
 
     All layers share one colour scale.
 
@@ -86,7 +86,7 @@ def attention_over_picture(
     *,
     layers: Sequence[int] | None = None,
 ) -> go.Figure:
-    """How much a text position attends to each image patch: one panel per head, a slider chooses the layer.
+    """How much a text position attends to each image patch: one panel per head; a slider selects the layer.
 
     Args:
         attention: from one position, such as `pattern[0, :, -1, image_pos]` of each layer's
@@ -159,7 +159,7 @@ def receptive_field_over_picture(
             z=values,
             **at,
             hovertemplate="x %{x:.0f}, y %{y:.0f}<br>activation %{z:.4g}<extra></extra>",
-            colorbar={"title": {"text": "activation", "side": "right"}, "thickness": 14},
+            colorbar=colour_bar("activation"),
             **colour_scale(signed=False),
         )
     )
@@ -204,7 +204,7 @@ def _cells(
         y=[left_column[0].top, *(box.bottom for box in left_column)],
         text=text,
         hovertemplate=f"%{{text}}<br>{escaped(label)} %{{z:.4g}}<extra></extra>",
-        colorbar={"title": {"text": escaped(label), "side": "right"}, "thickness": 14},
+        colorbar=colour_bar(label),
         **limits,
         colorscale=colour_scale(signed=signed)["colorscale"],
     )

@@ -1,4 +1,4 @@
-"""Does an estimate say what the experiment says?"""
+"""Estimated effects against measured ones."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,11 @@
-"""One look for every figure: no background of its own, colours that read on light and on dark pages."""
+"""One look for every figure: no background of its own, and colours that are legible on light and on dark pages."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
+
+from lens_multimodal.views.plots.labels import escaped
 
 TEXT = "#7d7d7d"
 """Titles, axes and labels: at least 4 to 1 against white, black and the usual dark greys."""
@@ -12,8 +17,11 @@ ORANGE, BLUE, GREEN, PURPLE, RED, SLATE = "#e05a0c", "#2f80ed", "#1b9a59", "#a85
 
 PALETTE = (ORANGE, BLUE, GREEN, PURPLE, RED, SLATE)
 
+COLOURS = {"top": ORANGE, "random": SLATE}
+"""Found neurons and their control have the same colours in every figure."""
+
 RISING = [[0.0, "rgba(224, 90, 12, 0)"], [0.5, "rgba(224, 90, 12, 0.55)"], [1.0, "rgba(224, 60, 12, 1)"]]
-"""Colour scale from nothing to much; nothing lets the page, or the picture underneath, through."""
+"""Colour scale for values from zero up; zero is transparent and shows the page, or the picture underneath."""
 
 SIGNED = [
     [0.0, "rgba(37, 99, 235, 1)"],
@@ -22,7 +30,7 @@ SIGNED = [
     [0.75, "rgba(224, 90, 12, 0.55)"],
     [1.0, "rgba(224, 60, 12, 1)"],
 ]
-"""Colour scale for values around zero: blue below, orange above, zero lets the page through."""
+"""Colour scale for values around zero: blue below, orange above, zero is transparent."""
 
 CLEAR = "rgba(0, 0, 0, 0)"
 
@@ -78,3 +86,24 @@ def themed(figure: go.Figure, *, title: str, **layout: object) -> go.Figure:
 def colour_scale(*, signed: bool) -> dict[str, object]:
     """Settings of a heat map: signed values are centred on zero."""
     return {"colorscale": SIGNED, "zmid": 0.0} if signed else {"colorscale": RISING}
+
+
+def band(x: Sequence[Any], low: Sequence[Any], high: Sequence[Any], *, colour: str, name: str) -> go.Scatter:
+    """A translucent area between two lines; not in the legend and without hover."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return go.Scatter(
+        x=[*x, *x[::-1]],
+        y=[*high, *low[::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=f"rgba({red}, {green}, {blue}, 0.2)",
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        name=name,
+    )
+
+
+def colour_bar(label: str) -> dict[str, object]:
+    """The legend of a colour scale, its label upright beside it."""
+    return {"title": {"text": escaped(label), "side": "right"}, "thickness": 14}

@@ -22,10 +22,7 @@ ARTEFACT = "ARTEFACT"
 class Entry:
     """One summary, ready to be shown."""
 
-    title: str
-    caption: str
-    verdict: str
-    n_pictures: int
+    summary: Summary
     table: Table
     figure: go.Figure | None
 
@@ -58,7 +55,7 @@ class Report:
     @property
     def answers(self) -> list[tuple[Section, Entry]]:
         """Everything that has a verdict."""
-        return [(section, entry) for section in self.sections for entry in section.entries if entry.verdict]
+        return [(section, entry) for section in self.sections for entry in section.entries if entry.summary.verdict]
 
     @property
     def paper_setting(self) -> str:
@@ -94,11 +91,5 @@ def report_of(results: Results) -> Report:
 
 def entry_of(summary: Summary, *, same_setting: bool) -> Entry:
     """A summary as it is shown."""
-    return Entry(
-        title=summary.title,
-        caption=summary.caption,
-        verdict=summary.verdict,
-        n_pictures=summary.n_pictures,
-        table=table_of(summary, same_setting=same_setting),
-        figure=figure_of(summary),
-    )
+    table = table_of(summary, same_setting=same_setting)
+    return Entry(summary=summary, table=table, figure=figure_of(summary))

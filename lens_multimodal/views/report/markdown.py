@@ -11,7 +11,9 @@ MOST_ROWS = 30
 def markdown(report: Report) -> str:
     """Verdicts, tables and settings; the figures are in the page."""
     lines = [f"# {report.title}", "", facts(report), ""]
-    answers = [f"- **{_cell(entry.title)}** ({s.name}): {_cell(entry.verdict)}" for s, entry in report.answers]
+    answers = [
+        f"- **{_cell(entry.summary.title)}** ({s.name}): {_cell(entry.summary.verdict)}" for s, entry in report.answers
+    ]
     lines += ["## In short", "", *answers, ""] if answers else []
     if report.against:
         lines += ["## Against the paper", ""]
@@ -46,9 +48,9 @@ def facts(report: Report) -> str:
 
 
 def _entry(entry: Entry) -> list[str]:
-    lines = [f"### {entry.title} ({entry.n_pictures} pictures)", ""]
-    lines += [f"**{_cell(entry.verdict)}**", ""] if entry.verdict else []
-    lines += [entry.caption, ""]
+    lines = [f"### {entry.summary.title} ({entry.summary.n_pictures} pictures)", ""]
+    lines += [f"**{_cell(entry.summary.verdict)}**", ""] if entry.summary.verdict else []
+    lines += [entry.summary.caption, ""]
     lines += _table(entry.table.header, entry.table.rows[:MOST_ROWS])
     if len(entry.table.rows) > MOST_ROWS:
         lines += [f"({len(entry.table.rows) - MOST_ROWS} further rows in report.html)", ""]

@@ -1,4 +1,4 @@
-"""Figures of summaries: curves with bands, bars with whiskers, layers, heat maps and points."""
+"""Figures of summaries: curves with bands, and bars with whiskers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,12 +10,9 @@ from plotly.subplots import make_subplots
 
 from lens_multimodal.experiments.shared.summaries import Drawing, Summary
 from lens_multimodal.views.plots.labels import escaped
-from lens_multimodal.views.plots.theme import GREEN, PALETTE, PURPLE, RED, SLATE, TEXT, colour_scale, themed
+from lens_multimodal.views.plots.theme import BLUE, COLOURS, GREEN, PURPLE, RED, TEXT, band, themed
 
-COLOURS = {"top": PALETTE[0], "random": SLATE}
-"""Found neurons and their control have the same colours in every figure."""
-
-OTHERS = (PALETTE[1], GREEN, PURPLE, RED, "#b8860b", "#0e9aa7")
+OTHERS = (BLUE, GREEN, PURPLE, RED, "#b8860b", "#0e9aa7")
 
 PANELS_PER_ROW = 3
 
@@ -39,27 +36,27 @@ def figure_of(summary: Summary) -> go.Figure | None:
     n_columns = 2 if len(panels) == 4 else min(PANELS_PER_ROW, len(panels))
     n_rows = -(-len(panels) // n_columns)
     horizontal = _is_horizontal(frame, drawing)
-    height = _panel_height(frame, drawing, horizontal=horizontal)
+    height = 340 if not horizontal else _height_of_bars(frame, drawing)
     figure = make_subplots(
         rows=n_rows,
         cols=n_columns,
         subplot_titles=None if drawing.panels is None else [escaped(panel) for panel in panels],
-        shared_yaxes=horizontal or drawing.kind == "heat",
+        shared_yaxes=horizontal,
         vertical_spacing=(GAP if n_rows > 1 else 0) / (height * n_rows + GAP * (n_rows - 1)),
         horizontal_spacing=0.04 if horizontal else 0.09,
     )
-    names = _series_names(frame, drawing)
+    names = [None] if drawing.series is None else list(dict.fromkeys(frame[drawing.series]))
     listed: set[Any] = set()
     for number, panel in enumerate(panels):
         row, column = divmod(number, n_columns)
         part = frame if panel is None else frame[frame[drawing.panels] == panel]
-        for trace in _traces(part, drawing, names, first=number == 0, horizontal=horizontal):
+        for trace in _traces(part, drawing, names, horizontal=horizontal):
             if drawing.series is not None and _is_of_series(trace):
                 # A later panel may be the first to have a series.
                 trace.showlegend = trace.name not in listed
                 listed.add(trace.name)
             figure.add_trace(trace, row=row + 1, col=column + 1)
-    _axes(figure, drawing, frame, horizontal=horizontal)
+    _axes(figure, drawing, horizontal=horizontal)
     head = HEAD if drawing.panels is None else HEAD + PANEL_TITLE
     themed(
         figure,
@@ -72,9 +69,9 @@ def figure_of(summary: Summary) -> go.Figure | None:
     return figure
 
 
-def _is_of_series(trace: go.Scatter | go.Bar | go.Heatmap) -> bool:
-    """Bars, lines and points, but not the bands behind them."""
-    return trace.type == "bar" or (trace.type == "scatter" and trace.mode != "lines")
+def _is_of_series(trace: go.Scatter | go.Bar) -> bool:
+    """Bars and lines, but not the bands behind them."""
+    return trace.type == "bar" or trace.mode != "lines"
 
 
 def _is_horizontal(frame: pd.DataFrame, drawing: Drawing) -> bool:
@@ -82,21 +79,15 @@ def _is_horizontal(frame: pd.DataFrame, drawing: Drawing) -> bool:
     return drawing.kind == "bars" and not pd.api.types.is_numeric_dtype(frame[drawing.x])
 
 
-def _panel_height(frame: pd.DataFrame, drawing: Drawing, *, horizontal: bool) -> int:
-    if drawing.kind == "heat" and drawing.series is not None:
-        return max(120, 26 * frame[drawing.series].nunique())
-    if not horizontal:
-        return 340
+def _height_of_bars(frame: pd.DataFrame, drawing: Drawing) -> int:
+    """Room for horizontal bars."""
     in_each = 1 if drawing.series is None else frame[drawing.series].nunique()
     return max(90, frame[drawing.x].nunique() * (14 + 16 * in_each))
 
 
 def _traces(
-    frame: pd.DataFrame, drawing: Drawing, names: list[Any], *, first: bool, horizontal: bool
-) -> Iterator[go.Scatter | go.Bar | go.Heatmap]:
-    if drawing.kind == "heat":
-        yield _heat(frame, drawing, first=first)
-        return
+    frame: pd.DataFrame, drawing: Drawing, names: list[Any], *, horizontal: bool
+) -> Iterator[go.Scatter | go.Bar]:
     for name in names:
         part = frame if drawing.series is None else frame[frame[drawing.series] == name]
         if not len(part):
@@ -106,21 +97,21 @@ def _traces(
         if drawing.kind == "curve":
             part = part.sort_values(drawing.x)
             if _has_interval(part, drawing):
-                yield _band(part, drawing, colour, label)
-        if drawing.kind in ("curve", "points"):
+                known = part[part["low"].notna()]
+                x, low, high = (known[column].tolist() for column in (drawing.x, "low", "high"))
+                yield band(x, low, high, colour=colour, name=f"{label} band").update(legendgroup=label)
             yield go.Scatter(
                 x=part[drawing.x],
                 y=part[drawing.y],
                 name=label,
                 legendgroup=label,
                 showlegend=False,
-                mode="lines+markers" if drawing.kind == "curve" else "markers",
+                mode="lines+markers",
                 line={"color": colour},
-                marker={"color": colour, "size": 6 if drawing.kind == "curve" else 8},
-                error_y=_whiskers(part, drawing, colour) if drawing.kind == "points" else None,
+                marker={"color": colour, "size": 6},
             )
         else:
-            whiskers = _whiskers(part, drawing, TEXT)
+            whiskers = _whiskers(part, drawing)
             places = [escaped(value) for value in part[drawing.x]] if horizontal else part[drawing.x]
             yield go.Bar(
                 x=part[drawing.y] if horizontal else places,
@@ -135,24 +126,7 @@ def _traces(
             )
 
 
-def _band(frame: pd.DataFrame, drawing: Drawing, colour: str, label: str) -> go.Scatter:
-    known = frame[frame["low"].notna()]
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return go.Scatter(
-        x=[*known[drawing.x], *known[drawing.x][::-1]],
-        y=[*known["high"], *known["low"][::-1]],
-        mode="lines",
-        fill="toself",
-        fillcolor=f"rgba({red}, {green}, {blue}, 0.2)",
-        line={"width": 0},
-        hoverinfo="skip",
-        name=f"{label} band",
-        legendgroup=label,
-        showlegend=False,
-    )
-
-
-def _whiskers(frame: pd.DataFrame, drawing: Drawing, colour: str) -> dict[str, Any] | None:
+def _whiskers(frame: pd.DataFrame, drawing: Drawing) -> dict[str, Any] | None:
     if not _has_interval(frame, drawing):
         return None
     return {
@@ -160,35 +134,21 @@ def _whiskers(frame: pd.DataFrame, drawing: Drawing, colour: str) -> dict[str, A
         "symmetric": False,
         "array": (frame["high"] - frame["mean"]).tolist(),
         "arrayminus": (frame["mean"] - frame["low"]).tolist(),
-        "color": colour,
+        "color": TEXT,
         "thickness": 1.2,
         "width": 3,
     }
 
 
-def _heat(frame: pd.DataFrame, drawing: Drawing, *, first: bool) -> go.Heatmap:
-    columns, rows = (list(dict.fromkeys(frame[c])) for c in (drawing.x, drawing.series or drawing.x))
-    table = frame.pivot_table(index=drawing.series, columns=drawing.x, values=drawing.y, sort=False)
-    values = table.reindex(index=rows, columns=columns).to_numpy(dtype=float)
-    return go.Heatmap(
-        x=[str(c) for c in columns],
-        y=[escaped(r) for r in rows],
-        z=values,
-        showscale=first,
-        colorbar={"title": drawing.y_title or drawing.y},
-        **colour_scale(signed=bool((values < 0).any())),
-    )
-
-
-def _axes(figure: go.Figure, drawing: Drawing, frame: pd.DataFrame, *, horizontal: bool) -> None:
+def _axes(figure: go.Figure, drawing: Drawing, *, horizontal: bool) -> None:
     x_title = drawing.x_title or drawing.x.replace("_", " ")
     y_title = drawing.y_title or drawing.y.replace("_", " ")
     figure.update_xaxes(title_text=y_title if horizontal else x_title, title_standoff=6)
     if horizontal:
         figure.update_yaxes(autorange="reversed")
-    elif drawing.kind != "heat":
+    else:
         figure.update_yaxes(title_text=y_title, col=1)
-    if drawing.reference is not None and drawing.kind != "heat":
+    if drawing.reference is not None:
         line = {"color": TEXT, "dash": "dot", "width": 1}
         figure.add_vline(x=drawing.reference, line=line) if horizontal else figure.add_hline(
             y=drawing.reference, line=line
@@ -196,12 +156,6 @@ def _axes(figure: go.Figure, drawing: Drawing, frame: pd.DataFrame, *, horizonta
     if drawing.log_x:
         # Label powers of ten only: plotly's 2 and 5 between them look like whole numbers.
         figure.update_xaxes(type="log", dtick=1)
-    if drawing.kind == "layers":
-        figure.update_xaxes(dtick=1 if frame[drawing.x].nunique() <= 32 else 4)
-
-
-def _series_names(frame: pd.DataFrame, drawing: Drawing) -> list[Any]:
-    return [None] if drawing.series is None else list(dict.fromkeys(frame[drawing.series]))
 
 
 def _colour(name: Any, names: list[Any]) -> str:

@@ -12,7 +12,7 @@ from timm.models.beit import Beit
 
 from lens_multimodal import Preprocessing, VisionEncoder, attach_vision
 from lens_multimodal.prompt.image_prompt import EmbeddedImage
-from lens_multimodal.views.notebook.prompt_html import row_view
+from lens_multimodal.views.notebook.prompt_html import shown_images
 from lens_multimodal.views.plots.labels import visible
 from tests.lenses import GRID, N_PATCHES, hugging_face, linear, make_lens, picture
 from tests.models import wrapped_model
@@ -55,11 +55,11 @@ def test_pointing_at_a_cell_shows_its_patch_and_words(lens):
 def test_cells_lie_over_the_encoders_patches(lens):
     prompt = lens.prompt(picture())
     geometry = prompt.spans[0][0].image.geometry
-    (image,) = row_view(prompt, lens).images
-    assert len(image.cells) == N_PATCHES
-    for index, cell in enumerate(image.cells):
+    (image,) = shown_images(prompt, lens)
+    assert len(image["cells"]) == N_PATCHES
+    for index, cell in enumerate(image["cells"]):
         box = geometry.patch_box(*divmod(index, GRID[1]))
-        left, top = re.match(r"left:([\d.]+)%;top:([\d.]+)%", cell.style).groups()
+        left, top = re.match(r"left:([\d.]+)%;top:([\d.]+)%", cell["style"]).groups()
         assert float(left) == pytest.approx(100 * box.left / 30, abs=1e-3)
         assert float(top) == pytest.approx(100 * box.top / 20, abs=1e-3)
 
@@ -109,7 +109,7 @@ def test_the_prompt_does_not_keep_the_lens_alive(tokenizers):
     gc.collect()
     assert gone() is None
     root = read(prompt._repr_html_())
-    assert "the lens of this prompt is gone" in root.whole_text
+    assert "the lens of this prompt no longer exists" in root.whole_text
     assert len(root.all(".cell")) == N_PATCHES
     assert len(root.all(".pic")) == 1
 

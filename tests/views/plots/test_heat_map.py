@@ -15,7 +15,7 @@ def test_depth_map_holds_values_names_and_words():
     np.testing.assert_allclose(cells.z, values.double().numpy())
     assert list(figure.layout.xaxis.ticktext) == ["0,0", "·a", "·a", "·dog"]
     assert list(figure.layout.xaxis.tickvals) == [0, 1, 2, 3]
-    assert cells.text[2][1] == "·a, depth 2<br>reads ·w21"
+    assert cells.text[2][1] == "·a, depth 2<br>top token ·w21"
     assert "·dog" in figure.layout.title.text
     assert cells.zmid is None
 

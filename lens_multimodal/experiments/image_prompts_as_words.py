@@ -14,24 +14,18 @@ import torch
 from lens_multimodal.analysis import TopTokens, nearest_embeddings, token_strings, unembed_tokens
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
-from lens_multimodal.experiments.shared.context import Context, Row, frame_of
+from lens_multimodal.experiments.shared import word_agreement as agreement
+from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.image_words import WORDS_READ, nearest_to_image_prompts, random_tokens
 from lens_multimodal.experiments.shared.nouns import says
 from lens_multimodal.experiments.shared.object_patches import covered_share
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.random_parts import random_projection, vectors_of
 from lens_multimodal.experiments.shared.summaries import Drawing, Pair, PairedVerdict, SummaryTable
-from lens_multimodal.experiments.shared.word_agreement import (
-    AGREEMENT,
-    MEASURES,
-    AgreementSettings,
-    agreement_rows,
-    first_distinct,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectionSettings(AgreementSettings):
+class ProjectionSettings(agreement.AgreementSettings):
     """How image positions are compared with what they show."""
 
     covered: float = 0.5
@@ -87,16 +81,15 @@ POSITIONS = SummaryTable(
             None: "DO NOT decode into the caption's nouns here more often than random tokens",
         },
         percent=True,
-        digits=3,
     ),
     drawing=Drawing(kind="bars", x="read_as", series="tokens", y_title="share of image positions"),
 )
 
 COMPARED = replace(
-    AGREEMENT,
+    agreement.AGREEMENT,
     verdict=PairedVerdict(
         pair=PROMPTS_AGAINST_RANDOM,
-        where=lambda rows: rows[rows["measure"] == MEASURES["f1"]],
+        where=lambda rows: rows[rows["measure"] == agreement.MEASURES["f1"]],
         sentence=(
             "By closeness of embeddings, decoded image prompts {said}: difference of F1 {difference} (n = {n} "
             "pictures)."
@@ -106,7 +99,6 @@ COMPARED = replace(
             False: "agree LESS with people's nouns than random tokens do",
             None: "do NOT agree distinguishably more with people's nouns than random tokens do",
         },
-        digits=3,
     ),
 )
 
@@ -121,7 +113,6 @@ class Projection(Experiment[ProjectionSettings]):
     question = "Do image prompts already decode into words?"
     answer = "positions"
     tables = ("positions", "agreement")
-    settings = ProjectionSettings
     summaries = (POSITIONS, COMPARED)
 
     def rows(self, context: Context[ProjectionSettings]) -> dict[str, pd.DataFrame]:
@@ -142,18 +133,16 @@ class Projection(Experiment[ProjectionSettings]):
             ("random tokens", "drawn"): _random(context, len(shown)),
         }
         spoken = {
-            "image prompts": first_distinct(nearest.tokens.tolist(), n_tokens),
-            "image prompts, unembedding": first_distinct(unembedded.tokens.tolist(), n_tokens),
-            "random projection": first_distinct(random_nearest.tokens.tolist(), n_tokens),
+            "image prompts": agreement.first_distinct(nearest.tokens.tolist(), n_tokens),
+            "image prompts, unembedding": agreement.first_distinct(unembedded.tokens.tolist(), n_tokens),
+            "random projection": agreement.first_distinct(random_nearest.tokens.tolist(), n_tokens),
             "random tokens": random_tokens(context, n_tokens),
             "caption": picture.caption_ids,
         }
-        return {
-            "positions": frame_of(
-                row for source, found in read.items() for row in _positions(picture, *source, found, shown)
-            ),
-            "agreement": frame_of(agreement_rows(context, context.settings, spoken)),
-        }
+        return self.frames(
+            positions=(row for source, found in read.items() for row in _positions(picture, *source, found, shown)),
+            agreement=agreement.agreement_rows(context, context.settings, spoken),
+        )
 
 
 def _what_positions_show(picture: PictureState, covered: float) -> list[str | None]:
