@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import nn
 
 import lens_multimodal
 from lens_multimodal import transformer
-from lens_multimodal.files import digest_of_file, write_atomically
+from lens_multimodal.files import digest_of_file, outside, write_atomically
 from lens_multimodal.image import encoder_config
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.preprocessing import Preprocessing
@@ -247,9 +247,8 @@ def _check_card(card: dict[str, Any], folder: Path) -> None:
             f"{str(folder / CARD)!r} names an attention implementation {card['attn_implementation']!r}, expected "
             f"one of {', '.join(_ATTENTION)}"
         )
-    outside = [path for path in card["files"] if PurePath(path).is_absolute() or ".." in PurePath(path).parts]
-    if outside:
-        raise ValueError(f"{where}: it names files outside of its folder: {', '.join(outside[:5])}")
+    if foreign := outside(card["files"]):
+        raise ValueError(f"{where}: it names files outside of its folder: {', '.join(foreign[:5])}")
 
 
 def _describe(vision: VisionEncoder) -> dict[str, Any]:

@@ -38,15 +38,11 @@ def as_pictures(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
 
     Raises: ValueError for an empty sequence; otherwise like `as_picture`.
     """
-    if isinstance(pictures, (list, tuple)):
-        if not pictures:
-            raise ValueError("got an empty list of pictures; give at least one")
-        return [as_picture(picture) for picture in pictures]
-    if isinstance(pictures, (np.ndarray, Tensor)) and pictures.ndim == 4:
-        if len(pictures) == 0:
-            raise ValueError("got an empty batch of pictures; give at least one")
-        return [as_picture(picture) for picture in pictures]
-    return [as_picture(pictures)]
+    a_batch = isinstance(pictures, (np.ndarray, Tensor)) and pictures.ndim == 4
+    many: Any = pictures if a_batch or isinstance(pictures, (list, tuple)) else [pictures]
+    if len(many) == 0:
+        raise ValueError("got no picture; give at least one")
+    return [as_picture(picture) for picture in many]
 
 
 def picture_batches(

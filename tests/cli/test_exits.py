@@ -135,7 +135,7 @@ def test_neurons(one_error, pictures, tmp_path):
     ("content", "words"),
     [
         ("[1]", "holds a list, expected an object"),
-        ("{", "is not JSON"),
+        ("{", "not JSON"),
         ('{"step": 3}', "unknown settings step; known are steps, batch_size"),
         ('{"steps": "many"}', "steps is 'many', expected int"),
         ('{"steps": true}', "expected int"),
@@ -160,7 +160,9 @@ def test_parts_that_are_not_there(one_error, pictures):
 
 
 def test_a_format_that_the_file_name_does_not_say(one_error, tmp_path):
-    assert "does not say which format" in one_error("info", "--no-hooks", "-o", tmp_path / "table.docx")
+    told = one_error("info", "--no-hooks", "-o", tmp_path / "table.docx")
+    assert "'table.docx'" in told
+    assert "--format" in told
 
 
 def test_debug_shows_where_it_happened(capsys):
