@@ -1,11 +1,12 @@
 """Files on disk: whole or absent, identified by a digest, and continued only under the settings they were made with."""
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -50,6 +51,22 @@ def write_text(path: Path, text: str) -> None:
     """A whole UTF-8 text file in the place of an old one, on the disk when this returns."""
     with write_atomically(path, durable=True) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises: ValueError for a damaged file.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is damaged or not JSON: {error}") from error
+
+
+def outside(names: Iterable[str]) -> list[str]:
+    """Those of the relative paths that lead out of their folder."""
+    return [name for name in names if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
 
 
 def digest_of_file(path: Path) -> str:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import lens_multimodal
 from lens_multimodal import transformer
-from lens_multimodal.files import digest_of_file, write_atomically
+from lens_multimodal.files import digest_of_file, outside, write_atomically
 from lens_multimodal.image import encoder_config
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
-from lens_multimodal.transformer import hooked_transformer, model_class
-from lens_multimodal.transformer.loading import load_causal_lm
+from lens_multimodal.transformer.loading import in_class, load_causal_lm
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face
 
 FORMAT = 1
@@ -100,7 +100,7 @@ def save(
         card = {
             "format": FORMAT,
             "name": name,
-            "lens_multimodal": _own_version(),
+            "lens_multimodal": lens_multimodal.__version__,
             "transformer_lens": version("transformer-lens"),
             "weight_processing": "none",
             "model_class": transformer.class_name(model),
@@ -144,20 +144,13 @@ class SavedLens:
         try:
             tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True) if self.card["tokenizer"] else None
             attention = self.card["attn_implementation"]
-            model: Any
             model, _ = load_causal_lm(home, device=device, dtype=dtype, attention=attention, safetensors_only=True)
         except Exception as error:  # a damaged config fails anywhere in transformers
             raise ValueError(
                 f"the language model in {str(home)!r} cannot be loaded ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:200]})"
             ) from error
-        kind = self.card["model_class"]
-        if kind == model_class.HOOKED and hooked_transformer.is_available():
-            return hooked_transformer.hooked_gpt_j(model, tokenizer=tokenizer), tokenizer
-        bridge: Any = transformer.wrap(model, tokenizer=tokenizer)
-        if kind == model_class.COMPATIBLE:
-            bridge.enable_compatibility_mode(no_processing=True)
-        return bridge, tokenizer
+        return in_class(model, self.card["model_class"], tokenizer=tokenizer), tokenizer
 
     def vision(self) -> VisionEncoder:
         """The encoder with its preprocessing.
@@ -228,14 +221,10 @@ def open_saved(folder: str | Path) -> SavedLens:
     if found != FORMAT:
         raise ValueError(
             f"{str(folder)!r} is a lens of format {found!r} (lens_multimodal {card.get('lens_multimodal')}); this is "
-            f"lens_multimodal {_own_version()}, which reads format {FORMAT}: install the release that wrote it"
+            f"lens_multimodal {lens_multimodal.__version__}, which reads format {FORMAT}: install the release that "
+            f"wrote it"
         )
     _check_card(card, folder)
-    if card["attn_implementation"] not in _ATTENTION:
-        raise ValueError(
-            f"{str(folder / CARD)!r} names an attention implementation {card['attn_implementation']!r}, expected "
-            f"one of {', '.join(_ATTENTION)}"
-        )
     missing = [path for path in card["files"] if not (folder / path).is_file()]
     if missing:
         raise FileNotFoundError(f"the lens in {str(folder)!r} lacks {', '.join(missing)}; copy the whole folder")
@@ -243,7 +232,7 @@ def open_saved(folder: str | Path) -> SavedLens:
 
 
 def _check_card(card: dict[str, Any], folder: Path) -> None:
-    """Raise ValueError for a card with missing or mistyped entries, or one that names files outside of its folder."""
+    """Raise ValueError for missing, mistyped or unknown entries, and for files outside of the folder."""
     where = f"{str(folder / CARD)!r} is damaged"
     kinds: dict[str, type] = {
         "name": str, "model_class": str, "attn_implementation": str, "tokenizer": bool, "without": list, "files": dict,
@@ -253,9 +242,13 @@ def _check_card(card: dict[str, Any], folder: Path) -> None:
     for key, kind in kinds.items():
         if not isinstance(card[key], kind):
             raise ValueError(f"{where}: {key} is {card[key]!r}, expected {kind.__name__}")
-    outside = [path for path in card["files"] if PurePath(path).is_absolute() or ".." in PurePath(path).parts]
-    if outside:
-        raise ValueError(f"{where}: it names files outside of its folder: {', '.join(outside[:5])}")
+    if card["attn_implementation"] not in _ATTENTION:
+        raise ValueError(
+            f"{str(folder / CARD)!r} names an attention implementation {card['attn_implementation']!r}, expected "
+            f"one of {', '.join(_ATTENTION)}"
+        )
+    if foreign := outside(card["files"]):
+        raise ValueError(f"{where}: it names files outside of its folder: {', '.join(foreign[:5])}")
 
 
 def _describe(vision: VisionEncoder) -> dict[str, Any]:
@@ -270,12 +263,6 @@ def _describe(vision: VisionEncoder) -> dict[str, Any]:
 def _weighed(folder: Path) -> list[str]:
     paths = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in ("README.md", CARD))
     return [path.relative_to(folder).as_posix() for path in paths]
-
-
-def _own_version() -> str:
-    import lens_multimodal
-
-    return lens_multimodal.__version__
 
 
 def _readme(card: dict[str, Any], language_model: Any, vision: VisionEncoder) -> str:

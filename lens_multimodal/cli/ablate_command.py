@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lens_multimodal.cli import options
-from lens_multimodal.cli.neuron_list import parse_neurons, read_neurons
+from lens_multimodal.cli.neuron_list import NeuronsFrom, given_neurons
 
 if TYPE_CHECKING:
     from lens_multimodal.lens import VisionLens
@@ -21,9 +21,7 @@ def ablate(
         list[str] | None,
         typer.Option("--neurons", "-n", help="Neurons as LAYER.NEURON, such as 3.120,5.7. May be repeated."),
     ] = None,
-    neurons_from: Annotated[
-        Path | None, typer.Option(help="A .parquet, .json or .csv table with columns layer and neuron.")
-    ] = None,
+    neurons_from: NeuronsFrom = None,
     top: Annotated[
         list[int] | None,
         typer.Option(
@@ -51,7 +49,7 @@ def ablate(
     """
     if sum(bool(way) for way in (neurons, neurons_from, top)) > 1:
         raise typer.BadParameter("give one of --neurons, --neurons-from and --top")
-    given: Any = read_neurons(neurons_from) if neurons_from else parse_neurons(neurons) if neurons else None
+    given: Any = given_neurons(neurons, neurons_from)
     counts = sorted(set(top or (10, 100)))
     lens = lens_options.open()
     target = options.as_token(word)

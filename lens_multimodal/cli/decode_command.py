@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lens_multimodal.cli import options
-from lens_multimodal.cli.neuron_list import parse_neurons, read_neurons
+from lens_multimodal.cli.neuron_list import NeuronsFrom, given_neurons
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,9 +18,7 @@ def decode(
     neurons: Annotated[
         list[str] | None, typer.Argument(metavar="LAYER.NEURON...", help="Neurons as LAYER.NEURON, such as 3.120 5.7.")
     ] = None,
-    neurons_from: Annotated[
-        Path | None, typer.Option(help="A .parquet, .json or .csv table with columns layer and neuron.")
-    ] = None,
+    neurons_from: NeuronsFrom = None,
     picture: Annotated[
         Path | None, typer.Option(help="Decode the image prompt of this picture instead, patch by patch.")
     ] = None,
@@ -42,7 +40,7 @@ def decode(
     given = sum(bool(way) for way in (neurons, neurons_from, picture))
     if given != 1:
         raise typer.BadParameter(f"give exactly one of neurons, --neurons-from and --picture, got {given}")
-    chosen = read_neurons(neurons_from) if neurons_from else parse_neurons(neurons) if neurons else None
+    chosen = given_neurons(neurons, neurons_from)
     lens = lens_options.open()
     if picture is not None:
         table, title = _image_prompt(lens, picture, top_k), f"Nearest token embeddings of the image prompt of {picture}"

@@ -1,6 +1,5 @@
 """`reproduce` and `report`: the paper's experiments over a data set."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,12 +65,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: not JSON, or not an object.
     """
+    from lens_multimodal.files import read_json
+
     if not path.is_file():
         raise FileNotFoundError(f"no settings at {str(path)!r}; expected a JSON file")
-    try:
-        value = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{str(path)!r} holds a {type(value).__name__}, expected an object of settings")
     return value

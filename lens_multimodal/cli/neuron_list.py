@@ -3,10 +3,24 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+NeuronsFrom = Annotated[
+    Path | None, typer.Option(help="A .parquet, .json or .csv table with columns layer and neuron.")
+]
+
+
+def given_neurons(listed: Sequence[str] | None, table: Path | None) -> "pd.DataFrame | list[tuple[int, int]] | None":
+    """The neurons of a table or of the command line; None without either. Raises: as the two readers."""
+    if table:
+        return read_neurons(table)
+    return parse_neurons(listed) if listed else None
 
 
 def parse_neurons(given: Sequence[str]) -> list[tuple[int, int]]:

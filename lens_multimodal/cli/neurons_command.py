@@ -4,18 +4,9 @@ from typing import Annotated
 
 import typer
 
+from lens_multimodal.arguments.score_names import SCORE_CLASSES
 from lens_multimodal.cli import options
 from lens_multimodal.cli.picture_sources import Pictures, find_pictures
-
-SCORES = (
-    "activation_x_gradient",
-    "activation_x_decoded",
-    "local_direct_effect",
-    "direct_effect",
-    "integrated_gradients",
-    "ablation",
-)
-"""Names of `analysis.SCORES`, written here again because importing them takes seconds and `--help` must not."""
 
 
 def neurons(
@@ -24,7 +15,7 @@ def neurons(
     text: options.Before = None,
     top_k: Annotated[int, typer.Option(min=1, help="Neurons per picture.")] = 20,
     score: Annotated[
-        str, typer.Option(help=f"How neurons are scored: {', '.join(SCORES)}. The first is the paper's.")
+        str, typer.Option(help=f"How neurons are scored: {', '.join(SCORE_CLASSES)}. The first is the paper's.")
     ] = "activation_x_gradient",
     reduce: Annotated[
         str, typer.Option(help="How to combine image positions: max (the paper's), sum or mean.")

@@ -25,13 +25,13 @@ def find_pictures(given: Sequence[str]) -> list[Path]:
 
 
 def _expand(name: str) -> list[Path]:
-    from lens_multimodal.data.folders import ENDINGS
+    from lens_multimodal.data.folders import ENDINGS, pictures_in
 
     path = Path(name)
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+        inside = pictures_in(path)
         if not inside:
             raise ValueError(f"no picture in the folder {name!r}: looked for {', '.join(sorted(ENDINGS))}")
         return inside

@@ -1,9 +1,10 @@
 """Where COCO's annotation files lie, and their tables checked on reading."""
 
-import json
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
+
+from lens_multimodal.files import outside, read_json
 
 
 def locate(folder: Path, split: str | None) -> dict[str, Path]:
@@ -42,9 +43,8 @@ def need(folder: Path, files: list[Path], images: Path) -> None:
 
 def need_pictures(images: Path, names: list[str]) -> None:
     """Raise FileNotFoundError listing every missing picture, ValueError for one outside of the folder."""
-    for name in names:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ValueError(f"the annotations name a picture outside of {str(images)!r}: {name!r}")
+    if foreign := outside(names):
+        raise ValueError(f"the annotations name a picture outside of {str(images)!r}: {foreign[0]!r}")
     present = {p.relative_to(images).as_posix() for p in images.rglob("*") if p.is_file()}
     missing = [name for name in names if name not in present]
     if missing:
@@ -55,10 +55,7 @@ def need_pictures(images: Path, names: list[str]) -> None:
 
 def load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     """One annotation file, which has to hold these lists."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is damaged or not JSON: {error}") from error
+    value = read_json(path)
     lacking = [k for k in keys if not isinstance(value, dict) or not isinstance(value.get(k), list)]
     if lacking:
         raise ValueError(f"{str(path)!r} is not a COCO annotation file: it has no list {', '.join(lacking)}")

@@ -3,10 +3,11 @@
 import csv
 import json
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from lens_multimodal.data.captioned import CaptionedPicture
+from lens_multimodal.files import outside
 
 LISTS = ("captions.jsonl", "captions.csv", "metadata.jsonl", "metadata.csv")
 """Names a list of captions may have; the latter two are those of Hugging Face's image folders."""
@@ -49,6 +50,11 @@ def read_folder(folder: str | Path) -> list[CaptionedPicture]:
     ]
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder and its subfolders, by path."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+
+
 def _listed(folder: Path, path: Path) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for number, row in _rows(path):
@@ -61,9 +67,8 @@ def _listed(folder: Path, path: Path) -> dict[str, list[str]]:
                 f"{sorted(k for k in row if isinstance(k, str))}"
             )
         captions.setdefault(name, []).extend(str(t).strip() for t in texts)
-    outside = [name for name in captions if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
-    if outside:
-        raise ValueError(f"{path.name} names pictures outside of {str(folder)!r}: {', '.join(outside[:5])}")
+    if foreign := outside(captions):
+        raise ValueError(f"{path.name} names pictures outside of {str(folder)!r}: {', '.join(foreign[:5])}")
     missing = [name for name in captions if not _is_file(folder / name)]
     if missing:
         raise FileNotFoundError(
@@ -105,7 +110,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _beside(folder: Path) -> dict[str, list[str]]:
-    pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    pictures = pictures_in(folder)
     bare = [p.relative_to(folder).as_posix() for p in pictures if not p.with_suffix(".txt").is_file()]
     if bare and len(bare) == len(pictures):
         raise FileNotFoundError(

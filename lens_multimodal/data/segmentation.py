@@ -34,6 +34,8 @@ def decode(value: Any, *, height: int, width: int, where: str) -> Bool[np.ndarra
             listed = isinstance(checked["counts"], list)
             encoded = rle.frPyObjects(checked, height, width) if listed else checked
         return rle.decode(encoded).astype(bool)
+    except Warning:  # an error only by the user's own warning filters; it says nothing about the segmentation
+        raise
     except Exception as error:  # pycocotools has no errors of its own
         raise ValueError(f"{where}: the segmentation cannot be decoded: {error}") from error
 

@@ -15,6 +15,11 @@ _NOT_ARCHITECTURE = frozenset(
 )
 """Options of `timm.create_model` that read other files or choose a place; refused in a description."""
 
+_SAVE_IT_YOURSELF = (
+    "Save the weights of this encoder yourself, save the lens with save_pretrained(folder, without=['vision']), and "
+    "load it with attach_vision(folder, vision=...)"
+)
+
 LARGEST_NUMBER = 65_536
 """In a description: more than any encoder has of anything, and less than what fills the memory."""
 
@@ -38,15 +43,13 @@ def describe(module: nn.Module, *, height: int, width: int) -> Description:
     if described is None:
         raise ValueError(
             f"the architecture of {type(module).__name__} cannot be written down: only timm's Beit and models made by "
-            f"timm.create_model can. Save the weights of this encoder yourself, save the lens with "
-            f"save_pretrained(folder, without=['vision']), and load it with attach_vision(folder, vision=...)"
+            f"timm.create_model can. {_SAVE_IT_YOURSELF}"
         )
     difference = _difference(module, described, height=height, width=width)
     if difference:
         raise ValueError(
             f"{type(module).__name__} was changed after timm made it ({difference}), so its architecture cannot be "
-            f"written down. Save its weights yourself, save the lens with save_pretrained(folder, "
-            f"without=['vision']), and load it with attach_vision(folder, vision=...)"
+            f"written down. {_SAVE_IT_YOURSELF}"
         )
     return described
 

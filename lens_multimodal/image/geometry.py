@@ -61,13 +61,11 @@ class ImageGeometry:
         scaled = tuple(math.floor(side / preprocessing.crop_pct) for side in target)
         if preprocessing.crop_mode == "squash":
             resized = scaled
-        elif preprocessing.crop_mode == "border":
-            ratio = max(width / scaled[0], height / scaled[1])
-            resized = round(width / ratio), round(height / ratio)
-        elif scaled[0] == scaled[1]:
+        elif preprocessing.crop_mode == "center" and scaled[0] == scaled[1]:
             resized = _short_side(width, height, scaled[0])
         else:
-            ratio = min(width / scaled[0], height / scaled[1])
+            fit = max if preprocessing.crop_mode == "border" else min
+            ratio = fit(width / scaled[0], height / scaled[1])
             resized = round(width / ratio), round(height / ratio)
         return cls(
             width=width,

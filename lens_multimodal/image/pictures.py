@@ -1,14 +1,15 @@
 """Pictures from files, PIL images, arrays and tensors, as RGB images."""
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from functools import cache
-from io import BytesIO
+from contextlib import ExitStack, suppress
+from io import BufferedReader, BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -37,15 +38,11 @@ def as_pictures(pictures: Picture | Sequence[Picture]) -> list[Image.Image]:
 
     Raises: ValueError for an empty sequence; otherwise like `as_picture`.
     """
-    if isinstance(pictures, (list, tuple)):
-        if not pictures:
-            raise ValueError("got an empty list of pictures; give at least one")
-        return [as_picture(picture) for picture in pictures]
-    if isinstance(pictures, (np.ndarray, Tensor)) and pictures.ndim == 4:
-        if len(pictures) == 0:
-            raise ValueError("got an empty batch of pictures; give at least one")
-        return [as_picture(picture) for picture in pictures]
-    return [as_picture(pictures)]
+    a_batch = isinstance(pictures, (np.ndarray, Tensor)) and pictures.ndim == 4
+    many: Any = pictures if a_batch or isinstance(pictures, (list, tuple)) else [pictures]
+    if len(many) == 0:
+        raise ValueError("got no picture; give at least one")
+    return [as_picture(picture) for picture in many]
 
 
 def picture_batches(
@@ -111,15 +108,16 @@ def read_picture(
 
     Raises: NotAPicture for a file in none of the formats, or a damaged one; PictureTooLarge.
     """
-    try:
-        image = Image.open(file, formats=_known_to_pillow(formats))
-    except UnidentifiedImageError:
-        raise NotAPicture(f"{name!r} is not a picture in one of the formats {', '.join(formats)}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureTooLarge(f"{name!r} has more than the {max_pixels:,} pixels allowed; scale it down") from None
-    except Exception as error:  # A damaged file can fail in its decoder in any way.
-        raise NotAPicture(f"{name!r} is damaged or cut off: {error}") from error
-    with image:
+    with ExitStack() as opened:
+        try:
+            stream = opened.enter_context(file.open("rb")) if isinstance(file, Path) else file
+            image = _identified(stream, formats)
+        except Image.DecompressionBombError:
+            raise PictureTooLarge(f"{name!r} has more than the {max_pixels:,} pixels allowed; scale it down") from None
+        except Exception as error:  # A damaged file can fail in its decoder in any way.
+            raise NotAPicture(f"{name!r} is damaged or cut off: {error}") from error
+        if image is None:
+            raise NotAPicture(f"{name!r} is not a picture in one of the formats {', '.join(formats)}")
         _check_size(image.width, image.height, name, max_pixels)
         try:
             image.load()
@@ -138,11 +136,24 @@ def _open(path: Path) -> Image.Image:
     return read_picture(path, name=str(path))
 
 
-@cache
-def _known_to_pillow(formats: tuple[str, ...]) -> list[str]:
-    """The formats that this Pillow was built with."""
+def _identified(stream: BytesIO | BufferedReader, formats: tuple[str, ...]) -> Image.Image | None:
+    """The picture, not yet decoded; None for a file in another format.
+
+    `Image.open` would also warn of pictures above a limit of its own, and a warning may be an error in the user's
+    program. `_check_size` has the limit of this library.
+    """
     Image.init()
-    return [name for name in formats if name in Image.OPEN]
+    prefix = stream.read(16)
+    for name in formats:
+        if name not in Image.OPEN:  # this Pillow was built without it
+            continue
+        make, accepts = Image.OPEN[name]
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what a decoder says of a foreign file
+            accepted = accepts is None or accepts(prefix)
+            if accepted and not isinstance(accepted, str):  # a string tells what this Pillow lacks for the format
+                stream.seek(0)
+                return make(stream, "")
+    return None
 
 
 def _check_size(width: int, height: int, what: str, max_pixels: int = MAX_PIXELS) -> None:

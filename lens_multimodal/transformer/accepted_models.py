@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lens_multimodal.transformer.model_class import is_transformer_lens_model
+from lens_multimodal.transformer.model_class import is_bridge, is_transformer_lens_model
 from lens_multimodal.transformer.weights import config, w_e, w_out
 
 OLDEST, TOO_NEW = (3, 8), (5, 0)
@@ -103,6 +103,17 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
     return build_bridge_from_module(
         language_model, type(language_model).__name__, hf_config=config, tokenizer=as_loaded(tokenizer)
     ).eval()
+
+
+def untrained(model: nn.Module, *, tokenizer: Any) -> nn.Module:
+    """A model of the same class and sizes with its library's initial weights."""
+    if is_bridge(model):
+        inner: Any = model.original_model
+        return wrap(type(inner)(inner.config).eval().requires_grad_(False), tokenizer=tokenizer)
+    own = copy.deepcopy(config(model))
+    own.init_weights = True
+    made: Any = type(model)
+    return made(own, tokenizer=as_loaded(tokenizer), move_to_device=False).eval().requires_grad_(False)
 
 
 def as_loaded(tokenizer: Any) -> Any:

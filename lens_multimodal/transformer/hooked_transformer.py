@@ -4,9 +4,12 @@
 at four times the width, so the model is built here. TransformerLens 3.x only.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from torch import nn
+from accelerate import init_empty_weights
+from torch import Tensor, nn
 from transformers import GPTJForCausalLM
 
 from lens_multimodal import transformer
@@ -34,16 +37,10 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
         RuntimeError: the installed TransformerLens has no `HookedTransformer`.
         TypeError: another architecture than GPT-J.
     """
-    check_available()
-    if not isinstance(language_model, GPTJForCausalLM):
-        raise TypeError(f"expected a GPTJForCausalLM, got {type(language_model).__name__}")
-    from transformer_lens import HookedTransformer
-    from transformer_lens.pretrained.weight_conversions import convert_gptj_weights
-
-    cfg = _config(language_model, normalization_type="LNPre" if process_weights else "LN")
-    model = HookedTransformer(cfg, tokenizer=transformer.as_loaded(tokenizer), move_to_device=False)
+    make, weights = _converted(language_model, tokenizer, normalization_type="LNPre" if process_weights else "LN")
+    model = make()
     model.load_and_process_state_dict(
-        convert_gptj_weights(language_model, cfg),
+        weights,
         fold_ln=process_weights,
         center_writing_weights=process_weights,
         center_unembed=process_weights,
@@ -60,19 +57,11 @@ def share_gpt_j(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Modul
 
     Raises: as `hooked_gpt_j`.
     """
-    from accelerate import init_empty_weights
-
-    check_available()
-    if not isinstance(language_model, GPTJForCausalLM):
-        raise TypeError(f"expected a GPTJForCausalLM, got {type(language_model).__name__}")
-    from transformer_lens import HookedTransformer
-    from transformer_lens.pretrained.weight_conversions import convert_gptj_weights
-
-    cfg = _config(language_model, normalization_type="LN")
+    make, weights = _converted(language_model, tokenizer, normalization_type="LN")
     with init_empty_weights(include_buffers=False):
-        model = HookedTransformer(cfg, tokenizer=transformer.as_loaded(tokenizer), move_to_device=False)
-    weights = {name: tensor.detach() for name, tensor in convert_gptj_weights(language_model, cfg).items()}
-    lacking, _ = model.load_state_dict(weights, strict=False, assign=True)
+        model = make()
+    shared = {name: tensor.detach() for name, tensor in weights.items()}
+    lacking, _ = model.load_state_dict(shared, strict=False, assign=True)
     unfilled = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     assert not unfilled, f"{unfilled} of {lacking}"
     transformer.move(model, device=language_model.device)
@@ -86,6 +75,21 @@ def check_available() -> None:
             "the installed TransformerLens has no HookedTransformer (removed in 4.0); use a TransformerBridge, "
             "or install transformer-lens<4"
         )
+
+
+def _converted(
+    language_model: nn.Module, tokenizer: Any, *, normalization_type: str
+) -> tuple[Callable[[], Any], dict[str, Tensor]]:
+    """What makes the `HookedTransformer` of a GPT-J, and the weights to load into it."""
+    check_available()
+    if not isinstance(language_model, GPTJForCausalLM):
+        raise TypeError(f"expected a GPTJForCausalLM, got {type(language_model).__name__}")
+    from transformer_lens import HookedTransformer
+    from transformer_lens.pretrained.weight_conversions import convert_gptj_weights
+
+    cfg = _config(language_model, normalization_type=normalization_type)
+    make = partial(HookedTransformer, cfg, tokenizer=transformer.as_loaded(tokenizer), move_to_device=False)
+    return make, convert_gptj_weights(language_model, cfg)
 
 
 def _config(language_model: GPTJForCausalLM, *, normalization_type: str) -> Any:

@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from lens_multimodal.transformer import hooked_transformer
+from lens_multimodal.transformer import hooked_transformer, model_class
+from lens_multimodal.transformer.accepted_models import wrap
 
 
 def load_language_model(
@@ -92,6 +93,19 @@ def load_hooked_gpt_j(
     hooked_transformer.check_available()
     language_model, own = load_language_model(name, device=device, dtype=dtype)
     return hooked_transformer.share_gpt_j(language_model, tokenizer=own if tokenizer is None else tokenizer)
+
+
+def in_class(language_model: nn.Module, name: str, *, tokenizer: Any) -> nn.Module:
+    """A Hugging Face model in the TransformerLens class that `transformer.class_name` named.
+
+    It becomes a bridge where that class is gone (TransformerLens 4 has no `HookedTransformer`).
+    """
+    if name == model_class.HOOKED and hooked_transformer.is_available():
+        return hooked_transformer.hooked_gpt_j(language_model, tokenizer=tokenizer)  # type: ignore[arg-type]
+    bridge: Any = wrap(language_model, tokenizer=tokenizer)
+    if name == model_class.COMPATIBLE:
+        bridge.enable_compatibility_mode(no_processing=True)
+    return bridge
 
 
 def place(model: nn.Module, *, device: Any = None, dtype: torch.dtype | None = None) -> None:

@@ -1,21 +1,19 @@
-"""The scores by name: to add one, write its class and enter it here."""
+"""The scores as objects, by the names of `arguments.score_names`."""
 
+from importlib import import_module
 from typing import Any
 
-from lens_multimodal.analysis.attribution.ablation_effect import Ablation
 from lens_multimodal.analysis.attribution.attribution_inputs import Score
-from lens_multimodal.analysis.attribution.direct_effects import ActivationXDecoded, DirectEffect, LocalDirectEffect
-from lens_multimodal.analysis.attribution.gradients import ActivationXGradient
-from lens_multimodal.analysis.attribution.integrated_gradients import IntegratedGradients
+from lens_multimodal.arguments.score_names import SCORE_CLASSES
 
-SCORES: dict[str, Score] = {
-    "activation_x_gradient": ActivationXGradient(),
-    "activation_x_decoded": ActivationXDecoded(),
-    "local_direct_effect": LocalDirectEffect(),
-    "direct_effect": DirectEffect(),
-    "integrated_gradients": IntegratedGradients(),
-    "ablation": Ablation(),
-}
+
+def _with_default_settings(place: str) -> Score:
+    module, _, name = place.partition(".")
+    score: Score = getattr(import_module(f"{__package__}.{module}"), name)()
+    return score
+
+
+SCORES: dict[str, Score] = {name: _with_default_settings(place) for name, place in SCORE_CLASSES.items()}
 """Scores by name, with their default settings. The first is the paper's."""
 
 COMPARED = ("activation_x_gradient", "activation_x_decoded", "local_direct_effect", "integrated_gradients")

@@ -58,7 +58,7 @@ def untrained_lens(context: Context[Any]) -> VisionLens:
     def make() -> VisionLens:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(context.seed, "untrained language model"))
-            model = untrained_language_model(context.lens.model, tokenizer=context.lens.tokenizer)
+            model = transformer.untrained(context.lens.model, tokenizer=context.lens.tokenizer)
         like, made = transformer.w_e(context.lens.model), transformer.w_e(model)
         if (made.device, made.dtype) != (like.device, like.dtype):
             transformer.move(model, device=like.device, dtype=like.dtype)
@@ -70,17 +70,6 @@ def untrained_lens(context: Context[Any]) -> VisionLens:
         )
 
     return context.once("untrained language model", make)
-
-
-def untrained_language_model(model: nn.Module, *, tokenizer: Any) -> nn.Module:
-    """A model of the same class and sizes with its library's initial weights."""
-    if transformer.is_bridge(model):
-        inner: Any = model.original_model
-        return transformer.wrap(type(inner)(inner.config).eval().requires_grad_(False), tokenizer=tokenizer)
-    config = copy.deepcopy(transformer.config(model))
-    config.init_weights = True
-    made: Any = type(model)
-    return made(config, tokenizer=transformer.as_loaded(tokenizer), move_to_device=False).eval().requires_grad_(False)
 
 
 @torch.no_grad()
