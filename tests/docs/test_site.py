@@ -17,8 +17,13 @@ from PIL import Image
 import lens_multimodal
 from lens_multimodal.demo import caption_scenes, explain, sample_scenes
 from tests.docs.pages import DOCS, README, ROOT, name, pages
+from tests.package.test_rooms import PACKAGE, imports
 
 _EXTERNAL = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)""")
+
+
+BESIDE = (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
+"""Pages that are not part of the site."""
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +75,8 @@ def test_the_reference_shows_every_public_name(site):
     for page, module in of_page.items():
         assert not set(module.__all__) - shown[page], page
     assert not set(train.__all__) - shown["data-and-training"]
+    of_lens = {name for name in dir(lens_multimodal.VisionLens) if not name.startswith("_")}
+    assert not of_lens - shown["lens"]
 
 
 def _documented(html: str) -> set[str]:
@@ -78,15 +85,31 @@ def _documented(html: str) -> set[str]:
     return {name for name, after in headings if re.search(r"doc-symbol-(?:function|class|attribute)", after)}
 
 
-@pytest.mark.parametrize("page", pages(), ids=name)
+@pytest.mark.parametrize("page", [*pages(), *BESIDE], ids=name)
 def test_links_of_the_repository_lead_somewhere(page):
-    """Links of the README and, beyond what mkdocs checks, files that pages name in code."""
+    """Links outside the site and, beyond what mkdocs checks, files that pages name in code."""
     text = page.read_text()
-    if page == README:
+    if page in (README, *BESIDE):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (ROOT / target).exists(), target
     for target in re.findall(r"`((?:lens_multimodal|recipes|benchmarks|demos|tests)/[\w./-]+)`", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_map_says_which_room_imports_which():
+    rows = re.findall(r"^\| (`lens_multimodal/[^|]+) \|[^|]+\| ([^|]+) \|$", (DOCS / "tree.md").read_text(), re.M)
+    said = {
+        room: set(re.findall(r"`(\w+)`", below))
+        for rooms, below in rows
+        for room in re.findall(r"`lens_multimodal/(\w+)(?:\.py|/)`", rooms)
+    }
+    true: dict[str, set[str]] = {}
+    for module, below in imports(PACKAGE).items():
+        room = module.split(".")[0]
+        true.setdefault(room, set()).update({other.split(".")[0] for other in below} - {room})
+    del true["__main__"]
+    wrong = [room for room in sorted(said.keys() | true.keys()) if said.get(room) != true.get(room)]
+    assert not wrong, {room: sorted(true.get(room, ())) for room in wrong}
 
 
 def test_pages_name_no_place_of_this_machine():
