@@ -16,8 +16,8 @@ from PIL import Image
 
 import lens_multimodal
 from lens_multimodal.demo import caption_scenes, explain, sample_scenes
+from tests.docs import room_map
 from tests.docs.pages import DOCS, README, ROOT, name, pages
-from tests.package.test_rooms import PACKAGE, imports
 
 _EXTERNAL = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)""")
 
@@ -99,20 +99,13 @@ def test_links_of_the_repository_lead_somewhere(page):
         assert (ROOT / target).exists(), target
 
 
-def test_the_map_says_which_room_imports_which():
-    rows = re.findall(r"^\| (`lens_multimodal/[^|]+) \|[^|]+\| ([^|]+) \|$", (DOCS / "tree.md").read_text(), re.M)
-    said = {
-        room: set(re.findall(r"`(\w+)`", below))
-        for rooms, below in rows
-        for room in re.findall(r"`lens_multimodal/(\w+)(?:\.py|/)`", rooms)
-    }
-    true: dict[str, set[str]] = {}
-    for module, below in imports(PACKAGE).items():
-        room = module.split(".")[0]
-        true.setdefault(room, set()).update({other.split(".")[0] for other in below} - {room})
-    del true["__main__"]
-    wrong = [room for room in sorted(said.keys() | true.keys()) if said.get(room) != true.get(room)]
-    assert not wrong, {room: sorted(true.get(room, ())) for room in wrong}
+def test_the_map_has_every_room_and_says_which_imports_which():
+    text = room_map.PAGE.read_text()
+    rooms = room_map.mapped_rooms(text)
+    below = room_map.rooms_below()
+    assert sorted([*rooms, "__main__"]) == sorted(below)
+    assert not [(room, other) for at, room in enumerate(rooms) for other in below[room] if other not in rooms[:at]]
+    assert text == room_map.with_imports(text), "run python -m tests.docs.room_map"
 
 
 def test_pages_name_no_place_of_this_machine():
