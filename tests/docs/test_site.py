@@ -16,9 +16,14 @@ from PIL import Image
 
 import lens_multimodal
 from lens_multimodal.demo import caption_scenes, explain, sample_scenes
+from tests.docs import room_map
 from tests.docs.pages import DOCS, README, ROOT, name, pages
 
 _EXTERNAL = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=["']((?:https?:)?//[^"']+)""")
+
+
+BESIDE = (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
+"""Pages that are not part of the site."""
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +75,11 @@ def test_the_reference_shows_every_public_name(site):
     for page, module in of_page.items():
         assert not set(module.__all__) - shown[page], page
     assert not set(train.__all__) - shown["data-and-training"]
+    of_lens = {name for name in dir(lens_multimodal.VisionLens) if not name.startswith("_")}
+    shown_of_lens = re.findall(
+        r'id="lens_multimodal\.VisionLens\.(\w+)"', (site / "reference" / "lens.html").read_text()
+    )
+    assert not of_lens - set(shown_of_lens)
 
 
 def _documented(html: str) -> set[str]:
@@ -78,15 +88,24 @@ def _documented(html: str) -> set[str]:
     return {name for name, after in headings if re.search(r"doc-symbol-(?:function|class|attribute)", after)}
 
 
-@pytest.mark.parametrize("page", pages(), ids=name)
+@pytest.mark.parametrize("page", [*pages(), *BESIDE], ids=name)
 def test_links_of_the_repository_lead_somewhere(page):
-    """Links of the README and, beyond what mkdocs checks, files that pages name in code."""
+    """Links outside the site and, beyond what mkdocs checks, files that pages name in code."""
     text = page.read_text()
-    if page == README:
+    if page in (README, *BESIDE):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (ROOT / target).exists(), target
     for target in re.findall(r"`((?:lens_multimodal|recipes|benchmarks|demos|tests)/[\w./-]+)`", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_map_has_every_room_and_says_which_imports_which():
+    text = room_map.PAGE.read_text()
+    rooms = room_map.mapped_rooms(text)
+    below = room_map.rooms_below()
+    assert sorted([*rooms, "__main__"]) == sorted(below)
+    assert not [(room, other) for at, room in enumerate(rooms) for other in below[room] if other not in rooms[:at]]
+    assert text == room_map.with_imports(text), "run python -m tests.docs.room_map"
 
 
 def test_pages_name_no_place_of_this_machine():
