@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from timm.models.beit import Beit
@@ -23,6 +24,7 @@ CASES = [(layout, kind) for layout in LAYOUTS for kind in MODEL_CLASSES if kind 
 """Every layout under every model class of the installed TransformerLens."""
 
 IDS = ["-".join(case) for case in CASES]
+each_case = pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
 
 D_MODEL, PATCH = 24, 8
 

@@ -1,35 +1,23 @@
 """The built site in a real browser, opened as files: nothing is asked of a server, by scripts and styles neither."""
 
 import json
-import shutil
 
 import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 
+from tests.browser import in_browser, started
 from tests.docs.test_site import site  # noqa: F401  a fixture, built once for each of the two files
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
-]
+pytestmark = in_browser
 
 
 @pytest.fixture(scope="module")
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with started(width=1300, height=900, log="performance") as driver:
+        yield driver
 
 
 @pytest.mark.parametrize("page", ["index.html", "idea.html", "how-to/ablate.html", "reference/hooks.html"])

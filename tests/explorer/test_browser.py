@@ -1,7 +1,5 @@
 """The page in a real browser: a picture, a word, neurons, ablation, patching; every answer read off the page."""
 
-import os
-import shutil
 import threading
 from pathlib import Path
 
@@ -9,25 +7,17 @@ import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from lens_multimodal.explorer.server import address, listen, make_server
+from tests.browser import in_browser, started
 from tests.explorer.conftest import fingerprint
 from tests.lenses import picture, random_lens
 from tests.models import MODEL_CLASSES
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine"),
-    pytest.mark.skipif(DRIVER is None, reason="no chromedriver on this machine"),
-]
+pytestmark = in_browser
 
 PATIENCE_S = 120
 
@@ -94,16 +84,8 @@ def url(lens):
 
 @pytest.fixture(scope="module")
 def driver():
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    arguments = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1360,1000"]
-    # Chromium refuses its sandbox to root, the user of most containers.
-    for argument in [*arguments, *(["--no-sandbox"] if os.geteuid() == 0 else [])]:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield browser
-    browser.quit()
+    with started(width=1360, height=1000) as browser:
+        yield browser
 
 
 @pytest.fixture

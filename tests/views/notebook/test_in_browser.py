@@ -1,37 +1,24 @@
 """A real browser: pointing at an image patch shows it, pages fetch nothing, text is readable in dark and light."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from lens_multimodal.views.notebook import save_html
+from tests.browser import in_browser, started, webdriver
 from tests.lenses import picture
 from tests.views.plots.contrast import contrast
 
-webdriver = pytest.importorskip("selenium.webdriver")
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
-]
+pytestmark = in_browser
 
 
 @pytest.fixture(scope="module", params=["light", "dark"])
 def browser(request):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": request.param}]}
-    )
-    yield driver
-    driver.quit()
+    with started(width=1100, height=900) as driver:
+        driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": request.param}]}
+        )
+        yield driver
 
 
 def opened(browser, thing, path: Path) -> None:
