@@ -103,7 +103,7 @@ def test_schedule_does_not_depend_on_the_length_before_the_descent():
 
 
 def test_a_long_run_rests_and_warms_up_again(monkeypatch):
-    monkeypatch.setattr(language, "RESTS", (100,))
+    monkeypatch.setattr(language, "CYCLE_ENDS", (100,))
     short = replace(toy().language, steps=100, warmup=10)
     long = replace(short, steps=300)
     assert [language.rate(s, short) for s in range(100)] == [language.rate(s, long) for s in range(100)]
