@@ -1,1 +1,1 @@
-"""What the library costs, beside what people use instead and beside the floor: `python -m benchmarks --help`."""
+"""The library's cost, compared with its alternatives and with the floor: `python -m benchmarks --help`."""

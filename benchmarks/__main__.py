@@ -1,4 +1,4 @@
-"""Measure the library beside its rivals and beside the floor.
+"""Measure the library, its rivals and the floor.
 
     python -m benchmarks                                              # small shapes on one CPU thread
     python -m benchmarks --device cuda --shape gpt-j                  # GPT-J-6B and BEiT-large, bf16
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.only or FIGURES:
         try:
             found = FIGURES[name](bench)
-        except Exception:  # what was measured so far, and what comes, is worth more than a clean end
+        except Exception:  # one failed figure must not lose the others
             traceback.print_exc()
             failed.append(name)
             continue

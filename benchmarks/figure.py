@@ -16,7 +16,7 @@ OURS = "lens_multimodal"
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """A number that was aimed at, and what came of it."""
+    """A target and the measured value."""
 
     text: str
     value: float
@@ -30,7 +30,7 @@ class Aim:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """What came out."""
+    """The result of one figure."""
 
     name: str
     work: str
@@ -81,14 +81,14 @@ def compare(
             continue
         try:
             found = run()
-        except Exception as error:  # a rival that fails here is reported, it must not end the run
+        except Exception as error:  # a rival that fails is reported and must not end the run
             missing[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue
         differences[name] = same(ours, found)
         assert differences[name] <= limit, f"{name} gives another result: {differences[name]} of the largest value"
         running[name] = run
     del ours
-    # Comparing has warmed everybody up.
+    # The comparison has warmed up every contender.
     return interleaved(running, rounds=bench.rounds, device=bench.device, warm_up=0), differences, missing
 
 

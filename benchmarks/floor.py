@@ -1,4 +1,4 @@
-"""The floor: operations and bytes that the work cannot do without, counted from the shape.
+"""The floor: the operations and bytes that the work needs at least, counted from the shape.
 
 A matrix product of `[m, k]` and `[k, n]` is `2 m k n` operations; norms, activations and softmax are left out. Causal
 attention is counted in full, as GPT-J's code computes it. The unembedding is counted at the positions that are read
@@ -24,7 +24,7 @@ class Floor:
         return Floor(flops=self.flops + other.flops, bytes=self.bytes + other.bytes)
 
     def seconds(self, ceilings: dict[str, float]) -> float:
-        """On a machine of these ceilings, when arithmetic and memory traffic overlap perfectly."""
+        """On a machine with these ceilings, when arithmetic and memory traffic overlap perfectly."""
         return max(self.flops / ceilings["matmul FLOP/s"], self.bytes / ceilings["copy bytes/s"])
 
 

@@ -1,4 +1,4 @@
-"""What was measured on, and what this machine can do at best: its own matrix products and copies, measured."""
+"""The machine, and its ceilings: measured speed of large matrix products and copies."""
 
 import os
 import platform

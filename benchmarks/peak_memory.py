@@ -1,4 +1,4 @@
-"""Memory of one stretch of a program, in two accounts.
+"""Memory of a part of a program, measured in two ways.
 
 `tensor_peak` counts what is alive at once: by CUDA's allocator on a GPU, by PyTorch's profiler on a CPU. `reset_peak`,
 `peak` and `in_use` are of the whole process on Linux: what the system has to provide, kept and fragmented memory
@@ -17,11 +17,11 @@ from torch.profiler import ProfilerActivity, profile
 def tensor_peak(run: Callable[[], object], device: str = "cpu") -> int:
     """The largest rise in bytes of tensors while `run` runs for the second time.
 
-    The first time lets go of what a `TransformerBridge` had kept from before.
+    The first run releases what a `TransformerBridge` had kept from before.
     """
     run()
     gc.collect()
-    gc.disable()  # a bridge makes reference cycles, which would go at any time
+    gc.disable()  # a bridge makes reference cycles, which could be collected at any time
     try:
         return _on_cpu(run) if device == "cpu" else _on_gpu(run)
     finally:
@@ -29,7 +29,7 @@ def tensor_peak(run: Callable[[], object], device: str = "cpu") -> int:
 
 
 def reset_peak(device: str) -> int:
-    """Forget the peak so far and return what is in use."""
+    """Reset the peak and return the bytes in use."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     else:

@@ -57,7 +57,7 @@ def as_table(result: dict[str, Any]) -> str:
 
 
 def as_figure(result: dict[str, Any]) -> go.Figure:
-    """Medians beside each other, one panel for each figure that has timings; the floor as a line."""
+    """Medians side by side, one panel for each figure that has timings; the floor is a line."""
     shown = [figure for figure in result["figures"] if figure["timings"]]
     plot = make_subplots(
         rows=max(1, len(shown)),
@@ -109,7 +109,7 @@ def write(result: dict[str, Any], folder: Path, name: str) -> list[Path]:
 
 
 def _text(value: Any) -> str:
-    """Four digits of every number, and what belongs together side by side."""
+    """Four digits of every number, with related values on one line."""
     if isinstance(value, dict):
         return "; ".join(f"{name} {_text(one)}" for name, one in value.items())
     if isinstance(value, (list, tuple)):

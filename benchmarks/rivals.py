@@ -1,4 +1,4 @@
-"""The same attribution as people compute it elsewhere: on the same weights, from the same embedded prompt.
+"""The same attribution as other tools compute it: on the same weights, from the same embedded prompt.
 
 Each takes the embedded prompt `[1, pos, d_model]` and a token, and returns activation times gradient of every MLP
 neuron `[layer, pos, d_mlp]` for that token's logit at the last position.
@@ -108,7 +108,7 @@ def nnsight_trace(plain: Any, embedded: Tensor, token: int) -> Tensor:
 
 
 def layer_loop(plain: Any, embedded: Tensor, token: int) -> Tensor:
-    """The loop of published code: for every layer a forward pass and a backward pass of its own."""
+    """The loop of published code: a separate forward and backward pass for every layer."""
     found = []
     for block in plain.transformer.h:
         kept: list[Tensor] = []
@@ -121,7 +121,7 @@ def layer_loop(plain: Any, embedded: Tensor, token: int) -> Tensor:
 
 
 def _forward(plain: Any, embedded: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Logits, and the input of each `fc_out` with its way back."""
+    """Logits, and the input of each `fc_out` with its gradient graph."""
     kept: list[Tensor] = []
     handles = [
         block.mlp.fc_out.register_forward_pre_hook(lambda _, args: kept.append(args[0]))

@@ -1,6 +1,6 @@
-"""Time, fairly: every contender once per round, warmed up, medians over rounds.
+"""Fair timing: every contender runs once per round, warmed up, medians over rounds.
 
-On a GPU it is the time on the clock between two synchronisations. On a CPU it is the processor time of one thread:
+On a GPU it is wall-clock time between two synchronisations. On a CPU it is the processor time of one thread:
 other work on the machine does not count, though it still disturbs caches and clock rates.
 """
 

@@ -1,4 +1,4 @@
-"""The models that are measured: one lens, and a plain Hugging Face model on the very same weights."""
+"""The models that are measured: one lens, and a plain Hugging Face model on the same weights."""
 
 import gc
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class Workbench:
     rounds: int
     n_stream: int
     ceilings: dict[str, float]
-    """As `machine.ceilings` measured them."""
+    """Measured by `machine.ceilings`."""
 
     @cached_property
     def lens(self) -> VisionLens:
@@ -40,7 +40,7 @@ class Workbench:
         return to_hugging_face(self.lens.model)
 
     def let_go(self) -> None:
-        """Give back the memory of both models; they are made again when they are asked for."""
+        """Release the memory of both models; they are made again when needed."""
         for name in ("plain", "lens"):
             self.__dict__.pop(name, None)
         gc.collect()

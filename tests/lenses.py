@@ -1,10 +1,14 @@
 """Small lenses on every layout, and the independent route: plain `transformers` with `inputs_embeds`."""
 
 import inspect
+import math
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from timm.models.beit import Beit
@@ -14,45 +18,98 @@ from transformers import PreTrainedModel
 from lens_multimodal import ImagePrompt, Preprocessing, VisionEncoder, VisionLens, attach_vision
 from lens_multimodal.prompt.image_prompt import EmbeddedImage, assemble
 from tests.models import D_VOCAB, LAYOUTS, MODEL_CLASSES, random_language_model, wrapped_model
+from tests.tokenizers import word_tokenizer
 
 CASES = [(layout, kind) for layout in LAYOUTS for kind in MODEL_CLASSES if kind != "hooked" or layout == "gpt-j"]
 """Every layout under every model class of the installed TransformerLens."""
 
 IDS = ["-".join(case) for case in CASES]
+each_case = pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
 
-D_MODEL, D_VISION, GRID = 24, 10, (2, 3)
-N_PATCHES = GRID[0] * GRID[1]
+D_MODEL, PATCH = 24, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of a random BEiT with image patches of 8 x 8 pixels."""
+
+    height: int
+    width: int
+    d_vision: int
+    depth: int
+    relative_positions: bool = False
+    """Relative positions of the image patches in place of absolute ones."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.height // PATCH, self.width // PATCH
+
+    @property
+    def n_patches(self) -> int:
+        return math.prod(self.grid)
+
+
+WIDE = Sizes(height=16, width=24, d_vision=10, depth=1)
+"""Two rows of three image patches: what mixes up rows and columns shows."""
+SQUARE = Sizes(height=24, width=24, d_vision=20, depth=2, relative_positions=True, mean=(0.4, 0.5, 0.6))
+"""Three by three image patches, two blocks, relative positions as in BEiT itself, another mean for each channel."""
+GRID, D_VISION, N_PATCHES = WIDE.grid, WIDE.d_vision, WIDE.n_patches
 
 
 @cache
-def hugging_face(layout: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def hugging_face(layout: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
     """The bare language model; never wrapped, so never changed."""
-    return random_language_model(layout, dtype=dtype)
+    return random_language_model(layout, dtype=dtype, seed=seed)
 
 
-def encoder(dtype: torch.dtype = torch.float32) -> VisionEncoder:
-    """A random BEiT over 16 x 24 pixels: two rows of three image patches."""
-    torch.manual_seed(7)
+def encoder(dtype: torch.dtype = torch.float32, *, sizes: Sizes = WIDE, seed: int = 0) -> VisionEncoder:
+    """A random BEiT; every weight random, the ones that start at zero included."""
+    relative = sizes.relative_positions
     module = Beit(
-        img_size=(16, 24), patch_size=8, embed_dim=D_VISION, depth=1, num_heads=2, num_classes=0, init_values=0.5
-    )
+        img_size=(sizes.height, sizes.width), patch_size=PATCH, embed_dim=sizes.d_vision, depth=sizes.depth,
+        num_heads=2, mlp_ratio=1.5, num_classes=0, init_values=0.1, use_abs_pos_emb=not relative,
+        use_rel_pos_bias=relative, norm_layer=partial(nn.LayerNorm, eps=1e-5),
+    )  # fmt: skip
+    randomise(module, seed=seed)
+    preprocessing = Preprocessing(height=sizes.height, width=sizes.width, mean=sizes.mean)
+    return VisionEncoder(module.to(dtype).requires_grad_(False), preprocessing=preprocessing, name="random BEiT")
+
+
+def linear(
+    d_vision: int = D_VISION, d_model: int = D_MODEL, dtype: torch.dtype = torch.float32, *, seed: int = 1
+) -> nn.Linear:
+    made = nn.Linear(d_vision, d_model)
+    randomise(made, seed=seed)
+    return made.to(dtype)
+
+
+def randomise(module: nn.Module, *, seed: int, scale: float = 0.5) -> None:
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return VisionEncoder(module.to(dtype), preprocessing=Preprocessing(height=16, width=24))
-
-
-def linear(d_vision: int = D_VISION, d_model: int = D_MODEL, dtype: torch.dtype = torch.float32) -> nn.Linear:
-    torch.manual_seed(8)
-    return nn.Linear(d_vision, d_model, dtype=dtype)
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise * scale + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
 
 
 def make_lens(
-    layout: str = "gpt-j", kind: str = "bridge", *, dtype: torch.dtype = torch.float32, tokenizer: object = None
+    layout: str = "gpt-j",
+    kind: str = "bridge",
+    *,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: object = None,
+    sizes: Sizes = WIDE,
+    seed: int = 0,
 ) -> VisionLens:
     """A new lens on a new copy of the layout's weights."""
-    model = wrapped_model(kind, hugging_face(layout, dtype), tokenizer=tokenizer)
-    return attach_vision(model, vision=encoder(dtype), projection=linear(dtype=dtype), tokenizer=tokenizer)
+    model = wrapped_model(kind, hugging_face(layout, dtype, seed), tokenizer=tokenizer)
+    parts = {"vision": encoder(dtype, sizes=sizes), "projection": linear(sizes.d_vision, dtype=dtype)}
+    return attach_vision(model, **parts, tokenizer=tokenizer)
+
+
+def random_lens(folder: Path, *, kind: str = "bridge", layout: str = "gpt-j", seed: int = 0) -> VisionLens:
+    """A lens with the square encoder and a tokenizer of words, which is saved in `folder`."""
+    return make_lens(layout, kind, tokenizer=word_tokenizer(folder / "tokenizer"), sizes=SQUARE, seed=seed)
 
 
 def picture(seed: int = 0, *, height: int = 20, width: int = 30) -> Image.Image:

@@ -49,6 +49,15 @@ ARCHITECTURES = {
     "opt": "OPTForCausalLM",
 }
 
+MLP_OUT = {
+    "gpt-j": "mlp.fc_out",
+    "gpt-2": "mlp.c_proj",
+    "pythia": "mlp.dense_4h_to_h",
+    "llama": "mlp.down_proj",
+    "opt": "fc2",
+}
+"""The linear layer of a block that reads the neurons."""
+
 
 def random_language_model(
     layout: str = "gpt-j", *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype = torch.float32

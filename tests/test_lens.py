@@ -13,9 +13,9 @@ from tests.lenses import (
     CASES,
     D_MODEL,
     GRID,
-    IDS,
     N_PATCHES,
     assert_different,
+    each_case,
     hugging_face,
     inputs_embeds,
     make_lens,
@@ -29,7 +29,7 @@ from tests.models import D_VOCAB
 # --- logits ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_logits_equal_inputs_embeds(lens_of, layout, kind):
     lens = lens_of(layout, kind)
     prompt = random_prompt(lens, [6, -4], [-2, 6, -2], [-1, 3, -3, 3], seed=1)
@@ -44,7 +44,7 @@ def test_logits_equal_inputs_embeds(lens_of, layout, kind):
     assert_different(lens.logits(other).detach(), plain)
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_in_double_precision_nothing_but_rounding_is_left(lens_of, layout, kind):
     lens = lens_of(layout, kind, torch.float64)
     prompt = random_prompt(lens, [6, -4, 2])
@@ -54,7 +54,7 @@ def test_in_double_precision_nothing_but_rounding_is_left(lens_of, layout, kind)
     torch.testing.assert_close(lens.logits(prompt)[0].detach(), plain, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_left_padded_batch_equals_single_rows(lens_of, layout, kind):
     lens = lens_of(layout, kind)
     prompt = random_prompt(lens, [6, -4], [-1, 3], [2, -3, 6, -2, 1, -1], [-7])
@@ -65,7 +65,7 @@ def test_left_padded_batch_equals_single_rows(lens_of, layout, kind):
         torch.testing.assert_close(lens.logits(prompt.row(row))[0].detach(), plain, rtol=1e-5, atol=5e-5)
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_pictures_reach_the_logits(lens_of, layout, kind):
     lens = lens_of(layout, kind)
     prompt = lens.prompt([picture(0), picture(1)], [" a dog", " sun"])

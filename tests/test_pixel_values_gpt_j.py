@@ -12,10 +12,10 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 
 from lens_multimodal import VisionLens, attach_vision, pixel_values_gpt_j
 from lens_multimodal.pixel_values_gpt_j import ARCHITECTURE, image_bridge, image_gpt_j
+from tests.lenses import SQUARE, picture, random_lens
 from tests.models import MODEL_CLASSES
-from tests.trio import D_VISION, N_PATCHES, random_lens, random_picture
 
-PICTURES = [random_picture(seed) for seed in range(3)]
+PICTURES = [picture(seed) for seed in range(3)]
 VISION_HOOKS = [
     "vision_encoder.hook_in",
     "vision_encoder.encoder_layers.0.hook_out",
@@ -93,11 +93,11 @@ def test_hook_points_of_encoder_and_projection(lens: VisionLens, tokens: Any, pi
     assert set(VISION_HOOKS) <= set(bridge.hook_dict)
     logits, cache = bridge.run_with_cache(tokens, pixel_values=pixels)
     features = lens.vision(pixels)
-    assert features.shape == (3, N_PATCHES, D_VISION)
+    assert features.shape == (3, SQUARE.n_patches, SQUARE.d_vision)
     torch.testing.assert_close(cache["vision_encoder.hook_in"], pixels)
     torch.testing.assert_close(cache["vision_encoder.hook_out"], features)
     torch.testing.assert_close(cache["vision_projection.hook_out"], lens.projection(features))
-    torch.testing.assert_close(cache["blocks.0.hook_resid_pre"][:, :N_PATCHES], lens.projection(features))
+    torch.testing.assert_close(cache["blocks.0.hook_resid_pre"][:, : SQUARE.n_patches], lens.projection(features))
     for name in VISION_HOOKS:
         edited = bridge.run_with_hooks(
             tokens, pixel_values=pixels, fwd_hooks=[(name, lambda activation, hook: activation * 0.5)]
@@ -123,7 +123,7 @@ def test_text_alone(lens: VisionLens, bridge: Any) -> None:
 
 def test_pictures_and_placeholders_have_to_match(tokens: Any, pixels: Any, bridge: Any) -> None:
     with pytest.raises(ValueError, match="got pixel_values but no placeholder 97 among the tokens"):
-        bridge(tokens[:, N_PATCHES:], pixel_values=pixels)
+        bridge(tokens[:, SQUARE.n_patches :], pixel_values=pixels)
     with pytest.raises(ValueError, match="the tokens hold 27 placeholders, 2 pictures need 2 x 9"):
         bridge(tokens, pixel_values=pixels[:2])
     with pytest.raises(ValueError, match="the tokens hold 27 placeholders, 0 pictures"):

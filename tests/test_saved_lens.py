@@ -13,10 +13,10 @@ from torch import nn
 from lens_multimodal import VisionEncoder, VisionLens, attach_vision
 from lens_multimodal.image import encoder_config
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face
+from tests.lenses import SQUARE, encoder, linear, picture, random_lens
 from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
-from tests.trio import SIDE, random_beit, random_lens, random_linear, random_picture
 
-PICTURES = [random_picture(seed) for seed in range(3)]
+PICTURES = [picture(seed) for seed in range(3)]
 
 
 def same(one: VisionLens, other: VisionLens) -> None:
@@ -81,8 +81,8 @@ def test_folder_is_read_by_others(folder: Path) -> None:
         assert torch.equal(model.state_dict()[name], tensor), name
     assert AutoTokenizer.from_pretrained(folder / "language")(" dog")["input_ids"]
     state = torch.load(folder / "proj.ckpt", weights_only=True)
-    assert torch.equal(state["weight"], random_linear().weight)
-    assert torch.equal(state["bias"], random_linear().bias)
+    assert torch.equal(state["weight"], linear(SQUARE.d_vision).weight)
+    assert torch.equal(state["bias"], linear(SQUARE.d_vision).bias)
     card = json.loads((folder / "lens.json").read_text())
     assert card["weight_processing"] == "none"
     assert card["format"] == 1
@@ -110,7 +110,7 @@ def test_left_out_parts_are_asked_for(part: str, lens: VisionLens, tmp_path: Pat
     lens.save_pretrained(tmp_path / "lens", without=[part])
     with pytest.raises(ValueError, match=rf"saved without its {part}: attach_vision\(folder, {part}=...\)"):
         attach_vision(tmp_path / "lens")
-    given = {"vision": random_beit()} if part == "vision" else {"projection": random_linear()}
+    given = {"vision": encoder(sizes=SQUARE)} if part == "vision" else {"projection": linear(SQUARE.d_vision)}
     same(lens, attach_vision(tmp_path / "lens", **given))  # type: ignore[arg-type]
 
 
@@ -127,14 +127,14 @@ def test_any_timm_encoder_by_name(name: str) -> None:
 
 
 def test_changed_or_foreign_encoder_says_what_to_do(lens: VisionLens) -> None:
-    changed = random_beit().module
+    changed = encoder(sizes=SQUARE).module
     changed.blocks[1].mlp.act = nn.ReLU()
     with pytest.raises(ValueError, match=r"changed after timm made it .*other features.*without=\['vision'\]"):
-        encoder_config.describe(changed, height=SIDE, width=SIDE)
+        encoder_config.describe(changed, height=SQUARE.height, width=SQUARE.width)
     foreign = nn.Conv2d(3, 20, 8, 8)
-    encoder = VisionEncoder(foreign, preprocessing=lens.vision.preprocessing)
+    found = VisionEncoder(foreign, preprocessing=lens.vision.preprocessing)
     with pytest.raises(ValueError, match=r"Conv2d cannot be written down.*attach_vision\(folder, vision=...\)"):
-        encoder_config.describe(encoder.module, height=SIDE, width=SIDE)
+        encoder_config.describe(found.module, height=SQUARE.height, width=SQUARE.width)
 
 
 def test_description_of_an_unknown_encoder_is_refused() -> None:

@@ -9,9 +9,9 @@ from tests.lenses import (
     CASES,
     D_MODEL,
     GRID,
-    IDS,
     N_PATCHES,
     assert_different,
+    each_case,
     encoder,
     hugging_face,
     linear,
@@ -36,7 +36,7 @@ def without_gradients():
 # --- TransformerLens ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_run_with_cache_of_a_batch(lens_of, layout, kind):
     lens = lens_of(layout, kind)
     prompt = lens.prompt([picture(0), picture(1)], " a dog")
@@ -49,7 +49,7 @@ def test_run_with_cache_of_a_batch(lens_of, layout, kind):
         torch.testing.assert_close(logits[row], plain, rtol=1e-5, atol=5e-5)
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_run_with_hooks_at_image_positions(lens_of, layout, kind):
     lens = lens_of(layout, kind)
     prompt = lens.prompt(picture(0), " a dog")

@@ -1,7 +1,6 @@
 """A real byte-level BPE tokenizer with the 97 tokens and the special ids of the random language models."""
 
 from pathlib import Path
-from string import ascii_lowercase
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -9,26 +8,39 @@ from transformers import PreTrainedTokenizerFast
 from tests.models import D_VOCAB, LAYOUTS
 
 SPECIAL = ["<|endoftext|>", "<one>", "<two>"]
-WORDS = ["picture", "of", "dog", "cat", "red", "sun", "a", "and", "is"]
-"""One token each behind a space."""
+SENTENCE_WORDS = ["picture", "of", "dog", "cat", "red", "sun", "a", "and", "is"]
+WORDS = ["dog", "cat", "sun", "tree", "red", "boat", "fish", "sea", "hat", "big", "cup", "key", "oak"]
+"""One token each behind a space, as the words of sentences."""
 
 
 def make_tokenizer(folder: Path, layout: str = "gpt-j") -> PreTrainedTokenizerFast:
-    """Saved to a folder and loaded from it: TransformerLens cannot take one that was never saved."""
-    bpe = byte_level([*SPECIAL, "Ġ", "Ċ", "A", ".", ",", *ascii_lowercase], WORDS, size=D_VOCAB)
+    """Words and signs of captions, with a layout's own special tokens."""
     config = LAYOUTS[layout]
     special = {
         f"{role}_token": SPECIAL[i]
         for role in ("bos", "eos", "pad")
         if (i := getattr(config, f"{role}_token_id")) is not None
     }
-    PreTrainedTokenizerFast(tokenizer_object=bpe, **special).save_pretrained(folder)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    return _saved(folder, [*SPECIAL, "Ġ", "Ċ", "A", ".", ","], SENTENCE_WORDS, special)
 
 
-def byte_level(letters: list[str], words: list[str], *, size: int) -> Tokenizer:
-    """Words with a leading space are one token each; letters are tokens; the rest is filler."""
-    pieces, merges = list(letters), []
+def word_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """More words and no signs; the end of the text is the only special token.
+
+    The model's last id has no piece here, as in checkpoints that pad their vocabulary.
+    """
+    return _saved(folder, ["<|endoftext|>", "Ġ"], WORDS, {"eos_token": "<|endoftext|>"}, size=D_VOCAB - 1)
+
+
+def _saved(
+    folder: Path, first: list[str], words: list[str], special: dict[str, str], *, size: int = D_VOCAB
+) -> PreTrainedTokenizerFast:
+    """Saved to a folder and loaded from it: TransformerLens cannot take one that was never saved.
+
+    The letters are tokens; words with a leading space are one token each; the rest is filler.
+    """
+    pieces = [*first, *"abcdefghijklmnopqrstuvwxyz"]
+    merges = []
     for word in words:
         done = "Ġ"
         for letter in word:
@@ -40,4 +52,5 @@ def byte_level(letters: list[str], words: list[str], *, size: int) -> Tokenizer:
     bpe = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    return bpe
+    PreTrainedTokenizerFast(tokenizer_object=bpe, **special).save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)

@@ -59,7 +59,7 @@ def _targets(bench: Workbench, n: int) -> Figure:
         def again() -> Tensor:
             return torch.cat([rivals.by_hand(bench.plain, embedded, [token], keep=_maximum) for token in targets])
 
-        # The result of all positions would be n times gigabytes: what is kept of each target is every neuron's maximum.
+        # All positions of n targets would take n times gigabytes: for each target only every neuron's maximum is kept.
         contenders = {
             OURS: ours,
             "transformers + PyTorch hooks": lambda: _top(together()),

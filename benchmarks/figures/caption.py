@@ -1,4 +1,4 @@
-"""Twenty greedy tokens behind one picture, key-value cache on."""
+"""Twenty greedy tokens after one picture, with a key-value cache."""
 
 from typing import Any
 

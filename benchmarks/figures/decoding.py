@@ -12,8 +12,8 @@ from lens_multimodal.analysis import decode_layers
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, chunk_sizes, search_vocabulary
 
 ON_A_CPU = 2e11
-"""Operations that are decoded on a CPU; all the rest is extrapolated. Memory is measured over two chunks of neurons:
-the most that is ever alive."""
+"""Operations that are run on a CPU; the time of the others is extrapolated. Memory is measured over two chunks of
+neurons, which are the most in memory at once."""
 
 TOP = 10
 

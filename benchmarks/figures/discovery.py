@@ -1,7 +1,7 @@
 """The paper's discovery per picture: caption it, explain three of the caption's tokens, decode their neurons.
 
-Ours captions the pictures as one batch and shares one forward pass among a picture's targets. The way of published
-code takes each picture by itself, and for each target runs every layer with a forward and a backward pass of its own.
+The library captions the pictures as one batch and uses one forward pass for all targets of a picture. Published code
+takes each picture by itself and runs a separate forward and backward pass for every layer and target.
 """
 
 from dataclasses import replace
@@ -108,5 +108,5 @@ def _floor(bench: Workbench, n: int) -> Floor:
     pos = bench.lens.vision.n_patches + 4
     one = attribution(shape, pos, targets=WORDS, width=width)
     words = decoding(shape, WORDS * TOP, width=width)
-    rest = Floor(flops=n * (one.flops + words.flops), bytes=n * (one.bytes + words.bytes))
-    return rest + caption(shape, pos, NEW, batch=n, width=width)
+    others = Floor(flops=n * (one.flops + words.flops), bytes=n * (one.bytes + words.bytes))
+    return others + caption(shape, pos, NEW, batch=n, width=width)

@@ -1,4 +1,4 @@
-"""How the cost of attribution grows with layers, width, image positions, targets and batch, against counted operations.
+"""How the cost of attribution grows with layers, width, image positions, targets and batch.
 
 Each size is varied by itself. On doubly logarithmic axes the slope of time must not exceed that of the counted
 operations: a hidden quadratic, or a forward pass per layer or target, would show as a steeper line.
@@ -29,7 +29,7 @@ WIDER_ON_A_GPU = 4
 
 
 def measure(bench: Workbench) -> list[Figure]:
-    """On small shapes, whatever the workbench's own; sizes too small to fill a GPU are scaled up there."""
+    """On small shapes, whatever the workbench's own; on a GPU, sizes too small to fill it are scaled up."""
     return [_grow(bench, axis, sizes) for axis, sizes in SIZES.items()]
 
 
@@ -72,7 +72,7 @@ def _attribution(bench: Workbench, lens: VisionLens, n_targets: int, batch: int)
     ids = [(3 + 7 * i) % lens.shape.d_vocab for i in range(max(n_targets, batch))]
     where = prompt.image_pos[0]
 
-    # The prompt is bound here: its image positions are known for as long as it lives.
+    # The prompt is kept in a variable: its image tokens are valid only while it exists.
     def one(prompt: object = prompt) -> object:
         if batch > 1:
             return top_neurons_by_row(lens.model, prompt.tokens, ids, where)  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 The language model alone, several times: the same random numbers rounded to each precision, one model in memory at a
 time. Attribution is each neuron's maximum over the positions; products and reductions are in float32 whatever the
-model's precision. Rounded weights that compute in float32 tell how much of a difference is rounding of the weights.
+model's precision. Rounded weights in float32 arithmetic show how much of a difference comes from rounding the weights.
 """
 
 import gc

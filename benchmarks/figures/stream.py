@@ -20,7 +20,7 @@ BATCH, DISTINCT, LOOKS, TOP = 8, 64, 20, 100
 
 
 def measure(bench: Workbench) -> list[Figure]:
-    """Everything is done anew for each picture; only the files' pixels repeat after `DISTINCT` pictures."""
+    """Nothing is cached between pictures; only the files' pixels repeat after `DISTINCT` pictures."""
     lens = bench.lens
     pictures = [bench.picture(i) for i in range(DISTINCT)]
     targets = bench.targets(BATCH)
@@ -54,8 +54,8 @@ def measure(bench: Workbench) -> list[Figure]:
         if number >= warm and (number - warm) % max(1, (n_batches - warm) // LOOKS) == 0:
             gc.collect()
             used.append((number * BATCH, in_use(bench.device) / 2**20))
-    rest = torch.tensor(seconds[warm:])
-    # Single looks at a process differ by tens of MB either way: what the allocator keeps.
+    steady = torch.tensor(seconds[warm:])
+    # Single measurements of a process differ by tens of MB, depending on what the allocator keeps.
     in_mb = [mb for _, mb in used]
     half = len(in_mb) // 2
     gained = median(in_mb[half:]) - median(in_mb[:half])
@@ -70,10 +70,10 @@ def measure(bench: Workbench) -> list[Figure]:
             work=f"{n_pictures:,} pictures in batches of {BATCH}: prompt, top {TOP} neurons of one target each",
             timings={
                 OURS: Timing(
-                    median=float(rest.median()) * n_batches,
-                    lowest=float(rest.min()) * n_batches,
-                    highest=float(rest.max()) * n_batches,
-                    rounds=len(rest),
+                    median=float(steady.median()) * n_batches,
+                    lowest=float(steady.min()) * n_batches,
+                    highest=float(steady.max()) * n_batches,
+                    rounds=len(steady),
                 ),
                 **{name: _times(timing, n_batches) for name, timing in beside.items() if name != OURS},
             },
@@ -85,7 +85,7 @@ def measure(bench: Workbench) -> list[Figure]:
                     value=round(gained, 2), limit=2.0),
             ),
             more={
-                "pictures per second": BATCH / float(rest.median()),
+                "pictures per second": BATCH / float(steady.median()),
                 "memory in use by picture, MB": [(n, round(mb, 2)) for n, mb in used],
                 "memory in use, lowest and highest, MB": (round(min(in_mb), 2), round(max(in_mb), 2)),
                 "soft prompts held at the end": len(lens.virtual_tokens),
@@ -95,5 +95,5 @@ def measure(bench: Workbench) -> list[Figure]:
 
 
 def _times(one: Timing, n: int) -> Timing:
-    """What `n` such batches would take: a rival runs a few, beside ours, before the stream begins."""
+    """The time of `n` such batches: before the stream begins, a rival runs a few of them in turn with ours."""
     return Timing(median=n * one.median, lowest=n * one.lowest, highest=n * one.highest, rounds=one.rounds)

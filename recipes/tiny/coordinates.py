@@ -1,12 +1,12 @@
-"""Coordinates in which a projection learns fast: the directions of the features that tell the captions' nouns apart.
+"""Coordinates in which a projection learns fast: the directions of the features that separate the captions' nouns.
 
-A map that is trained through a frozen language model sees each feature's share of a noun only through much noise, and
-the encoder's features vary most where they say least. So the features are first turned, linearly, into one number for
-each noun: how much more of the caption than usual it is where such a patch is seen, by least squares from every single
-patch to the nouns of its scene's caption. Patches that say nothing of the nouns come out near zero, and the noun of the
-others stands out more than after a regression that only has to rank it first. No mask and no position is used. The
-projection is trained on these numbers from a random start, on next-token loss alone, and then multiplied out: what
-ships is one linear map of the encoder's features.
+The gradient through a frozen language model is a noisy signal of how much each feature contributes to a noun, and the
+encoder's features vary most in directions that carry little about nouns. The features are therefore first mapped
+linearly to one number per noun: by least squares from every single patch to the nouns of its scene's caption, how much
+more than usual the caption is about that noun. Patches unrelated to the nouns come out near zero; for other patches the
+right noun is more distinct than after a regression that only needs to rank it first. Neither masks nor positions are
+used. The projection is trained on these numbers from a random initialisation, with next-token loss alone, and the two
+maps are then multiplied: what ships is one linear map of the encoder's features.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from lens_multimodal.train import CaptionBatch
 from recipes.tiny.scenes import words_of
 
 RIDGE = 1e-4
-"""Added to the features' covariance, as a share of its mean variance: units that are never on stay out."""
+"""Added to the features' covariance, as a share of its mean variance, so that inactive units are ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Coordinates:
 
 
 class InCoordinates(VisionEncoder):
-    """An encoder whose features are turned into coordinates."""
+    """An encoder whose features are mapped to coordinates."""
 
     def __init__(self, encoder: VisionEncoder, coordinates: Coordinates) -> None:
         nn.Module.__init__(self)
@@ -66,7 +66,7 @@ def caption_coordinates(
 ) -> Coordinates:
     """Least squares over this many scenes; each coordinate has a mean of 0 and a typical size of 1 at a patch.
 
-    Only sums over patches are kept, in float64: the memory does not grow with the scenes.
+    Only sums over patches are kept, in float64, so memory does not grow with the number of scenes.
     """
     width, patches, seen = encoder.d_vision, encoder.grid_h * encoder.grid_w, 0
     where = next(encoder.parameters()).device
@@ -89,7 +89,7 @@ def caption_coordinates(
 
 
 def noun_shares(captions: Sequence[str], nouns: Sequence[str]) -> Float[Tensor, "caption noun"]:
-    """The share of each noun among the nouns that a caption says."""
+    """The share of each noun among the nouns of a caption."""
     place = {noun: column for column, noun in enumerate(nouns)}
     shares = torch.zeros(len(captions), len(nouns))
     for row, caption in enumerate(captions):

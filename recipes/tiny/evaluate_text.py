@@ -1,4 +1,4 @@
-"""How well the shipped language model knows its language, against a unigram and a 5-gram model and against chance.
+"""How well the shipped language model predicts text, compared with a unigram and a 5-gram model and against chance.
 
 Everything is measured on the weights as they ship (rounded to float16, computed in float32).
 """
@@ -24,7 +24,7 @@ from recipes.tiny.text import read_documents
 
 ORDERS = {"unigram": 1, "5-gram": 5}
 NEUTRAL = "thing"
-"""Stands for the noun where a choice's probability without knowledge of the noun is wanted."""
+"""Replaces the noun where a choice's probability without knowledge of the noun is wanted."""
 Sequences = list[tuple[list[int], list[int]]]
 """Pairs of a context and an ending, as token ids."""
 Scorer = Callable[[Sequences], np.ndarray]

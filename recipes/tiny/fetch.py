@@ -58,7 +58,7 @@ class Package:
 def run(settings: Settings, work: Path, *, lock: Path = LOCK, archives: Path | None = None) -> dict:  # noqa: ARG001
     """Fetch, check and unpack every package of `lock` under `work/downloads/<package>`.
 
-    Args: archives: a folder of already downloaded archives that is looked into before a registry is asked.
+    Args: archives: a folder of already downloaded archives, tried before the registry.
     Returns: packages and bytes. Also writes `work/fetch/licences.json`: who made what, under which terms.
     Raises: WrongChecksum naming both sums; RuntimeError if a client is missing or fails.
     """

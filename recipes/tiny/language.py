@@ -2,13 +2,13 @@
 
 `transformers.GPTJForCausalLM` as it is: parallel attention and MLP, rotary positions, untied head with bias, no
 dropout. Documents are packed end to end with the end-of-text token between them, cut into rows of `n_ctx + 1`
-tokens, and the rows shuffled once per pass; the order depends on the seed alone, so a killed run continues with the
-very batch it would have seen. On CPUs and GPUs that have it, matrix products run in bfloat16 (autocast); weights,
+tokens, and the rows are shuffled once per epoch. The order depends on the seed alone, so an interrupted run continues
+with the batch that was next. On CPUs and GPUs that support it, matrix products run in bfloat16 (autocast); weights,
 optimizer, loss and checkpoints stay float32.
 
-Schedule: linear warm-up, a constant learning rate, and a linear descent to zero over the last 40 % of the steps. Until
-the descent begins the run does not depend on its own length. A run longer than `RESTS` descends there too, then warms
-up again and goes on (warmup-stable-decay with continuation, Wen et al. 2024): at each rest the model is usable.
+Schedule: linear warm-up, constant learning rate, linear decay to zero over the last 40 % of the steps. Until the decay
+begins, the run does not depend on its own length. A longer run also decays to zero at each of `CYCLE_ENDS`, then warms
+up again (warmup-stable-decay with continuation, Wen et al. 2024), so that the model is usable at each of them.
 """
 
 import json
@@ -29,9 +29,9 @@ from recipes.tiny.settings import Language, Settings
 from recipes.tiny.stage import device, load_checkpoint, run_once, save_checkpoint
 from recipes.tiny.text import read_documents
 
-DESCENT = 0.4
-RESTS = (2400, 4000)
-"""Steps at which the learning rate has come down to zero on the way."""
+DECAY_SHARE = 0.4
+CYCLE_ENDS = (2400, 4000)
+"""Steps at which the learning rate reaches zero before the last step."""
 CHECKPOINT_SECONDS = 150
 HELD_OUT_EVERY = 200
 HELD_OUT_ROWS = 64
@@ -45,9 +45,9 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
 
 
 def build(settings: Language, vocab_size: int, *, seed: int) -> GPTJForCausalLM:
-    """A fresh model. Residual outputs start smaller by the square root of their number, as in GPT-2.
+    """A new model. The initial weights of residual outputs are divided by the square root of their number, as in GPT-2.
 
-    The activation is GPT-J's `gelu_new` by the name under which PyTorch computes it in one pass over memory.
+    The activation is GPT-J's `gelu_new`; under this name PyTorch computes it in one pass over memory.
     """
     torch.manual_seed(seed)
     config = GPTJConfig(
@@ -76,9 +76,9 @@ def build(settings: Language, vocab_size: int, *, seed: int) -> GPTJForCausalLM:
 
 
 def make_faster(model: GPTJForCausalLM) -> None:
-    """The same mathematics, fewer passes over memory: no float32 attention scores.
+    """The same computation with fewer passes over memory: no float32 attention scores.
 
-    On CPUs this beats the fused `scaled_dot_product_attention`, whose bfloat16 backward pass is slow there.
+    On CPUs this is faster than the fused `scaled_dot_product_attention`, whose bfloat16 backward pass is slow there.
     """
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, None]:
@@ -98,7 +98,7 @@ def pack(tokens: np.ndarray, n_ctx: int) -> np.ndarray:
 
 
 def batch_rows(step: int, *, n_rows: int, batch: int, seed: int) -> np.ndarray:
-    """Which rows step `step` sees: a fresh permutation for each pass, a function of the step and the seed."""
+    """The rows of step `step`: a new permutation for each epoch, which depends on the step and the seed alone."""
     places = np.arange(step * batch, (step + 1) * batch)
     passes = {p: np.random.default_rng([seed, p]).permutation(n_rows) for p in set((places // n_rows).tolist())}
     return np.array(
@@ -107,12 +107,12 @@ def batch_rows(step: int, *, n_rows: int, batch: int, seed: int) -> np.ndarray:
 
 
 def rate(step: int, settings: Language) -> float:
-    """The learning rate's share of its peak: for each stretch between rests a warm-up, a plateau and a descent."""
-    ends = [rest for rest in RESTS if rest < settings.steps] + [settings.steps]
+    """The learning rate's share of its peak: each cycle is a warm-up, a plateau and a decay."""
+    ends = [end for end in CYCLE_ENDS if end < settings.steps] + [settings.steps]
     end = next(e for e in ends if step < e)
     start = max((e for e in ends if e <= step), default=0)
-    descent = max(1, round(DESCENT * (end - start)))
-    return min((step - start + 1) / max(1, settings.warmup), 1.0, (end - step) / descent)
+    decay = max(1, round(DECAY_SHARE * (end - start)))
+    return min((step - start + 1) / max(1, settings.warmup), 1.0, (end - step) / decay)
 
 
 def mean_loss(model: GPTJForCausalLM, rows: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def mean_loss(model: GPTJForCausalLM, rows: Tensor) -> Tensor:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> np.ndarray:
-    """All documents as one run of tokens, each followed by the end-of-text token."""
+    """All documents as one sequence of tokens, each followed by the end-of-text token."""
     pieces = []
     for start in tqdm(range(0, len(documents), 5000), desc="language: tokens", unit=" x 5000 documents"):
         encodings = tokenizer.backend_tokenizer.encode_batch(documents[start : start + 5000], add_special_tokens=False)
@@ -215,7 +215,7 @@ def _make(settings: Settings, work: Path, folder: Path) -> dict[str, Any]:
 
 
 def _tokens(work: Path, tokenizer: PreTrainedTokenizerFast, name: str) -> np.ndarray:
-    """The encoded corpus file, kept beside the checkpoint for the next start."""
+    """The encoded corpus file, cached beside the checkpoint."""
     cache = work / "language" / f"{name}.npy"
     if not cache.exists():
         with write_atomically(cache) as partial, partial.open("wb") as file:
@@ -237,7 +237,7 @@ def _optimizer(model: nn.Module, settings: Language) -> torch.optim.AdamW:
 
 
 def _export(training: Training, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A plain Hugging Face folder in float16. The figures of the card are those of these rounded weights."""
+    """A plain Hugging Face folder in float16. The card's figures are measured on these rounded weights."""
     model = GPTJForCausalLM(training.model.config)
     model.load_state_dict(training.model.state_dict())
     model.half().save_pretrained(folder)
@@ -245,7 +245,7 @@ def _export(training: Training, tokenizer: PreTrainedTokenizerFast, folder: Path
 
 
 class _Log:
-    """One JSON line a step. Lines after the checkpoint that was loaded are dropped: those steps are done again."""
+    """One JSON line per step. Lines after the loaded checkpoint are dropped, because those steps run again."""
 
     def __init__(self, path: Path, step: int) -> None:
         lines = path.read_text().splitlines() if path.exists() else []

@@ -1,4 +1,4 @@
-"""What the encoder learns from: patches of one cut-out agree across scenes; hidden patches are foretold."""
+"""The encoder's losses: patches of one cut-out agree across scenes; hidden patches are predicted."""
 
 import torch
 import torch.nn.functional as F
@@ -6,15 +6,15 @@ from einops import rearrange
 from torch import Generator, Tensor
 
 RECTANGLES = 16
-"""Of a block mask, at most."""
+"""Most rectangles of a block mask."""
 
 
 def patch_contrast(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
-    """InfoNCE between single patches of the same cut-out in two scenes, both ways.
+    """InfoNCE between single patches of the same cut-out in two scenes, in both directions.
 
-    `first[t, p]` and `second[t, p]` lie on cut-out t in either scene. Their positive is each other; their
-    negatives are all patches of all other cut-outs in the other scene's view. The other patches of the same
-    cut-out count neither way.
+    `first[t, p]` and `second[t, p]` lie on cut-out t in the two scenes and are each other's positive. Their
+    negatives are all patches of all other cut-outs in the other view. The other patches of the same cut-out are
+    neither.
 
     Args:
         first, second: unit vectors; shape (cut-out, patch, width).
@@ -35,11 +35,11 @@ def covered_patches(
     """Random patches that show each present object.
 
     Args:
-        label: label map (scene, size, size), k + 1 where object k is seen.
+        label: label map (scene, size, size), k + 1 where object k is visible.
         present: bool (scene, 3).
     Returns:
         Patch numbers (object, count), drawn with replacement by covered pixels among the patches covered at
-        least half, or among all if no patch is; and whether the object is seen at all (object,).
+        least half, or among all if no patch is; and whether the object is visible at all (object,).
     """
     share = patch_shares(label, slots=present.shape[1], patch_size=patch_size)[present]
     half = share >= 0.5
@@ -58,8 +58,8 @@ def patch_shares(label: Tensor, *, slots: int, patch_size: int) -> Tensor:
 def block_mask(count: int, *, side: int, share: float, generator: Generator) -> Tensor:
     """Blockwise masks as in BEiT, section 2.3: bool (count, side * side), at least `share` of each hidden.
 
-    Rectangles of random area and shape are laid on until the share is reached; the last one is thinned at
-    random so that every mask hides the same number of patches.
+    Rectangles of random area and shape are added until the share is reached. Random patches of the last one are
+    left out, so that every mask hides the same number of patches.
     """
     device = generator.device
     axis = torch.arange(side, device=device)

@@ -1,7 +1,8 @@
 """The oracle ceiling: the same projection training on features that carry the noun perfectly.
 
 Each noun has one fixed random vector at the image patches its object covers, each scene's background another, and
-noise is added. What captions reach here is what language model and linear map allow; the rest is the encoder's.
+noise is added. The accuracy of captions here is the most that language model and linear map allow; any further loss
+comes from the encoder.
 """
 
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ class OracleBatch(CaptionBatch):
 
 
 class GivenFeatures(VisionEncoder):
-    """Stands where the encoder stands, and passes given features through."""
+    """Takes the encoder's place and returns the given features."""
 
     def __init__(self, *, d_vision: int, side: int) -> None:
         nn.Module.__init__(self)

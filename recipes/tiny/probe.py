@@ -42,7 +42,7 @@ def probe(
 
     It is fitted on scenes of one to three known drawings and tested on new single-object scenes. `<kind>`
     takes the mean logit over the object's covered patches, `<kind>_patch` each patch alone. Encoder and cut-outs
-    lie on one device.
+    are on one device.
     """
     generator = torch.Generator(data["known"].cutouts.ids.device).manual_seed(seed)
     fit = _features(beit, data["known"], scenes, 0, image_size, patch_size, generator)
@@ -86,7 +86,7 @@ def _features(
 
 
 def _regress(features: Tensor, nouns: Tensor, classes: int, generator: Generator, epochs: int = 12):
-    """Multinomial regression on standardised features, by minibatch Adam with a falling rate."""
+    """Multinomial regression on standardised features, by minibatch Adam with a decaying rate."""
     mean, std = features.mean(0), features.std(0).clamp(min=1e-4)
     linear = torch.nn.Linear(features.shape[1], classes, device=features.device)
     torch.nn.init.zeros_(linear.weight)

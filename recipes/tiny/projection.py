@@ -60,7 +60,7 @@ def read_nouns(work: Path) -> list[str]:
 
 
 def visible_nouns(scenes: Scenes, data: Labelled, nouns: list[str]) -> list[tuple[list[str], list[tuple]]]:
-    """For each scene, nouns and centres of its objects that are large enough to be named, the largest first."""
+    """For each scene, nouns and centres of its objects that are large enough to be named, largest first."""
     pictures, areas, centres = (part.cpu() for part in (scenes.pictures, scenes.areas, scenes.centres))
     seen = (pictures >= 0) & (areas >= VISIBLE * scenes.label.shape[-1] ** 2)
     classes = torch.full_like(pictures, -1)

@@ -1,4 +1,4 @@
-"""The sample scenes as evaluation sees them: picture, nouns, captions, label map."""
+"""The sample scenes as evaluation uses them: picture, nouns, captions, label map."""
 
 import json
 from dataclasses import dataclass

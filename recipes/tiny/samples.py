@@ -1,7 +1,7 @@
 """Stage `samples`: the scenes that ship, in COCO format, half of known and half of held-out drawings.
 
-Every annotation names, beside COCO's own keys, its `drawing` (what was drawn, by whom) and `without`: the picture of
-the same scene composed without that object, as a path inside the folder.
+In addition to COCO's own keys, every annotation has `drawing` (what was drawn, and by whom) and `without`, the path in
+the folder of the same scene composed without that object.
 """
 
 import csv
@@ -44,12 +44,12 @@ CAPTIONS = 5
 """Reference captions of each scene, as COCO has; the first names the largest object first, the others any."""
 JPEG_QUALITY = 92
 WITHOUT = "without"
-"""Folder of the scenes that lack one object, and the key that names them; the picture is called as the annotation."""
+"""Folder of the scenes that lack one object, and the key of their paths; a file is named after its annotation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """What `pictures.csv` says of one labelled, permissive cut-out."""
+    """One labelled, permissive cut-out of `pictures.csv`."""
 
     concept: str
     sha256: str
@@ -122,7 +122,7 @@ def _make(settings: Settings, work: Path) -> dict[str, Any]:
 
 
 def read_drawings(table: Path, nouns: list[str]) -> dict[int, Drawing]:
-    """Every labelled cut-out that may be shown to anybody, by its row."""
+    """Every labelled cut-out whose licence allows showing it, by its row."""
     known = set(nouns)
     with table.open(newline="", encoding="utf-8") as file:
         return {
@@ -143,7 +143,7 @@ def labelled(
 
 
 def balanced(data: Labelled, counts: Tensor, *, generator: Generator) -> Tensor:
-    """Pictures for scenes of `counts` objects: nouns come equally often, whatever their number of drawings."""
+    """Pictures for scenes of `counts` objects: every noun is equally frequent, whatever its number of drawings."""
     classes = data.nouns.unique()
     order = torch.cat([torch.randperm(len(classes), generator=generator) for _ in range(SLOTS * len(counts))])
     chosen = choose(data.cutouts.ids, counts, generator=generator)
@@ -162,7 +162,7 @@ def seen_scenes(
     generator: Generator,
     composed: Callable[..., Scenes] = compose,
 ) -> Scenes:
-    """Scenes in which every object shows enough to be named; crowded ones are composed again."""
+    """Scenes in which enough of every object is visible to name it; crowded ones are composed again."""
     pictures = balanced(data, counts, generator=generator)
     scenes = composed(data.cutouts, pictures, size=size, generator=generator)
     for _ in range(50):
@@ -175,11 +175,11 @@ def seen_scenes(
             own = getattr(scenes, field.name)
             if own is not None:
                 own[hidden] = getattr(again, field.name)
-    raise RuntimeError(f"{len(hidden)} scenes stay crowded after 50 tries")
+    raise RuntimeError(f"{len(hidden)} scenes are still crowded after 50 attempts")
 
 
 def as_scene(scenes: Scenes, row: int, drawings: dict[int, Drawing]) -> Scene:
-    """One composed scene as evaluation takes it, without captions."""
+    """One composed scene in the form that evaluation uses, without captions."""
     slots = [k for k in range(SLOTS) if scenes.pictures[row, k] >= 0]
     shown = [drawings[int(scenes.pictures[row, k])] for k in slots]
     return Scene(
@@ -196,7 +196,7 @@ def _as_picture(pixels: Tensor) -> Image.Image:
 
 
 def _save(pixels: Tensor, path: Path) -> None:
-    """All pictures are saved alike, so that 8 x 8 blocks of equal pixels stay equal."""
+    """All pictures are saved with the same quality, so that equal 8 x 8 blocks of pixels stay equal."""
     _as_picture(pixels).save(path, quality=JPEG_QUALITY)
 
 

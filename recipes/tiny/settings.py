@@ -6,16 +6,16 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Cut-outs with alpha, labelled where we have a label, split before anything is trained."""
+    """Cut-outs with alpha, labelled where a label exists, and split before any training."""
 
     size: int = 128
     """Side of the square RGBA raster of each cut-out, in pixels."""
     min_drawings: int = 10
     """A noun enters the vocabulary with at least this many permissive drawings."""
     held_out_style: str = "fxemoji"
-    """A whole drawing style that no training stage sees."""
+    """A whole drawing style that no training stage uses."""
     held_out_share: float = 0.2
-    """Share of each noun's remaining drawings that no training stage sees."""
+    """Share of each noun's remaining drawings that no training stage uses."""
     views_per_model: int = 8
     """Rendered sides of each 3-D model."""
     limit: int | None = None
@@ -71,18 +71,18 @@ class Vision:
     weight_decay: float = 0.05
     muon_rate: float = 0.02
     """Learning rate of Muon, for the matrices; `learning_rate` is AdamW's, for everything else."""
-    fall_share: float = 0.2
-    """Over this last share of the steps the rates fall to zero."""
+    decay_share: float = 0.2
+    """The learning rates decay to zero over this last share of the steps."""
     average_decay: float = 0.999
-    """Of the running mean of the weights, which is what ships."""
+    """Of the running mean of the weights. The mean is what ships."""
     temperature: float = 0.1
     patches_per_object: int = 4
-    """Covered patches of each object that are contrasted."""
+    """Covered patches of each object in the contrastive loss."""
     masked_weight: float = 0.2
-    """Of the masked modelling loss beside the contrast."""
+    """Weight of the masked modelling loss relative to the contrastive loss."""
     masked_scenes: float = 0.25
     hidden_share: float = 0.4
-    """Of the patches of a masked scene."""
+    """Share of a masked scene's patches that are hidden."""
     codes: int = 512
     """Visual tokens."""
 
@@ -92,8 +92,7 @@ class Projection:
     """One linear map; LiMBeR's dropout."""
 
     coordinate_scenes: int = 48_000
-    """Captioned scenes from which the coordinates of training are found."""
-
+    """Captioned scenes from which the training coordinates are computed."""
     batch: int = 256
     steps: int = 1700
     learning_rate: float = 1e-3
@@ -120,12 +119,12 @@ class Evaluate:
     scenes: int = 400
     """New single-object scenes of each kind of drawing."""
     translated: int = 150
-    """Of them, how many are looked into neuron by neuron."""
+    """How many of them are analysed neuron by neuron."""
     probe_scenes: int = 8000
     control_steps: int = 125
     """Training steps of the projection for the random encoder."""
     control_scenes: int = 12_000
-    """Captioned scenes of its coordinates."""
+    """Captioned scenes from which its coordinates are computed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What every stage shares: where its files lie, when it is finished, how it survives being killed."""
+"""What all stages share: where their files are, when they are finished, and how they resume after an interruption."""
 
 import json
 from collections.abc import Callable
@@ -16,9 +16,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def run_once(folder: Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run `make` unless `folder/done.json` says that it ran with these very settings.
+    """Run `make` unless `folder/done.json` says that it ran with the same settings.
 
-    Raises: SettingsChanged with the differing keys, if it ran with others.
+    Raises: SettingsChanged with the differing keys, if it ran with other settings.
     """
     begun, done = folder / "settings.json", folder / "done.json"
     if begun.exists():

@@ -66,7 +66,7 @@ def _make(settings: Settings, work: Path, folder: Path) -> dict[str, Any]:
             "raise Tokenizer.vocab_size in settings.py"
         )
     sample = text[:200_000].replace(END, "")
-    assert tokenizer.decode(tokenizer.encode(sample)) == sample, "the tokenizer does not give its text back"
+    assert tokenizer.decode(tokenizer.encode(sample)) == sample, "the tokenizer does not restore its text"
     tokenizer.save_pretrained(folder)
     tokens = len(tokenizer.encode(sample))
     return {

@@ -1,7 +1,7 @@
 """What a setting does to where and how the language model translates.
 
 Not a stage: `python -m recipes.tiny.trials` trains one short projection for each of `VARIANTS` on the finished encoder,
-and writes what captions and neurons became of it to `translation_trials.csv`. Variants of the language model or of its
+and writes the figures of the captions and neurons to `translation_trials.csv`. Variants of the language model or of its
 text train a language model of their own first, about an hour on one core.
 """
 

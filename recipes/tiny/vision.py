@@ -1,14 +1,14 @@
 """Stage `vision`: a BEiT learns from pixels alone, from every picture of the training split.
 
-Each step composes two views: the same cut-outs, in other company, places and colours, before other backgrounds.
-Patches that show the same cut-out should agree across the views (`patch_contrast`); in some scenes of the second
-view blocks of patches are hidden and their visual tokens foretold, as in BEiT. No label, name or text is read.
+Each step composes two views of the same cut-outs, with other neighbours, places, colours and backgrounds. Patches that
+show the same cut-out should agree across the views (`patch_contrast`). In some scenes of the second view, blocks of
+patches are hidden and their visual tokens are predicted, as in BEiT. No label, name or text is used.
 
-The contrast is taken behind a head of two layers. The hidden one is kept as the encoder's features: they are wider than
-the stream, and a linear map reads far more nouns out of them.
+The contrastive loss is computed after a head of two layers. Its hidden layer is kept as the encoder's features: it is
+wider than the residual stream, and a linear map extracts far more nouns from it.
 
-The rate is constant after a warm-up and falls to zero over the last steps. The state before that fall is kept in
-`checkpoint.pt`, so that a later sitting can go on from it with more steps.
+The learning rate is constant after a warm-up and decays to zero over the last steps. The state before the decay is kept
+in `checkpoint.pt`, so that a later session can continue from it with more steps.
 """
 
 import copy
@@ -43,41 +43,41 @@ from recipes.tiny.stage import device, load_checkpoint, run_once, save_checkpoin
 SPLITS = ("train",)
 CHECKPOINT_SECONDS = 180.0
 CONTRASTED = 128
-"""Width of what the contrast compares."""
+"""Width of the vectors that the contrastive loss compares."""
 
 
 class Learner(nn.Module):
-    """The encoder, and what is thrown away after training: contrast layer, mask token, token classifier."""
+    """The encoder, and the parts that are dropped after training: contrast layer, mask token, token classifier."""
 
     def __init__(self, settings: Vision) -> None:
         super().__init__()
         self.beit = build_encoder(encoder_config(settings))
         self.contrast = nn.Linear(settings.d_vision, CONTRASTED)
         self.mask_token = nn.Parameter(torch.zeros(settings.d_stream))
-        self.foretell = nn.Linear(settings.d_stream, settings.codes)
+        self.token_classifier = nn.Linear(settings.d_stream, settings.codes)
 
 
 def run(settings: Settings, work: Path, *, minutes: float | None = None, watch: Callable | None = None) -> dict:
-    """Train until `settings.vision.steps`, or stop the constant part after `minutes` and let the rate fall.
+    """Train until `settings.vision.steps`, or end the constant part after `minutes` and decay the rate.
 
-    Writes `encoder.safetensors`, `encoder.json`, `checkpoint.pt` and `log.jsonl` in `work/vision`. A finished
-    run goes on from `checkpoint.pt` when more steps are asked for. `watch(beit, step)` returns figures for the log.
+    Writes `encoder.safetensors`, `encoder.json`, `checkpoint.pt` and `log.jsonl` in `work/vision`. A finished run
+    continues from `checkpoint.pt` if the settings ask for more steps. `watch(beit, step)` returns figures for the log.
     """
     folder, done = work / "vision", work / "vision" / "done.json"
     fixed = {key: value for key, value in settings.of("vision").items() if key != "steps"}
     if done.exists() and json.loads(done.read_text())["stable_steps"] < stable_steps(settings.vision):
         done.unlink()
-        (folder / "fall.pt").unlink(missing_ok=True)
+        (folder / "decay.pt").unlink(missing_ok=True)
     torch.set_flush_denormal(True)
     try:
         return run_once(folder, fixed, lambda: _train(settings, work, minutes, watch))
     finally:
-        torch.set_flush_denormal(False)  # it is a state of the processor: others in this process need theirs
+        torch.set_flush_denormal(False)  # a state of the processor, shared with other code in this process
 
 
 def stable_steps(settings: Vision) -> int:
-    """Steps before the rate falls."""
-    return max(1, settings.steps - round(settings.fall_share * settings.steps))
+    """Steps before the rate decays."""
+    return max(1, settings.steps - round(settings.decay_share * settings.steps))
 
 
 def encoder_config(settings: Vision) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def encoder_config(settings: Vision) -> dict[str, Any]:
 
 
 def build_encoder(config: dict[str, Any]) -> Beit:
-    """Plain attention rather than the fused kernel: on CPU, with a learnt bias, it is the faster one."""
+    """Plain attention, which is faster on a CPU than the fused kernel when there is a learned bias."""
     beit: Any = build_beit(**config)
     for block in beit.blocks:
         block.attn.fused_attn = False
@@ -111,7 +111,10 @@ def encode(beit: Beit, image: Tensor) -> Tensor:
 
 
 def stream(beit: Beit, image: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-    """Normalised stream (scene, patch, d_stream) that the features read; hidden patches enter as the mask token."""
+    """Normalised residual stream (scene, patch, d_stream) that the features are computed from.
+
+    Hidden patches are replaced with the mask token.
+    """
     patches = beit.patch_embed((image - 0.5) / 0.5)
     if hidden is not None and mask_token is not None:
         patches = torch.where(hidden[..., None], mask_token.to(patches.dtype), patches)
@@ -125,9 +128,9 @@ def stream(beit: Beit, image: Tensor, hidden: Tensor | None = None, mask_token: 
 def two_views(
     cutouts: CutOuts, scenes: int, *, size: int, generator: Generator, look: Look = STRONG
 ) -> tuple[Scenes, Scenes]:
-    """The same distinct cut-outs in two sets of scenes of one, two and three objects, in other company.
+    """The same distinct cut-outs in two sets of scenes of one, two and three objects, with other neighbours.
 
-    In a scene set, `pictures[present]` lists the cut-outs in the same order for `match` to pair.
+    `_of_objects` sorts by the ids of the cut-outs, so that the two sets pair up.
     """
     counts = torch.arange(scenes, device=generator.device) % SLOTS + 1
     slots = torch.arange(SLOTS, device=generator.device) < counts[:, None]
@@ -156,17 +159,17 @@ def loss(learner: Learner, cutouts: CutOuts, codebook: Tensor, settings: Vision,
         objects = [_of_objects(part, view, settings, generator) for part, view in parts]
         features = (learner.beit.norm[1:](chosen) for chosen, _ in objects)
         first, second = (F.normalize(learner.contrast(found).float(), dim=-1) for found in features)
-        foretold = learner.foretell(normed[-masked:][hidden[-masked:]]).float()
+        predicted = learner.token_classifier(normed[-masked:][hidden[-masked:]]).float()
     both = objects[0][1] & objects[1][1]
     tokens = visual_tokens(image[-masked:], codebook, patch_size=settings.patch_size)
     return {
         "contrast": patch_contrast(first[both], second[both], temperature=settings.temperature),
-        "masked": F.cross_entropy(foretold, tokens[hidden[-masked:]]),
+        "masked": F.cross_entropy(predicted, tokens[hidden[-masked:]]),
     }
 
 
 def _of_objects(patches: Tensor, view: Scenes, settings: Vision, generator: Generator) -> tuple[Tensor, Tensor]:
-    """What random covered patches have (object, patch, d_stream) in the order of the pictures' ids."""
+    """The stream at random covered patches (object, patch, d_stream), in the order of the pictures' ids."""
     present = view.pictures >= 0
     chosen, seen = covered_patches(
         view.label, present, patch_size=settings.patch_size, count=settings.patches_per_object, generator=generator
@@ -177,7 +180,7 @@ def _of_objects(patches: Tensor, view: Scenes, settings: Vision, generator: Gene
 
 
 class Run:
-    """Everything that a later sitting needs to go on bit for bit."""
+    """Everything that a later session needs to continue bit for bit."""
 
     def __init__(self, settings: Vision, cutouts: CutOuts, seed: int, where: torch.device) -> None:
         self.settings, self.cutouts, self.step, self.seconds = settings, cutouts, 0, 0.0
@@ -189,7 +192,7 @@ class Run:
         self.optimizers = _optimizers(self.learner, settings)
 
     def advance(self, share: float) -> dict[str, float]:
-        """One step at this share of the learning rates."""
+        """One step with this share of the learning rates."""
         began = time.monotonic()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -219,7 +222,7 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, or from its half-precision copy (`shrink`), which has no exact optimizer."""
+        """Continue from `state`, or from its 16-bit copy (`shrink`), whose optimizer state is rounded."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.learner.load_state_dict(state["learner"])
         self.average.load_state_dict(state["average"])
@@ -266,16 +269,16 @@ def _train(settings: Settings, work: Path, minutes: float | None, watch: Callabl
     vision, folder, where = settings.vision, work / "vision", device()
     cutouts = load(work / "pictures", splits=SPLITS, side=source_side(settings)).to(where)
     run = Run(vision, cutouts, settings.seed, where)
-    stable, falling = folder / "checkpoint.pt", folder / "fall.pt"
-    before = load_checkpoint(stable) or load_checkpoint(folder / "resume_fp16.pt")
+    constant, decaying = folder / "checkpoint.pt", folder / "decay.pt"
+    before = load_checkpoint(constant) or load_checkpoint(folder / "resume_fp16.pt")
     if before is not None:
         run.restore(before)
-    if not falling.exists():
-        _stable_part(run, stable_steps(vision), folder, minutes, watch)
-        save_checkpoint(stable, run.state())
+    if not decaying.exists():
+        _constant_part(run, stable_steps(vision), folder, minutes, watch)
+        save_checkpoint(constant, run.state())
         save_checkpoint(folder / "resume_fp16.pt", shrink(run.state()))
-        save_checkpoint(falling, run.state() | {"begin": run.step})
-    _falling_part(run, falling, folder, watch)
+        save_checkpoint(decaying, run.state() | {"begin": run.step})
+    _decay_part(run, decaying, folder, watch)
     with write_atomically(folder / "encoder.safetensors") as partial:
         save_file(run.average.state_dict(), partial)
     encoder = {
@@ -285,12 +288,12 @@ def _train(settings: Settings, work: Path, minutes: float | None, watch: Callabl
         "std": 0.5,
     }
     write_json(folder / "encoder.json", encoder)
-    begin = (load_checkpoint(falling) or {})["begin"]
+    begin = (load_checkpoint(decaying) or {})["begin"]
     return {"stable_steps": begin, "steps": run.step, "scenes": run.step * vision.batch,
             "minutes": run.seconds / 60, "pictures": len(cutouts.ids)}  # fmt: skip
 
 
-def _stable_part(run: Run, steps: int, folder: Path, minutes: float | None, watch: Callable | None) -> None:
+def _constant_part(run: Run, steps: int, folder: Path, minutes: float | None, watch: Callable | None) -> None:
     end = None if minutes is None else time.monotonic() + 60 * minutes
     with _Log(run, folder, steps, watch, "stable") as log:
         while run.step < steps and (end is None or time.monotonic() < end):
@@ -298,13 +301,13 @@ def _stable_part(run: Run, steps: int, folder: Path, minutes: float | None, watc
             log.save_now_and_then(folder / "checkpoint.pt", run.state)
 
 
-def _falling_part(run: Run, checkpoint: Path, folder: Path, watch: Callable | None) -> None:
+def _decay_part(run: Run, checkpoint: Path, folder: Path, watch: Callable | None) -> None:
     before = load_checkpoint(checkpoint)
     assert before is not None
     run.restore(before)
-    begin, share = before["begin"], run.settings.fall_share
+    begin, share = before["begin"], run.settings.decay_share
     steps = max(1, round(begin * share / (1 - share)))
-    with _Log(run, folder, begin + steps, watch, "fall") as log:
+    with _Log(run, folder, begin + steps, watch, "decay") as log:
         while run.step < begin + steps:
             left = 1 - (run.step - begin + 0.5) / steps
             log.write(run.advance(left))

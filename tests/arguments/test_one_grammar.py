@@ -20,11 +20,11 @@ import lens_multimodal
 from lens_multimodal import analysis, hooks, transformer
 from lens_multimodal.analysis import Logit
 from tests.hooks import reference
-from tests.trio import random_lens, random_picture
+from tests.lenses import picture, random_lens
 
 PROMPT, OTHER, ROWS = reference.tokens(batch=1), reference.tokens(seed=1, batch=1), reference.tokens(seed=2)
 N_POS = PROMPT.shape[1]
-DOG, CAT = 30, 33  # of tests.analysis.words; the fixture checks it
+DOG, CAT = 30, 33  # of tests.tokenizers; the fixture checks it
 TWO_AND_THREE = torch.arange(9) // 2 == 1
 
 
@@ -207,7 +207,7 @@ def given(lens):
     ablated = hooks.ablate(model, [(0, 1), (1, 3)])
     return {name: kind.groups[0][0] for name, kind in KINDS.items()} | dict(
         self=lens, model=model, tokens=PROMPT, clean_tokens=PROMPT, corrupted_tokens=OTHER, batches=[PROMPT, OTHER],
-        image=lens.prompt(random_picture(), "a"), run=run, to=hooks.Resample(run), names=[transformer.mlp_post(1)],
+        image=lens.prompt(picture(), "a"), run=run, to=hooks.Resample(run), names=[transformer.mlp_post(1)],
         hooks=ablated, interventions=[ablated], n_pos=N_POS, vector=torch.linspace(-3, 3, 24), amount=2.0, factor=3.0,
         value=4.0, source=CAT, queries=slice(4, None), keys=[1, 2], positions=[2, 3],
     )  # fmt: skip
@@ -216,7 +216,7 @@ def given(lens):
 GIVEN_TO: dict[str, dict[str, Any]] = {
     "patch_path": {"sender_neurons": [(0, 3)], "receiver_neurons": [(1, 5), (2, 6)], "receiver_heads": [(2, 0)]},
     "neuron_attribution_by_row": {"tokens": ROWS},
-    "VisionLens.show": {"neuron": (1, 4), "pictures": [random_picture(1)]},
+    "VisionLens.show": {"neuron": (1, 4), "pictures": [picture(1)]},
     "top_neurons_by_row": {"tokens": ROWS},
     "edit_knowledge": {"strength": 3.0, "source": 7, "target": 8},
     "patch_resid_pre": {"positions": [2, 3]},
@@ -308,7 +308,7 @@ def test_errors_name_the_function_and_the_argument(lens, given, name, argument):
 
 
 def test_the_mask_of_an_image_prompt_fits_hooks_and_analysis(lens):
-    prompt = lens.prompt(random_picture(), "a dog")
+    prompt = lens.prompt(picture(), "a dog")
     at = prompt.image_pos[0]
 
     def ablated(where):

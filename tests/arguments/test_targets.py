@@ -4,13 +4,13 @@ import torch
 from lens_multimodal.arguments import targets as to
 from lens_multimodal.arguments.targets import read_targets
 from tests.analysis.reference import PROMPT, model_of, plain
-from tests.analysis.words import tokenizer
 from tests.models import wrapped_model
+from tests.tokenizers import word_tokenizer
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return wrapped_model("bridge", plain("gpt-j"), tokenizer(tmp_path_factory.mktemp("tokenizer")))
+    return wrapped_model("bridge", plain("gpt-j"), word_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
 LOGITS = torch.randn(7, 97, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -13,7 +13,7 @@ from lens_multimodal.data import Scene, SceneObject
 from lens_multimodal.experiments import Context, Experiment, SummaryTable, generator_for
 from lens_multimodal.experiments.shared.picture_state import PictureSettings
 from lens_multimodal.experiments.stream import Batching, stream
-from tests.trio import random_lens, random_picture
+from tests.lenses import picture, random_lens
 
 
 def make_scenes(folder: Path, count: int, *, anew: bool = True) -> list[Scene]:
@@ -24,10 +24,10 @@ def make_scenes(folder: Path, count: int, *, anew: bool = True) -> list[Scene]:
     folder.mkdir(parents=True, exist_ok=True)
     scenes = []
     for number in range(count):
-        picture = random_picture(number)
+        shown = picture(number)
         path = folder / f"{number:03d}.png"
         if anew:
-            picture.save(path)
+            shown.save(path)
         box = SceneObject(
             id=number,
             category="dog",
@@ -35,8 +35,8 @@ def make_scenes(folder: Path, count: int, *, anew: bool = True) -> list[Scene]:
             area=50.0,
             box=(0.0, 0.0, 10.0, 5.0),
             is_crowd=False,
-            height=picture.height,
-            width=picture.width,
+            height=shown.height,
+            width=shown.width,
             segmentation=[[0, 0, 10, 0, 10, 5, 0, 5]],
             extra={},
         )
@@ -44,8 +44,8 @@ def make_scenes(folder: Path, count: int, *, anew: bool = True) -> list[Scene]:
             Scene(
                 id=1000 - 7 * number,
                 path=path,
-                height=picture.height,
-                width=picture.width,
+                height=shown.height,
+                width=shown.width,
                 captions=("A big dog.",),
                 objects=(box,),
                 extra={},

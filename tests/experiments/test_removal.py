@@ -20,7 +20,7 @@ from lens_multimodal.experiments.stream import stream
 from lens_multimodal.tiny import scenes_folder
 from tests.experiments.planted import CELL, World, make_world, plain_trio
 from tests.experiments.stream_world import Probe, ProbeSettings, make_scenes
-from tests.trio import random_lens
+from tests.lenses import random_lens
 
 SETTINGS = FollowUpsSettings(covered=0.5, mean_over=6)
 GREY, RED, BLUE = (128, 128, 128), (255, 0, 0), (0, 0, 255)

@@ -19,7 +19,7 @@ from lens_multimodal.views.report.cases import Cases, cases_of
 from lens_multimodal.views.report.content import Report, Section, entry_of
 from lens_multimodal.views.report.summary_figures import figure_of
 from lens_multimodal.views.report.tables import number, table_of, text_of
-from tests.trio import random_picture
+from tests.lenses import picture
 
 CURVE = pd.DataFrame(
     {
@@ -267,7 +267,7 @@ def world(folder: Path, overlaps: list[float | None]) -> tuple[dict[str, pd.Data
     """Tables as the experiments write them, for random pictures."""
     maps, captions, ablations = [], [], []
     for i, overlap in enumerate(overlaps):
-        random_picture(i).save(folder / f"{i}.png")
+        picture(i).save(folder / f"{i}.png")
         said = {"caption": f"a dog {i}", "human_caption": f"dog number {i}", "file_name": f"{i}.png"}
         captions.append({"image_id": i, **said})
         for neuron in (-1, 5):

@@ -25,7 +25,7 @@ from lens_multimodal.experiments.stream.frames import as_arrow, joined
 from lens_multimodal.experiments.stream.parts import read_parts, write_part
 from lens_multimodal.experiments.stream.streaming import Batching, in_order
 from tests.experiments.stream_world import Probe, ProbeSettings, make_scenes
-from tests.trio import random_lens
+from tests.lenses import random_lens
 
 COUNT = 14
 

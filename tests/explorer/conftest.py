@@ -18,8 +18,8 @@ from lens_multimodal import VisionLens
 from lens_multimodal.data import read_coco
 from lens_multimodal.explorer import Limits, create_app
 from lens_multimodal.tiny import scenes_folder
+from tests.lenses import picture, random_lens
 from tests.models import MODEL_CLASSES
-from tests.trio import random_lens, random_picture
 
 TEXT = "a dog"
 LIMITS = Limits(upload_bytes=200_000, upload_pixels=250_000, uploads_held=3, samples_held=3, new_tokens=6)
@@ -72,7 +72,7 @@ def page(lens, scenes) -> Page:
 @pytest.fixture
 def two(page) -> tuple[str, str]:
     """Two uploaded pictures."""
-    return tuple(page.upload(png(random_picture(seed))).json()["id"] for seed in (0, 1))
+    return tuple(page.upload(png(picture(seed))).json()["id"] for seed in (0, 1))
 
 
 def png(picture: Image.Image) -> bytes:

@@ -11,7 +11,7 @@ from lens_multimodal import transformer
 from lens_multimodal.hooks import ablate, scale
 from lens_multimodal.prompt.image_prompt import assemble
 from tests.explorer.conftest import LIMITS, TEXT, in_format, png
-from tests.trio import random_picture
+from tests.lenses import picture
 
 CLOSE = {"rel": 1e-4, "abs": 1e-7}
 
@@ -29,7 +29,7 @@ def prompt_at(lens, picture, place):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_an_uploaded_picture_is_captioned_as_by_the_library(page, lens, kind):
-    data = in_format(random_picture(3), kind)
+    data = in_format(picture(3), kind)
     seen = page.ask("/api/look", picture=page.upload(data, f"image/{kind.lower()}").json()["id"], text=TEXT)
     expected = lens.caption(Image.open(BytesIO(data)), TEXT, max_new_tokens=LIMITS.new_tokens)
     assert seen["caption"]["text"] == expected
@@ -40,7 +40,7 @@ def test_an_uploaded_picture_is_captioned_as_by_the_library(page, lens, kind):
 @pytest.mark.parametrize("text", ["", "a", "\N{SNOWMAN} <|endoftext|>"])
 def test_any_text_may_follow_the_picture(page, lens, two, text):
     seen = page.ask("/api/look", picture=two[1], text=text)
-    assert seen["caption"]["text"] == lens.caption(random_picture(1), text, max_new_tokens=LIMITS.new_tokens)
+    assert seen["caption"]["text"] == lens.caption(picture(1), text, max_new_tokens=LIMITS.new_tokens)
 
 
 def test_a_sample_is_captioned_and_shown(page, lens, scenes):
@@ -58,14 +58,14 @@ def test_each_word_has_the_probability_with_which_it_was_chosen(page, lens, two)
     assert words
     for index, word in enumerate(words):
         place = page.place(two[0], index)
-        expected = probability(lens, prompt_at(lens, random_picture(0), place), word["token_id"])
+        expected = probability(lens, prompt_at(lens, picture(0), place), word["token_id"])
         assert word["probability"] == pytest.approx(expected, **CLOSE)
 
 
 def test_the_neurons_behind_a_word_are_those_of_the_library(page, lens, two):
     place = page.place(two[0], 1)
     why = page.ask("/api/why", picture=two[0], **place, top_k=12)
-    prompt = prompt_at(lens, random_picture(0), place)
+    prompt = prompt_at(lens, picture(0), place)
     expected = lens.neurons(prompt, place["target"], top_k=12)
     assert [(n["layer"], n["neuron"]) for n in why["neurons"]] == list(
         zip(expected["layer"], expected["neuron"], strict=True)
@@ -88,7 +88,7 @@ def test_ablation_and_scaling_change_the_word_as_the_library_does(page, lens, tw
     factors = [0.0, 0.0, 2.5, 0.0]
     asked = [{"layer": a, "neuron": b, "factor": f} for (a, b), f in zip(neurons, factors, strict=True)]
     changed = page.ask("/api/change", picture=two[0], **place, neurons=asked)
-    prompt = prompt_at(lens, random_picture(0), place)
+    prompt = prompt_at(lens, picture(0), place)
     at = prompt.image_pos[0]
     hooks = ablate(lens.model, [neurons[0], neurons[1], neurons[3]], positions=at)
     hooks += scale(lens.model, [neurons[2]], factor=2.5, positions=at)
@@ -98,7 +98,7 @@ def test_ablation_and_scaling_change_the_word_as_the_library_does(page, lens, tw
     assert abs(after - before) > 1e-6, "these neurons matter"
     assert changed["random"]["probability"] != changed["after"]["probability"]
     with lens.model.hooks(fwd_hooks=hooks):
-        [caption] = lens.generate(lens.prompt(random_picture(0), TEXT), max_new_tokens=LIMITS.new_tokens)
+        [caption] = lens.generate(lens.prompt(picture(0), TEXT), max_new_tokens=LIMITS.new_tokens)
     assert changed["caption"]["text"] == caption
 
 
@@ -153,7 +153,7 @@ def test_a_sweep_agrees_with_patching_each_image_patch_alone(page, two):
 
 def test_the_oldest_uploads_go_and_their_vectors_with_them(page, lens):
     held = len(lens.virtual_tokens)
-    names = [page.upload(png(random_picture(seed))).json()["id"] for seed in range(LIMITS.uploads_held + 2)]
+    names = [page.upload(png(picture(seed))).json()["id"] for seed in range(LIMITS.uploads_held + 2)]
     assert len(lens.virtual_tokens) == held + LIMITS.uploads_held
     assert page.post("/api/look", picture=names[0], text=TEXT).status_code == 404
     assert page.ask("/api/look", picture=names[-1], text=TEXT)

@@ -14,8 +14,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from lens_multimodal.explorer.server import address, listen, make_server
 from tests.browser import chromium, needs_browser
 from tests.explorer.conftest import fingerprint
+from tests.lenses import picture, random_lens
 from tests.models import MODEL_CLASSES
-from tests.trio import random_lens, random_picture
 
 pytestmark = needs_browser
 
@@ -97,14 +97,14 @@ def tab(driver, url) -> Tab:
 
 def test_from_a_dropped_picture_to_an_ablated_neuron(tab, lens, tmp_path):
     before = fingerprint(lens)
-    random_picture(5).save(tmp_path / "mine.png")
+    picture(5).save(tmp_path / "mine.png")
     tab.drop(tmp_path / "mine.png")
-    caption = lens.caption(random_picture(5))
+    caption = lens.caption(picture(5))
     shown = "A picture of " + caption
     tab.until(lambda: "".join(tab.text("#look-caption").split()) == "".join(shown.split()))
     tab.click("#look-caption .word")
     tab.until(lambda: tab.all("#neurons-table tbody tr"))
-    prompt = lens.prompt(random_picture(5))
+    prompt = lens.prompt(picture(5))
     expected = lens.neurons(prompt, int(lens.logits(prompt)[0, -1].argmax()), top_k=20)
     rows = [row.get_attribute("data-neuron") for row in tab.all("#neurons-table tbody tr")]
     assert rows == [f"{layer}.{neuron}" for layer, neuron in zip(expected["layer"], expected["neuron"], strict=True)]

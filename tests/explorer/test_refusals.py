@@ -12,7 +12,7 @@ from lens_multimodal.explorer import Limits, create_app
 from lens_multimodal.explorer.uploads import read_upload
 from lens_multimodal.image.pictures import NotAPicture, PictureTooLarge
 from tests.explorer.conftest import LIMITS, TEXT, Page, in_format, png
-from tests.trio import random_picture
+from tests.lenses import picture
 
 
 def refused(response, status: int, *parts: str) -> None:
@@ -50,7 +50,7 @@ def test_two_host_names_are_refused(page):
 def test_a_question_without_the_pages_token_is_refused(page, headers):
     question = {"picture": "sample-1", "text": TEXT}
     refused(page.client.post("/api/look", json=question, headers=headers), 403, "reload it")
-    refused(page.client.post("/api/pictures", content=png(random_picture()), headers=headers), 403)
+    refused(page.client.post("/api/pictures", content=png(picture()), headers=headers), 403)
 
 
 def test_another_servers_token_is_refused(page, lens, scenes):
@@ -192,18 +192,18 @@ def test_a_file_of_another_type_is_refused_whatever_it_claims(page, data):
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO", "PPM"])
 def test_a_real_picture_of_another_type_is_refused(page, kind):
-    refused(page.upload(in_format(random_picture(), kind), "image/png"), 415)
+    refused(page.upload(in_format(picture(), kind), "image/png"), 415)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("cut", [20, 60, 200])
 def test_a_cut_off_picture_is_refused(page, kind, cut):
-    refused(page.upload(in_format(random_picture(), kind)[:cut]), 415)
+    refused(page.upload(in_format(picture(), kind)[:cut]), 415)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_damaged_pictures_never_do_worse_than_a_clean_refusal(kind):
-    data, outcomes = in_format(random_picture(), kind), []
+    data, outcomes = in_format(picture(), kind), []
     for place in range(0, len(data), max(1, len(data) // 150)):
         damaged = bytearray(data)
         damaged[place] ^= 0xFF
@@ -223,7 +223,7 @@ def test_nothing_is_written_to_disk(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    name = page.upload(png(random_picture(7, height=200, width=200))).json()["id"]
+    name = page.upload(png(picture(7, height=200, width=200))).json()["id"]
     page.ask("/api/why", picture=name, **page.place(name, 0), top_k=3)
     assert list(tmp_path.iterdir()) == []
 
@@ -336,6 +336,6 @@ def test_limits_are_checked(wrong, part):
 
 def test_a_large_picture_in_bounds_is_taken(lens, scenes):
     page = Page(TestClient(create_app(lens, scenes=scenes), base_url="http://127.0.0.1:8000"))
-    name = page.upload(in_format(random_picture(1, height=1500, width=900), "JPEG"), "image/jpeg").json()["id"]
+    name = page.upload(in_format(picture(1, height=1500, width=900), "JPEG"), "image/jpeg").json()["id"]
     shown = Image.open(io.BytesIO(page.client.get(f"/api/pictures/{name}").content))
     assert shown.size == (307, 512), "the page gets a small copy"

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.explorer.conftest import TEXT, fingerprint, png
-from tests.trio import random_picture
+from tests.lenses import picture
 
 
 def test_questions_at_once_are_answered_as_one_by_one_and_leave_the_model_unchanged(page, lens, two):
@@ -46,12 +46,12 @@ def test_uploads_at_once_are_all_held(page, lens):
 
     def upload(seed: int) -> str:
         headers = {"x-explorer-token": token}
-        return page.client.post("/api/pictures", content=png(random_picture(seed)), headers=headers).json()["id"]
+        return page.client.post("/api/pictures", content=png(picture(seed)), headers=headers).json()["id"]
 
     with ThreadPoolExecutor(3) as pool:
         names = list(pool.map(upload, range(3)))
     captions = [page.ask("/api/look", picture=name, text=TEXT)["caption"]["text"] for name in names]
-    assert captions == [lens.caption(random_picture(seed), TEXT, max_new_tokens=6) for seed in range(3)]
+    assert captions == [lens.caption(picture(seed), TEXT, max_new_tokens=6) for seed in range(3)]
     assert fingerprint(lens) == before
 
 

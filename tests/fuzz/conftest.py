@@ -25,7 +25,7 @@ from lens_multimodal import VisionLens, transformer
 from lens_multimodal.hooks import CutHadNoEffect
 from lens_multimodal.tiny import MissingWeights
 from lens_multimodal.transformer.self_check import HookHasNoEffect
-from tests.trio import random_lens
+from tests.lenses import random_lens
 
 OWN_ERRORS = (
     ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, ImportError,

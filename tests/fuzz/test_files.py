@@ -17,7 +17,7 @@ from lens_multimodal.cli.neuron_list import parse_neurons, read_neurons
 from lens_multimodal.cli.train_command import fit_settings
 from lens_multimodal.data import read_coco, read_folder, read_shards
 from lens_multimodal.train import FitSettings
-from tests.trio import random_picture
+from tests.lenses import picture
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
@@ -57,7 +57,7 @@ def saved(lens, tmp_path_factory) -> Path:
 def coco(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("coco")
     (folder / "images").mkdir()
-    random_picture().save(folder / "images" / "a.png")
+    picture().save(folder / "images" / "a.png")
     entry = {"id": 1, "file_name": "a.png", "height": 20, "width": 30}
     thing = {
         "id": 5,
@@ -92,7 +92,7 @@ def test_settings_that_are_no_json(attempt, tmp_path_factory, content):
 @given(st.data())
 def test_preprocessing(attempt, data):
     own = Preprocessing(height=24, width=24).to_json()
-    attempt(lambda: Preprocessing.from_json(data.draw(spoilt(own)))([random_picture()]))
+    attempt(lambda: Preprocessing.from_json(data.draw(spoilt(own)))([picture()]))
 
 
 @given(st.data())
@@ -181,7 +181,7 @@ def _spoil_and_open(attempt, saved: Path, tmp_path_factory, name: str, data) -> 
 
     def use() -> None:
         with attach_vision(folder) as opened, torch.no_grad():
-            opened.logits(opened.prompt(random_picture(), " dog"))
+            opened.logits(opened.prompt(picture(), " dog"))
 
     attempt(use)
 

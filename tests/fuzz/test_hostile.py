@@ -20,7 +20,7 @@ from lens_multimodal.data import read_coco, read_folder, read_shards
 from lens_multimodal.files import digest_of_file
 from lens_multimodal.train import FitSettings, checkpoint
 from lens_multimodal.transformer.loading import load_language_model
-from tests.trio import random_picture
+from tests.lenses import picture
 
 
 class Bomb:
@@ -134,8 +134,8 @@ def test_a_data_set_that_points_outside(tmp_path, name, kind):
     folder = tmp_path / "data"
     (folder / "images" / "sub").mkdir(parents=True)
     (folder / "sub").mkdir()
-    random_picture().save(tmp_path / "secret.png")
-    random_picture().save(folder / "secret.png")
+    picture().save(tmp_path / "secret.png")
+    picture().save(folder / "secret.png")
     name = name.format(absolute=tmp_path / "secret.png")
     if kind == "coco":
         entry = {"id": 1, "file_name": name, "height": 20, "width": 30}

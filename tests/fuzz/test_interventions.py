@@ -13,7 +13,7 @@ from lens_multimodal import hooks as builders
 from lens_multimodal import transformer
 from lens_multimodal.analysis import ablation_effects, decode_neurons, effect_of, neuron_activations, top_neurons
 from tests.fuzz import anything
-from tests.trio import random_picture
+from tests.lenses import picture
 
 replacement = st.sampled_from(["zero", "mean", "resample"])
 number = anything.mostly(st.floats(-3, 3), st.floats(), anything.odd)
@@ -21,7 +21,7 @@ number = anything.mostly(st.floats(-3, 3), st.floats(), anything.odd)
 
 @pytest.fixture(scope="module")
 def prompt(lens):
-    return lens.prompt(random_picture(), " dog cat")
+    return lens.prompt(picture(), " dog cat")
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from lens_multimodal import Sampling
 from tests.fuzz import anything
-from tests.trio import random_picture
+from tests.lenses import picture
 
 piece = anything.mostly(
-    anything.texts | st.just(random_picture()) | anything.good_pixels, anything.pictures, st.just(Path("nowhere.png"))
+    anything.texts | st.just(picture()) | anything.good_pixels, anything.pictures, st.just(Path("nowhere.png"))
 )
 rows = anything.mostly(st.lists(st.lists(piece, min_size=1, max_size=4), min_size=1, max_size=3), anything.odd)
 
@@ -30,9 +30,9 @@ def test_any_order(attempt, lens, rows, prepend_bos):
 
 @given(st.text(st.characters(), max_size=80))
 def test_any_text_comes_back_or_is_refused(attempt, lens, text):
-    attempt(lambda: lens.logits(lens.prompt(random_picture(), text)), lens)
+    attempt(lambda: lens.logits(lens.prompt(picture(), text)), lens)
     attempt(lambda: lens.text.token_id(text))
-    attempt(lambda: lens.prompt_before(random_picture(), text, max_new_tokens=2), lens)
+    attempt(lambda: lens.prompt_before(picture(), text, max_new_tokens=2), lens)
 
 
 @given(
@@ -49,7 +49,7 @@ def test_any_text_comes_back_or_is_refused(attempt, lens, text):
     ),
 )
 def test_generation(attempt, lens, max_new_tokens, settings):
-    prompt = lens.prompt(random_picture(), " dog")
+    prompt = lens.prompt(picture(), " dog")
     attempt(
         lambda: lens.generate(prompt, max_new_tokens=max_new_tokens, sampling=Sampling(**settings)),
         lens,
@@ -75,7 +75,7 @@ def test_vectors_of_any_shape(attempt, lens, shape, grid, value):
 
 
 def test_an_image_that_was_forgotten_is_named(lens):
-    prompt = lens.prompt(random_picture(), " dog")
+    prompt = lens.prompt(picture(), " dog")
     lens.forget(prompt)
     with pytest.raises(ValueError, match="image"):
         lens.logits(prompt)

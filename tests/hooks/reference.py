@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from tests.models import LAYOUTS, MODEL_CLASSES, random_language_model, wrapped_model
+from tests.models import LAYOUTS, MLP_OUT, MODEL_CLASSES, random_language_model, wrapped_model
 
 CASES = [
     *(("gpt-j", kind) for kind in MODEL_CLASSES),
@@ -33,13 +33,6 @@ ATTENTION_OUT = {
     "pythia": "attention.dense",
     "llama": "self_attn.o_proj",
     "opt": "self_attn.out_proj",
-}
-MLP_OUT = {
-    "gpt-j": "mlp.fc_out",
-    "gpt-2": "mlp.c_proj",
-    "pythia": "mlp.dense_4h_to_h",
-    "llama": "mlp.down_proj",
-    "opt": "fc2",
 }
 
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from lens_multimodal.image import encoder_config
 from lens_multimodal.image.wide_features import build_beit, wide_features
-from tests.trio import PATCH, SIDE
+from tests.lenses import PATCH, SQUARE
 
+SIDE = SQUARE.height
 LAYOUT = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": 12, "depth": 2, "num_heads": 2, "num_classes": 0,
           "global_pool": "", "init_values": 0.5}  # fmt: skip
 

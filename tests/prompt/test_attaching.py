@@ -8,16 +8,7 @@ from torch import nn
 
 from lens_multimodal import attach_vision, transformer
 from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens, VirtualTokens, attached_to
-from tests.lenses import (
-    CASES,
-    IDS,
-    encoder,
-    hugging_face,
-    linear,
-    make_lens,
-    picture,
-    random_prompt,
-)
+from tests.lenses import each_case, encoder, hugging_face, linear, make_lens, picture, random_prompt
 from tests.models import MODEL_CLASSES, wrapped_model
 
 
@@ -27,7 +18,7 @@ def hooks_of(model: nn.Module) -> dict[str, list[int]]:
     return {name: [id(h) for k in kinds for h in getattr(m, k).values()] for name, m in model.named_modules()}
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_detaching_restores_the_model(layout, kind):
     model = wrapped_model(kind, hugging_face(layout))
     words = torch.arange(3, 12)[None]
@@ -48,7 +39,7 @@ def test_detaching_restores_the_model(layout, kind):
         assert torch.equal(model(words), before_logits)
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_resetting_hooks_does_not_blind(lens_of, layout, kind):
     lens = lens_of(layout, kind)
     prompt = random_prompt(lens, [3, -2])

@@ -6,7 +6,7 @@ import torch
 from lens_multimodal import Sampling, transformer
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.image_prompt import ImagePrompt
-from tests.lenses import CASES, IDS, hugging_face, inputs_embeds, picture, random_prompt
+from tests.lenses import CASES, each_case, hugging_face, inputs_embeds, picture, random_prompt
 from tests.models import LAYOUTS, MODEL_CLASSES
 
 N_NEW = 10
@@ -53,7 +53,7 @@ def test_greedy_equals_transformers(lens_of, layout):
         assert found == expected
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_one_row_of_a_batch_equals_itself_alone(lens_of, layout, kind):
     lens = lens_of(layout, kind, torch.float64)
     prompt = random_prompt(lens, *SHAPES, seed=4)
@@ -160,7 +160,7 @@ def recordable(kind: str) -> list[str]:
     return everywhere if kind == "hooked" else [transformer.EMBED, *everywhere]
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_activations_equal_those_of_the_whole_sequence(lens_of, layout, kind):
     lens = lens_of(layout, kind, torch.float64)
     prompt = random_prompt(lens, [-2, 6, -3], seed=7)

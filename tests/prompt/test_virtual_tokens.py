@@ -13,7 +13,7 @@ from lens_multimodal.prompt.virtual_tokens import SoftPrompt, UnknownImageTokens
 from tests.lenses import (
     CASES,
     D_MODEL,
-    IDS,
+    each_case,
     encoder,
     hugging_face,
     linear,
@@ -155,7 +155,7 @@ def test_vectors_that_cannot_be_stored(bank):
 # --- gradients and modes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_gradients_equal_finite_differences(lens_of, layout, kind):
     lens = lens_of(layout, kind, torch.float64)
     prompt = random_prompt(lens, [-2, 3, -2])

@@ -1,6 +1,5 @@
 """Tokenizer and language model stages, run for real at toy size."""
 
-import itertools
 import json
 from dataclasses import replace
 
@@ -11,8 +10,7 @@ from transformers import AutoTokenizer, GPTJForCausalLM, PreTrainedTokenizerFast
 
 from recipes.tiny import evaluate_text, language, text, tokenizer
 from recipes.tiny.settings import toy
-from recipes.tiny.stage import write_json
-from recipes.tiny.text import cloze, grammar, knowledge
+from tests.recipes.generated_corpus import write_corpus
 
 STEPS = 6
 
@@ -35,15 +33,7 @@ def settings():
 def corpus(tmp_path_factory, settings):
     """A work folder whose `text` stage holds generated sentences only, with its tokenizer."""
     work = tmp_path_factory.mktemp("corpus")
-    told, withheld = knowledge.withhold(knowledge.load(), share=text.WITHHELD_SHARE, seed=settings.seed)
-    documents = itertools.islice(grammar.documents(told, seed=settings.seed), 2500)
-    more = itertools.islice(grammar.documents(told, seed=settings.seed + 1), 300)
-    train, held_out, _ = text.divide({"wordnet": more, "generated": documents}, share=0.05, seed=settings.seed)
-    text.write_documents(work / "text" / "train.txt", train)
-    for name, part in held_out.items():
-        text.write_documents(work / "text" / f"held_out_{name}.txt", part)
-    items = cloze.items(knowledge.load(), withheld, seed=settings.seed)
-    write_json(work / "text" / "cloze.json", items[:5])
+    write_corpus(work, settings, documents=2500)
     tokenizer.run(settings, work)
     return work
 
@@ -113,7 +103,7 @@ def test_schedule_does_not_depend_on_the_length_before_the_descent():
 
 
 def test_a_long_run_rests_and_warms_up_again(monkeypatch):
-    monkeypatch.setattr(language, "RESTS", (100,))
+    monkeypatch.setattr(language, "CYCLE_ENDS", (100,))
     short = replace(toy().language, steps=100, warmup=10)
     long = replace(short, steps=300)
     assert [language.rate(s, short) for s in range(100)] == [language.rate(s, long) for s in range(100)]

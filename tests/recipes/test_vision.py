@@ -31,7 +31,7 @@ SPLITS = ["train", "train", "held_out_drawing", "train", "train", "held_out_styl
 def tiny(steps: int = 6) -> Settings:
     settings = toy()
     shape = {"image_size": 32, "d_vision": 40, "d_stream": 24, "n_heads": 2}
-    course = {"batch": 8, "steps": steps, "warmup": 2, "fall_share": 0.1}
+    course = {"batch": 8, "steps": steps, "warmup": 2, "decay_share": 0.1}
     return replace(
         settings,
         pictures=replace(settings.pictures, size=32),
@@ -195,11 +195,11 @@ def test_a_finished_run_goes_on_from_before_the_fall(work: Path) -> None:
     assert (longer["stable_steps"], longer["steps"]) == (18, 20)
 
 
-def test_another_sitting_can_start_from_the_small_checkpoint(work: Path) -> None:
+def test_another_session_can_start_from_the_small_checkpoint(work: Path) -> None:
     vision.run(tiny(10), work)
     folder = work / "vision"
     assert (folder / "resume_fp16.pt").stat().st_size < 0.62 * (folder / "checkpoint.pt").stat().st_size
-    for name in ("checkpoint.pt", "fall.pt", "done.json", "encoder.safetensors"):
+    for name in ("checkpoint.pt", "decay.pt", "done.json", "encoder.safetensors"):
         (folder / name).unlink()
     report = vision.run(tiny(20), work)
     assert (report["stable_steps"], report["steps"]) == (18, 20)

@@ -14,11 +14,11 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from lens_multimodal import attach_vision, tiny
-from recipes.tiny import evaluate, language, oracle, pack, projection, samples, text, tokenizer, vision
+from recipes.tiny import evaluate, language, oracle, pack, projection, samples, tokenizer, vision
 from recipes.tiny.card import write_card
 from recipes.tiny.settings import Settings, toy
 from recipes.tiny.stage import write_json
-from recipes.tiny.text import cloze, grammar, knowledge
+from tests.recipes.generated_corpus import write_corpus
 
 NOUNS = ("apple", "ball", "car", "dog", "hat", "sun")
 SPLITS = ("train",) * 5 + ("held_out_drawing", "held_out_style")
@@ -118,14 +118,7 @@ def _draw(folder: Path, size: int) -> None:
 
 def _write(work: Path, settings: Settings) -> None:
     """Generated sentences only, and the licences that `fetch` would have collected."""
-    told, withheld = knowledge.withhold(knowledge.load(), share=text.WITHHELD_SHARE, seed=settings.seed)
-    documents = itertools.islice(grammar.documents(told, seed=settings.seed), 1500)
-    more = itertools.islice(grammar.documents(told, seed=settings.seed + 1), 300)
-    train, held_out, mix = text.divide({"wordnet": more, "generated": documents}, share=0.05, seed=settings.seed)
-    text.write_documents(work / "text" / "train.txt", train)
-    for name, part in held_out.items():
-        text.write_documents(work / "text" / f"held_out_{name}.txt", part)
-    write_json(work / "text" / "cloze.json", cloze.items(knowledge.load(), withheld, seed=settings.seed)[:5])
+    mix = write_corpus(work, settings, documents=1500)
     write_json(work / "text" / "done.json", {"mix": mix})
     shapes = {"name": "shapes", "version": "1", "licence": "CC0-1.0", "author": "the test"}
     (work / "fetch").mkdir()

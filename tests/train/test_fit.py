@@ -14,8 +14,8 @@ from torch import nn
 
 from lens_multimodal import VisionLens
 from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, captions_of, fit_projection
+from tests.lenses import SQUARE, linear, picture, random_lens
 from tests.models import MODEL_CLASSES
-from tests.trio import random_lens, random_linear, random_picture
 
 WORDS = [" dog", " big cat", " red boat sea", " sun", " key hat", " oak tree", " fish", " big red cup"]
 SETTINGS = FitSettings(
@@ -30,7 +30,7 @@ def lens(tmp_path: Path) -> VisionLens:
 
 def batches(lens: VisionLens, size: int) -> BatchesFrom:
     """Eight pictures round and round, the captions of unequal lengths."""
-    pixels = lens.vision.preprocessing([random_picture(seed) for seed in range(len(WORDS))])
+    pixels = lens.vision.preprocessing([picture(seed) for seed in range(len(WORDS))])
 
     def batches_from(first: int) -> Iterator[CaptionBatch]:
         while True:
@@ -43,7 +43,7 @@ def batches(lens: VisionLens, size: int) -> BatchesFrom:
 
 def fit(lens: VisionLens, folder: Path, settings: FitSettings = SETTINGS, **options: Any) -> nn.Linear:
     """A fit of the random map, always from the same start."""
-    lens.projection.linear.load_state_dict(random_linear().state_dict())
+    lens.projection.linear.load_state_dict(linear(SQUARE.d_vision).state_dict())
     data = options.pop("data", None) or batches(lens, settings.batch_of_one_process(1))
     return fit_projection(lens, data, settings=settings, folder=folder, progress=False, **options)
 
@@ -65,24 +65,24 @@ def losses(folder: Path) -> list[float]:
 @pytest.mark.parametrize("kind", MODEL_CLASSES)
 def test_learns_the_map_and_nothing_else(kind: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, kind=kind)
-    before, start = digest(lens.model, lens.vision), digest(random_linear())
+    before, start = digest(lens.model, lens.vision), digest(linear(SQUARE.d_vision))
     settings = replace(SETTINGS, steps=40, dropout=0.0, gradient_clipping=1e9)
-    linear = fit(lens, tmp_path / "fit", settings)
+    fitted = fit(lens, tmp_path / "fit", settings)
     found = losses(tmp_path / "fit")
     assert found[-1] < 0.8 * found[0]
     assert digest(lens.model, lens.vision) == before
-    assert digest(linear) != start
-    assert linear is lens.projection.linear
-    assert not linear.weight.requires_grad
+    assert digest(fitted) != start
+    assert fitted is lens.projection.linear
+    assert not fitted.weight.requires_grad
     assert all(p.grad is None for part in (lens.model, lens.vision) for p in part.parameters())
 
 
 def test_saved_files_hold_the_trained_map(lens: VisionLens, tmp_path: Path) -> None:
-    linear = fit(lens, tmp_path / "fit")
+    fitted = fit(lens, tmp_path / "fit")
     limber = torch.load(tmp_path / "fit" / "proj.ckpt", weights_only=True)
     for state in (limber, load_file(tmp_path / "fit" / "projection.safetensors")):
-        assert torch.equal(state["weight"], linear.weight)
-        assert torch.equal(state["bias"], linear.bias)
+        assert torch.equal(state["weight"], fitted.weight)
+        assert torch.equal(state["bias"], fitted.bias)
 
 
 def test_settings_of_one_step_written_out(lens: VisionLens, tmp_path: Path) -> None:
@@ -90,14 +90,14 @@ def test_settings_of_one_step_written_out(lens: VisionLens, tmp_path: Path) -> N
     from lens_multimodal.train.loss import token_losses
 
     settings = replace(SETTINGS, steps=1, dropout=0.0, warmup=2, weight_decay=0.1, gradient_clipping=0.3)
-    expected = random_linear().requires_grad_(True)
+    expected = linear(SQUARE.d_vision).requires_grad_(True)
     optimizer = torch.optim.AdamW(expected.parameters(), lr=0.05 * 1 / 2, weight_decay=0.1)
     loss = token_losses(lens, expected, next(batches(lens, 8)(0)), prompt=" picture").mean()
     loss.backward()
     assert float(nn.utils.clip_grad_norm_(expected.parameters(), 0.3)) > 0.3
     optimizer.step()
-    linear = fit(lens, tmp_path / "fit", settings)
-    torch.testing.assert_close(linear.weight, expected.weight, rtol=1e-5, atol=1e-6)
+    fitted = fit(lens, tmp_path / "fit", settings)
+    torch.testing.assert_close(fitted.weight, expected.weight, rtol=1e-5, atol=1e-6)
     assert losses(tmp_path / "fit") == pytest.approx([loss.item()], rel=1e-5)
 
 
@@ -106,19 +106,19 @@ def test_muon_steps_along_the_gradients_polar_factor(lens: VisionLens, tmp_path:
     from lens_multimodal.train.loss import token_losses
 
     settings = replace(SETTINGS, steps=1, dropout=0.0, warmup=0, learning_rate=0.02, muon_rate=0.01)
-    start = random_linear().requires_grad_(True)
+    start = linear(SQUARE.d_vision).requires_grad_(True)
     token_losses(lens, start, next(batches(lens, 8)(0)), prompt=" picture").mean().backward()
     assert start.weight.grad is not None
     assert start.bias.grad is not None
     u, sizes, v = torch.linalg.svd(start.weight.grad, full_matrices=False)
     clear = sizes > 0.05 * sizes[0]
-    linear = fit(lens, tmp_path / "fit", settings)
+    fitted = fit(lens, tmp_path / "fit", settings)
     rows, columns = start.weight.shape
-    step = (start.weight - linear.weight).detach() / (0.01 * max(1.0, rows / columns) ** 0.5)
+    step = (start.weight - fitted.weight).detach() / (0.01 * max(1.0, rows / columns) ** 0.5)
     along = torch.einsum("dk,dv,kv->k", u, step, v)[clear]
     assert clear.sum() > 4
     assert ((along > 0.6) & (along < 1.3)).all()
-    torch.testing.assert_close((start.bias - linear.bias).detach(), 0.02 * start.bias.grad.sign(), rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close((start.bias - fitted.bias).detach(), 0.02 * start.bias.grad.sign(), rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize("accumulation", [2, 8])
@@ -167,8 +167,8 @@ def test_mixed_precision_is_close_and_keeps_float32_weights(
     """One after another in one process, as in a notebook."""
     settings = replace(SETTINGS, dropout=0.0)
     fit(lens, tmp_path / "full", settings)
-    linear = fit(lens, tmp_path / precision, replace(settings, precision=precision))
-    assert linear.weight.dtype == torch.float32
+    fitted = fit(lens, tmp_path / precision, replace(settings, precision=precision))
+    assert fitted.weight.dtype == torch.float32
     full, mixed = losses(tmp_path / "full"), losses(tmp_path / precision)
     assert mixed == pytest.approx(full, rel=tolerance)
     assert mixed != full
@@ -178,8 +178,8 @@ def test_half_precision_language_model(lens: VisionLens, tmp_path: Path) -> None
     lens.model.to(torch.bfloat16)
     lens.vision.to(torch.bfloat16)
     before = digest(lens.model, lens.vision)
-    linear = fit(lens, tmp_path / "fit")
-    assert linear.weight.dtype == torch.float32
+    fitted = fit(lens, tmp_path / "fit")
+    assert fitted.weight.dtype == torch.float32
     assert digest(lens.model, lens.vision) == before
 
 
@@ -210,7 +210,7 @@ def test_captions_while_training(lens: VisionLens, tmp_path: Path) -> None:
     """They are logged when due, and looking does not change the training."""
     settings = replace(SETTINGS, evaluate_every=3)
     silent = fit(lens, tmp_path / "silent", settings).weight.detach().clone()
-    pictures = {"first": random_picture(0), "second": random_picture(1)}
+    pictures = {"first": picture(0), "second": picture(1)}
     evaluate = captions_of(pictures, text=" picture", max_new_tokens=5)
     assert torch.equal(fit(lens, tmp_path / "fit", settings, evaluate=evaluate).weight, silent)
     records = [json.loads(line) for line in (tmp_path / "fit" / "log.jsonl").read_text().splitlines()]
@@ -236,7 +236,7 @@ def test_data_that_do_not_fit_the_settings(lens: VisionLens, tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights(lens: VisionLens, tmp_path: Path) -> None:
-    start = random_linear().weight
+    start = linear(SQUARE.d_vision).weight
 
     def infinite(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
         return output * float("inf")

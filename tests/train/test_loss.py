@@ -9,14 +9,14 @@ import torch
 from lens_multimodal import VisionLens
 from lens_multimodal.train import CaptionBatch, token_losses
 from lens_multimodal.train.loss import dropout_by_place
+from tests.lenses import SQUARE, picture, random_lens
 from tests.models import MODEL_CLASSES, random_language_model
-from tests.trio import D_VISION, N_PATCHES, random_lens, random_picture
 
 CAPTIONS = [" big dog", "", " red boat in sea sun", " cat"]
 
 
 def batch_of(lens: VisionLens, captions: list[str]) -> CaptionBatch:
-    pictures = [random_picture(seed) for seed in range(len(captions))]
+    pictures = [picture(seed) for seed in range(len(captions))]
     return CaptionBatch(pixels=lens.vision.preprocessing(pictures), captions=captions)
 
 
@@ -78,10 +78,10 @@ def test_the_picture_matters_and_nothing_is_kept(tmp_path: Path) -> None:
 def test_several_positions_of_each_patch(tmp_path: Path) -> None:
     """As LiMBeR's NF-ResNet50: the map is twice as wide as the language model."""
     lens = random_lens(tmp_path)
-    lens.projection.linear = torch.nn.Linear(D_VISION, 48)
+    lens.projection.linear = torch.nn.Linear(SQUARE.d_vision, 48)
     batch = batch_of(lens, CAPTIONS[:1])
-    prompt = lens.prompt([random_picture(0)], CAPTIONS[0])
-    assert prompt.tokens.shape[1] == 2 * N_PATCHES + 2
+    prompt = lens.prompt([picture(0)], CAPTIONS[0])
+    assert prompt.tokens.shape[1] == 2 * SQUARE.n_patches + 2
     words = torch.tensor([*lens.text.encode(CAPTIONS[0]), 0])
     expected = torch.nn.functional.cross_entropy(lens.logits(prompt)[0, -3:], words, reduction="none")
     torch.testing.assert_close(token_losses(lens, lens.projection.linear, batch), expected)
@@ -125,6 +125,8 @@ def test_refused_batches(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="4 pictures and 3 captions"):
         token_losses(lens, lens.projection.linear, CaptionBatch(pixels=batch.pixels, captions=CAPTIONS[:3]))
     long = CaptionBatch(pixels=batch.pixels[:1], captions=[" dog" * 60])
-    with pytest.raises(ValueError, match=rf"{N_PATCHES} positions of image and prompt and a caption of 61 tokens.* 64"):
+    with pytest.raises(
+        ValueError, match=rf"{SQUARE.n_patches} positions of image and prompt and a caption of 61 tokens.* 64"
+    ):
         token_losses(lens, lens.projection.linear, long)
     assert len(lens.virtual_tokens) == 0

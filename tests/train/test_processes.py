@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from lens_multimodal import VisionLens
 from lens_multimodal.data import CaptionedPicture
 from lens_multimodal.train import FitSettings, batches_of, fit_projection
-from tests.trio import random_lens, random_linear, random_picture
+from tests.lenses import SQUARE, linear, picture, random_lens
 
 CAPTIONS = [" dog", " big cat", " red boat sea", " sun", " key hat", " oak tree", " fish", " big red cup", "", " sea"]
 
@@ -46,7 +46,7 @@ def main() -> None:
     rank = PartialState(cpu=True).process_index
     own = home / f"words_{rank}"
     lens = random_lens(own)
-    lens.projection.linear.load_state_dict(random_linear(seed=1 + rank).state_dict())
+    lens.projection.linear.load_state_dict(linear(SQUARE.d_vision, seed=1 + rank).state_dict())
     data = batches_of(pictures(home), preprocessing=lens.vision.preprocessing, batch_size=4 // accumulation)
     fit_projection(lens, data, settings=settings(accumulation), folder=home / "two", progress=False)
     torch.save(lens.projection.linear.state_dict(), home / f"rank_{rank}.pt")
@@ -56,7 +56,7 @@ def main() -> None:
 @pytest.mark.parametrize("accumulation", [2])
 def test_two_processes_equal_one(accumulation: int, tmp_path: Path) -> None:
     for number in range(len(CAPTIONS)):
-        random_picture(number).save(tmp_path / f"{number}.png")
+        picture(number).save(tmp_path / f"{number}.png")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, *launch, "-m", "tests.train.test_processes", str(tmp_path), str(accumulation)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)

@@ -8,8 +8,8 @@ from torch import nn
 
 from lens_multimodal import transformer
 from lens_multimodal.train import start_like_embeddings
+from tests.lenses import random_lens
 from tests.models import MODEL_CLASSES
-from tests.trio import random_lens
 
 
 @pytest.mark.parametrize("kind", MODEL_CLASSES)

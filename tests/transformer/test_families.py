@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 
-import pytest
-
 from lens_multimodal.transformer.families import FAMILIES, FamilyFacts, architecture, facts, read_facts
-from tests.lenses import CASES, IDS
+from tests.lenses import each_case
 from tests.models import ARCHITECTURES, LAYOUTS, random_language_model, wrapped_model
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_the_table_agrees_with_the_model(layout, kind):
     model = wrapped_model(kind, random_language_model(layout))
     assert architecture(model) == ARCHITECTURES[layout]

@@ -6,11 +6,11 @@ import torch
 from lens_multimodal import attach_vision, transformer
 from lens_multimodal.prompt.virtual_tokens import attached_to
 from lens_multimodal.transformer.self_check import HookHasNoEffect, edited, read_only, self_check
-from tests.lenses import CASES, IDS, encoder, hugging_face, linear
+from tests.lenses import each_case, encoder, hugging_face, linear
 from tests.models import MODEL_CLASSES, wrapped_model
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_every_hook_point_in_use_is_felt(lens_of, layout, kind):
     model = lens_of(layout, kind).model
     names = edited(model)

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, OPTConfig, OPTForCausalLM
 
 from lens_multimodal import transformer
-from tests.lenses import CASES, IDS, hugging_face
+from tests.lenses import each_case, hugging_face
 from tests.models import D_VOCAB, MODEL_CLASSES, wrapped_model
 
 MLP = {
@@ -18,7 +18,7 @@ MLP = {
 }
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 def test_sizes_and_weights_are_those_of_the_language_model(lens_of, layout, kind):
     model, plain = lens_of(layout, kind).model, hugging_face(layout)
     assert transformer.shape(model) == transformer.ModelShape(
@@ -50,7 +50,7 @@ def test_sizes_and_weights_are_those_of_the_language_model(lens_of, layout, kind
             transformer.w_out(model, layer)
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 @torch.no_grad()
 def test_reading_out_the_last_residual_stream_gives_the_logits(lens_of, layout, kind):
     model = lens_of(layout, kind).model
@@ -61,7 +61,7 @@ def test_reading_out_the_last_residual_stream_gives_the_logits(lens_of, layout, 
     )
 
 
-@pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
+@each_case
 @torch.no_grad()
 def test_logits_from_a_position_are_those_of_the_whole_pass_and_no_others_are_made(lens_of, layout, kind):
     model, tokens = lens_of(layout, kind).model, torch.randint(3, 40, (2, 9))

@@ -86,7 +86,7 @@ def fresh_scenes(settings: Settings, work: Path, splits: tuple[str, ...]) -> lis
 
 
 def _random_encoder_control(settings: Settings, work: Path, lens: VisionLens) -> captions.Vectors:
-    """A projection trained in the same way, for fewer steps, on an encoder that never learned."""
+    """A projection trained in the same way, for fewer steps, on an untrained encoder."""
     config = tiny.read_vision_config(work / "packed")["beit"]
     encoder = captions.untrained_beit(lens.vision, config, seed=settings.seed + 99)
     linear = fit_on_captions(

@@ -1,4 +1,4 @@
-"""Does the caption name what is in the picture? With the controls that say where an accuracy is lost."""
+"""Does the caption name what is in the picture? With controls that locate where accuracy is lost."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from recipes.tiny.scenes import words_of
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned:
-    """A scene and what was said of it."""
+    """A scene and its caption."""
 
     scene: Scene
     caption: str
@@ -56,7 +56,7 @@ def shuffled(lens: VisionLens) -> Vectors:
 
 
 def random_encoder(projection: nn.Module, encoder: VisionEncoder) -> Vectors:
-    """Control: a BEiT that never learned, with a projection trained for it."""
+    """Control: an untrained BEiT, with a projection trained for it."""
     return torch.no_grad()(lambda pictures: projection(encoder.features(pictures)))
 
 

@@ -1,4 +1,4 @@
-"""How much of the noun the encoder's patches carry, against an encoder that never learned."""
+"""How much of the noun the encoder's patches carry, compared with an untrained encoder."""
 
 from pathlib import Path
 from typing import Any

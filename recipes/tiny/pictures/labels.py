@@ -1,4 +1,4 @@
-"""Which noun a drawing shows, told by the name its package gives it."""
+"""Which noun a drawing shows, from the name that its package gives it."""
 
 import csv
 import re

@@ -80,7 +80,7 @@ def _camera(side: float) -> Float[np.ndarray, "3 3"]:
 
 
 def _samples(flat: Float[np.ndarray, "t 3 2"]) -> tuple[np.ndarray, Float[np.ndarray, "s 3"]]:
-    """Triangles of the samples and their barycentric weights, as dense as the projected area asks; no chance in it."""
+    """Triangles of the samples and their barycentric weights, as dense as the projected area requires; not random."""
     a, b = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
     area = np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) / 2
     longest = np.sqrt(np.maximum((a**2).sum(1), (b**2).sum(1)))

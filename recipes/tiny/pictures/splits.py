@@ -1,7 +1,7 @@
 """What no training stage may see: one whole drawing style, and a share of every noun's other drawings.
 
-Decided on groups of near-duplicates, so that a held-out drawing has no twin in training, and by hashes of names, so
-that the decision stays the same when labels are reviewed or pictures are added.
+Decided for groups of near-duplicates, so that no near-duplicate of a held-out drawing is in training, and by hashes of
+names, so that the decision stays the same when labels are reviewed or pictures are added.
 """
 
 import hashlib

@@ -145,7 +145,7 @@ def _vocabulary(pictures: list[Picture], min_drawings: int) -> list[str]:
 
 
 def _kept(pictures: list[Picture], vocabulary: set[str]) -> list[Picture]:
-    """Labels outside the vocabulary fall away; held-out pictures without a label are of no use and go."""
+    """Drop labels outside the vocabulary, and held-out pictures without a label, which nothing can use."""
     labelled = [replace(p, noun=p.noun if p.noun in vocabulary else "") for p in pictures]
     return [p for p in labelled if p.noun or p.split == TRAIN]
 

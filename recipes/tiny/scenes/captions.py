@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 CLEAR = 0.18
-"""Two objects stand in a nameable relation when their centres differ by this share of the side."""
+"""Two objects have a relation that can be named when their centres differ by this share of the side."""
 _VOWEL_SOUND = frozenset({"hour", "hourglass", "heir", "honour", "honor"})
 _CONSONANT_SOUND = ("uni", "use", "eu", "ewe", "one-", "once", "uku")
 _UNLIKE_UNI = ("unin", "unim")
@@ -39,7 +39,7 @@ def words_of(caption: str) -> list[str]:
 
 
 def relation(first: tuple[float, float], second: tuple[float, float]) -> str | None:
-    """How the first stands to the second: "above", "below", "next to", or None if they are too close."""
+    """Where the first is relative to the second: "above", "below", "next to", or None if they are too close."""
     across, down = second[0] - first[0], second[1] - first[1]
     if max(abs(across), abs(down)) < CLEAR:
         return None

@@ -16,10 +16,10 @@ SLOTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How far an object's picture is bent and recoloured; 0 switches a change off."""
+    """How far an object's picture is distorted and recoloured; 0 switches a change off."""
 
     rotate: float = 15.0
-    """Largest turn in degrees."""
+    """Largest rotation in degrees."""
     shear: float = 0.1
     perspective: float = 0.1
     stretch: float = 0.1
@@ -27,7 +27,7 @@ class Look:
     warp: float = 0.0
     """Largest sideways wave, as a share of the object's half width."""
     hue: float = 0.03
-    """Largest turn of the hue, as a share of the colour circle."""
+    """Largest shift of the hue, as a share of the colour circle."""
     saturation: float = 0.3
     brightness: float = 0.12
     contrast: float = 0.2
@@ -58,7 +58,7 @@ class Scenes:
     pictures: Tensor
     """Row of `pictures.csv` for each object, -1 where there is none; shape (scene, 3)."""
     centres: Tensor
-    """Mean (x, y) of the visible pixels, as shares of the side; NaN if nothing is seen; (scene, 3, 2)."""
+    """Mean (x, y) of the visible pixels, as shares of the side; NaN if nothing is visible; (scene, 3, 2)."""
     areas: Tensor
     """Visible pixels of each object; shape (scene, 3)."""
     without: Tensor | None = None
@@ -92,9 +92,9 @@ def compose(cutouts: CutOuts, pictures: Tensor, *, size: int, generator: Generat
 def compose_with_removals(
     cutouts: CutOuts, pictures: Tensor, *, size: int, generator: Generator, look: Look = NATURAL
 ) -> Scenes:
-    """The very scenes of `compose`, and each of them composed again without each of its objects, in `without`.
+    """The same scenes as `compose`, each composed again without each of its objects, in `without`.
 
-    Background, other objects, blur and noise are the same to the bit: what differs is the object.
+    Background, other objects, blur and noise are identical bit for bit; only the object differs.
     """
     ground, layers, present = _parts(cutouts, pictures, size=size, generator=generator, look=look)
     image, label = stack(ground.clone(), layers, present)
@@ -125,7 +125,7 @@ def choose(pool: Tensor, counts: Tensor, *, generator: Generator) -> Tensor:
 def arrange(present: Tensor, *, generator: Generator, tries: int = 6) -> tuple[Tensor, Tensor]:
     """Sizes (scene, 3) as shares of the side, and centres (scene, 3, 2) in [-1, 1].
 
-    The least overlapping of `tries` arrangements, so that objects cover one another now and then.
+    The least overlapping of `tries` arrangements, so that objects sometimes cover one another.
     """
     count, device = len(present), present.device
     largest = torch.tensor([0.9, 0.62, 0.52], device=device)[present.sum(dim=1).clamp(min=1) - 1]
@@ -193,7 +193,7 @@ def object_grid(sizes: Tensor, places: Tensor, *, size: int, generator: Generato
 
 
 def colour_change(count: int, *, generator: Generator, look: Look) -> tuple[Tensor, Tensor]:
-    """Matrix (object, 3, 3) and offset (object, 3) that turn hue, saturation, contrast and brightness."""
+    """Matrix (object, 3, 3) and offset (object, 3) that change hue, saturation, contrast and brightness."""
     device = generator.device
     spread = 2 * torch.rand(count, 5, generator=generator, device=device) - 1
     hue = 2 * math.pi * look.hue * spread[:, 0]
@@ -210,7 +210,7 @@ def colour_change(count: int, *, generator: Generator, look: Look) -> tuple[Tens
 
 
 def stack(image: Tensor, layers: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay the objects over their backgrounds in order; `image` is changed.
+    """Draw the objects over their backgrounds in order; `image` is changed.
 
     Args:
         layers: premultiplied RGBA of the present objects, by scene and then by slot.
@@ -231,7 +231,7 @@ def stack(image: Tensor, layers: Tensor, present: Tensor) -> tuple[Tensor, Tenso
 
 
 def measure(label: Tensor) -> tuple[Tensor, Tensor]:
-    """Visible pixels (scene, 3) and their mean place (scene, 3, 2), NaN where nothing is seen."""
+    """Visible pixels (scene, 3) and their mean place (scene, 3, 2), NaN where nothing is visible."""
     size = label.shape[-1]
     one_hot = (label[:, None] == torch.arange(1, SLOTS + 1, device=label.device)[:, None, None]).float()
     columns, rows = one_hot.sum(dim=2), one_hot.sum(dim=3)

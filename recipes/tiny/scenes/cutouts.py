@@ -1,4 +1,4 @@
-"""Cut-outs held ready for composing: cropped to their alpha, premultiplied, in a pyramid of sizes."""
+"""Cut-outs prepared for composing: cropped to their alpha, premultiplied, in a pyramid of sizes."""
 
 import csv
 import hashlib
@@ -53,7 +53,7 @@ def load(pictures: Path, *, splits: Collection[str], side: int, ids: Sequence[in
         side: side of the largest level in pixels, at most the stored side.
         ids: keep only these rows.
     Raises: ValueError if a split is unknown, if nothing is left, if pixels do not match their hash, or if
-        a picture's pixels also occur in a split that was not asked for.
+        a picture's pixels also occur in a split that was not requested.
     """
     unknown = set(splits) - set(SPLITS)
     if unknown:
@@ -80,7 +80,7 @@ def _refuse_leaks(chosen: set[str], others: dict[str, str]) -> None:
     if leaked:
         raise ValueError(
             f"{len(leaked)} pictures also occur in the split {others[leaked[0]]!r}, the first with sha256 "
-            f"{leaked[0]}: a held-out drawing would be trained on. Mend `pictures.csv`."
+            f"{leaked[0]}: a held-out drawing would be trained on. Correct `pictures.csv`."
         )
 
 

@@ -1,6 +1,6 @@
 """The cloze test of word knowledge: which kind, colour or part belongs to a noun?
 
-The frames below are in no template of the grammar, so no item's sentence stands in the generated text. Its *fact*
+The frames below are in no template of the grammar, so no item's sentence is in the generated text. Its *fact*
 usually does, in other words (`told: true`); for the withheld facts no generated sentence states it (`told: false`),
 and only real text, or what similar nouns share, can help.
 """
@@ -28,7 +28,7 @@ BASIC_COLOURS = ("red", "green", "blue", "yellow", "black", "white", "brown", "p
 
 
 def items(nouns: list[Noun], withheld: list[Fact], *, seed: int) -> list[dict[str, Any]]:
-    """Up to 200 told items a field, and every withheld fact that fits the answers' vocabulary.
+    """Up to 200 told items per field, and every withheld fact that fits the answers' vocabulary.
 
     Returns: `field`, `noun`, `prompt`, `choices` (continuations with their leading space), `answer` (an index) and
     `told`. The right answer is one of four choices; the others are answers to other items, and false for this noun.
@@ -67,7 +67,7 @@ def _item(
 ) -> dict[str, Any]:
     true = set(getattr(noun, field))
     false = [answer for answer in answers if answer not in true and not _overlaps(answer, true)]
-    # Drawn as often as they are right answers elsewhere, so that knowing the common answers is worth nothing.
+    # As frequent as they are right answers elsewhere, so that knowing the common answers does not help.
     wrong: list[str] = []
     while len(wrong) < CHOICES - 1:
         draw = rng.choices(false, [answers[answer] for answer in false])[0]

@@ -175,7 +175,7 @@ class Grammar:
         return " ".join([*self.rng.sample(clues, self.rng.randint(2, 5)), ask, answer])
 
     def _clues(self, noun: Noun) -> list[str]:
-        """What a thing says of itself without its name."""
+        """What a thing says about itself without its name."""
         clues = [
             f"I am {with_article(self.one(noun.kinds))}.",
             f"I can {self.one(noun.does)}.",

@@ -1,7 +1,7 @@
-"""The knowledge table: what our grammar knows about each noun, written by hand in `knowledge.csv`.
+"""The knowledge table: what the grammar knows about each noun, written by hand in `knowledge.csv`.
 
-A small share of the facts (kind, colour, part) is withheld from the grammar, so that the cloze test can ask for
-things that no generated sentence states.
+A small share of the facts (kind, colour, part) is withheld from the grammar, so that the cloze test can ask for facts
+that no generated sentence states.
 """
 
 import csv
@@ -14,7 +14,7 @@ from recipes.tiny.text import words
 
 TABLE = Path(__file__).with_name("knowledge.csv")
 CORE = 171
-"""The first rows: nouns with many permissive drawings. They are drawn `CORE_WEIGHT` times as often."""
+"""The first rows: nouns with many permissive drawings. They are sampled `CORE_WEIGHT` times as often."""
 CORE_WEIGHT = 2
 SIZES = ("tiny", "small", "medium", "large", "huge")
 CLOZE_FIELDS = ("kinds", "colours", "parts")
@@ -102,7 +102,7 @@ class Fact:
 
 
 def load(path: Path = TABLE) -> list[Noun]:
-    """Every noun with everything the table says.
+    """Every noun with all its facts.
 
     Raises: ValueError naming the line, if a row has an unknown size or no kind.
     """
@@ -111,7 +111,7 @@ def load(path: Path = TABLE) -> list[Noun]:
 
 
 def withhold(nouns: list[Noun], *, share: float, seed: int) -> tuple[list[Noun], list[Fact]]:
-    """Take a share of the kinds, colours and parts out of the table; at least two values of a field stay."""
+    """Take a share of the kinds, colours and parts out of the table; at least two values of a field remain."""
     rng = random.Random(f"withhold {seed}")
     told, withheld = [], []
     for noun in nouns:

@@ -1,4 +1,4 @@
-"""English inflection by short rules, with the exceptions our knowledge table needs."""
+"""English inflection by short rules, with the exceptions that the knowledge table needs."""
 
 from collections.abc import Callable
 
@@ -56,7 +56,7 @@ def with_article(noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """The regular plural; irregular ones stand in the knowledge table."""
+    """The regular plural; irregular ones are in the knowledge table."""
     if noun.endswith(("s", "x", "z", "ch", "sh")):
         return noun + "es"
     if noun.endswith("y") and noun[-2] not in "aeiou":

@@ -13,13 +13,13 @@ from lens_multimodal.analysis import (
 )
 from lens_multimodal.analysis.decoding.vocabulary_search import chunk_sizes, search_vocabulary
 from tests.analysis.reference import PROMPT, each_case, model_of, plain
-from tests.analysis.words import tokenizer
 from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
+from tests.tokenizers import word_tokenizer
 
 
 @pytest.fixture(scope="module")
 def speaking(tmp_path_factory):
-    return wrapped_model("bridge", plain("gpt-j"), tokenizer(tmp_path_factory.mktemp("tokenizer")))
+    return wrapped_model("bridge", plain("gpt-j"), word_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
 def best(values, k=10):

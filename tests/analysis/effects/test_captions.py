@@ -11,19 +11,11 @@ from lens_multimodal.analysis import (
 )
 from lens_multimodal.analysis.effects.against_random import trials
 from lens_multimodal.hooks import ablate
-from tests.lenses import CASES, D_MODEL, IDS, hugging_face, inputs_embeds, picture, random_prompt
-from tests.models import D_VOCAB
+from tests.lenses import D_MODEL, each_case, hugging_face, inputs_embeds, picture, random_prompt
+from tests.models import D_VOCAB, MLP_OUT
 
 N_NEW = 6
 NEURONS = [(layer, neuron) for layer in range(3) for neuron in range(0, 40, 2)]
-MLP_OUT = {
-    "gpt-j": "mlp.fc_out",
-    "gpt-2": "mlp.c_proj",
-    "pythia": "mlp.dense_4h_to_h",
-    "llama": "mlp.down_proj",
-    "opt": "fc2",
-}
-each_case = pytest.mark.parametrize(("layout", "kind"), CASES, ids=IDS)
 
 
 @torch.no_grad()
