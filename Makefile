@@ -7,8 +7,8 @@ LOWEST := $(VENV)/lowest
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 # What leans on other packages; the rest of the suite cannot differ between their releases.
 LEANING := tests/transformer tests/image tests/prompt tests/arguments tests/hooks tests/analysis tests/train \
-	tests/tiny tests/experiments tests/data tests/views tests/cli tests/explorer tests/fuzz tests/recipes \
-	tests/benchmarks tests/package/test_versions.py tests/test_*.py
+	tests/tiny tests/experiments tests/data tests/views tests/cli tests/explorer \
+	tests/package/test_versions.py tests/test_*.py
 
 .PHONY: demo test lint types tests tests-lowest docs tiny clean
 
