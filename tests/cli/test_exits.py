@@ -112,7 +112,7 @@ def test_words(one_error, pictures):
     assert "does not say ' zebra'" in (message := one_error("neurons", pictures[0], "-w", "zebra")) or (
         "tokens" in message
     )
-    assert "expected one" in one_error("neurons", pictures[0], "-w", "unquestionably not a word", "--text", "A")
+    assert "7 tokens" in one_error("neurons", pictures[0], "-w", "unquestionably not a word", "--text", "A")
 
 
 def test_neurons(one_error, pictures, tmp_path):

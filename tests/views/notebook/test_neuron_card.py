@@ -158,5 +158,5 @@ def test_what_cannot_be_shown(lens, pictures):
         lens.show(PAIR, image=lens.prompt(pictures[:2]), pictures=pictures[:1])
     with pytest.raises(ValueError, match=r"lens\.prompt"):
         lens.show(PAIR, image=lens.prompt_from_vectors(torch.randn(1, 6, 24)), pictures=pictures[:1])
-    with pytest.raises(ValueError, match="pictures"):
+    with pytest.raises(ValueError, match="no picture"):
         lens.show(PAIR, pictures=[])
