@@ -133,12 +133,6 @@ def captions_without(
     return captions
 
 
-def zero_rows(without: Sequence[ByLayer | None], *, positions: Positions, n_pos: int) -> list[transformer.NamedHook]:
-    """Hooks that set each row's own neurons to zero in a prompt of `n_pos` positions."""
-    where = read_positions(positions)
-    return hooks_by_row([replaced_neurons(neurons, where) for neurons in without], n_pos=n_pos)
-
-
 def replaced_neurons(neurons: ByLayer | None, positions: PositionSet) -> list[Replaced]:
     """What one row has replaced: some MLP neurons at some positions; nothing for None."""
     if neurons is None:

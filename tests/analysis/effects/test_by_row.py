@@ -1,7 +1,7 @@
 import torch
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.effects.by_row import Replaced, hooks_by_row, zero_rows
+from lens_multimodal.analysis.effects.by_row import Replaced, hooks_by_row, replaced_neurons
 from lens_multimodal.arguments.positions import read_positions
 from lens_multimodal.hooks import Resample
 
@@ -15,7 +15,7 @@ def test_the_hook_edits_a_copy_its_own_rows_and_no_generated_token():
     activation = torch.randn(3, 4, 3)
     before = activation.clone()
     without = [{0: torch.tensor([0])}, {0: torch.tensor([2, 1])}, None]
-    hooks = zero_rows(without, positions=[1, -2], n_pos=4)
+    hooks = hooks_by_row([replaced_neurons(neurons, read_positions([1, -2])) for neurons in without], n_pos=4)
     assert [name for name, _ in hooks] == [transformer.mlp_post(0)]
     after = run(hooks, activation)
     assert torch.equal(activation, before)
@@ -28,7 +28,8 @@ def test_the_hook_edits_a_copy_its_own_rows_and_no_generated_token():
 
 
 def test_positions_with_an_open_end_include_generated_tokens():
-    hooks = zero_rows([{0: torch.tensor([1])}, None], positions=slice(2, None), n_pos=4)
+    where = read_positions(slice(2, None))
+    hooks = hooks_by_row([replaced_neurons({0: torch.tensor([1])}, where), []], n_pos=4)
     prompt, generated = torch.randn(2, 4, 3), torch.randn(2, 1, 3)
     after = run(hooks, prompt)
     assert (after[0, 2:, 1] == 0).all()
