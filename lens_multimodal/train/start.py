@@ -17,7 +17,8 @@ from lens_multimodal import transformer
 def start_like_embeddings(
     linear: nn.Linear, model: nn.Module, features: Float[Tensor, "feature d_vision"], *, seed: int = 0
 ) -> nn.Linear:
-    """Random weights for which these features become vectors with the mean and spread of `model`'s embeddings.
+    """Random weights for which these features become vectors with the mean and spread of `model`'s embeddings, as these
+    are where the vectors go in (Gemma scales its table by the root of d_model).
 
     Args:
         linear: changed in place; it needs a bias.
@@ -27,7 +28,7 @@ def start_like_embeddings(
     Returns: the same map.
     Raises: ValueError for a map without a bias, widths that do not fit, or features that do not vary.
     """
-    embeddings = transformer.w_e(model).detach().float()
+    embeddings = transformer.embeddings(model, slice(None)).float()
     widths = (linear.in_features, linear.out_features)
     if widths != (features.shape[1], embeddings.shape[1]):
         raise ValueError(

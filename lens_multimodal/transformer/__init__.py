@@ -1,6 +1,7 @@
 """The one room that knows TransformerLens: hook names, weights, model classes and decoder families.
 
-- `families`: what differs between decoder families, as one table.
+- `families`: what differs between decoder families, read off the model.
+- `residual_stream`: what neurons add to the residual stream, and what the model predicts from it; `norms` serves it.
 - `model_class`: what differs between `HookedTransformer` (TransformerLens 3.x; removed in 4.0) and `TransformerBridge`
   (3.x and 4.x), in or out of compatibility mode.
 - `hook_names`, `weights`, `sizes`: the same names for both.
@@ -52,14 +53,24 @@ from lens_multimodal.transformer.model_class import (
     is_bridge,
     weight_processing,
 )
+from lens_multimodal.transformer.residual_stream import (
+    embeddings,
+    entering,
+    final_norm,
+    mlp_norm,
+    read,
+    rows_that_write,
+    unembed,
+    unembed_back,
+    unembedding,
+    written,
+    written_scale,
+)
 from lens_multimodal.transformer.running import generate, logits_of
 from lens_multimodal.transformer.sizes import ModelShape, device, shape
 from lens_multimodal.transformer.weights import (
     b_u,
     config,
-    final_norm_weight,
-    mlp_norm,
-    unembed,
     w_e,
     w_gate,
     w_in,

@@ -1,7 +1,7 @@
-"""What differs between decoder families: one table, and what an unknown family's model says of itself.
+"""What differs between decoder families, read off the model itself.
 
-To support a family's quirk, add a field to `FamilyFacts`, its value to the families that have it, and how to read it
-off a model to `read_facts`. Everything else in the library asks `facts(model)` and never the configuration.
+Everything else in the library asks `facts(model)` and never the configuration. To support a family's quirk, add a field
+to `FamilyFacts` and how it is read. `docs/models.md` shows what was found and checked for each family.
 """
 
 from dataclasses import dataclass
@@ -9,59 +9,91 @@ from typing import Any
 
 from torch import nn
 
+BEGINNING_FIRST = {
+    "OPTForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+}
+"""Classes that were trained with a beginning-of-sequence token before their text. No configuration tells:
+TransformerLens' `default_prepend_bos` is True for GPT-J, which was trained without one."""
+
+NORM_BEHIND_MLP_IN_HOOKED = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+"""Architectures whose `ln2` stands behind the MLP in a `HookedTransformer`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyFacts:
-    """Facts of one decoder family; the defaults describe GPT-2."""
+    """Facts of one decoder family."""
 
     prepends_bos: bool = False
-    """It was trained with a beginning-of-sequence token before its text. No configuration tells: TransformerLens'
-    `default_prepend_bos` is True for GPT-J, which was trained without one."""
     parallel_blocks: bool = False
     """Attention and MLP of a block read the same residual stream, so no path leads from one to the other."""
-    mlp_has_own_norm: bool = True
-    """False where a block has a single norm, which then feeds its MLP too."""
-    norms_centre: bool = True
-    """LayerNorm, which subtracts the mean over d_model; False for RMSNorm."""
-    caps_logits: bool = False
-    """The model itself squashes its logits after the unembedding, so unembedding alone does not give them."""
-
-
-_LLAMA_LIKE = FamilyFacts(prepends_bos=True, norms_centre=False)
-
-FAMILIES: dict[str, FamilyFacts] = {
-    "GPT2LMHeadModel": FamilyFacts(),
-    "GPTJForCausalLM": FamilyFacts(parallel_blocks=True, mlp_has_own_norm=False),
-    "OPTForCausalLM": FamilyFacts(prepends_bos=True),
-    "LlamaForCausalLM": _LLAMA_LIKE,
-    "MistralForCausalLM": _LLAMA_LIKE,
-    "MixtralForCausalLM": _LLAMA_LIKE,
-    "GemmaForCausalLM": _LLAMA_LIKE,
-    "Gemma2ForCausalLM": FamilyFacts(prepends_bos=True, norms_centre=False, caps_logits=True),
-    "Gemma3ForCausalLM": _LLAMA_LIKE,
-}
-"""By the name of the Hugging Face class. GPT-NeoX (Pythia) is read off the model: its blocks are parallel or not."""
+    norm_before_mlp: str | None = "ln2"
+    """The norm whose output the MLP reads, by its name in a block; None where the MLP reads the residual stream."""
+    norm_behind_mlp: str | None = None
+    """The norm between the MLP and the residual stream (Gemma 2, OLMo 2, GLM-4)."""
+    norms_residual_stream: bool = False
+    """Each block normalises the residual stream itself (OPT of 350M), so what was added to it does not stay."""
+    residual_multiplier: float = 1.0
+    """What a block multiplies the output of its MLP by before it adds it (Granite)."""
+    embedding_scale: float = 1.0
+    """What the embedding module multiplies its table by (Gemma)."""
+    embedding_multiplier: float = 1.0
+    """What token embeddings and image vectors alike are multiplied by behind the embedding module (Granite)."""
+    logit_multiplier: float = 1.0
+    """What the model multiplies its logits by (Cohere, Granite)."""
+    logit_cap: float | None = None
+    """The bound of `cap * tanh(logits / cap)`, which the model applies last (Gemma 2)."""
 
 
 def facts(model: nn.Module) -> FamilyFacts:
-    """The facts of a TransformerLens model's family, from the table or, if it is not listed, from the model."""
-    known = FAMILIES.get(architecture(model))
-    return read_facts(model) if known is None else known
-
-
-def read_facts(model: Any) -> FamilyFacts:
-    """What a model of any family says of itself; `prepends_bos` is False, since no model tells."""
-    cfg = model.cfg
-    norm = str(getattr(cfg, "normalization_type", None) or "")
-    return FamilyFacts(
-        parallel_blocks=bool(getattr(cfg, "parallel_attn_mlp", False)),
-        mlp_has_own_norm=hasattr(model.blocks[0], "ln2"),
-        norms_centre=not norm.startswith("RMS") and not getattr(cfg, "uses_rms_norm", False),
-        caps_logits=(getattr(cfg, "output_logits_soft_cap", None) or -1) > 0,
-    )
+    """The facts of a TransformerLens model's family."""
+    inner: Any = getattr(model, "original_model", None)
+    return _of_hooked_transformer(model) if inner is None else _of_bridge(model, inner)
 
 
 def architecture(model: Any) -> str:
     """The name of the Hugging Face class that a TransformerLens model wraps, or was converted from."""
     wrapped = getattr(model, "original_model", None)
     return str(model.cfg.original_architecture) if wrapped is None else type(wrapped).__name__
+
+
+def _of_hooked_transformer(model: Any) -> FamilyFacts:
+    """A conversion writes embedding scales and norms of `1 + w` into the weights."""
+    block, cap = model.blocks[0], getattr(model.cfg, "output_logits_soft_cap", None)
+    behind_alone = architecture(model) in NORM_BEHIND_MLP_IN_HOOKED
+    return FamilyFacts(
+        prepends_bos=architecture(model) in BEGINNING_FIRST,
+        parallel_blocks=bool(model.cfg.parallel_attn_mlp),
+        norm_before_mlp=None if behind_alone else "ln2",
+        norm_behind_mlp="ln2" if behind_alone else "ln2_post" if hasattr(block, "ln2_post") else None,
+        logit_cap=cap if cap is not None and cap > 0 else None,
+    )
+
+
+def _of_bridge(model: Any, inner: Any) -> FamilyFacts:
+    block = model.blocks[0]
+    layer, decoder, embedding = block.original_component, inner.base_model, model.embed.original_component
+    # A bridge shows as `hook_mlp_out` what is added to the residual stream: the output of the norm behind the MLP.
+    behind = next((n for n in ("ln2_post", "ln2") if _output(block, n) is block.hook_mlp_out), None)
+    before = next((n for n in ("ln2", "ln1") if hasattr(block, n)), None)
+    return FamilyFacts(
+        prepends_bos=architecture(model) in BEGINNING_FIRST,
+        parallel_blocks=bool(getattr(model.cfg, "parallel_attn_mlp", False)),
+        norm_before_mlp=None if behind == "ln2" else before,
+        norm_behind_mlp=behind,
+        norms_residual_stream=not getattr(layer, "do_layer_norm_before", True),
+        residual_multiplier=float(getattr(layer, "residual_multiplier", 1.0)),
+        embedding_scale=float(getattr(embedding, "scalar_embed_scale", getattr(embedding, "embed_scale", 1.0))),
+        embedding_multiplier=float(getattr(decoder, "embedding_multiplier", 1.0)),
+        logit_multiplier=getattr(inner, "logit_scale", 1.0) / getattr(inner.config, "logits_scaling", 1.0),
+        logit_cap=getattr(inner.config, "final_logit_softcapping", None),
+    )
+
+
+def _output(block: Any, name: str) -> Any:
+    return getattr(getattr(block, name, None), "hook_out", None)

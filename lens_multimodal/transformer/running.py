@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lens_multimodal.transformer.families import facts
 from lens_multimodal.transformer.model_class import is_bridge
+from lens_multimodal.transformer.residual_stream import unembed
 from lens_multimodal.transformer.weights import config
 
 
@@ -37,9 +37,9 @@ def logits_of(
             return model(tokens, return_type="logits", logits_to_keep=tokens.shape[1] - first, **own)
         return model(tokens, return_type="logits", **own)[:, first:]
     attention_mask = attention_mask.to(tokens.device)
-    if first and not facts(model).caps_logits:
+    if first:
         residual = model(tokens, stop_at_layer=config(model).n_layers, attention_mask=attention_mask)
-        return model.unembed(model.ln_final(residual[:, first:]))  # type: ignore[operator]
+        return unembed(model, residual[:, first:])
     return model(tokens, return_type="logits", attention_mask=attention_mask)[:, first:]
 
 

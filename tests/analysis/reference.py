@@ -41,6 +41,12 @@ def neuron_readers(model: PreTrainedModel) -> list[nn.Module]:
     return [module for name, module in model.named_modules() if name.endswith(endings)]
 
 
+def final_norm_of(model: PreTrainedModel) -> nn.Module:
+    """The norm before the unembedding."""
+    endings = ("transformer.ln_f", "final_layer_norm", "model.norm")
+    return next(m for n, m in model.named_modules() if n.endswith(endings) and "layers." not in n)
+
+
 def head_readers(model: PreTrainedModel) -> list[nn.Module]:
     """For each layer the module whose input is the heads' outputs side by side."""
     endings = ("attn.out_proj", "attn.c_proj", "attention.dense", "o_proj", "self_attn.out_proj")

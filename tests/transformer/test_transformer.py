@@ -42,8 +42,8 @@ def test_sizes_and_weights_are_those_of_the_language_model(lens_of, layout, kind
     assert torch.equal(transformer.b_u(model), torch.zeros(D_VOCAB) if bias is None else bias)
     assert transformer.device(model) == torch.device("cpu")
     assert transformer.weight_processing(model) == "none"
-    assert transformer.facts(model).norms_centre == (layout != "llama")
-    assert transformer.final_norm_weight(model).shape == (24,)
+    assert transformer.final_norm(model).centres == (layout != "llama")
+    assert transformer.final_norm(model).weight.shape == (24,)
     transformer.check_model(model)
     for layer in (-1, 3):
         with pytest.raises(ValueError, match=f"layer {layer} is outside the model's 3 layers"):

@@ -1,9 +1,10 @@
 """Scores that need no backward pass through the model: activation times what the neuron writes towards the target.
 
-A neuron adds `activation * W_out[k]` to the residual stream at its own position. Unembedded, that vector says how
-much the neuron raises the target's token:
+A neuron adds `activation * written[k]` to the residual stream at its own position: its row of `W_out`, through the norm
+behind the MLP where there is one, with that norm's actual scale (`transformer.written`). Unembedded, that vector says
+how much the neuron raises the target's token:
 
-- `ActivationXDecoded`: `activation * (W_out[k] @ W_U)[token]`, no norm in between; the gradient-free score of the
+- `ActivationXDecoded`: `activation * (written[k] @ W_U)[token]`, without the final norm; the gradient-free score of the
   follow-up work (paper notes, section 5).
 - `LocalDirectEffect`: direct logit attribution at the neuron's own position: the same through the final norm with its
   actual scale there, which is what the neuron adds to the token's logit in the logit lens.
@@ -11,8 +12,8 @@ much the neuron raises the target's token:
   except at positions that the target reads, since a neuron reaches later positions only through attention; image
   positions therefore have none. Summed over everything that writes to the residual stream it gives the logit.
 
-Any target works, not only a logit: its gradient with respect to the logits weights the tokens. Blocks must add the
-MLP's output to the residual stream unchanged (not through a further norm, as Gemma 2 does).
+Any target works, not only a logit: its gradient with respect to the logits weights the tokens. Where the model caps its
+logits (Gemma 2), the cap's slope at the actual logits counts.
 """
 
 from dataclasses import dataclass
@@ -24,18 +25,18 @@ from torch import Tensor
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.attribution_inputs import AttributionInputs, Receive
 from lens_multimodal.analysis.attribution.graph import check_finite_targets, gradients_on
+from lens_multimodal.arguments.targets import first_read
 from lens_multimodal.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationXDecoded:
-    """Activation times the decoded weight on the target, without gradient or norm."""
+    """Activation times the decoded weight on the target, without gradient or final norm."""
 
     def __call__(self, inputs: AttributionInputs, receive: Receive) -> None:
-        activations, directions, _ = _forward(inputs)
-        for index, direction in enumerate(directions):
-            own = direction.sum(dim=1, keepdim=True)
-            _hand_over(inputs, index, activations, own, receive)
+        run = _forward(inputs)
+        for index, direction in enumerate(run.directions):
+            _hand_over(inputs, index, run, direction.sum(dim=1, keepdim=True), receive)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,10 @@ class LocalDirectEffect:
     """Direct logit attribution at the neuron's own position, through the final norm."""
 
     def __call__(self, inputs: AttributionInputs, receive: Receive) -> None:
-        activations, directions, scale = _forward(inputs)
-        for index, direction in enumerate(directions):
-            own = _through_final_norm(inputs, direction.sum(dim=1, keepdim=True))
-            _hand_over(inputs, index, activations, own, receive, factor=1 / scale)
+        run, norm = _forward(inputs), transformer.final_norm(inputs.model)
+        for index, direction in enumerate(run.directions):
+            through = norm.carry_back(direction.sum(dim=1, keepdim=True)) / run.final_scale
+            _hand_over(inputs, index, run, through, receive)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,72 +56,74 @@ class DirectEffect:
 
     def __call__(self, inputs: AttributionInputs, receive: Receive) -> None:
         _check_reached(inputs)
-        activations, directions, scale = _forward(inputs)
-        for index, direction in enumerate(directions):
+        run, norm = _forward(inputs), transformer.final_norm(inputs.model)
+        for index, direction in enumerate(run.directions):
             at = inputs.positions.to(direction.device)
-            through = _through_final_norm(inputs, direction[:, at])
-            _hand_over(inputs, index, activations, through, receive, factor=1 / scale)
+            _hand_over(inputs, index, run, norm.carry_back(direction[:, at]) / run.final_scale, receive)
 
 
-def _forward(
-    inputs: AttributionInputs,
-) -> tuple[dict[int, Tensor], list[Float[Tensor, "batch prompt_pos d_model"]], Float[Tensor, "batch pos 1"]]:
-    """Activations and final norm scale at the given positions; for each target its direction everywhere."""
-    at = inputs.positions
-    names = [*(transformer.mlp_post(layer) for layer in inputs.layers), transformer.FINAL_NORM_SCALE]
-    with torch.no_grad(), transformer.capture(inputs.model, names) as kept:
-        logits = transformer.logits_of(inputs.model, inputs.tokens, attention_mask=inputs.attention_mask)
-    directions = [_direction(inputs, index, logits, kept) for index in range(len(inputs.targets))]
-    activations = {
-        layer: wide(kept[transformer.mlp_post(layer)][:, at.to(kept[transformer.mlp_post(layer)].device)])
-        for layer in inputs.layers
-    }
-    scale = kept[transformer.FINAL_NORM_SCALE]
-    return activations, directions, wide(scale[:, at.to(scale.device)])
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    """What one forward pass gives, at the positions asked for."""
+
+    activations: dict[int, Float[Tensor, "batch pos d_mlp"]]
+    """By layer; divided by the scale of the norm behind the MLP where there is one."""
+    final_scale: Float[Tensor, "batch pos 1"]
+    directions: list[Float[Tensor, "batch prompt_pos d_model"]]
+    """For each target, its gradient with respect to the final norm's output, at all positions of the prompt."""
+
+
+def _forward(inputs: AttributionInputs) -> _Run:
+    model = inputs.model
+    first = first_read(target for of_rows in inputs.targets for target in of_rows)
+    scales = {layer: transformer.written_scale(model, layer) for layer in inputs.layers}
+    names = [
+        *(transformer.mlp_post(layer) for layer in inputs.layers),
+        *(name for name in scales.values() if name is not None),
+        transformer.FINAL_NORM_SCALE,
+    ]
+    with torch.no_grad(), transformer.capture(model, names) as kept:
+        # All positions pass the final norm, so that its scale is there for each of them.
+        logits = transformer.logits_of(model, inputs.tokens, attention_mask=inputs.attention_mask)[:, first:]
+    directions = [_direction(inputs, index, logits, first, kept) for index in range(len(inputs.targets))]
+
+    def at_positions(name: str) -> Tensor:
+        return wide(kept[name][:, inputs.positions.to(kept[name].device)])
+
+    activations = {layer: at_positions(transformer.mlp_post(layer)) for layer in inputs.layers}
+    for layer, name in scales.items():
+        if name is not None:
+            activations[layer] = activations[layer] / at_positions(name).to(activations[layer].device)
+    final_scale = at_positions(transformer.FINAL_NORM_SCALE)
+    return _Run(activations=activations, final_scale=final_scale, directions=directions)
 
 
 def _direction(
-    inputs: AttributionInputs, index: int, logits: Tensor, kept: dict[str, Tensor]
+    inputs: AttributionInputs, index: int, logits: Tensor, first: int, kept: dict[str, Tensor]
 ) -> Float[Tensor, "batch prompt_pos d_model"]:
-    """The target's gradient with respect to the final norm's output: `W_U` times its gradient by the logits."""
+    """The target's gradient with respect to the final norm's output; `logits` begin at position `first`."""
     with gradients_on():
         leaf = logits.detach().clone().requires_grad_()
-        value = torch.stack([t.value(leaf[row]) for row, t in enumerate(inputs.targets[index])])
+        value = torch.stack([t.value(leaf[row], first=first) for row, t in enumerate(inputs.targets[index])])
         check_finite_targets([value], kept)
         (weight,) = torch.autograd.grad(value.sum(), [leaf])
-    w_u = transformer.w_u(inputs.model).detach()
-    weight = weight.to(w_u.device)
     used = weight.any(dim=-1)
-    direction = torch.zeros(*weight.shape[:2], w_u.shape[0], device=w_u.device, dtype=wide(w_u[:1, :1]).dtype)
-    direction[used] = wide(weight[used] @ w_u.T)
-    return direction
-
-
-def _through_final_norm(
-    inputs: AttributionInputs, direction: Float[Tensor, "batch pos d_model"]
-) -> Float[Tensor, "batch pos d_model"]:
-    """Carry a direction back through the final norm, except for the division by the scale."""
-    direction = direction * wide(transformer.final_norm_weight(inputs.model).detach()).to(direction.device)
-    if transformer.facts(inputs.model).norms_centre:
-        direction = direction - direction.mean(dim=-1, keepdim=True)
+    found = transformer.unembed_back(inputs.model, logits[used], weight[used])
+    direction = found.new_zeros(*inputs.tokens.shape, found.shape[-1])
+    direction[:, first:][used.to(found.device)] = found
     return direction
 
 
 def _hand_over(
     inputs: AttributionInputs,
     index: int,
-    activations: dict[int, Tensor],
+    run: _Run,
     direction: Float[Tensor, "batch pos_or_1 d_model"],
     receive: Receive,
-    *,
-    factor: Float[Tensor, "batch pos 1"] | None = None,
 ) -> None:
     for layer in inputs.layers:
-        weight = wide(transformer.w_out(inputs.model, layer).detach())
-        written = direction.to(weight.device) @ weight.T
-        if factor is not None:
-            written = written * factor.to(weight.device)
-        receive(index, layer, activations[layer] * written)
+        rows = wide(transformer.written(inputs.model, layer))
+        receive(index, layer, run.activations[layer] * (direction.to(rows.device) @ rows.T))
 
 
 def _check_reached(inputs: AttributionInputs) -> None:

@@ -20,15 +20,17 @@ def nearest_embeddings(
 ) -> TopTokens:
     """The tokens whose input embeddings have the largest cosine with each vector, values from -1 to 1.
 
-    For soft prompts and residual streams: what the paper does to image prompts (section 3.1).
+    For soft prompts and residual streams: what the paper does to image prompts (section 3.1). The embeddings are taken
+    as they are where image vectors go in: with the embedding module's own scale (Gemma), before a multiplier that
+    applies to both (Granite).
 
     Raises: ValueError for another width than the model's; FloatingPointError for infinite vectors.
     """
     _check_width(model, vectors)
-    table = transformer.w_e(model).detach()
+    table = transformer.w_e(model)
 
     def columns(start: int, stop: int) -> Tensor:
-        return nn.functional.normalize(wide(table[start:stop]), dim=-1).T
+        return nn.functional.normalize(wide(transformer.embeddings(model, slice(start, stop))), dim=-1).T
 
     with torch.no_grad():
         unit = nn.functional.normalize(wide(vectors.detach().to(table.device)), dim=-1)
@@ -44,7 +46,8 @@ def unembed_tokens(
     probabilities: bool = True,
     chunk: int = 256,
 ) -> TopTokens:
-    """The model's next tokens if each vector were its final residual stream: final norm, unembedding, bias.
+    """The model's next tokens if each vector were its final residual stream: final norm, unembedding with its bias, the
+    model's own multiplier and cap of logits.
 
     Args: chunk: vectors at a time.
     Raises: as `nearest_embeddings`.

@@ -28,27 +28,27 @@ def driving_tokens(
 
     Args:
         norm: pass embeddings through the norm before the MLP, as the first layer sees them (position embeddings aside);
-            False multiplies the bare embeddings.
+            False multiplies the bare embeddings. A decoder without such a norm (OLMo 2) reads them bare in both cases.
         gate: use the column of the gate, for models whose MLP has one (Llama).
     Returns: one row per neuron, ordered by layer: `layer`, `neuron`, `tokens`, `token_ids`, `weights` (without the
         neuron's bias).
     Raises: ValueError for a gate that the model does not have; and as `decode_neurons`.
     """
     rows = []
-    embeddings = transformer.w_e(model).detach()
+    d_vocab = transformer.shape(model).d_vocab
     with torch.no_grad():
         for layer, index in read_neurons(model, neurons).items():
             weights = transformer.w_gate(model, layer) if gate else transformer.w_in(model, layer)
             before = transformer.mlp_norm(model, layer) if norm else None
 
             def columns(start: int, stop: int, before: Any = before, place: torch.device = weights.device) -> Tensor:
-                part = embeddings[start:stop].to(place)
+                part = transformer.entering(model, slice(start, stop)).to(place)
                 return wide(part if before is None else before(part[None])[0]).T
 
             found = search_vocabulary(
                 weights.detach()[:, index].T.contiguous(),
                 columns,
-                len(embeddings),
+                d_vocab,
                 top_k=top_k,
                 budget_bytes=budget_bytes,
             )
@@ -71,17 +71,20 @@ def driving_tokens(
 
 @public
 def upstream_neurons(model: nn.Module, layer: Index, neuron: Index, *, top_k: int = 20) -> pd.DataFrame:
-    """The earlier neurons whose output rows point most along, or against, a neuron's input column.
+    """The earlier neurons that write most along, or against, what a neuron reads.
+
+    What a neuron writes is `transformer.written`. What it reads is its column of `W_in`, through the norm before the
+    MLP but for that norm's division by its scale.
 
     Returns: columns `layer`, `neuron`, `cosine`, ordered by its size; empty for a neuron of layer 0.
     Raises: ValueError, TypeError for a neuron that does not exist.
     """
     layer = read_layer(model, layer)
-    column = read_neurons(model, [(layer, neuron)], name="neuron")[layer][0]
-    direction = nn.functional.normalize(wide(transformer.w_in(model, layer)[:, column].detach()), dim=0)
+    index = read_neurons(model, [(layer, neuron)], name="neuron")[layer]
+    direction = nn.functional.normalize(transformer.read(model, layer, index)[0], dim=0)
     parts = []
     for earlier in range(layer):
-        rows = wide(transformer.w_out(model, earlier).detach())
+        rows = wide(transformer.written(model, earlier))
         cosine = nn.functional.normalize(rows, dim=-1) @ direction.to(rows.device)
         found = cosine.abs().topk(min(top_k, len(cosine))).indices
         parts.append(pd.DataFrame({"layer": earlier, "neuron": found.tolist(), "cosine": cosine[found].cpu().numpy()}))

@@ -1,10 +1,11 @@
 """Decoding: the tokens that neurons write (paper section 2.2).
 
-A neuron adds its row of `W_out` to the residual stream, so `W_out[layer, neuron] @ W_U` gives every token a weight; the
-neuron's tokens are those with the largest weights. The paper uses the row as it is. With `final_norm` the row first
-passes the final norm's centring and scale, `((W_out - mean) * ln_final.w) @ W_U`: decoding a model with folded norms
-shows this, and the ranking changes. The unembedding's bias is left out. It is the same for every neuron and would
-dominate the weights.
+A neuron adds a vector to the residual stream: its row of `W_out`, in some families through a norm behind the MLP
+(`transformer.written`). Unembedded, `written[layer, neuron] @ W_U`, it gives every token a weight; the neuron's tokens
+are those with the largest weights. The paper unembeds the vector as it is. With `final_norm` it first passes the final
+norm's centring and weight, `((written - mean) * ln_final.w) @ W_U`: decoding a model with folded norms shows this, and
+the ranking changes. The unembedding's bias is left out. It is the same for every neuron and would dominate the weights.
+A model's own multiplier of logits (Cohere, Granite) is in the weights, its cap (Gemma 2) is not.
 
 On a model with processed weights the rows themselves differ: each table records `weight_processing`.
 """
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
@@ -22,7 +23,6 @@ from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.units import Layers, Neurons, read_layers, read_neurons
-from lens_multimodal.precision import wide
 
 
 @public
@@ -53,7 +53,7 @@ def decode_neurons(
                 index.tolist(),
                 _search_unembedding(
                     model,
-                    _written(model, transformer.w_out(model, layer)[index], final_norm),
+                    _written(model, layer, index, final_norm),
                     top_k=_at_least_for_rule(model, top_k),
                     probabilities=probabilities,
                     budget_bytes=budget_bytes,
@@ -84,30 +84,26 @@ def decode_layers(
 
     @torch.no_grad()
     def decoded(layer: int) -> TopTokens:
-        rows = _written(model, transformer.w_out(model, layer), final_norm)
+        rows = _written(model, layer, None, final_norm)
         return _search_unembedding(model, rows, top_k=top_k, probabilities=probabilities, budget_bytes=budget_bytes)
 
     return ((layer, decoded(layer)) for layer in read_layers(model, layers))
 
 
 def _written(
-    model: nn.Module, rows: Float[Tensor, "neuron d_model"], final_norm: bool
+    model: nn.Module, layer: int, neurons: Int[Tensor, " neuron"] | None, final_norm: bool
 ) -> Float[Tensor, "neuron d_model"]:
-    if not final_norm:
-        return rows.detach()
-    rows = wide(rows.detach())
-    if transformer.facts(model).norms_centre:
-        rows = rows - rows.mean(dim=-1, keepdim=True)
-    return rows * wide(transformer.final_norm_weight(model).detach()).to(rows.device)
+    rows = transformer.written(model, layer, neurons)
+    return transformer.final_norm(model).carry(rows) if final_norm else rows
 
 
 def _search_unembedding(
     model: nn.Module, vectors: Tensor, *, top_k: int, probabilities: bool, budget_bytes: int
 ) -> TopTokens:
-    w_u = transformer.w_u(model).detach()
+    w_u = transformer.w_u(model)
     return search_vocabulary(
         vectors.to(w_u.device),
-        lambda start, stop: wide(w_u[:, start:stop]),
+        lambda start, stop: transformer.unembedding(model, slice(start, stop)),
         w_u.shape[1],
         top_k=top_k,
         probabilities=probabilities,

@@ -13,7 +13,7 @@ from lens_multimodal.analysis import (
     ablation_effects,
     neuron_attribution,
 )
-from tests.analysis.reference import PROMPT, each_case, logits_with, model_of, neuron_readers, plain
+from tests.analysis.reference import PROMPT, each_case, final_norm_of, logits_with, model_of, neuron_readers, plain
 from tests.models import MODEL_CLASSES, wrapped_model
 
 
@@ -45,9 +45,9 @@ def test_direct_effects_add_up_to_the_logit(layout, kind):
     rest = kept[transformer.resid_post(2)][0, 4] - sum(
         kept[transformer.mlp_post(layer)][0, 4] @ transformer.w_out(model, layer) for layer in range(3)
     )
-    if transformer.facts(model).norms_centre:
+    if layout != "llama":
         rest = rest - rest.mean()
-    direction = transformer.final_norm_weight(model) * transformer.w_u(model)[:, 8]
+    direction = final_norm_of(plain(layout)).weight * transformer.w_u(model)[:, 8]
     others = rest @ direction / kept[transformer.FINAL_NORM_SCALE][0, 4, 0]
     bias = getattr(model.ln_final, "b", None)
     constant = transformer.b_u(model)[8] + (bias @ transformer.w_u(model)[:, 8] if bias is not None else 0)
@@ -64,11 +64,7 @@ def test_last_layer_direct_effect_is_the_gradient_with_a_fixed_scale(layout, kin
         clean = transformer.logits_of(model, PROMPT)[0, -1, 8]
     found = neuron_attribution(model, PROMPT, 8, score="direct_effect")[0, 2, 6]
     reader = neuron_readers(plain(layout))[2]
-    norm = next(
-        m
-        for n, m in plain(layout).named_modules()
-        if n.endswith(("transformer.ln_f", "final_layer_norm", "model.norm")) and "layers." not in n
-    )
+    norm = final_norm_of(plain(layout))
     scale = kept[transformer.FINAL_NORM_SCALE][0, -1, 0]
     for neuron in (3, 25):
 
@@ -81,7 +77,7 @@ def test_last_layer_direct_effect_is_the_gradient_with_a_fixed_scale(layout, kin
         logits_with(plain(layout), PROMPT, {reader: silence})
         handle.remove()
         resid = seen["resid"].detach()
-        if transformer.facts(model).norms_centre:
+        if layout != "llama":
             resid = resid - resid.mean()
         weight, bias = norm.weight.detach(), getattr(norm, "bias", None)
         normed = resid / scale * weight + (bias.detach() if bias is not None else 0)

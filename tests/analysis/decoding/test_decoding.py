@@ -12,7 +12,7 @@ from lens_multimodal.analysis import (
     upstream_neurons,
 )
 from lens_multimodal.analysis.decoding.vocabulary_search import chunk_sizes, search_vocabulary
-from tests.analysis.reference import PROMPT, each_case, model_of, plain
+from tests.analysis.reference import PROMPT, each_case, final_norm_of, model_of, plain
 from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
 from tests.tokenizers import word_tokenizer
 
@@ -45,9 +45,9 @@ def test_final_norm_is_what_the_norm_does_to_the_row(layout, kind):
     model = model_of(layout, kind)
     table = decode_neurons(model, [(1, 4)], final_norm=True)
     row = transformer.w_out(model, 1)[4]
-    if transformer.facts(model).norms_centre:
+    if layout != "llama":
         row = row - row.mean()
-    values = (row * transformer.final_norm_weight(model)) @ transformer.w_u(model)
+    values = (row * final_norm_of(plain(layout)).weight) @ transformer.w_u(model)
     assert list(table["token_ids"][0]) == best(values)
     assert list(table["token_ids"][0]) != list(decode_neurons(model, [(1, 4)])["token_ids"][0])
 
@@ -157,7 +157,8 @@ def test_gate_only_where_there_is_one():
 def test_upstream_neurons_equal_cosine_similarity():
     model = model_of("gpt-j", "bridge")
     table = upstream_neurons(model, 2, 5, top_k=6)
-    column = transformer.w_in(model, 2)[:, 5]
+    column = plain("gpt-j").transformer.h[2].ln_1.weight * transformer.w_in(model, 2)[:, 5]
+    column = column - column.mean()
     rows = torch.cat([transformer.w_out(model, 0), transformer.w_out(model, 1)])
     cosine = torch.nn.functional.cosine_similarity(rows, column[None], dim=-1)
     order = best(cosine.abs(), 6)
