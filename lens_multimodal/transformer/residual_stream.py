@@ -31,7 +31,7 @@ def written(
     Args: neurons: their indices; None for all of the layer.
     Raises: ValueError for a decoder that normalises its residual stream.
     """
-    _check_additive(model)
+    check_additive(model)
     rows = w_out(model, layer).detach()
     rows = rows if neurons is None else rows[neurons]
     norm, multiplier = _norm_behind_mlp(model, layer), facts(model).residual_multiplier
@@ -47,7 +47,7 @@ def rows_that_write(
 
     Raises: ValueError where no row does (a norm that loses a part of them); and as `written`.
     """
-    _check_additive(model)
+    check_additive(model)
     norm, vectors = _norm_behind_mlp(model, layer), wide(vectors) / facts(model).residual_multiplier
     return vectors if norm is None else norm.invert(vectors)
 
@@ -76,7 +76,7 @@ def mlp_norm(model: nn.Module, layer: int) -> nn.Module | None:
 
 def final_norm(model: nn.Module) -> NormMap:
     """The norm before the unembedding."""
-    _check_additive(model)
+    check_additive(model)
     return norm_map(model.ln_final)  # type: ignore[arg-type]
 
 
@@ -85,7 +85,7 @@ def unembed(model: nn.Module, resid: Float[Tensor, "... pos d_model"]) -> Float[
 
     Final norm, unembedding, the model's own multiplier and cap.
     """
-    _check_additive(model)
+    check_additive(model)
     norm: Any = model.ln_final
     place = next(norm.parameters(), w_u(model)).device  # in a model split over devices, that of its last layer
     logits = model.unembed(norm(resid.to(place)))  # type: ignore[operator]
@@ -130,15 +130,16 @@ def entering(model: nn.Module, tokens: slice) -> Float[Tensor, "token d_model"]:
     return embeddings(model, tokens) * facts(model).embedding_multiplier
 
 
-def _norm_behind_mlp(model: nn.Module, layer: int) -> NormMap | None:
-    name = facts(model).norm_behind_mlp
-    return None if name is None else norm_map(getattr(block(model, layer), name))
-
-
-def _check_additive(model: nn.Module) -> None:
+def check_additive(model: nn.Module) -> None:
+    """Raise ValueError for a decoder that normalises its residual stream: nothing added to it stays as it was."""
     if facts(model).norms_residual_stream:
         raise ValueError(
             f"the blocks of {architecture(model)} normalise the residual stream itself (do_layer_norm_before=False), "
             f"so what a neuron adds does not reach the logits as it is and cannot be decoded; scores by gradient and "
             f"by ablation are right for this model too"
         )
+
+
+def _norm_behind_mlp(model: nn.Module, layer: int) -> NormMap | None:
+    name = facts(model).norm_behind_mlp
+    return None if name is None else norm_map(getattr(block(model, layer), name))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
+from lens_multimodal.transformer.residual_check import check_residual_stream
 
 
 class HookHasNoEffect(RuntimeError):
@@ -42,32 +43,41 @@ def self_check(model: nn.Module, names: Sequence[str] | None = None) -> None:
     gates tells for all hook points at once whether an edit would reach the logits. The model is not changed.
 
     Raises:
+        ValueError: a decoder whose blocks normalise the residual stream.
         HookDidNotFire: a hook point that never ran.
         HookHasNoEffect: hook points that ignore the activation their hook returns.
+        UnknownResidualStream: decoded neurons would be wrong; see `residual_check`.
     """
+    transformer.check_additive(model)
     observed = read_only(model) if names is None else []
     names = edited(model) if names is None else list(names)
     n_tokens = min(4, transformer.shape(model).n_ctx)
     tokens = torch.arange(1, 1 + n_tokens, device=transformer.device(model))[None] % transformer.shape(model).d_vocab
     generator = torch.Generator().manual_seed(0)
     gates: dict[str, Tensor] = {}
+    shown: dict[str, Tensor] = {}
 
     def gated(name: str) -> transformer.HookFunction:
         def add_gated_direction(activation: Tensor, hook: Any) -> Tensor:
             gate = torch.zeros((), dtype=torch.float32, device=activation.device, requires_grad=True)
             gates[name] = gate
             direction = torch.randn(activation.shape, generator=generator).to(activation)
-            return activation + (gate * direction.float()).to(activation.dtype)
+            shown[name] = activation + (gate * direction.float()).to(activation.dtype)
+            return shown[name]
 
         return add_gated_direction
 
     with transformer.capture(model, observed), transformer.fired_hooks(model, [(name, gated(name)) for name in names]):
         logits = transformer.logits_of(model, tokens)
     weights = torch.randn(logits.shape, generator=generator).to(logits.device)
-    felt = torch.autograd.grad((logits.float() * weights).sum(), list(gates.values()), allow_unused=True)
+    felt = torch.autograd.grad(
+        (logits.float() * weights).sum(), list(gates.values()), allow_unused=True, retain_graph=True
+    )
     deaf = [name for name, grad in zip(gates, felt, strict=True) if grad is None or grad == 0 or not grad.isfinite()]
     if deaf:
         raise HookHasNoEffect(
             f"editing {', '.join(deaf[:5])}{' ...' if len(deaf) > 5 else ''} of {type(model).__name__} does not change "
             f"the logits, so no intervention there can be trusted"
         )
+    if observed:
+        check_residual_stream(model, shown, logits)

@@ -1,0 +1,48 @@
+"""A decoder that does to its residual stream what no module shows is refused, and told where."""
+
+import pytest
+import torch
+from transformers import OPTConfig, OPTForCausalLM
+
+from lens_multimodal.transformer.accepted_models import wrap
+from lens_multimodal.transformer.residual_check import UnknownResidualStream
+from lens_multimodal.transformer.self_check import self_check
+from tests.models import random_language_model, wrapped_model
+
+
+@pytest.mark.parametrize("layout", ["llama", "gpt-j", "pythia"])
+def test_what_every_family_here_does_is_accepted(layout):
+    self_check(wrapped_model("bridge", random_language_model(layout)))
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("model.layers.1.mlp", "block 1"),
+        ("model.layers.1", "block 1"),
+        ("model", "the logits"),
+    ],
+)
+def test_a_hidden_multiplier_is_refused(place, told):
+    """As Falcon-H1's multipliers of MLP and logits, and Gemma 4's of a whole block: in the middle of the forward code."""
+    language_model = random_language_model("llama")
+    module = language_model.get_submodule(place)
+    own_forward = module.forward
+
+    def halved(*args, **kwargs):
+        output = own_forward(*args, **kwargs)
+        if isinstance(output, torch.Tensor):
+            return 0.5 * output
+        output.last_hidden_state = 0.5 * output.last_hidden_state
+        return output
+
+    module.forward = halved
+    with pytest.raises(UnknownResidualStream, match=told):
+        self_check(wrap(language_model))
+
+
+def test_a_decoder_that_norms_its_residual_stream_is_refused():
+    sizes = {"hidden_size": 24, "ffn_dim": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = OPTConfig(vocab_size=97, word_embed_proj_dim=24, do_layer_norm_before=False, **sizes)
+    with pytest.raises(ValueError, match=r"OPTForCausalLM.*do_layer_norm_before=False"):
+        self_check(wrap(OPTForCausalLM(config).eval()))
