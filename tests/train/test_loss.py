@@ -122,11 +122,9 @@ def test_dropout_belongs_to_the_place_in_the_step() -> None:
 def test_refused_batches(tmp_path: Path) -> None:
     lens = random_lens(tmp_path)
     batch = batch_of(lens, CAPTIONS)
-    with pytest.raises(ValueError, match="4 pictures and 3 captions"):
+    with pytest.raises(ValueError, match=r"4 pictures .*3 captions"):
         token_losses(lens, lens.projection.linear, CaptionBatch(pixels=batch.pixels, captions=CAPTIONS[:3]))
     long = CaptionBatch(pixels=batch.pixels[:1], captions=[" dog" * 60])
-    with pytest.raises(
-        ValueError, match=rf"{SQUARE.n_patches} positions of image and prompt and a caption of 61 tokens.* 64"
-    ):
+    with pytest.raises(ValueError, match=rf"\b{SQUARE.n_patches} positions .* 61 tokens .* 64\b"):
         token_losses(lens, lens.projection.linear, long)
     assert len(lens.virtual_tokens) == 0
