@@ -13,7 +13,7 @@ from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, public, read_integer, shown
 
 Index: TypeAlias = int | np.integer | Tensor
-"""One layer, neuron or head: an integer of Python, NumPy or torch."""
+"""One layer, neuron or head: a Python, NumPy or torch integer."""
 
 Layers: TypeAlias = Index | Sequence[Any] | np.ndarray | None
 """A layer number, several of them, or None for all."""
@@ -113,7 +113,7 @@ def _pair(item: Any, kind: str, name: str) -> tuple[int, int]:
 
 
 def _items(values: Any) -> list[Any]:
-    """The members of a collection; anything else, a string too, is its own only member."""
+    """The members of a collection; anything else, including a string, is the only member."""
     if isinstance(values, Tensor | np.ndarray):
         values = values.tolist()
     return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]

@@ -1,4 +1,4 @@
-"""The causal experiment: effects of taking neurons away, against as many random ones (paper section 3.3).
+"""The causal experiment: effects of ablating neurons, against as many random neurons (paper section 3.3).
 
 The first N neurons of a ranking are replaced, N growing if several counts are given, and so are N random neurons of
 the same layers. All of a prompt's runs are rows of shared forward passes (see `by_row`). `experiments.causal` draws the
@@ -47,7 +47,7 @@ class Case:
     """What they are replaced by: `Zero()`, `Mean(means)` or `Resample(run)`."""
     name: str = ""
     key: Sequence[object] | None = None
-    """What random draws depend on besides seed, count and number of the draw; None for the case's number."""
+    """Random draws depend on this, the seed, the count and the number of the draw; None for the case's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,10 @@ def caption_effects_against_random(
     for number, case in enumerate(tqdm(cases, desc="captions under interventions", delay=2)):
         if len(case.prompt) != 1:
             raise ValueError(f"expected a case of one row, got a prompt of {len(case.prompt)} (prompt.row(i))")
+        if tables and (case.target is None) == ("target" in tables[0]):
+            given = "no target" if case.target is None else "a target"
+            message = f"case {number} has {given}, unlike those before it; give all cases a target, or none"
+            raise ArgumentValueError(message, "cases")
         tried = trials(lens.model, case.neurons, counts=counts, n_random=n_random, seed=seed, key=_key(case, number))
         tokens = case.prompt.row(0).tokens
         predictions = _predictions(lens.model, case, tried, batch_size)
@@ -172,8 +176,6 @@ def caption_effects_against_random(
         if predictions is not None:
             table = table.join(predictions.drop(columns=["n_neurons", "chosen", "draw"]))
         tables.append(table.assign(name=case.name, case=number))
-    if len({"target" in table for table in tables}) > 1:
-        raise ValueError("some cases have a target and others have none; give all of them one, or none")
     return _joined(tables)
 
 
