@@ -50,10 +50,10 @@ class SelectivitySettings:
 UNITS = {"mean": "mean of the neurons", "neuron": "each neuron alone"}
 
 DOMINANT = 0.5
-"""A category dominates a picture from this share of the annotated area on."""
+"""A category dominates a picture if it takes at least this share of the annotated area."""
 
 MOST_GROUPS = 24
-"""Categories shown, those with most pictures first."""
+"""Number of categories shown, those with the most pictures first."""
 
 
 def _dominant(fields: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -141,8 +141,8 @@ ACROSS = SummaryTable(
     table="fields",
     title="The same neuron across pictures of a category",
     caption=(
-        "Best interpretable neurons that recur across pictures whose caption names the category: in how many of how "
-        "many pictures, and the mean and lowest overlap there. {n} pictures."
+        "Best interpretable neurons that recur across pictures whose caption names the category: in how many of these "
+        "pictures, and the mean and lowest overlap there. {n} pictures."
     ),
     rows=_recurring,
     frame=_recurring_neurons,

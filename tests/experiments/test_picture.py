@@ -80,9 +80,9 @@ def test_a_caption_without_nouns_gives_no_neurons(world):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ({"top_k": 0}, "top_k must be at least 1, got 0"),
-        ({"n_ranked": 5}, r"n_ranked \(5\) must be at least top_k \(100\)"),
-        ({"score": "magic"}, "unknown score 'magic'; there are activation_x_gradient"),
+        ({"top_k": 0}, "top_k .* 1, got 0"),
+        ({"n_ranked": 5}, r"n_ranked \(5\) .*top_k \(100\)"),
+        ({"score": "magic"}, "score 'magic'.* activation_x_gradient"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(bad, said):
