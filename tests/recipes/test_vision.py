@@ -131,7 +131,7 @@ def test_two_views_show_the_same_cutouts_in_other_company() -> None:
     assert torch.equal(drawn[0].sort().values, drawn[1].sort().values)
     assert len(drawn[0].unique()) == len(drawn[0]) == 24
     assert not torch.equal(views[0].pictures, views[1].pictures)
-    with pytest.raises(ValueError, match="need 24 cut-outs, only 7"):
+    with pytest.raises(ValueError, match=r"\b24 cut-outs.* 7\b"):
         vision.two_views(of_pixels(random_pictures(7), side=32), 12, size=32, generator=seeded())
 
 
