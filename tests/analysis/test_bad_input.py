@@ -1,4 +1,4 @@
-"""Bad input across the toolkit: refused in words, and before any forward pass where nothing has to be run to know."""
+"""Bad input across the toolkit: refused before any forward pass, unless only a forward pass can show it."""
 
 from contextlib import contextmanager
 

@@ -112,7 +112,7 @@ def test_an_effect_that_a_control_keeps_is_called_an_artefact():
     assert verdict.endswith("(n = 8 pictures).")
 
 
-def test_an_effect_that_no_control_keeps_is_none():
+def test_an_effect_that_no_control_keeps_is_not_an_artefact():
     found = differences_of(fabricated(0.1))
     assert "ARTEFACT" not in found.verdict
     assert found.verdict.count("less than half of it remains under every control") == 3

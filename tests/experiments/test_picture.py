@@ -1,4 +1,4 @@
-"""What experiments share: caption, nouns, neurons, by a plain route; and the rule that finds nouns."""
+"""What experiments share, computed independently: caption, nouns, neurons; and the rule that finds nouns."""
 
 from dataclasses import replace
 
@@ -85,7 +85,7 @@ def test_a_caption_without_nouns_gives_no_neurons(world):
         ({"score": "magic"}, "score 'magic'.* activation_x_gradient"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(bad, said):
+def test_invalid_settings_are_refused(bad, said):
     with pytest.raises(ValueError, match=said):
         PictureSettings(**bad)
 
@@ -104,7 +104,7 @@ def names(finder, text: str) -> list[str]:
 
 
 def captioned(like: Scene, categories: tuple[str, ...], *captions: str) -> Scene:
-    """A scene of other objects and captions; nobody looks at its picture."""
+    """A scene of other objects and captions; its picture is not used."""
     objects = tuple(replace(like.objects[0], category=category) for category in categories)
     return replace(like, objects=objects, captions=captions)
 

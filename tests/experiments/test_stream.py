@@ -1,4 +1,4 @@
-"""Rows survive everything: kills at any moment, changed settings, bad pictures, full memory; equal bytes always."""
+"""Rows survive kills at any moment, changed settings, bad pictures and full memory; the bytes are always equal."""
 
 import json
 import multiprocessing
@@ -71,14 +71,14 @@ def bytes_of(out: Path) -> dict[str, bytes]:
 
 
 def in_child(work: Callable[[], None]) -> multiprocessing.Process:
-    """Start work in a forked process, which needs no imports and so dies at moments that matter."""
+    """Start work in a forked process: it needs no imports, so a kill meets it at work."""
     child = multiprocessing.get_context("fork").Process(target=work, daemon=True)
     child.start()
     return child
 
 
 def n_parts(out: Path) -> int:
-    """Finished parts, which tell how far a run is whatever the speed of the machine."""
+    """Number of finished parts: the progress of a run, whatever the speed of the machine."""
     return len(list((out / "parts").glob("[!.]*")))
 
 
@@ -248,7 +248,7 @@ class Hungry(Probe):
         self.fits = fits
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(
+def test_out_of_memory_halves_the_batch_and_continues(
     lens: VisionLens, scenes: list[Scene], whole: Path, tmp_path: Path
 ) -> None:
     with pytest.warns(UserWarning, match=r"memory .*\b(8|4) rows") as warned:
@@ -260,7 +260,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")
-def test_what_never_fits_stops_with_what_to_do(lens: VisionLens, scenes: list[Scene], tmp_path: Path) -> None:
+def test_a_row_that_never_fits_stops_with_advice(lens: VisionLens, scenes: list[Scene], tmp_path: Path) -> None:
     with pytest.raises(MemoryError, match=r"memory .* dtype"):
         run(lens, scenes, tmp_path / "out", experiment=Hungry(0), batch_size=4)
 
@@ -288,7 +288,7 @@ def test_errors_of_an_experiment_are_not_hidden(lens: VisionLens, scenes: list[S
         run(lens, scenes, tmp_path / "forgetful", experiment=Forgetful())
 
 
-def test_limits_and_paces_that_make_no_sense_are_refused(lens: VisionLens, scenes: list[Scene], tmp_path: Path) -> None:
+def test_invalid_limits_and_batch_sizes_are_refused(lens: VisionLens, scenes: list[Scene], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"limit .* 1, got 0"):
         run(lens, scenes, tmp_path / "out", limit=0)
     with pytest.raises(ValueError, match="no scene"):
@@ -314,7 +314,7 @@ def test_a_damaged_part_or_manifest_says_what_to_delete(
         run(lens, scenes, out)
 
 
-def test_types_widen_the_same_way_whatever_came_together() -> None:
+def test_types_widen_the_same_way_in_any_grouping() -> None:
     frames = [
         pd.DataFrame({"image_id": [1], "value": [1], "names": [[]]}),
         pd.DataFrame({"image_id": [2], "value": [None], "names": [["a"]]}),
@@ -343,7 +343,7 @@ def test_an_empty_part_can_be_written_and_read(tmp_path: Path) -> None:
     assert list(part.failed) == failed
 
 
-def test_time_ends_a_part_too(lens: VisionLens, scenes: list[Scene], tmp_path: Path) -> None:
+def test_a_part_also_ends_after_some_time(lens: VisionLens, scenes: list[Scene], tmp_path: Path) -> None:
     start = time.monotonic()
     stream(
         lens,

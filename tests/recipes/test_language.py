@@ -94,7 +94,7 @@ def test_each_pass_sees_each_row_once():
     assert seen[:10].tolist() != seen[10:].tolist()
 
 
-def test_schedule_does_not_depend_on_the_length_before_the_descent():
+def test_schedule_does_not_depend_on_the_length_before_the_decay():
     short = replace(toy().language, steps=100, warmup=10)
     long = replace(short, steps=1000)
     assert [language.rate(s, short) for s in range(60)] == [language.rate(s, long) for s in range(60)]
@@ -102,7 +102,7 @@ def test_schedule_does_not_depend_on_the_length_before_the_descent():
     assert language.rate(99, short) == pytest.approx(1 / 40)
 
 
-def test_a_long_run_rests_and_warms_up_again(monkeypatch):
+def test_a_long_run_decays_and_warms_up_again(monkeypatch):
     monkeypatch.setattr(language, "CYCLE_ENDS", (100,))
     short = replace(toy().language, steps=100, warmup=10)
     long = replace(short, steps=300)

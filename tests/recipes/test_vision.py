@@ -1,4 +1,4 @@
-"""The encoder's training: its two losses, what it may see, and going on after an interruption."""
+"""The encoder's training: its two losses, what it may see, and resuming after an interruption."""
 
 import csv
 import hashlib
@@ -186,7 +186,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_a_finished_run_goes_on_from_before_the_fall(work: Path) -> None:
+def test_a_finished_run_continues_from_before_the_decay(work: Path) -> None:
     first = vision.run(tiny(10), work)
     assert vision.run(tiny(10), work) == first
     before = torch.load(work / "vision" / "checkpoint.pt", weights_only=True)
@@ -215,7 +215,7 @@ def test_a_time_limit_ends_the_constant_part(work: Path) -> None:
 def test_only_training_pictures_are_drawn_and_only_pixels_and_split_are_read(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pictures' table here has no noun, no name and no style, and there is no vocabulary: nothing misses it."""
+    """The table here has no noun, name or style, and there is no vocabulary: training needs none of them."""
     drawn: set[int] = set()
     compose = vision.compose
 

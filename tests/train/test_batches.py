@@ -1,4 +1,4 @@
-"""Which pictures a batch holds, whenever, wherever and by however many processes it is made."""
+"""Which pictures a batch holds does not depend on when, where and by how many processes it is made."""
 
 import json
 import tarfile
@@ -209,7 +209,7 @@ def test_scenes_in_coco_format(tmp_path: Path) -> None:
     assert flat(take(batches_of(scenes.captioned(), preprocessing=SIDE, batch_size=2)(0), 1)) == [7, 7]
 
 
-def test_shards_are_not_taken_for_a_list(shards: Shards) -> None:
+def test_shards_are_not_accepted_as_a_list(shards: Shards) -> None:
     with pytest.raises(TypeError, match=r"list\(shards\).*batches_of_stream"):
         batches_of(shards, preprocessing=SIDE, batch_size=2)
 

@@ -29,7 +29,7 @@ def lens(tmp_path: Path) -> VisionLens:
 
 
 def batches(lens: VisionLens, size: int) -> BatchesFrom:
-    """Eight pictures round and round, the captions of unequal lengths."""
+    """Eight pictures in an endless cycle, with captions of unequal lengths."""
     pixels = lens.vision.preprocessing([picture(seed) for seed in range(len(WORDS))])
 
     def batches_from(first: int) -> Iterator[CaptionBatch]:
@@ -192,7 +192,7 @@ def test_the_callers_random_numbers_are_left_alone(lens: VisionLens, tmp_path: P
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_host_in_training_mode_does_not_drop_anything(tmp_path: Path) -> None:
+def test_a_language_model_in_training_mode_drops_nothing(tmp_path: Path) -> None:
     """The only dropout is that on the projected vectors."""
     lens = random_lens(tmp_path)
     dropouts = [m for part in (lens.model, lens.vision) for m in part.modules() if isinstance(m, nn.Dropout)]
@@ -207,7 +207,7 @@ def test_a_host_in_training_mode_does_not_drop_anything(tmp_path: Path) -> None:
 
 
 def test_captions_while_training(lens: VisionLens, tmp_path: Path) -> None:
-    """They are logged when due, and looking does not change the training."""
+    """They are logged when due, and evaluation does not change the training."""
     settings = replace(SETTINGS, evaluate_every=3)
     silent = fit(lens, tmp_path / "silent", settings).weight.detach().clone()
     pictures = {"first": picture(0), "second": picture(1)}

@@ -201,7 +201,7 @@ def test_side_by_side_runs_one_forward_pass_for_each_group():
 
 
 @pytest.mark.parametrize("rows", [0, -1, True])
-def test_rows_that_are_no_number_of_rows_are_refused(rows):
+def test_invalid_numbers_of_rows_are_refused(rows):
     with pytest.raises(ValueError, match="rows"):
         ActivationXGradient(rows=rows)
 

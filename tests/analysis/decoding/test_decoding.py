@@ -118,7 +118,7 @@ def test_an_embedding_is_nearest_to_itself():
 
 
 @each_case
-def test_read_out_of_the_last_residual_stream_is_the_prediction(layout, kind):
+def test_unembedding_the_last_residual_stream_gives_the_prediction(layout, kind):
     model = model_of(layout, kind)
     with torch.no_grad(), transformer.capture(model, [transformer.resid_post(2)]) as kept:
         logits = transformer.logits_of(model, PROMPT)[0]

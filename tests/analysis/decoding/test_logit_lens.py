@@ -7,7 +7,7 @@ from tests.analysis.reference import PROMPT, each_case, model_of
 
 
 @each_case
-def test_equals_reading_out_every_depth(layout, kind):
+def test_equals_unembedding_every_depth(layout, kind):
     model = model_of(layout, kind)
     found = logit_lens(model, PROMPT, [8, 21], [6, 2, 4], chunk=2)
     names = [transformer.resid_pre(0), *(transformer.resid_post(layer) for layer in range(3))]
