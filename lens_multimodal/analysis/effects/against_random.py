@@ -114,7 +114,7 @@ def effects_against_random(
         neurons where no counts are given; and as `effect_of` and `ablate`.
     """
     _check_draws(counts, n_random)
-    tables = []
+    tables: list[pd.DataFrame] = []
     for number, case in enumerate(cases):
         tried = trials(model, case.neurons, counts=counts, n_random=n_random, seed=seed, key=_key(case, number))
         tables.append(_effects(model, case, tried, batch_size).assign(name=case.name, case=number))
@@ -148,7 +148,7 @@ def caption_effects_against_random(
     Cost: one caption for each draw and count, and one for each picture.
     """
     _check_draws(counts, n_random)
-    tables = []
+    tables: list[pd.DataFrame] = []
     for number, case in enumerate(tqdm(cases, desc="captions under interventions", delay=2)):
         if len(case.prompt) != 1:
             raise ValueError(f"expected a case of one row, got a prompt of {len(case.prompt)} (prompt.row(i))")
