@@ -52,10 +52,7 @@ def explain(lens: VisionLens, scene: CaptionedScene, *, shown: int = 5) -> Expla
     first = ranked[ranked["interpretable"]].head(shown)
     first = first if len(first) else ranked.head(shown)
     geometry = lens.vision.geometry(*scene.picture.size)
-    activations = [
-        neuron_activations(lens.model, prompt.tokens, [(row.layer, row.neuron)], prompt.image_pos[0])[0, 0]
-        for row in first.itertuples()
-    ]
+    activations = neuron_activations(lens.model, prompt.tokens, first, prompt.image_pos[0])[0]
     return ExplainedWord(
         scene=scene,
         neurons=first,

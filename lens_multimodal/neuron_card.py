@@ -22,7 +22,7 @@ from lens_multimodal.analysis import (
     receptive_field,
 )
 from lens_multimodal.arguments.targets import Token, read_token
-from lens_multimodal.arguments.units import read_neurons
+from lens_multimodal.arguments.units import read_neuron_pairs
 from lens_multimodal.hooks import ablate
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.image.pictures import Picture, as_pictures
@@ -164,8 +164,7 @@ def _one_neuron(model: nn.Module, neuron: Any) -> tuple[int, int]:
         neurons = [(neuron.layer, neuron.neuron)]
     else:
         neurons = [neuron]
-    by_layer = read_neurons(model, neurons, name="neuron")
-    found = [(layer, int(index)) for layer, indices in by_layer.items() for index in indices]
+    found = read_neuron_pairs(model, neurons, name="neuron")
     if len(found) != 1:
         raise ValueError(
             f"a card shows one neuron, got a table of {len(found)}; give (layer, neuron) or a row: "

@@ -1,7 +1,9 @@
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from lens_multimodal.arguments.units import read_neuron_pairs
 from lens_multimodal.hooks import random_neurons_like, read_heads, read_neurons
 from tests.hooks.reference import wrapped
 
@@ -17,6 +19,9 @@ def test_table_pairs_and_mapping_mean_the_same(model):
     for given in (table, pairs, torch.tensor(pairs).tolist(), read_neurons(model, pairs)):
         by_layer = read_neurons(model, given)
         assert {layer: units.tolist() for layer, units in by_layer.items()} == {0: [39], 2: [7, 1]}
+    for given in (table, iter(pairs), np.array(pairs)):
+        assert read_neuron_pairs(model, given) == pairs
+    assert read_neuron_pairs(model, {2: [7], 0: 39}) == pairs[:2]
 
 
 def test_heads_use_their_own_column_and_limit(model):

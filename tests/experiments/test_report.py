@@ -82,8 +82,8 @@ def test_the_papers_number_is_marked_where_it_is_not_comparable() -> None:
     assert "COCO" in heading
     assert heading.endswith("another model and data set")
     html = page(report(summary()))
-    assert "to be read, not to be compared" in html
-    assert "to be read, not to be compared" not in page(report(summary(), same_setting=True))
+    assert "for orientation, not for comparison" in html
+    assert "for orientation, not for comparison" not in page(report(summary(), same_setting=True))
 
 
 def test_which_runs_are_the_papers() -> None:
@@ -352,7 +352,7 @@ def test_without_any_overlap_the_maps_are_shown_with_a_note(tmp_path: Path) -> N
     assert cases.fields is not None
     assert [case.iou for case in cases.fields.best] == [None]
     html = page(report(summary(), cases=cases))
-    assert "so there is no overlap to choose by" in html
+    assert "so the pictures are not chosen by overlap" in html
     assert "which is not annotated in this picture" in html
     assert "Where the neurons look at the object most" not in html
 

@@ -8,7 +8,7 @@ same `trials` and runs them on the same rows, with its own table of all nouns of
     effects = effects_against_random(model, [case], counts=(10, 100, 1000))
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -25,7 +25,7 @@ from lens_multimodal.analysis.effects.similarity import WORD_OVERLAP, Similarity
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.arguments.positions import Positions, PositionSet, read_positions
 from lens_multimodal.arguments.targets import Targets, first_read, read_targets
-from lens_multimodal.arguments.units import Neurons, read_neurons
+from lens_multimodal.arguments.units import Neurons, read_neuron_pairs
 from lens_multimodal.hooks.ablate import ZERO
 from lens_multimodal.hooks.random_neurons import random_neurons_like
 from lens_multimodal.hooks.replacement import Replacement
@@ -266,14 +266,7 @@ def _ranked(model: nn.Module, neurons: Neurons | None) -> pd.DataFrame:
     """Neurons as a table in the order given, checked against the model."""
     if neurons is None:
         raise ArgumentValueError("a case has no neurons; expected the chosen neurons, best first", "cases")
-    by_layer = read_neurons(model, neurons, name="cases")
-    if isinstance(neurons, pd.DataFrame):
-        return neurons[["layer", "neuron"]]
-    if isinstance(neurons, Mapping):
-        pairs = [(layer, int(unit)) for layer, units in by_layer.items() for unit in units]
-    else:
-        pairs = [(int(layer), int(unit)) for layer, unit in neurons]
-    return pd.DataFrame(pairs, columns=["layer", "neuron"])
+    return pd.DataFrame(read_neuron_pairs(model, neurons, name="cases"), columns=["layer", "neuron"])
 
 
 def _checked_positions(model: nn.Module, case: Case | CaptionCase, tried: Sequence[Trial], n_pos: int) -> PositionSet:
