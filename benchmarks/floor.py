@@ -1,4 +1,4 @@
-"""The floor: the operations and bytes that the work needs at least, counted from the shape.
+"""The floor: the fewest operations and bytes that the work needs, counted from the shape.
 
 A matrix product of `[m, k]` and `[k, n]` is `2 m k n` operations; norms, activations and softmax are left out. Causal
 attention is counted in full, as GPT-J's code computes it. The unembedding is counted at the positions that are read
@@ -15,7 +15,7 @@ from lens_multimodal.transformer import ModelShape
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """Operations and bytes moved at least."""
+    """The fewest operations and bytes moved."""
 
     flops: float
     bytes: float = 0.0

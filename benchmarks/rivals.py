@@ -19,7 +19,7 @@ def by_hand(
 ) -> Tensor:
     """Bare `transformers`: PyTorch hooks on each `fc_out`, one forward, one `autograd.grad` for each token.
 
-    Args: keep: what is kept of each token's scores, `[layer, pos, d_mlp]`.
+    Args: keep: from each token's scores, `[layer, pos, d_mlp]`, to what is kept of them.
     """
     logits, kept = _forward(plain, embedded)
     last = logits[0, -1].float()

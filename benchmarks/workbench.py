@@ -52,7 +52,7 @@ class Workbench:
         return self.device != "cpu"
 
     def picture(self, seed: int = 0) -> Image.Image:
-        """Noise of a photograph's size: no cost here depends on what is in a picture."""
+        """Noise of a photograph's size: no cost here depends on a picture's content."""
         pixels = np.random.default_rng(seed).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         return Image.fromarray(pixels)
 

@@ -1,4 +1,4 @@
-"""`python -m lens_multimodal.demo`: the tiny trio captions its sample pictures; one page shows how, one what holds."""
+"""`python -m lens_multimodal.demo`: a page of the tiny trio's captions and neurons, and a report of the experiments."""
 
 import argparse
 import sys
@@ -19,14 +19,14 @@ from lens_multimodal.tiny import scenes_folder
 from lens_multimodal.views.demo_page import CaptionedScene, ExplainedWord, page
 
 COUNTS = (10, 30, 100, 300)
-"""How many of the top neurons are ablated."""
+"""Numbers of top neurons to ablate."""
 
 MOST_EXPLAINED = 6
 """Captions whose neurons are shown."""
 
 
 def sample_scenes(*, each: int) -> list[Scene]:
-    """The first single-object scenes of known and of held-out drawings, `each` of both."""
+    """The first `each` single-object scenes with known drawings, and as many with held-out drawings."""
     scenes = [scene for scene in read_coco(scenes_folder(), with_captions=False) if len(scene.objects) == 1]
     return [
         scene
@@ -52,10 +52,7 @@ def explain(lens: VisionLens, scene: CaptionedScene, *, shown: int = 5) -> Expla
     first = ranked[ranked["interpretable"]].head(shown)
     first = first if len(first) else ranked.head(shown)
     geometry = lens.vision.geometry(*scene.picture.size)
-    activations = [
-        neuron_activations(lens.model, prompt.tokens, [(row.layer, row.neuron)], prompt.image_pos[0])[0, 0]
-        for row in first.itertuples()
-    ]
+    activations = neuron_activations(lens.model, prompt.tokens, first, prompt.image_pos[0])[0]
     return ExplainedWord(
         scene=scene,
         neurons=first,
@@ -69,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/demo.html"), help="the HTML page to write")
     parser.add_argument(
-        "--pictures", type=int, default=8, help="number of sample pictures of known and of held-out drawings each"
+        "--pictures", type=int, default=8, help="sample pictures with known drawings, and as many with held-out ones"
     )
     options = parser.parse_args(arguments)
     lens = attach_vision()

@@ -21,10 +21,10 @@ class SettingsChanged(ValueError):
 
 @contextmanager
 def write_atomically(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A hidden neighbour of `path` to write to; it becomes `path` when the block ends, and is removed after an error.
+    """A hidden path next to `path` to write to; it becomes `path` when the block ends, and is removed after an error.
 
-    A reader sees the old file or the new one, never a half. A killed process leaves only the neighbour, which the next
-    write replaces. The block may write a file or make a folder; a folder replaces an older one.
+    A reader sees the old file or the new one, never part of one. A killed process leaves only the hidden path, which
+    the next write replaces. The block may write a file or make a folder; a folder replaces an older folder.
 
     Args: durable: wait until the content is on the disk, so that it also survives a power failure.
     """
@@ -48,7 +48,7 @@ def write_atomically(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A whole UTF-8 text file in the place of an old one, on the disk when this returns."""
+    """Write a UTF-8 text file atomically; it is on the disk when this returns."""
     with write_atomically(path, durable=True) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -65,7 +65,7 @@ def read_json(path: Path) -> Any:
 
 
 def outside(names: Iterable[str]) -> list[str]:
-    """Those of the relative paths that lead out of their folder."""
+    """The relative paths that lead out of their folder."""
     return [name for name in names if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
 
 
@@ -79,9 +79,9 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_tensors(tensors: Mapping[str, Any]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of a state dict; entries that are no tensors do not count.
+    """SHA-256 over names, dtypes, shapes and bytes of a state dict; entries that are not tensors are ignored.
 
-    Cost: every byte passes through the CPU, one tensor at a time: about a second for each gigabyte.
+    Cost: every byte passes through the CPU, one tensor at a time, at about a second per gigabyte.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
@@ -99,8 +99,8 @@ def check_same_settings(
     """Refuse to continue what was made under other settings.
 
     Args:
-        where: the file or folder that was made, for the message.
-        remedy: what the user can do, as a sentence without its full stop.
+        where: the file or folder to continue, named in the error.
+        remedy: what the user can do, as a sentence without a full stop.
         may_differ: top-level entries that are not compared.
 
     Raises: SettingsChanged, with every difference.

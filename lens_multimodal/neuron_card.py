@@ -22,7 +22,7 @@ from lens_multimodal.analysis import (
     receptive_field,
 )
 from lens_multimodal.arguments.targets import Token, read_token
-from lens_multimodal.arguments.units import read_neurons
+from lens_multimodal.arguments.units import read_neuron_pairs
 from lens_multimodal.hooks import ablate
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.image.pictures import Picture, as_pictures
@@ -37,7 +37,7 @@ SAMPLES = 24
 
 @runtime_checkable
 class AttachedLens(Protocol):
-    """What a card needs of a `VisionLens`."""
+    """What a card needs from a `VisionLens`."""
 
     model: nn.Module
     tokenizer: Any
@@ -128,8 +128,8 @@ def neuron_card(
     picture, geometry = span.image.picture, span.image.geometry
     if picture is None or geometry is None:
         raise ValueError(
-            "a neuron card lays activations over a picture, but this prompt's image came without one, or its vectors "
-            "are not one for each image patch; give a picture, or a prompt made by lens.prompt"
+            "a neuron card draws activations over a picture, but this prompt's image has no picture, or not exactly "
+            "one vector for each image patch; give a picture, or a prompt made by lens.prompt"
         )
     grid = geometry.grid_h, geometry.grid_w
     positions = list(range(span.start, span.stop))
@@ -164,8 +164,7 @@ def _one_neuron(model: nn.Module, neuron: Any) -> tuple[int, int]:
         neurons = [(neuron.layer, neuron.neuron)]
     else:
         neurons = [neuron]
-    by_layer = read_neurons(model, neurons, name="neuron")
-    found = [(layer, int(index)) for layer, indices in by_layer.items() for index in indices]
+    found = read_neuron_pairs(model, neurons, name="neuron")
     if len(found) != 1:
         raise ValueError(
             f"a card shows one neuron, got a table of {len(found)}; give (layer, neuron) or a row: "
@@ -177,7 +176,7 @@ def _one_neuron(model: nn.Module, neuron: Any) -> tuple[int, int]:
 def _pictures(pictures: Sequence[Picture] | None) -> list[Any]:
     if pictures is not None:
         return list(as_pictures(pictures))
-    # Only a card without pictures needs the embedded scenes.
+    # Imported here, because only a card without pictures needs the embedded scenes.
     from lens_multimodal.data import read_coco
     from lens_multimodal.tiny import scenes_folder
 
@@ -228,7 +227,7 @@ def _prompt_and_target(
 
 
 def _most_raised(model: nn.Module, pair: tuple[int, int], prompt: ImagePrompt, ids: list[int]) -> int:
-    """The caption's token to whose logit the neuron contributes most at one image position."""
+    """The caption token to whose logit the neuron contributes most at any one image position."""
     first_index = {token: index for index, token in reversed(list(enumerate(ids)))}
     targets = [(prompt.last_pos + index, token) for token, index in first_index.items()]
     tokens = prompt.followed_by(ids).tokens

@@ -1,9 +1,9 @@
-"""An image-taking GPT-J as a Hugging Face model, and its adapter in TransformerLens' own registry.
+"""A GPT-J that takes `pixel_values`, as a Hugging Face model, and its adapter for TransformerLens' registry.
 
 `attach_vision` adds images to a TransformerLens model from outside. Here the same three parts are one model whose
 `forward` takes `pixel_values`, as TransformerLens' LLaVA does, so the encoder and the projection have hook points:
-`vision_encoder.hook_in`, `vision_encoder.encoder_layers.0.hook_out`, ..., `vision_projection.hook_out`. An image is
-a run of one placeholder id in the tokens; `hook_embed` sees the placeholders, `blocks.0.hook_resid_pre` the image.
+`vision_encoder.hook_in`, `vision_encoder.encoder_layers.0.hook_out`, ..., `vision_projection.hook_out`. In the tokens,
+an image is a run of one placeholder id. `hook_embed` sees the placeholders, `blocks.0.hook_resid_pre` the image.
 """
 
 import copy
@@ -23,7 +23,7 @@ from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face
 
 ARCHITECTURE = "GPTJWithVisionForCausalLM"
-"""The name in TransformerLens' registry; with the package installed TransformerLens finds it by itself."""
+"""The name in TransformerLens' registry, which finds the adapter through this package's entry point."""
 
 
 @runtime_checkable
@@ -44,16 +44,16 @@ class GPTJWithVisionForCausalLM(GPTJForCausalLM):
 
     @property
     def image_token_id(self) -> int:
-        """The placeholder: the first id that is no word."""
+        """The placeholder: the first id after the vocabulary."""
         return int(self.config.vocab_size)
 
     @property
     def n_image_pos(self) -> int:
-        """Placeholders of one picture."""
+        """Number of placeholders for one picture."""
         return int(self.config.n_image_pos)
 
     def with_images(self, input_ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch image_and_pos"]:
-        """One picture in front of each row."""
+        """`input_ids` with the placeholders of one picture in front of each row."""
         placeholders = input_ids.new_full((len(input_ids), self.n_image_pos), self.image_token_id)
         return torch.cat([placeholders, input_ids], dim=1)
 
@@ -64,7 +64,7 @@ class GPTJWithVisionForCausalLM(GPTJForCausalLM):
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """GPT-J's forward pass; pictures fill the placeholders row by row.
+        """GPT-J's forward pass; the pictures' vectors replace the placeholders row by row.
 
         Raises: ValueError if pictures and placeholders do not match.
         """
@@ -81,7 +81,7 @@ class GPTJWithVisionForCausalLM(GPTJForCausalLM):
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, *args: Any, pixel_values: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Pictures go in with the prompt; cached steps hold no placeholder."""
+        """Pictures enter with the prompt; cached steps hold no placeholder."""
         prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
         inputs: dict[str, Any] = prepare(input_ids, *args, **kwargs)
         if inputs.get("input_ids") is not None and self._holds_images(inputs["input_ids"]):
@@ -96,9 +96,8 @@ class GPTJWithVisionForCausalLM(GPTJForCausalLM):
         n_pictures = 0 if pixel_values is None else len(pixel_values)
         if pixel_values is None or int(image.sum()) != n_pictures * self.n_image_pos:
             raise ValueError(
-                f"the tokens hold {int(image.sum())} placeholders, {n_pictures} pictures need {n_pictures} x "
-                f"{self.n_image_pos}. In generate(), pictures are given with the prompt only: keep the "
-                f"key-value cache on"
+                f"the tokens hold {int(image.sum())} placeholders, but {n_pictures} pictures need {n_pictures} x "
+                f"{self.n_image_pos}. generate() passes pictures with the prompt only, so leave use_cache=True"
             )
         embeds: Tensor = self.transformer.wte(input_ids.masked_fill(image, 0))
         like = next(self.vision_encoder.parameters())
@@ -120,7 +119,7 @@ class ImageGptjArchitectureAdapter(GptjArchitectureAdapter):
         }
 
     def prepare_model(self, hf_model: Any) -> None:
-        """Show the blocks of an encoder that has them."""
+        """Add hook points to the blocks of an encoder that has blocks."""
         super().prepare_model(hf_model)
         if isinstance(getattr(hf_model.vision_encoder.module, "blocks", None), nn.ModuleList):
             layers: dict[str, GeneralizedComponent] = {"encoder_layers": _EncoderLayer(name="module.blocks")}
@@ -133,10 +132,10 @@ class _EncoderLayer(GeneralizedComponent):
 
 
 def image_bridge(lens: Trio) -> Any:
-    """TransformerLens' own bridge on the parts of a lens: `bridge(tokens, pixel_values=...)`, `generate` likewise.
+    """A `TransformerBridge` over the parts of a lens: `bridge(tokens, pixel_values=...)`, and `generate` likewise.
 
-    Make the tokens with `bridge.original_model.with_images(ids)`, the pixels with `lens.vision.preprocessing`. The
-    weights are shared with the lens, which stays as it is.
+    Make the tokens with `bridge.original_model.with_images(ids)` and the pixels with `lens.vision.preprocessing`. The
+    bridge shares the lens's weights; the lens itself does not change.
 
     Raises: TypeError for another language model than GPT-J; ValueError for processed weights.
     """
@@ -154,9 +153,7 @@ def image_gpt_j(lens: Trio) -> GPTJWithVisionForCausalLM:
     """
     plain = to_hugging_face(lens.model)
     if not isinstance(plain, GPTJForCausalLM):
-        raise TypeError(
-            f"only GPT-J has an image-taking class here, the lens's language model is a {type(plain).__name__}"
-        )
+        raise TypeError(f"expected a lens whose language model is a GPTJForCausalLM, got a {type(plain).__name__}")
     config = copy.deepcopy(plain.config)
     config.architectures = [ARCHITECTURE]
     vision = lens.vision
@@ -175,13 +172,13 @@ def image_gpt_j(lens: Trio) -> GPTJWithVisionForCausalLM:
 
 
 def register() -> None:
-    """Put the adapter into TransformerLens' registry, unless it is there already through the entry point."""
+    """Add the adapter to TransformerLens' registry, unless the entry point has done so already."""
     ArchitectureAdapterFactory.discover_entry_points()
     if ARCHITECTURE not in ArchitectureAdapterFactory._adapters:
         ArchitectureAdapterFactory.register_adapter(ARCHITECTURE, ImageGptjArchitectureAdapter)
 
 
 def _sharing_weights(module: Any) -> Any:
-    """A copy of the modules, which a bridge will replace one by one, with the very same tensors."""
+    """A copy that shares all tensors: the bridge replaces the modules of the copy, not those of the lens."""
     tensors = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

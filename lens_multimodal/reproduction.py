@@ -36,9 +36,9 @@ def reproduce(
     settings: Mapping[str, Any] | None = None,
     batching: Batching | None = None,
 ) -> Results:
-    """Run experiments over pictures and write tables and the report; started again, it continues where it stopped.
+    """Run experiments over pictures and write tables and the report; a second call continues where the first stopped.
 
-    Under `accelerate launch` or `torchrun` every process takes a share of the pictures; `out` must then be a folder
+    Under `accelerate launch` or `torchrun`, every process takes a share of the pictures; `out` must then be a folder
     that all of them can reach.
 
     Args:
@@ -94,7 +94,7 @@ def chosen(only: str | Collection[str] | None) -> list[Experiment]:
         if name not in EXPERIMENTS:
             raise ValueError(f"no experiment {name!r}{_closest(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}")
     if not names:
-        raise ValueError(f"name at least one experiment; there are {', '.join(EXPERIMENTS)}")
+        raise ValueError(f"got no experiment; choose at least one of {', '.join(EXPERIMENTS)}")
     return [experiment for name, experiment in EXPERIMENTS.items() if name in names]
 
 
@@ -109,7 +109,7 @@ def all_settings(experiments: Sequence[Experiment[Any]], given: Mapping[str, Any
     for name in given:
         if name not in classes:
             runs = ", ".join(classes)
-            raise ValueError(f"settings for {name!r}{_closest(name, classes)}, which does not run; {runs} do")
+            raise ValueError(f"got settings for {name!r}{_closest(name, classes)}; this run has only {runs}")
     return {name: _settings(name, kind, given.get(name, {})) for name, kind in classes.items()}
 
 

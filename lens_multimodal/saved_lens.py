@@ -3,8 +3,8 @@
 lens.json                the parts, their checksums, weight processing, format version
 language/                the language model as Hugging Face saves it, with its tokenizer
 vision.json              the encoder's architecture and preprocessing
-vision.safetensors       its weights
-projection.safetensors   the map's weight and bias; proj.ckpt is the same in LiMBeR's format
+vision.safetensors       the encoder's weights
+projection.safetensors   the map's weight and bias; proj.ckpt holds the same in LiMBeR's format
 README.md                a short card
 """
 
@@ -37,7 +37,7 @@ CARD = "lens.json"
 OPTIONAL = ("vision", "projection")
 
 _ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
-"""Implementations that transformers contains; any other name would make it download code."""
+"""Implementations that transformers contains; it would download code for any other name."""
 
 
 def save(
@@ -55,12 +55,12 @@ def save(
 
     Args:
         folder: created by this call.
-        name: shown to people.
+        name: for display.
         model: a TransformerLens model with unprocessed weights.
         tokenizer: may be None.
-        vision: a timm-built encoder, unless left out.
+        vision: an encoder built by timm, unless left out.
         projection: with an `nn.Linear`, unless left out.
-        without: "vision", "projection" or both: parts to leave out, and to pass to `attach_vision` on loading.
+        without: parts to leave out ("vision", "projection" or both), to be passed to `attach_vision` on loading.
         overwrite: replace a lens saved there before.
 
     Raises:
@@ -123,7 +123,7 @@ def is_saved_lens(folder: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SavedLens:
-    """The parts of a saved lens. Each is loaded when it is asked for, after a check that its files are unchanged."""
+    """The parts of a saved lens. Each is loaded on demand, after a check that its files are unchanged."""
 
     folder: Path
     card: dict[str, Any]
@@ -135,7 +135,7 @@ class SavedLens:
     def language_model(self, *, device: Any = None, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
         """The TransformerLens model of the saved class (a bridge where that class is gone), and its tokenizer.
 
-        Raises: ValueError if its files are damaged. Weights are read from safetensors alone, which cannot run code.
+        Raises: ValueError if its files are damaged. Weights are read only from safetensors, which cannot run code.
         """
         from transformers import AutoTokenizer
 
@@ -155,7 +155,7 @@ class SavedLens:
     def vision(self) -> VisionEncoder:
         """The encoder with its preprocessing.
 
-        Raises: ValueError if the lens was saved without, or the files are damaged.
+        Raises: ValueError if the lens was saved without its encoder, or the files are damaged.
         """
         self._need("vision")
         self._check(["vision.json", "vision.safetensors"])
@@ -176,7 +176,7 @@ class SavedLens:
             ) from error
         try:
             return VisionEncoder(module.requires_grad_(False), preprocessing=preprocessing, name=name)
-        except Exception as error:  # whatever timm and torch raise, assertions among it
+        except Exception as error:  # timm and torch raise all kinds, assertions included
             raise ValueError(
                 f"{str(self.folder / 'vision.json')!r} describes an encoder that cannot take a picture: {error}"
             ) from error
@@ -184,7 +184,7 @@ class SavedLens:
     def projection(self) -> nn.Linear:
         """The linear map.
 
-        Raises: ValueError if the lens was saved without, or the file is damaged.
+        Raises: ValueError if the lens was saved without its projection, or the file is damaged.
         """
         self._need("projection")
         self._check(["projection.safetensors"])
@@ -193,7 +193,8 @@ class SavedLens:
     def _need(self, part: str) -> None:
         if part in self.card["without"]:
             raise ValueError(
-                f"the lens in {str(self.folder)!r} was saved without its {part}: attach_vision(folder, {part}=...)"
+                f"the lens in {str(self.folder)!r} was saved without its {part}: pass one, as in "
+                f"attach_vision(folder, {part}=...)"
             )
 
     def _check(self, paths: Iterable[str]) -> None:
@@ -201,12 +202,12 @@ class SavedLens:
             if self.card["files"].get(path) != digest_of_file(self.folder / path):
                 raise ValueError(
                     f"{str(self.folder / path)!r} is damaged, or was changed after the lens was saved; copy it again, "
-                    f"or save the lens anew"
+                    f"or save the lens again"
                 )
 
 
 def open_saved(folder: str | Path) -> SavedLens:
-    """Read the card of a saved lens; its parts are loaded when they are asked for.
+    """Read the card of a saved lens; its parts are loaded on demand.
 
     Raises:
         ValueError: a malformed `lens.json`, or one of another format version.
@@ -232,7 +233,7 @@ def open_saved(folder: str | Path) -> SavedLens:
 
 
 def _check_card(card: dict[str, Any], folder: Path) -> None:
-    """Raise ValueError for missing, mistyped or unknown entries, and for files outside of the folder."""
+    """Raise ValueError for entries that are missing, of another type or unknown, and for files outside the folder."""
     where = f"{str(folder / CARD)!r} is damaged"
     kinds: dict[str, type] = {
         "name": str, "model_class": str, "attn_implementation": str, "tokenizer": bool, "without": list, "files": dict,
@@ -248,7 +249,7 @@ def _check_card(card: dict[str, Any], folder: Path) -> None:
             f"one of {', '.join(_ATTENTION)}"
         )
     if foreign := outside(card["files"]):
-        raise ValueError(f"{where}: it names files outside of its folder: {', '.join(foreign[:5])}")
+        raise ValueError(f"{where}: it names files outside its folder: {', '.join(foreign[:5])}")
 
 
 def _describe(vision: VisionEncoder) -> dict[str, Any]:

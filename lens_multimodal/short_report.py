@@ -16,18 +16,18 @@ ONLY = ("projection", "discovery", "selectivity", "causal")
 def short_report(
     lens: VisionLens | None = None, *, page: str | Path, pictures: int = 8, seed: int = 0, progress: bool = True
 ) -> list[str]:
-    """Run the paper's experiments on a few of the package's scenes and keep the report alone.
+    """Run the paper's experiments on a few of the package's scenes and keep only the report.
 
     Args:
         lens: None for the embedded trio.
         page: the HTML file to write or replace; the Markdown summary is written next to it.
-        pictures: how many, drawn at random; with few, intervals are wide.
+        pictures: number of pictures, drawn at random; few pictures give wide intervals.
 
     Returns: the verdicts at the top of the page, without those that need more pictures.
     """
     page = Path(page)
     page.parent.mkdir(parents=True, exist_ok=True)
-    # On the disk of the page, so that the page appears there in one step.
+    # On the same disk as the page, so that the finished page can be moved there in one step.
     with TemporaryDirectory(prefix=".reproduction-", dir=page.parent) as folder:
         results = reproduce(lens, only=ONLY, limit=pictures, out=Path(folder) / "run", seed=seed, progress=progress)
         every = [summary.verdict for summaries in results.summaries.values() for summary in summaries.values()]

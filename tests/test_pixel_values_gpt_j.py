@@ -122,16 +122,16 @@ def test_text_alone(lens: VisionLens, bridge: Any) -> None:
 
 
 def test_pictures_and_placeholders_have_to_match(tokens: Any, pixels: Any, bridge: Any) -> None:
-    with pytest.raises(ValueError, match="got pixel_values but no placeholder 97 among the tokens"):
+    with pytest.raises(ValueError, match=r"pixel_values .*placeholder 97\b"):
         bridge(tokens[:, SQUARE.n_patches :], pixel_values=pixels)
-    with pytest.raises(ValueError, match="the tokens hold 27 placeholders, 2 pictures need 2 x 9"):
+    with pytest.raises(ValueError, match=r"\b27 placeholders.* 2 pictures .* 2 x 9\b"):
         bridge(tokens, pixel_values=pixels[:2])
-    with pytest.raises(ValueError, match="the tokens hold 27 placeholders, 0 pictures"):
+    with pytest.raises(ValueError, match=r"\b27 placeholders.* 0 pictures"):
         bridge(tokens)
 
 
 def test_only_gpt_j(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"only GPT-J has an image-taking class here.*GPT2LMHeadModel"):
+    with pytest.raises(TypeError, match=r"GPTJForCausalLM.* GPT2LMHeadModel"):
         image_bridge(random_lens(tmp_path, layout="gpt-2"))
 
 

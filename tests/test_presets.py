@@ -112,14 +112,14 @@ def test_a_timm_encoder_from_the_cache(file, tmp_path, monkeypatch):
 
 
 def test_an_encoder_that_does_not_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"no image encoder 'vit_tinny': expected one of tiny, .* such as .*vit_tiny"):
+    with pytest.raises(ValueError, match=r"'vit_tinny': .* tiny, .*vit_tiny"):
         presets.load_vision("vit_tinny")
-    with pytest.raises(ValueError, match="no image encoder 'something/else'"):
+    with pytest.raises(ValueError, match="image encoder 'something/else'"):
         presets.load_vision("something/else")
-    with pytest.raises(FileNotFoundError, match=r"config\.json and the weights of a BeitModel"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json .*BeitModel"):
         presets.load_vision(str(tmp_path))
     hugging_face("gpt-j").save_pretrained(tmp_path / "gpt-j")
-    with pytest.raises(ValueError, match="gpt-j' holds a gptj model, expected a BEiT"):
+    with pytest.raises(ValueError, match=r"BEiT .*gpt-j', got a gptj"):
         presets.load_vision(str(tmp_path / "gpt-j"))
 
 
@@ -150,10 +150,10 @@ def test_projections_of_limber(preset, folder, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         presets.get(preset).projection()
     path = tmp_path / "limber_weights" / folder / "proj.ckpt"
-    for part in (str(path), f"limber_weights/{folder}/proj.ckpt", "jmerullo/limber", "Put it there", "projection="):
+    for part in (str(path), f"limber_weights/{folder}/proj.ckpt", "jmerullo/limber", "projection="):
         assert part in str(caught.value)
     path.parent.mkdir(parents=True)
     save_linear(linear(), path)
     assert torch.equal(presets.get(preset).projection().weight, linear().weight)
-    with pytest.raises(FileNotFoundError, match="no language model 'EleutherAI/gpt-j-6b'"):
+    with pytest.raises(FileNotFoundError, match="language model 'EleutherAI/gpt-j-6b'"):
         attach_vision(preset)

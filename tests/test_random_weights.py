@@ -147,15 +147,15 @@ def test_own_parts_beside_random_ones():
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"weights must be 'random' or RandomWeights\(\.\.\.\), got 'zeros'"):
+    with pytest.raises(ValueError, match=r"weights .*RandomWeights\(\.\.\.\), got 'zeros'"):
         attach_vision("tiny", weights="zeros")
-    with pytest.raises(ValueError, match=r"random weights need the shape of a preset: .* one of tiny, gpt-j-limber"):
+    with pytest.raises(ValueError, match=r"preset.* tiny, gpt-j-limber"):
         attach_vision(tmp_path, weights="random")
-    with pytest.raises(ValueError, match="n_layers=9 is more than the model's 8 layers"):
+    with pytest.raises(ValueError, match=r"n_layers=9 .* 8 layers"):
         attach_vision("tiny", weights=RandomWeights(n_layers=9))
-    with pytest.raises(ValueError, match="n_layers must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"n_layers .* 0$"):
         RandomWeights(n_layers=0)
-    with pytest.raises(ValueError, match="seed must not be negative, got -1"):
+    with pytest.raises(ValueError, match=r"seed .* -1$"):
         RandomWeights(seed=-1)
 
 
@@ -166,5 +166,5 @@ def test_every_token_has_a_name():
     assert words == ["<5120>", "<6000>", "<50399>"]
     assert tokenizer.decode(tokenizer("A picture of a dog")["input_ids"]) == "A picture of a dog"
     assert tokenizer.eos_token_id == tokenizer.pad_token_id == 0
-    with pytest.raises(ValueError, match="more than a vocabulary of 100"):
+    with pytest.raises(ValueError, match=r"vocabulary of 100\b"):
         stand_in_tokenizer(100)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_half_precision_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["vision", "projection"])
 def test_left_out_parts_are_asked_for(part: str, lens: VisionLens, tmp_path: Path) -> None:
     lens.save_pretrained(tmp_path / "lens", without=[part])
-    with pytest.raises(ValueError, match=rf"saved without its {part}: attach_vision\(folder, {part}=...\)"):
+    with pytest.raises(ValueError, match=rf"lens'.* without its {part}: .*{part}=\.\.\."):
         attach_vision(tmp_path / "lens")
     given = {"vision": encoder(sizes=SQUARE)} if part == "vision" else {"projection": linear(SQUARE.d_vision)}
     same(lens, attach_vision(tmp_path / "lens", **given))  # type: ignore[arg-type]
@@ -129,18 +130,18 @@ def test_any_timm_encoder_by_name(name: str) -> None:
 def test_changed_or_foreign_encoder_says_what_to_do(lens: VisionLens) -> None:
     changed = encoder(sizes=SQUARE).module
     changed.blocks[1].mlp.act = nn.ReLU()
-    with pytest.raises(ValueError, match=r"changed after timm made it .*other features.*without=\['vision'\]"):
+    with pytest.raises(ValueError, match=r"timm .*without=\['vision'\]"):
         encoder_config.describe(changed, height=SQUARE.height, width=SQUARE.width)
     foreign = nn.Conv2d(3, 20, 8, 8)
     found = VisionEncoder(foreign, preprocessing=lens.vision.preprocessing)
-    with pytest.raises(ValueError, match=r"Conv2d cannot be written down.*attach_vision\(folder, vision=...\)"):
+    with pytest.raises(ValueError, match=r"Conv2d .*attach_vision\(folder, vision=...\)"):
         encoder_config.describe(found.module, height=SQUARE.height, width=SQUARE.width)
 
 
 def test_description_of_an_unknown_encoder_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot build the image encoder"):
+    with pytest.raises(ValueError, match=r"image encoder.*no_such_encoder"):
         encoder_config.build({"timm": {"name": "no_such_encoder", "options": {}}})
-    with pytest.raises(ValueError, match="cannot build the image encoder"):
+    with pytest.raises(ValueError, match=r"image encoder.*depth"):
         encoder_config.build({"beit": {"depth": 2}})
 
 
@@ -150,7 +151,7 @@ def test_existing_folder(lens: VisionLens, folder: Path, tmp_path: Path) -> None
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match="holds no lens"):
+        with pytest.raises(FileExistsError, match=r"other'.* no lens"):
             lens.save_pretrained(tmp_path / "other", overwrite=overwrite)
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
     lens.save_pretrained(folder, overwrite=True)
@@ -164,7 +165,7 @@ def test_damaged_files_are_refused(path: str, folder: Path) -> None:
     content = bytearray((folder / path).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / path).write_bytes(bytes(content))
-    with pytest.raises(ValueError, match=f"{path}' is damaged, or was changed"):
+    with pytest.raises(ValueError, match=f"{path}' is damaged"):
         attach_vision(folder)
 
 
@@ -179,7 +180,7 @@ def test_missing_files_are_listed(folder: Path) -> None:
 def test_other_format_versions_are_refused(version: object, folder: Path) -> None:
     card = json.loads((folder / "lens.json").read_text())
     (folder / "lens.json").write_text(json.dumps(card | {"format": version}))
-    with pytest.raises(ValueError, match=rf"lens of format {version!r}.*reads format 1: install"):
+    with pytest.raises(ValueError, match=rf"format {version!r} .*format 1\b"):
         attach_vision(folder)
 
 
@@ -187,10 +188,10 @@ def test_damaged_cards_are_refused(folder: Path) -> None:
     card = json.loads((folder / "lens.json").read_text())
     for text in ("{", "[]", "null", "{}"):
         (folder / "lens.json").write_text(text)
-        with pytest.raises(ValueError, match="damaged or not the card of a lens"):
+        with pytest.raises(ValueError, match=r"lens\.json' is damaged"):
             attach_vision(folder)
     (folder / "lens.json").write_text(json.dumps({k: v for k, v in card.items() if k != "files"}))
-    with pytest.raises(ValueError, match="damaged: it lacks files"):
+    with pytest.raises(ValueError, match=r"lens\.json' is damaged: .* files$"):
         attach_vision(folder)
 
 
@@ -198,12 +199,12 @@ def test_hostile_cards_fetch_nothing(folder: Path) -> None:
     """Names that would make transformers or timm load code or files from elsewhere are refused."""
     card = json.loads((folder / "lens.json").read_text())
     (folder / "lens.json").write_text(json.dumps(card | {"attn_implementation": "somebody/kernel"}))
-    with pytest.raises(ValueError, match=r"attention implementation 'somebody/kernel', expected one of eager"):
+    with pytest.raises(ValueError, match=r"'somebody/kernel'.* eager, sdpa"):
         attach_vision(folder)
     for name in ("hf-hub:somebody/model", "local-dir:/somewhere"):
-        with pytest.raises(ValueError, match=r"cannot build the image encoder.*timm has no"):
+        with pytest.raises(ValueError, match=rf"image encoder .*{name}"):
             encoder_config.build({"timm": {"name": name, "options": {}}})
-    with pytest.raises(ValueError, match="options checkpoint_path are refused"):
+    with pytest.raises(ValueError, match="checkpoint_path"):
         encoder_config.build({"timm": {"name": "resnet10t", "options": {"checkpoint_path": "weights.pth"}}})
 
 
@@ -215,24 +216,24 @@ def test_encoder_description_of_other_content(folder: Path) -> None:
     card = json.loads((folder / "lens.json").read_text())
     card["files"]["vision.json"] = hashlib.sha256((folder / "vision.json").read_bytes()).hexdigest()
     (folder / "lens.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match=r"vision.json' does not describe an encoder.*colour"):
+    with pytest.raises(ValueError, match=r"vision\.json' .*colour"):
         attach_vision(folder)
 
 
 def test_processed_weights_are_not_saved() -> None:
     bridge = wrapped_model("bridge", random_language_model())
     bridge.enable_compatibility_mode()
-    with pytest.raises(ValueError, match=r"were processed \(.*\), so what was trained is gone"):
+    with pytest.raises(ValueError, match=r"TransformerBridge were processed \(processed\)"):
         to_hugging_face(bridge)
 
 
 def test_unknown_part_and_unfit_projection(lens: VisionLens, tmp_path: Path) -> None:
     for without in (["language"], "vision"):
-        with pytest.raises(ValueError, match="without takes a list of vision and projection"):
+        with pytest.raises(ValueError, match=f"vision and projection, got {re.escape(repr(without))}"):
             lens.save_pretrained(tmp_path / "lens", without=without)
     linear, lens.projection.linear = lens.projection.linear, nn.Sequential(lens.projection.linear)
     try:
-        with pytest.raises(ValueError, match=r"only an nn.Linear.*without=\['projection'\]"):
+        with pytest.raises(ValueError, match=r"nn\.Linear.* Sequential.*without=\['projection'\]"):
             lens.save_pretrained(tmp_path / "lens")
     finally:
         lens.projection.linear = linear

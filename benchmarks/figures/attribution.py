@@ -121,7 +121,7 @@ def _memory(bench: Workbench, tokens: Tensor, embedded: Tensor, targets: list[in
     }
     found = {"estimated before the run, MB": estimate_attribution(bench.lens.model, tokens.shape[1]).peak / 2**20}
     for name, run in runs.items():
-        found[f"tensors beyond what was there, at most, MB: {name}"] = tensor_peak(run, bench.device) / 2**20
+        found[f"peak memory of new tensors, MB: {name}"] = tensor_peak(run, bench.device) / 2**20
     return {name: round(value, 1) for name, value in found.items()}
 
 

@@ -60,7 +60,7 @@ def measure(bench: Workbench) -> list[Figure]:
             differences=differences,
             absent=absent,
             more={
-                f"tensors beyond what was there, at most, for {some:,} neurons of a layer, MB": peaks,
+                f"peak memory of new tensors, for {some:,} neurons of a layer, MB": peaks,
                 "seconds for all neurons": timings[OURS].median / n * shape.n_neurons,
                 "difference": "share of tokens that differ (ties within rounding)",
             },

@@ -80,9 +80,7 @@ def measure(bench: Workbench) -> list[Figure]:
     if rival not in timings:
         return [figure]
     gain = round(1 / figure.over(rival), 2)
-    return [
-        replace(figure, aims=(Aim(text="times as fast as the way per layer", value=gain, limit=10, at_most=False),))
-    ]
+    return [replace(figure, aims=(Aim(text="speed-up over a loop over layers", value=gain, limit=10, at_most=False),))]
 
 
 def _embedded(bench: Workbench, tokens: Tensor) -> Tensor:

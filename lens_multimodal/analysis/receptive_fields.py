@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.arguments.positions import Positions, positions_in
-from lens_multimodal.arguments.units import Neurons, read_neurons
+from lens_multimodal.arguments.units import Neurons, read_neuron_pairs, read_neurons
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.precision import wide
@@ -81,14 +81,14 @@ def neuron_activations(
     *,
     attention_mask: Tensor | None = None,
 ) -> Float[Tensor, "batch neuron pos"]:
-    """Activations of some neurons at some positions.
+    """Activations of some neurons at some positions, both in the order given.
 
-    Args: neurons: in any form that `hooks.ablate` takes. The result has layers ascending, neurons within a layer as
-        given.
+    Args: neurons: in any form that `hooks.ablate` takes.
     Returns: for image positions of a `[grid_h, grid_w]` grid, reshape the last axis to it.
     Raises: ValueError, TypeError for neurons or positions that do not exist.
     """
-    by_layer = read_neurons(model, neurons)
+    pairs = read_neuron_pairs(model, neurons)
+    by_layer = read_neurons(model, pairs)
     at = positions_in(positions, tokens.shape[1])
     picked: dict[int, Tensor] = {}
 
@@ -105,4 +105,6 @@ def neuron_activations(
         transformer.fired_hooks(model, [(transformer.mlp_post(layer), keep(layer)) for layer in by_layer]),
     ):
         transformer.logits_of(model, tokens, attention_mask=attention_mask)
-    return torch.cat([picked[layer] for layer in by_layer], dim=1)
+    found = torch.cat([picked[layer] for layer in by_layer], dim=1)
+    found_order = sorted(range(len(pairs)), key=lambda index: pairs[index][0])
+    return found[:, torch.tensor(found_order).argsort()]

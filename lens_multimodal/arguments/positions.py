@@ -11,9 +11,9 @@ work everywhere:
 Hooks also see the passes of cached generation: first the whole prompt, then each new token alone. How positions were
 given decides what happens to generated tokens:
 
-- `None` and `slice(start, None)` include them; with a negative start the slice begins in the prompt all the same;
-- anything with an end (an integer, a list, a slice with a stop, a mask) is about the prompt alone. A pass over a single
-  position is taken for a generated token and left alone, so a prompt of one token needs `None` or an open slice.
+- `None` and `slice(start, None)` include them; a slice with a negative start still begins in the prompt;
+- anything with an end (an integer, a list, a slice with a stop, a mask) refers to the prompt alone. A pass over a
+  single position is taken for a generated token and left alone, so a prompt of one token needs `None` or an open slice.
 
 Without the cache every pass is over the whole row so far, and negative positions count from its end.
 """

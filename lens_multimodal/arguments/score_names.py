@@ -1,6 +1,6 @@
 """The attribution scores by name. To add one, write its class in `analysis/attribution` and enter it here.
 
-The command line's help names the scores and must not wait for PyTorch, so they stand here without their code.
+The command line's help lists the scores and must not wait for PyTorch, so this module has only their names.
 """
 
 SCORE_CLASSES = {

@@ -55,7 +55,7 @@ class LogProbability(TokenTarget):
 
 @dataclass(frozen=True, kw_only=True)
 class LogitDifference(TokenTarget):
-    """How far the logit of one token lies above that of another."""
+    """The logit of one token minus that of another."""
 
     other: Token
 
@@ -86,7 +86,7 @@ Target: TypeAlias = (
     | LogitScalar
     | LogitFunction
 )
-"""A target, or short for one: a token id or a string of one token at the last position; `(pos, token)`; a
+"""A target, or its short form: a token id or a string of one token at the last position; `(pos, token)`; a
 function of the logits."""
 
 Targets: TypeAlias = Target | list[Any] | np.ndarray
@@ -160,7 +160,7 @@ def read_targets(
 
     Args: tokens: the prompt; its length limits positions, its first row names caption tokens.
     Raises:
-        ArgumentTypeError: something that is no target.
+        ArgumentTypeError: something that is not a target.
         ArgumentValueError: no target; a token outside the vocabulary; a string of several tokens; a position outside.
     """
     listed = [targets] if isinstance(targets, tuple) else _listed(targets)
@@ -241,7 +241,7 @@ def _named(model: nn.Module, token: Token, name: str) -> tuple[int, str]:
 
 
 def _listed(values: Any) -> list[Any]:
-    """A list as it is, an array or tensor of one axis as one, anything else as the only item."""
+    """A list unchanged, an array or tensor of one axis as a list, anything else as the only item."""
     if isinstance(values, np.ndarray) or (isinstance(values, Tensor) and values.ndim):
         return values.tolist()
     return list(values) if isinstance(values, list | tuple) else [values]

@@ -13,7 +13,7 @@ from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, public, read_integer, shown
 
 Index: TypeAlias = int | np.integer | Tensor
-"""One layer, neuron or head: an integer of Python, NumPy or torch."""
+"""One layer, neuron or head: a Python, NumPy or torch integer."""
 
 Layers: TypeAlias = Index | Sequence[Any] | np.ndarray | None
 """A layer number, several of them, or None for all."""
@@ -63,6 +63,11 @@ def read_neurons(model: nn.Module, neurons: Neurons, *, name: str = "neurons") -
     return _by_layer(model, neurons, "neuron", transformer.shape(model).d_mlp, name)
 
 
+def read_neuron_pairs(model: nn.Module, neurons: Neurons, *, name: str = "neurons") -> list[tuple[int, int]]:
+    """`(layer, neuron)` pairs in the order given; arguments and errors as in `read_neurons`."""
+    return _checked_pairs(model, neurons, "neuron", transformer.shape(model).d_mlp, name)
+
+
 @public
 def read_heads(model: nn.Module, heads: Heads, *, name: str = "heads") -> dict[int, Tensor]:
     """Attention heads by layer: as `read_neurons`, with the column `head`."""
@@ -70,19 +75,23 @@ def read_heads(model: nn.Module, heads: Heads, *, name: str = "heads") -> dict[i
 
 
 def _by_layer(model: nn.Module, units: Any, kind: str, size: int, name: str) -> dict[int, Tensor]:
+    by_layer: dict[int, list[int]] = {}
+    for layer, unit in _checked_pairs(model, units, kind, size, name):
+        by_layer.setdefault(layer, []).append(unit)
+    return {
+        layer: torch.tensor(by_layer[layer], dtype=torch.long, device=transformer.w_out(model, layer).device)
+        for layer in sorted(by_layer)
+    }
+
+
+def _checked_pairs(model: nn.Module, units: Any, kind: str, size: int, name: str) -> list[tuple[int, int]]:
     pairs = _pairs(units, kind, name)
     if not pairs:
         raise ArgumentValueError(f"no {kind} given; expected at least one (layer, {kind}) pair", name)
     _check_unique(pairs, kind, name)
     _check_inside([layer for layer, _ in pairs], transformer.shape(model).n_layers, "layer", name)
     _check_inside([unit for _, unit in pairs], size, kind, name)
-    by_layer: dict[int, list[int]] = {}
-    for layer, unit in pairs:
-        by_layer.setdefault(layer, []).append(unit)
-    return {
-        layer: torch.tensor(by_layer[layer], dtype=torch.long, device=transformer.w_out(model, layer).device)
-        for layer in sorted(by_layer)
-    }
+    return pairs
 
 
 def _pairs(units: Any, kind: str, name: str) -> list[tuple[int, int]]:
@@ -113,7 +122,7 @@ def _pair(item: Any, kind: str, name: str) -> tuple[int, int]:
 
 
 def _items(values: Any) -> list[Any]:
-    """The members of a collection; anything else, a string too, is its own only member."""
+    """The members of a collection; anything else, including a string, is the only member."""
     if isinstance(values, Tensor | np.ndarray):
         values = values.tolist()
     return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]

@@ -1,9 +1,9 @@
 """Do the found neurons cause the word? Ablate them in growing numbers, against random neurons (paper section 3.3).
 
-The N neurons of largest attribution for a noun are set to zero at the image positions, N on a log grid. The control is
-as many random neurons of the same layers, none of the N, drawn anew for each N; it ends where the N take more than half
-of a layer, which leaves too few others. Measured are the noun's probability where the caption says it, the
-probabilities of the caption's other nouns, and the caption written without the neurons.
+The N neurons of largest attribution for a noun are set to zero at the image positions, with N on a log grid. The
+control is as many random neurons of the same layers, none of them among the N, drawn again for each N. It ends where
+the N take more than half of a layer, which leaves too few others. The measures are the noun's probability where the
+caption says it, the probabilities of the caption's other nouns, and the caption written without the neurons.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from lens_multimodal.experiments.shared.word_agreement import embedding_space
 
 @dataclass(frozen=True, kw_only=True)
 class CausalSettings:
-    """How many neurons are ablated.
+    """How many neurons to ablate.
 
     Raises: ValueError for counts that are not positive and ascending, or no random draw.
     """
@@ -40,7 +40,7 @@ class CausalSettings:
     n_random: int = 1
     """Random draws for each noun and count."""
     bertscore_model: str | None = None
-    """Folder of a Hugging Face text encoder, to compare captions by BERTScore as the paper does."""
+    """Folder of a Hugging Face text encoder, for BERTScore between captions as in the paper."""
 
     def __post_init__(self) -> None:
         for name in ("counts", "caption_counts"):
@@ -53,7 +53,7 @@ class CausalSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trial:
-    """A set of neurons that is ablated together, and how it was chosen."""
+    """Neurons that are ablated together, and how they were chosen."""
 
     noun: int
     n_neurons: int

@@ -1,9 +1,9 @@
-"""What survives when there is nothing to see, or nothing learned? Effects that do are artefacts (beyond the paper).
+"""What survives without the picture, or without training? Effects that do are artefacts (beyond the paper).
 
-The neurons of a picture's first noun are searched again when nothing of the picture reaches the language model: with a
-blank picture, the picture's vectors at shuffled positions, another picture, a projection or an encoder of random
-weights, and an untrained language model. Measured again under each: whether found neurons say the noun, how much
-probability of the noun their ablation removes, and whether the model expects the noun.
+The neurons for the first noun of a caption are searched for again under controls: a blank picture, the picture's
+vectors at shuffled positions, another picture, a projection or an encoder with random weights, and an untrained
+language model. Measured under each: whether the neurons found say the noun, how much of the noun's probability their
+ablation removes, and how probable the noun is.
 
 An effect is there if its 95 % bootstrap interval over pictures lies on the expected side of zero and its mean is not
 practically zero (`Effect.smallest`). It is an artefact if it is there with the picture and also under a control that
@@ -37,7 +37,7 @@ from lens_multimodal.seeds import generator_for
 ITSELF = "picture"
 UNTRAINED = "untrained language model"
 KEEPS_CONTENT = ("shuffled positions",)
-"""Tests whether the place matters; the picture's content is still there, so an effect that remains is no artefact."""
+"""Conditions that keep the picture's content and test its place alone; an effect that remains is not an artefact."""
 KEPT_SHARE = 0.5
 
 
@@ -58,7 +58,7 @@ class Effect:
 
     what: str
     expected: bool | None
-    """Whether it is positive where the picture is at work; None for a measure that is not compared with zero."""
+    """Whether it is positive if the picture causes it; None for a measure that is not compared with zero."""
     smallest: float = 0.0
     """Smaller means count as zero."""
 
@@ -120,7 +120,7 @@ def is_there(effect: str, row: pd.Series) -> bool:
     about = EFFECTS[effect]
     if about.expected is None or row["n"] < stats.ENOUGH or abs(row["mean"]) < about.smallest:
         return False
-    # A share that is equal in all pictures has an interval of no width.
+    # A share that is equal in all pictures has an interval of zero width.
     return stats.is_above(row) is about.expected
 
 
@@ -157,7 +157,7 @@ def _sentence(effect: str, row: pd.Series, differences: pd.DataFrame) -> str:
         return f"ARTEFACT: the effect '{effect}' ({own}) keeps at least half of its size under {named}"
     if not len(controls):
         return f"the effect '{effect}' ({own}) was tested under no control"
-    return f"the effect '{effect}' ({own}) is no artefact: less than half of it remains under every control"
+    return f"the effect '{effect}' ({own}) is not an artefact: less than half of it remains under every control"
 
 
 _DESCRIBED = "; ".join(f"{name}: {effect.what}" for name, effect in EFFECTS.items())
@@ -208,10 +208,10 @@ OVERLAP = SummaryTable(
 
 
 class Controls(Experiment[ControlsSettings]):
-    """A noun and its neurons without the picture, or without what was learned."""
+    """A noun and its neurons without the picture, or without training."""
 
     name, version = "controls", 1
-    question = "What survives when there is nothing to see, or nothing learned?"
+    question = "What survives without the picture, or without training?"
     tables = ("conditions",)
     summaries = (UNDER_CONTROLS, LEFT, OVERLAP)
 
@@ -235,7 +235,7 @@ def _conditions(context: Context[ControlsSettings]) -> Iterator[Row]:
 
 
 def _vectors(context: Context[ControlsSettings]) -> dict[str, Float[Tensor, "pos d_model"]]:
-    """Image vectors of the picture itself and of every control; without a partner picture, none of another picture."""
+    """Image vectors of the picture itself and of every control; without a partner picture, that control is missing."""
     picture, lens = context.picture, context.lens
     own = picture.vectors.detach()
     order = torch.randperm(len(own), generator=generator_for(context.seed, "controls", picture.scene.id, "shuffled"))

@@ -1,7 +1,7 @@
 """At which depth does the image become words? Logit lens of image positions, and attention cuts (beyond the paper).
 
-Logit lens: at every depth the residual stream at the noun's object, at the background and at the position that predicts
-the noun is unembedded as if it were the last; the noun's rank and probability there are recorded.
+Logit lens: at every depth, the residual stream is unembedded as if it were the last, at the noun's object, at the
+background and at the position that predicts the noun. The noun's rank and probability there are recorded.
 
 Attention cuts: text positions cannot attend to image positions from a layer on, or up to a layer. Where the noun
 survives a cut from layer L on, its information has left the image positions before layer L.
@@ -36,7 +36,7 @@ class DepthSettings:
     """
 
     covered: float = 0.5
-    """Share of an image patch that the object covers; where no patch reaches it, the patch with the largest share."""
+    """Share of an image patch that the object must cover; if no patch reaches it, the patch with the largest counts."""
 
     def __post_init__(self) -> None:
         require_share(self, "covered")

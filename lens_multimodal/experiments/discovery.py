@@ -30,7 +30,7 @@ from lens_multimodal.experiments.shared.summaries import (
 
 @dataclass(frozen=True, kw_only=True)
 class DiscoverySettings(agreement.AgreementSettings):
-    """How many neurons give words to the comparison with the picture; the rest is in `PictureSettings`."""
+    """How many neurons contribute words to the comparison with the picture; see also `PictureSettings`."""
 
     n_speaking: int = 5
     """The paper shows the best five interpretable neurons of a picture."""
@@ -52,7 +52,7 @@ def _kinds(neurons: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _layer_shares(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Share of a picture's found neurons in each layer of the model, so that all pictures weigh the same."""
+    """Share of a picture's found neurons in each layer of the model, so that all pictures count equally."""
     n_layers = int(tables["captions"]["n_layers"].max())
     parts = []
     for kind, table in _kinds(tables["neurons"]).items():
@@ -104,7 +104,7 @@ def _distinct(neurons: pd.DataFrame, _: int) -> pd.DataFrame:
 WORDS = SummaryTable(
     name="words",
     table="groups",
-    title="Neurons that speak",
+    title="Neurons that write English words, and the noun",
     caption=(
         "Share of the top neurons by attribution, and of as many random neurons of the same layers, that are "
         "interpretable (7 of 10 decoded tokens are English words) or have the noun among their ten tokens; over {n} "
@@ -199,7 +199,7 @@ def _spoken(context: Context[DiscoverySettings]) -> dict[str, list[int]]:
 
 
 def speaking(picture: PictureState, neurons: pd.DataFrame, count: int) -> Sequence[list[int]]:
-    """Tokens of a table's best interpretable neurons; of its best neurons, where none is interpretable."""
+    """Tokens of a table's best interpretable neurons; of its best neurons if none is interpretable."""
     table = picture.with_words(neurons)
     chosen = table[table["interpretable"]].head(count)
     return [list(ids) for ids in (chosen if len(chosen) else table.head(count))["token_ids"]]

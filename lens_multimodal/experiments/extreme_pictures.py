@@ -34,7 +34,7 @@ def extremes(ranked: pd.DataFrame, make: Callable[[Mapping[Any, Any]], CaseT], *
 
 
 def ranked_fields(tables: Mapping[str, pd.DataFrame], captions: pd.DataFrame) -> pd.DataFrame:
-    """Mean activation maps by their overlap with the object, largest first; unsorted where no picture has an overlap.
+    """Mean activation maps by their overlap with the object, largest first; unsorted if no picture has an overlap.
 
     Args: captions: the pictures that may be shown, by `image_id`.
     """

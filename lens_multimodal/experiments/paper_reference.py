@@ -44,7 +44,7 @@ class PaperNumber:
 def paper_number(key: str) -> PaperNumber:
     """One entry by its key.
 
-    Raises: KeyError naming the keys that there are.
+    Raises: KeyError, which lists the keys.
     """
     known = paper_numbers()
     if key not in known:

@@ -1,4 +1,4 @@
-"""All experiments, in the order of the report: a new one is a file beside this and a line here."""
+"""All experiments, in the order of the report. To add one, write a module in this package and enter it here."""
 
 from typing import Any
 

@@ -58,7 +58,7 @@ class Results:
         """
         unknown = [name for name in self.manifest["experiments"] if name not in EXPERIMENTS]
         if unknown:
-            raise ValueError(f"{self.out} has results of experiments that are unknown here: {', '.join(unknown)}")
+            raise ValueError(f"{self.out} has results of experiments that this release lacks: {', '.join(unknown)}")
         return [EXPERIMENTS[name] for name in EXPERIMENTS if name in self.manifest["experiments"]]
 
     @property
@@ -69,7 +69,7 @@ class Results:
     def rows(self, name: str) -> pd.DataFrame:
         """One row table, such as `causal.ablations`."""
         return read_parquet(
-            pd.read_parquet, self.out / "tables" / f"{name}.parquet", remedy="start `reproduce` again to write it again"
+            pd.read_parquet, self.out / "tables" / f"{name}.parquet", remedy="run `reproduce` again to rewrite it"
         )
 
     @cached_property

@@ -24,8 +24,8 @@ INTEGRATED = "integrated_gradients"
 MEASURES = {
     "spearman": "rank correlation with the true effect",
     "top_k_overlap": "overlap of the best tenth with the truly best",
-    "deletion": "mean fall of the logit, ablated best first",
-    "insertion": "mean rise of the logit, given back best first",
+    "deletion": "mean drop of the logit, ablated best first",
+    "insertion": "mean rise of the logit, restored best first",
 }
 
 
@@ -39,10 +39,10 @@ class FaithfulnessSettings:
     n_neurons: int = 32
     n_points: int = 4
     integration_steps: int = 2
-    """Points of the integrated gradients, each a forward and a backward row for every layer."""
+    """Points of the integrated gradients; each costs a forward and a backward row for every layer."""
     integrate_every: int = 4
-    """Integrated gradients cost as much as everything else together, so only one picture in so many has them, chosen by
-    the seed and the picture."""
+    """Integrated gradients cost as much as everything else together, so they are computed for one picture in this many,
+    chosen by the seed and the picture."""
 
     def __post_init__(self) -> None:
         require_at_least(self, n_neurons=10, integrate_every=1)
@@ -52,7 +52,7 @@ class FaithfulnessSettings:
 
 
 def _verdict(evidence: Evidence) -> str:
-    """The score of the highest rank correlation, and its lead over the next and over the paper's."""
+    """The score with the highest rank correlation, and its lead over the next score and over the paper's."""
     measured = evidence.rows[evidence.rows["measure"] == MEASURES["spearman"]]
     usable = measured[~measured["score"].isin(["ablation", "random"])]
     means = stats.interval_table(usable, "value", by=["score"], seed=evidence.seed)
@@ -90,7 +90,7 @@ SCORES_AGAINST_EFFECTS = SummaryTable(
     caption=(
         "Neurons of {n} pictures ablated one by one at the image positions. Rank correlation of each score with the "
         "true effects (1: the same order), share of the truly best tenth among the best tenth, and by how much the "
-        "noun's logit falls on average while neurons are ablated best first, or rises while they are restored (more is "
+        "noun's logit drops on average while neurons are ablated best first, or rises while they are restored (more is "
         "better). The score called ablation is the true effect itself."
     ),
     rows=lambda tables: stats.by_measure(tables["scores"], MEASURES, keys=["score"]),

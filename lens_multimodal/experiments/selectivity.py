@@ -18,9 +18,9 @@ from lens_multimodal.analysis.receptive_fields import PAPER_QUANTILE
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared.context import Context, Row
-from lens_multimodal.experiments.shared.picture_state import PictureState, pairs_of
+from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.summaries import TOP_AGAINST_RANDOM, Drawing, PairedVerdict, SummaryTable
-from lens_multimodal.hooks import random_neurons_like, read_neurons
+from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.seeds import generator_for
 
 MEAN_MAP = -1
@@ -50,10 +50,10 @@ class SelectivitySettings:
 UNITS = {"mean": "mean of the neurons", "neuron": "each neuron alone"}
 
 DOMINANT = 0.5
-"""A category dominates a picture from this share of the annotated area on."""
+"""A category dominates a picture if it takes at least this share of the annotated area."""
 
 MOST_GROUPS = 24
-"""Categories shown, those with most pictures first."""
+"""Number of categories shown, those with the most pictures first."""
 
 
 def _dominant(fields: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -141,8 +141,8 @@ ACROSS = SummaryTable(
     table="fields",
     title="The same neuron across pictures of a category",
     caption=(
-        "Best interpretable neurons that recur across pictures whose caption names the category: in how many of how "
-        "many pictures, and the mean and lowest overlap there. {n} pictures."
+        "Best interpretable neurons that recur across pictures whose caption names the category: in how many of these "
+        "pictures, and the mean and lowest overlap there. {n} pictures."
     ),
     rows=_recurring,
     frame=_recurring_neurons,
@@ -208,12 +208,8 @@ def _chosen(picture: PictureState, index: int, count: int) -> pd.DataFrame:
 
 def _maps(picture: PictureState, neurons: pd.DataFrame) -> Float[Tensor, "neuron grid_h grid_w"]:
     """Activations over the image patches, in the order of the table."""
-    model, pairs = picture.lens.model, pairs_of(neurons)
-    distinct = list(dict.fromkeys(pairs))
-    by_layer = read_neurons(model, distinct)
-    order = {(layer, int(i)): n for n, (layer, i) in enumerate((la, i) for la, idx in by_layer.items() for i in idx)}
-    found = neuron_activations(model, picture.prompt.tokens, distinct, picture.image_pos)[0]
-    return found[[order[pair] for pair in pairs]].reshape(-1, *picture.grid).cpu()
+    found = neuron_activations(picture.lens.model, picture.prompt.tokens, neurons, picture.image_pos)[0]
+    return found.reshape(-1, *picture.grid).cpu()
 
 
 def _fields(

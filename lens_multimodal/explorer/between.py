@@ -52,7 +52,7 @@ def patch_between(
 def sweep_layer(
     bench: Workbench, clean: str, corrupted: str, text: str, before: Sequence[int], target: int, *, layer: int
 ) -> SweptLayer:
-    """Patch each image patch alone into one layer: where does the clean picture's word come back?
+    """Patch each image patch alone into one layer: which patches restore the clean picture's word?
 
     The target is the logit of the word minus that of the corrupted run's likeliest token; the word's own logit if
     these are the same.

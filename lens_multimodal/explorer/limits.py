@@ -17,7 +17,7 @@ class Limits:
     request_bytes: int = 64 * 2**10
     """Of any other request."""
     uploads_held: int = 12
-    """Uploaded pictures in memory; the one not looked at for longest goes first."""
+    """Uploaded pictures in memory; the least recently used one is dropped first."""
     samples_held: int = 48
     """Encoded sample scenes in memory."""
     neurons: int = 100

@@ -24,9 +24,9 @@ def serve(
     Args:
         lens: None for the embedded tiny trio.
         host: this machine's own address only; from another machine, tunnel: `ssh -L 8000:127.0.0.1:8000 there`.
-        port: 0 takes a free one.
+        port: 0 chooses a free one.
     Raises:
-        ValueError: a host that other machines could reach, or no port.
+        ValueError: a host that other machines could reach, or a number that is not a port.
         OSError: the port is taken.
     """
     with closing(listen(host, port)) as listening:

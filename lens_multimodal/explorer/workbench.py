@@ -99,8 +99,7 @@ class Workbench:
             prompt = self.prompt(image, text, before)
             token = self._known(target)
             logits = self.next_logits(prompt)
-            # By layer, best first within one: the order in which activations come back.
-            table = self.lens.neurons(prompt, token, top_k=top_k).sort_values("layer", kind="stable")
+            table = self.lens.neurons(prompt, token, top_k=top_k)
             active = neuron_activations(self.lens.model, prompt.tokens, table, prompt.image_pos[0])[0]
             assert image.picture is not None
             shown = thumbnail(image.picture, FIELD_SIDE)
@@ -108,7 +107,7 @@ class Workbench:
             rows = [self._neuron(row, active[i], small) for i, row in enumerate(table.to_dict("records"))]
         return Why(
             word=self.word(token, logits),
-            neurons=sorted(rows, key=lambda row: row.attribution, reverse=True),
+            neurons=rows,
             likeliest=self.likeliest(logits),
         )
 

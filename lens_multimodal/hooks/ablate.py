@@ -1,4 +1,4 @@
-"""Take parts of a model away: neurons, heads, whole sublayers, positions; by zero, mean or resampling.
+"""Ablate parts of a model: neurons, heads, whole sublayers, positions; by zero, mean or resampling.
 
     with model.hooks(fwd_hooks=ablate(model, neurons, positions=image_positions)):
         caption = model.generate(tokens)

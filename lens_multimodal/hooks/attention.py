@@ -1,10 +1,10 @@
 """Cut attention between positions, or freeze attention patterns to those of another run.
 
 Cutting is exact: the scores become the smallest number *before* the softmax, so the rest of the row still sums to
-one. It equals setting the pattern to zero and dividing by what is left, without that division's rounding.
+one. It equals setting the pattern to zero and dividing by the remaining sum, without that division's rounding.
 
 A `TransformerBridge` around GPT-J or OPT leaves attention to the Hugging Face module: its hook points for scores
-and patterns show what happened and **drop edits** (4.x warns, 3.x is silent). There the cut goes into the attention
+and patterns only report values and **drop edits** (4.x warns, 3.x is silent). There the cut goes into the attention
 mask that the module adds to its scores, which is the same formula. Freezing replaces `pattern @ values` at the heads'
 outputs, which works for every model. After each pass the pattern is checked: a cut without effect raises.
 """
@@ -41,17 +41,17 @@ def cut_attention(
     """Keep some positions from attending to others, such as the text to image patches.
 
     Positions keep their meaning in cached generation: `queries=slice(n_image, None)` is the text, generated tokens
-    included, while a list of prompt positions leaves generated tokens free to look.
+    included, while a list of prompt positions leaves generated tokens free to attend.
 
     Args:
-        queries: positions that look.
-        keys: positions that they must not see.
+        queries: positions that attend.
+        keys: positions that they must not attend to.
         layers: all heads of these layers; None for all layers.
         heads: only these heads, as `(layer, head)` pairs, a table or indices by layer; give no `layers` then.
     Raises:
-        ValueError: layers, heads or positions that do not exist; a cut that leaves a query nothing to look at (found
+        ValueError: layers, heads or positions that do not exist; a cut that leaves a query nothing to attend to (found
             when building if plain causality decides it, else during the pass, before any softmax).
-        CutHadNoEffect: during the pass, if the model attended all the same.
+        CutHadNoEffect: during the pass, if the model attended to them nevertheless.
     """
     looking, hidden = read_positions(queries, name="queries"), read_positions(keys, name="keys")
     _check_something_left(looking, hidden)
@@ -76,7 +76,7 @@ def freeze_attention(
     layers: Layers = None,
     heads: Heads | None = None,
 ) -> list[transformer.NamedHook]:
-    """Let heads attend as they did in another run, whatever they see now; values are computed as usual.
+    """Fix the attention patterns of heads to those of another run; values are computed as usual.
 
     Generated tokens in cached generation have no pattern in that run and attend freely.
 
@@ -97,7 +97,7 @@ def freeze_attention(
 
 @dataclass(kw_only=True)
 class CutState:
-    """What the hooks of one layer tell each other during a pass, and the next pass about the prompt."""
+    """State that the hooks of one layer share during a pass, and the prompt's length for the next pass."""
 
     cut: Bool[Tensor, "rows head query_pos key_pos"] | None = None
     """What this pass has cut and not yet verified."""
@@ -120,8 +120,8 @@ def cut_mask_hook(
 ) -> None:
     """Hook function on an attention's input: edits the mask of the one call of `attention` that follows.
 
-    A call that never comes (another hook failed in between) leaves nothing behind that acts: the edit checks that
-    the hook point still has the hooks it had.
+    If that call never comes (another hook failed in between), the edit has no later effect: it checks that the hook
+    point still has the hooks it had.
     """
     while pending:
         pending.pop().remove()
@@ -206,8 +206,8 @@ def _cut(
     if bool(left_empty.any()):
         row, _, query, _ = left_empty.nonzero()[0].tolist()
         raise ValueError(
-            f"the cut leaves position {query + n_keys - n_queries} of row {row} nothing to look at; leave it at least "
-            f"one visible key, such as itself"
+            f"the cut leaves position {query + n_keys - n_queries} of row {row} nothing to attend to; leave it at "
+            f"least one key, such as itself"
         )
     state.cut = cut & had_something
     return scores & ~cut if smallest is None else torch.where(cut, scores.clamp(max=smallest), scores)
@@ -236,8 +236,8 @@ def _check_something_left(queries: PositionSet, keys: PositionSet) -> None:
     hidden = keys.listed if keys.listed is not None else range(keys.start, first + 1)
     if set(range(first + 1)) <= set(hidden):
         raise ArgumentValueError(
-            f"the cut leaves query position {first} nothing to look at: it sees positions 0 to {first}, and all "
-            f"of them are cut; leave it at least one visible key, such as itself",
+            f"the cut leaves query position {first} nothing to attend to: it sees positions 0 to {first}, and all "
+            f"of them are cut; leave it at least one key, such as itself",
             "keys",
         )
 

@@ -1,4 +1,4 @@
-"""The one edit that most hooks make: some units of an activation, at some positions, become something else."""
+"""The edit that most hooks make: replace some units of an activation at some positions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def edit_at(activation: Tensor, *, place: Place, change: Callable[[Tensor], Tens
     """A copy of an activation `[batch, pos, ...]` in which the units of a place were changed at its positions.
 
     Args: change: from the place's units (at all positions) to their new values of the same shape.
-    Returns: a new tensor of the same dtype, or the one given when this pass is not to be edited.
+    Returns: a new tensor of the same dtype, or the one given if this pass is not to be edited.
     """
     n_pos = activation.shape[1]
     if not place.positions.applies_to(n_pos):

@@ -1,4 +1,4 @@
-"""Path patching: the effect of a sender through one direct path, all other paths held as they were.
+"""Path patching: the effect of a sender through its direct path, with all other paths held fixed.
 
 Three passes (Wang et al. 2022; Goldowsky-Dill et al. 2023). They only cache and replace activations, which both
 TransformerLens generations can do:
@@ -6,8 +6,8 @@ TransformerLens generations can do:
 1. run the prompt, keep every head output and every neuron;
 2. run it again with all of those held at their values, except the senders, which are replaced; record what the
    receivers *would* compute from the residual stream that they now see. Only direct paths (residual stream, norm)
-   carry anything.
-3. run the prompt freely with the receivers set to what was read: the hooks returned here do that.
+   carry the change.
+3. run the prompt freely with the receivers set to the recorded values: the hooks returned here do that.
 
 With no receivers the path ends at the logits, and the hooks returned are those of pass 2.
 """

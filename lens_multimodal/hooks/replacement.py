@@ -43,7 +43,7 @@ class Zero:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean ablation: what the activation usually is.
+    """Mean ablation: the activation's mean over prompts and positions.
 
     Args:
         means: by hook name, without batch and position axis; from `mean_activations`.

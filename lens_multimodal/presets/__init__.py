@@ -1,7 +1,7 @@
 """Known trios: the embedded tiny one, and LiMBeR's four on GPT-J-6B (Merullo et al. 2023).
 
-Nothing is downloaded. Language models and encoders are found in a local folder or in the Hugging Face cache of
-this machine; LiMBeR's projections under `~/.cache/lens_multimodal/limber_weights`, or at the path given.
+Nothing is downloaded. Language models and encoders come from a local folder or from this machine's Hugging Face cache,
+LiMBeR's projections from `~/.cache/lens_multimodal/limber_weights` or from the path given.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ GPT_J = "EleutherAI/gpt-j-6b"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A trio by name: each part is made when it is asked for."""
+    """A trio by name; each part is built on demand."""
 
     name: str
     language_model: Callable[..., tuple[nn.Module, Any]]
@@ -40,7 +40,7 @@ class Preset:
 
 
 def get(model: Any) -> Preset | None:
-    """The preset of this name, or None for anything that is not the name of one."""
+    """The preset of this name, or None for anything else."""
     return _PRESETS.get(model) if isinstance(model, str) else None
 
 
@@ -52,17 +52,17 @@ def names() -> list[str]:
 def with_random_weights(
     preset: Any, weights: RandomWeights | str, *, device: Any = None, dtype: torch.dtype | None = None
 ) -> Preset:
-    """The preset's own shape with random numbers for weights, made on the device and in the precision given.
+    """The preset's architecture with random weights, made on the device and in the precision given.
 
     Args: weights: "random", or `RandomWeights` with a seed and a number of layers.
-    Raises: ValueError for another word, or without a preset; TypeError for anything else.
+    Raises: ValueError for another string, or if `preset` is not a preset; TypeError for anything else.
     """
     if weights == "random":
         weights = RandomWeights()
     if isinstance(weights, str):
         raise ValueError(
-            f"weights must be 'random' or RandomWeights(...), got {weights!r}; trained weights are loaded "
-            f"from their files when weights is not given"
+            f"weights must be 'random' or RandomWeights(...), got {weights!r}; leave it out to load trained weights "
+            f"from their files"
         )
     if not isinstance(weights, RandomWeights):
         raise TypeError(f"weights must be 'random' or RandomWeights(...), got {type(weights).__name__}")
@@ -86,8 +86,8 @@ def _limber_projection(folder: str) -> nn.Linear:
     path = LIMBER_WEIGHTS / folder / "proj.ckpt"
     if not path.is_file():
         raise FileNotFoundError(
-            f"no projection at {path}: it is limber_weights/{folder}/proj.ckpt of the repository jmerullo/limber on "
-            f"GitHub. Put it there, or pass projection='path/to/proj.ckpt'"
+            f"no projection at {path}: copy limber_weights/{folder}/proj.ckpt from the GitHub repository "
+            f"jmerullo/limber there, or pass projection='path/to/proj.ckpt'"
         )
     return load_linear(path)
 

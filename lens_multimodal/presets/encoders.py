@@ -16,7 +16,7 @@ from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.transformer.loading import absent, check_complete
 
 BEIT = Preprocessing(height=224, width=224)
-"""LiMBeR's feature extractor: both sides to 224 without keeping the aspect ratio, mean and deviation 0.5."""
+"""LiMBeR's feature extractor: both sides are resized to 224, whatever the aspect ratio; mean and std are 0.5."""
 
 CLIP = Preprocessing(
     height=384,
@@ -28,12 +28,12 @@ CLIP = Preprocessing(
 )
 
 NF_RESNET = Preprocessing(height=384, width=384, crop_mode="center", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-"""LiMBeR feeds this encoder unnormalised pixels of a random crop; here the centre, so that a picture always
+"""LiMBeR feeds this encoder unnormalised pixels of a random crop. Here the crop is central, so that a picture always
 gives the same caption."""
 
 
 class PooledGrid(nn.Module):
-    """A convolutional encoder's mean over its grid as a single image patch, as in LiMBeR's NF-ResNet50."""
+    """A convolutional encoder whose features, averaged over the grid, are one image patch (LiMBeR's NF-ResNet50)."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def load_vision(name: str) -> VisionEncoder:
 
     Raises:
         FileNotFoundError: its weights are not on this machine.
-        ValueError: no encoder of this name.
+        ValueError: no encoder has this name.
     """
     import timm
 
@@ -75,7 +75,7 @@ def _huggingface_beit(name: str) -> VisionEncoder:
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
         if config.model_type != "beit":
-            raise ValueError(f"{name!r} holds a {config.model_type} model, expected a BEiT")
+            raise ValueError(f"expected a BEiT in {name!r}, got a {config.model_type} model")
         load: Any = BeitModel.from_pretrained
         model, info = load(
             name, config=config, local_files_only=True, add_pooling_layer=False, output_loading_info=True
@@ -93,7 +93,7 @@ def _huggingface_beit(name: str) -> VisionEncoder:
 
 
 def _timm(name: str) -> nn.Module:
-    """A pretrained timm model from this machine's Hugging Face cache; left to itself timm would download it."""
+    """A pretrained timm model from this machine's Hugging Face cache; timm alone would download it."""
     import timm
 
     file = _cached_weights(timm.get_pretrained_cfg(name, allow_unregistered=True))

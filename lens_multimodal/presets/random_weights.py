@@ -1,9 +1,9 @@
-"""A trio of true shape with random weights: time and memory depend on the shape alone.
+"""A trio of full size with random weights, to measure time and memory, which depend on the shapes alone.
 
-Parts are built without storage and filled one tensor after another, on their device and in their precision, so a
-model never exists twice. Every tensor is drawn from its own seed, made of the trio's seed and the tensor's name: a
-slice of the first layers has the very weights of the full model, and every precision is a rounding of the same
-float32 numbers. CPU and GPU draw different numbers.
+Parts are built without storage and filled one tensor after another, on their device and in their precision, so memory
+never holds a second copy. Each tensor has its own seed, made of the trio's seed and the tensor's name: the first layers
+alone have the same weights as in the full model, and every precision rounds the same float32 numbers. CPU and GPU draw
+different numbers.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.transformer.loading import place
 
 CHUNK = 2**24
-"""Numbers drawn at a time: the only ones in float32 besides the weights."""
+"""Numbers drawn at a time, into one float32 buffer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class RandomWeights:
 
     seed: int = 0
     n_layers: int | None = None
-    """The first layers of the language model only; None for all."""
+    """How many of the language model's first layers to keep; None for all."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -45,10 +45,10 @@ class RandomWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The shapes of a trio's parts, without weights; each is built when it is asked for."""
+    """The shapes of a trio's parts, without weights; each is built on demand."""
 
     language_model: Callable[[], Any]
-    """Gives the Hugging Face configuration of a GPT-J."""
+    """Returns the Hugging Face configuration of a GPT-J."""
     vision: Callable[[], nn.Module]
     """Builds the untrained encoder."""
     projection: Callable[[], nn.Module]
@@ -58,7 +58,7 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomTrio:
-    """The three parts of an architecture with random weights, each built when it is asked for."""
+    """The three parts of an architecture with random weights, each built on demand."""
 
     architecture: Architecture
     settings: RandomWeights
@@ -106,12 +106,12 @@ def random_module(
 ) -> nn.Module:
     """A frozen module with random parameters, drawn directly on their device and in their precision.
 
-    Matrices are normal with variance 1 / fan-in, so signals keep their size from layer to layer; scales are close
-    to one and biases small, none of them exactly.
+    Matrices are normal with variance 1 / fan-in, so signals keep their size from layer to layer. Norm weights scatter
+    around one and biases around zero.
 
     Args:
-        build: makes the module; its parameters are not given storage while it runs.
-        part: goes into the seed, so that parts with equal names differ.
+        build: makes the module; its parameters are created without storage.
+        part: enters the seed, so that parameters of equal names differ between parts.
         dtype: None for float32.
     """
     from accelerate import init_empty_weights
@@ -120,7 +120,7 @@ def random_module(
         module = build()
     where = torch.device("cpu" if device is None else device)
     parameters = list(module.named_parameters())
-    # One buffer for all tensors: a new one for each would fragment main memory.
+    # One buffer for all tensors: a new buffer for each would fragment main memory.
     noise = torch.empty(min(CHUNK, max((p.numel() for _, p in parameters), default=1)), device=where)
     for name, empty in parameters:
         values = torch.empty(empty.shape, device=where, dtype=dtype or torch.float32)
@@ -131,16 +131,15 @@ def random_module(
         if hasattr(inner, "init_non_persistent_buffers"):  # older timm leaves them unfilled without storage
             inner.init_non_persistent_buffers()  # type: ignore[operator]
     if hasattr(module, "tie_weights"):
-        module.tie_weights()  # type: ignore[operator]  # building without storage has untied them
+        module.tie_weights()  # type: ignore[operator]  # building without storage unties them
     place(module, device=where, dtype=dtype)
     return module.eval()
 
 
 def stand_in_tokenizer(d_vocab: int) -> Any:
-    """The embedded trio's tokenizer, with every further id of a larger vocabulary named by its number, as `<6001>`.
+    """The embedded trio's tokenizer, extended to a larger vocabulary by tokens named after their ids, such as `<6001>`.
 
-    Random weights know no words; the tokenizer only makes it possible to write prompts and read captions. The larger
-    the vocabulary, the fewer of its tokens occur in texts.
+    Random weights know no words; the tokenizer only makes it possible to write prompts and read captions.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""The shapes of each preset's parts, for random weights of true shape."""
+"""The architecture of each preset's parts, for random weights of full size."""
 
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +59,7 @@ def _untrained(name: str) -> nn.Module:
 def _gpt_j_with(
     vision: Callable[[], nn.Module], preprocessing: Preprocessing, *, d_vision: int, positions: int = 1
 ) -> Architecture:
-    """GPT-J-6B behind an encoder; each of its vectors becomes `positions` soft prompts."""
+    """GPT-J-6B with an encoder; each encoder vector becomes `positions` image positions."""
     return Architecture(
         language_model=_gpt_j_config,
         vision=vision,

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 
 
 class MissingWeights(RuntimeError):
-    """A part of the tiny trio is absent or damaged."""
+    """A part of the tiny trio is missing or damaged."""
 
 
 def load_language_model(folder: Path = FOLDER) -> tuple[nn.Module, object]:
@@ -61,7 +61,7 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
 
 
 def read_vision_config(folder: Path = FOLDER) -> dict[str, Any]:
-    """What `build_beit` takes, under `beit`, and the preprocessing."""
+    """The arguments of `build_beit`, under `beit`, and the preprocessing."""
     config: dict[str, Any] = json.loads((folder / "vision.json").read_text())
     return config
 
@@ -93,13 +93,13 @@ def _need(*files: Path) -> None:
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise MissingWeights(
-            f"the tiny trio lacks {', '.join(absent)} in {files[0].parent}: install lens_multimodal again, or make "
-            f"the trio anew with `python -m recipes.tiny all`"
+            f"the tiny trio lacks {', '.join(absent)} in {files[0].parent}: reinstall lens_multimodal, or rebuild the "
+            f"trio with `python -m recipes.tiny all`"
         )
 
 
 def _damaged(path: Path, error: Exception) -> MissingWeights:
     return MissingWeights(
-        f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}): install "
-        f"lens_multimodal again"
+        f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}): reinstall "
+        f"lens_multimodal"
     )

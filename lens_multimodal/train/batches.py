@@ -1,10 +1,9 @@
-"""Caption batches for `fit_projection`: shuffled by seed, preprocessed in threads, shared among processes.
+"""Caption batches for `fit_projection`: shuffled by seed, preprocessed in threads, divided among processes.
 
-Two sources. A list of captioned pictures (`read_coco(...).captioned()`, `read_folder`, `list(read_shards(...))`)
-can be indexed: batch number n holds the same pictures whenever and wherever it is made, and however many processes
-share it. Shards too many to list are streamed through a shuffle buffer: batch n of a process is the same whenever
-it is made, with the same shards, settings and number of processes; with another number it is another sample of
-the same data.
+There are two sources. A list of captioned pictures (`read_coco(...).captioned()`, `read_folder`,
+`list(read_shards(...))`) can be indexed: batch n holds the same pictures whenever and wherever it is made, however many
+processes share it. Shards too numerous to list are streamed through a shuffle buffer: with the same shards, settings
+and number of processes, batch n of a process is always the same. Another number of processes draws another sample.
 """
 
 from collections import deque
@@ -25,7 +24,7 @@ from lens_multimodal.train.fit import BatchesFrom
 from lens_multimodal.train.loss import CaptionBatch
 
 EditCaption = Callable[[str], str]
-"""Turns a caption as stored into the text to learn, such as one without the prompt's words."""
+"""Turns a stored caption into the text to learn, for example by removing the words of the prompt."""
 
 
 def batches_of(
@@ -41,29 +40,29 @@ def batches_of(
     world_size: int | None = None,
     damage: Damage | None = None,
 ) -> BatchesFrom:
-    """Endless batches of a list of pictures: every epoch in a new order, one caption at random of each.
+    """Endless batches from a list of pictures: a new order in every epoch, one random caption of each picture.
 
     Args:
         pictures: the data.
         preprocessing: the encoder's, `lens.vision.preprocessing`.
-        batch_size: pictures of one batch of one process: with `FitSettings`, `batch_size / gradient_accumulation /
+        batch_size: pictures in one batch of one process: with `FitSettings`, `batch_size / gradient_accumulation /
             number of processes`.
-        seed: of the order and of the choice among captions.
-        shuffle: False goes through the list in its own order.
+        seed: of the order and of the choice of captions.
+        shuffle: False keeps the order of the list.
         edit_caption: applied to each caption.
         workers: threads that open and preprocess pictures.
-        rank: which process this is; None asks torch.distributed when the batches are made.
+        rank: the number of this process; None asks torch.distributed when the batches are made.
         world_size: how many processes share each global batch.
         damage: counts pictures that cannot be read, which are left out of their batch.
 
     Raises:
         TypeError: shards, which cannot be indexed.
-        ValueError: no picture, or numbers outside their range; later, a batch without one readable picture.
+        ValueError: no picture, or numbers outside their range; later, a batch without any readable picture.
     """
     if isinstance(pictures, Shards):
         raise TypeError("shards cannot be indexed: pass list(shards) here, or stream them with batches_of_stream")
     if not len(pictures):
-        raise ValueError("got no captioned picture; look at the folder, or at the filter that was applied")
+        raise ValueError("got no captioned pictures; check the folder and the filter that was applied")
     _check(batch_size=batch_size, workers=workers)
     found = Damage() if damage is None else damage
 
@@ -100,21 +99,21 @@ def batches_of_stream(
     rank: int | None = None,
     world_size: int | None = None,
 ) -> BatchesFrom:
-    """Endless batches of tar shards that are never listed as a whole.
+    """Endless batches from tar shards, which are never listed as a whole.
 
     Each process has its own shards, in a new order every epoch, and draws from a buffer of `buffer` pictures
-    (their places in the files, not their pixels). To resume at batch n the headers before it are read again,
-    without opening pictures.
+    (their places in the files, not their pixels). To resume at batch n, the headers before it are read again; no
+    picture is opened.
 
     Args:
         shards: the data; `shards.damage` counts what is left out.
-        buffer: pictures to draw from; 1 keeps the order of the files.
+        buffer: number of pictures to draw from; 1 keeps the order of the files.
 
-    The others are those of `batches_of`.
+    The other arguments are those of `batches_of`.
 
     Raises:
-        ValueError: fewer shards than processes, or numbers outside their range; later, an epoch without one usable
-            picture, or a batch without one readable picture.
+        ValueError: fewer shards than processes, or numbers outside their range; later, an epoch without any usable
+            picture, or a batch without any readable picture.
     """
     _check(batch_size=batch_size, workers=workers, buffer=buffer)
 
@@ -130,7 +129,7 @@ def batches_of_stream(
 
 
 def _drawn(shards: Shards, random: Random, buffer: int) -> Iterator[CaptionedPicture]:
-    """Pictures of epoch after epoch, each drawn at random from the buffer; epochs do not mix."""
+    """Pictures epoch by epoch, each drawn at random from the buffer; epochs do not mix."""
     while True:
         paths = list(shards.paths)
         if buffer > 1:
@@ -161,7 +160,7 @@ def _prepared(
     workers: int,
     damage: Damage,
 ) -> Iterator[CaptionBatch]:
-    """Open and preprocess in threads, two batches ahead, in order."""
+    """Batches in order; pictures are opened and preprocessed in threads, two batches ahead."""
 
     def pixels_of(picture: CaptionedPicture) -> Tensor | None:
         try:

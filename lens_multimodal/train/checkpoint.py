@@ -1,4 +1,4 @@
-"""The state of a fit on disk: whole at every moment, and resumed only under the settings it was made with."""
+"""Checkpoints of a fit: written atomically, and resumed only under the settings they were made with."""
 
 import json
 import pickle
@@ -15,6 +15,11 @@ from lens_multimodal.files import check_same_settings, write_atomically
 
 
 def resume(folder: Path, linear: nn.Linear, optimizers: Sequence[Optimizer], scaler: Any, settings: Any) -> int:
+    """Load the checkpoint in `folder`, if there is one.
+
+    Returns: the step to continue from, 0 without a checkpoint.
+    Raises: SettingsChanged; ValueError for a damaged checkpoint or one of another projection.
+    """
     path = folder / "checkpoint.pt"
     if not path.exists():
         return 0
@@ -30,12 +35,12 @@ def resume(folder: Path, linear: nn.Linear, optimizers: Sequence[Optimizer], sca
     except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{path} is damaged or belongs to another projection ({type(error).__name__}: {str(error)[:200]}); "
-            f"delete it to start anew, or use another folder"
+            f"delete it to start again, or use another folder"
         ) from error
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run makes again, and a line cut off while it was written."""
+    """Drop the lines of steps that a resumed run repeats, and a line that was not written to its end."""
     if not path.exists():
         return
     kept = []
@@ -53,6 +58,7 @@ def cut_log(path: Path, step: int) -> None:
 def save(
     folder: Path, step: int, linear: nn.Linear, optimizers: Sequence[Optimizer], scaler: Any, settings: Any
 ) -> None:
+    """Write the checkpoint of this step, in place of an older one."""
     state = {
         "step": step,
         "linear": linear.state_dict(),

@@ -1,4 +1,4 @@
-"""What to look at while a projection is trained: captions of a few pictures that stay the same."""
+"""Evaluation during training: captions of a few fixed pictures."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,17 +14,17 @@ def captions_of(
     """An `evaluate` for `fit_projection`: greedy captions of these pictures under the current projection.
 
     Args:
-        pictures: by the names that the log should have, opened once.
-        text: between the image and the caption; what the projection is trained with (`FitSettings.prompt`).
+        pictures: pictures by the names to use in the log; each is opened once.
+        text: text between the image and the caption, as in training (`FitSettings.prompt`).
         max_new_tokens: of each caption.
 
     Returns:
-        A function of the step and the lens that gives `{"captions": {name: caption}}`.
+        A function of the step and the lens that returns `{"captions": {name: caption}}`.
 
     Raises: ValueError without a picture, or for one that cannot be read.
     """
     if not pictures:
-        raise ValueError("got no picture to caption while training")
+        raise ValueError("got no picture to caption during training")
     opened = {name: as_picture(picture) for name, picture in pictures.items()}
 
     def evaluate(_step: int, lens: VisionLens) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Fitting a projection: the one linear map is trained on captions, everything else stays frozen (LiMBeR)."""
+"""Fitting a projection: one linear map is trained on captions, everything else stays frozen (LiMBeR)."""
 
 import json
 import math
@@ -34,19 +34,19 @@ class FitSettings:
     batch_size: int = 256
     """Pictures of one step, over all its batches and all processes."""
     gradient_accumulation: int = 1
-    """Batches of one step in each process; LiMBeR reaches 256 pictures in eight."""
+    """Batches per step in each process; LiMBeR splits its 256 pictures into eight."""
     learning_rate: float = 8e-4
     muon_rate: float | None = None
-    """Learning rate of Muon for the weight, where `learning_rate` is then AdamW's for the bias alone; None: AdamW for
-    both, as LiMBeR. The tiny trio's map falls as far with Muon in half the steps."""
+    """Learning rate of Muon for the weight; `learning_rate` is then AdamW's for the bias alone. None: AdamW for both,
+    as in LiMBeR. With Muon, the tiny trio's map reaches the same loss in half the steps."""
     warmup: int = 0
-    """Steps of linear warm-up; afterwards a cosine to zero at `steps`."""
+    """Steps of linear warm-up, followed by a cosine decay to zero at `steps`."""
     weight_decay: float = 0.0
     dropout: float = 0.1
-    """On the projected vectors, while training only."""
+    """Of the projected vectors, during training only."""
     gradient_clipping: float = 1.0
     prompt: str = ""
-    """Text between the image and its caption; LiMBeR trains without."""
+    """Text between the image and its caption; LiMBeR uses none."""
     precision: str = "no"
     """`no`, `bf16` or `fp16`: mixed precision. The projection's weights and its optimizer stay float32."""
     seed: int = 0
@@ -96,7 +96,7 @@ def fit_projection(
     evaluate: Callable[[int, VisionLens], dict[str, Any]] | None = None,
     progress: bool = True,
 ) -> nn.Linear:
-    """Train `lens.projection.linear` in place on next-token loss of the captions.
+    """Train `lens.projection.linear` in place on the captions' next-token loss.
 
     The loss of a step is the mean over all caption tokens of its `batch_size` pictures, so splitting a step into
     batches or over processes (`accelerate launch`) changes it by rounding only. Dropout depends on the seed, the
@@ -106,8 +106,8 @@ def fit_projection(
         lens: language model, encoder and an `nn.Linear` to train.
         batches_from: gives this process's batches from a batch number on, each of at most
             `settings.batch_of_one_process(n_processes)` pictures.
-        folder: gets `checkpoint.pt` (resume), `log.jsonl`, and at the end `proj.ckpt` (LiMBeR's format) and
-            `projection.safetensors`.
+        folder: receives `checkpoint.pt` (to resume from), `log.jsonl`, and at the end `proj.ckpt` (LiMBeR's format)
+            and `projection.safetensors`.
         evaluate: called every `evaluate_every` steps with the step and the lens, in the main process; what it
             returns is logged.
 
@@ -115,16 +115,16 @@ def fit_projection(
         The trained map, which is also the lens's.
 
     Raises:
-        TypeError: the lens's projection is no `nn.Linear`.
+        TypeError: the lens's projection is not an `nn.Linear`.
         ValueError: a batch larger than the settings allow, data that end before `steps`, a caption that does not
-            fit into the context, or a checkpoint that is damaged or of other settings.
-        FloatingPointError: the loss is not finite; the weights are left as they were.
-        ImportError: Muon is asked for and torch is older than 2.9.
+            fit into the context, or a checkpoint that is damaged or was made under other settings.
+        FloatingPointError: the loss is not finite; the weights keep their last values.
+        ImportError: `muon_rate` is given and torch is older than 2.9.
     """
     settings = settings or FitSettings()
     linear = lens.projection.linear
     if not isinstance(linear, nn.Linear):
-        raise TypeError(f"only an nn.Linear can be fitted here, the lens has a {type(linear).__name__}")
+        raise TypeError(f"expected an nn.Linear as the lens's projection, got a {type(linear).__name__}")
     processes = _processes(lens)
     share = settings.batch_of_one_process(processes.num_processes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def _loss_and_gradient(
     step: int,
     scaler: torch.amp.GradScaler,
 ) -> float:
-    """The mean loss over all tokens of this step, in all processes; its (scaled) gradient goes to `linear`."""
+    """The mean loss over all tokens of this step in all processes; its (scaled) gradient is left in `linear`."""
     from accelerate.utils import reduce
 
     loss, n_tokens = 0.0, 0
@@ -232,7 +232,7 @@ def _processes(lens: VisionLens) -> Any:
     if processes.num_processes > 1 and elsewhere:
         raise ValueError(
             f"process {processes.process_index} of {processes.num_processes} has its language model on {where}, "
-            f"expected {expected}: attach_vision(..., device=accelerate.PartialState().device)"
+            f"expected {expected}: use attach_vision(..., device=accelerate.PartialState().device)"
         )
     return processes
 

@@ -1,4 +1,4 @@
-"""What a projection is trained on: the loss of the caption's tokens after the image."""
+"""The training loss of a projection: next-token loss of the caption after the image."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -31,16 +31,16 @@ def token_losses(
     """Next-token loss (nats) of every caption token and end token, caption after caption; differentiable in `linear`.
 
     Args:
-        lens: gives language model, encoder and tokenizer.
+        lens: its language model, encoder and tokenizer are used.
         linear: the map from features to vectors.
         batch: pictures and captions.
-        prompt: text between the image and its caption; like the image, it is not scored.
+        prompt: text between the image and its caption; like the image, it does not count towards the loss.
         edit_vectors: changes the projected vectors `[batch, pos, d_model]`, as dropout does.
 
     Raises: ValueError for pictures and captions that do not pair up, or a caption too long for the context.
     """
     if len(batch.pixels) != len(batch.captions) or not len(batch.captions):
-        raise ValueError(f"got {len(batch.pixels)} pictures and {len(batch.captions)} captions; they go in pairs")
+        raise ValueError(f"got {len(batch.pixels)} pictures and {len(batch.captions)} captions; expected one of each")
     like = next(lens.vision.parameters(), torch.empty(0))
     with torch.no_grad():
         features = lens.vision(batch.pixels.to(device=like.device, dtype=like.dtype))
@@ -78,7 +78,7 @@ def dropout_by_place(
 def _layout(lens: VisionLens, captions: Sequence[str], prompt: str, *, n_image: int) -> tuple[Tensor, int, list[int]]:
     """Token ids with -1 at image positions, padded on the right; where captions start; how long they are."""
     if not lens.text.stop_ids:
-        raise ValueError("the tokenizer has no end token to close the captions with")
+        raise ValueError("the tokenizer has no end token; every caption must end with one")
     end = lens.text.stop_ids[0]
     bos = lens.text.bos if transformer.facts(lens.model).prepends_bos else []
     begin = [*bos, *[-1] * n_image, *lens.text.encode(prompt)]
@@ -87,8 +87,8 @@ def _layout(lens: VisionLens, captions: Sequence[str], prompt: str, *, n_image: 
     longest = max(lengths)
     if len(begin) + longest > lens.shape.n_ctx:
         raise ValueError(
-            f"{len(begin)} positions of image and prompt and a caption of {longest} tokens do not fit into the "
-            f"model's context of {lens.shape.n_ctx}: shorten {captions[lengths.index(longest)][:60]!r}..."
+            f"an image and prompt of {len(begin)} positions and a caption of {longest} tokens exceed the model's "
+            f"context of {lens.shape.n_ctx}: shorten {captions[lengths.index(longest)][:60]!r}..."
         )
     padded = [[*begin, *row, *[end] * (longest - len(row))] for row in rows]
     return torch.tensor(padded), len(begin), lengths

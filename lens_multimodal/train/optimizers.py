@@ -1,4 +1,4 @@
-"""What moves a projection's weights."""
+"""The optimizers of a projection's weight and bias."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ def optimizers_of(
     if muon_rate is None:
         return [torch.optim.AdamW(linear.parameters(), lr=learning_rate, weight_decay=weight_decay)]
     if not hasattr(torch.optim, "Muon"):
-        raise ImportError(f"muon_rate needs torch 2.9 or later, this is {torch.__version__}; leave it None for AdamW")
+        raise ImportError(f"muon_rate needs torch 2.9 or later, got {torch.__version__}; use None for AdamW")
     muon = torch.optim.Muon([linear.weight], lr=muon_rate, weight_decay=weight_decay, adjust_lr_fn="original")
     if linear.bias is None:
         return [muon]

@@ -1,4 +1,4 @@
-"""Hook names: the same in both generations, written nowhere else."""
+"""Hook names, the same in both TransformerLens generations; no other module spells them out."""
 
 EMBED = "hook_embed"
 """Token embeddings, image positions included, `[batch, pos, d_model]`."""
@@ -45,8 +45,8 @@ def head_z(layer: int) -> str:
 def attn_scores(layer: int) -> str:
     """Attention scores before the softmax, `[batch, head, query_pos, key_pos]`.
 
-    Where the bridge leaves attention to Hugging Face (GPT-J, OPT) this hook point shows probabilities after the
-    fact, and edits are dropped there and at `attn_pattern`; `hooks.cut_attention` knows another way.
+    Where the bridge leaves attention to Hugging Face (GPT-J, OPT), this hook point only reports probabilities. Edits
+    here and at `attn_pattern` then have no effect; `hooks.cut_attention` works for every model.
     """
     return f"blocks.{layer}.attn.hook_attn_scores"
 

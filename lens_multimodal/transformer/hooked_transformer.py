@@ -16,7 +16,7 @@ from lens_multimodal import transformer
 
 
 def is_available() -> bool:
-    """Whether the installed TransformerLens still has `HookedTransformer` (3.x has, 4.x has not)."""
+    """Whether the installed TransformerLens still has `HookedTransformer` (3.x does, 4.x does not)."""
     try:
         from transformer_lens import HookedTransformer  # noqa: F401
     except (ImportError, AttributeError):
@@ -31,7 +31,7 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
         language_model: the source of the weights; it is not changed.
         tokenizer: its tokenizer, or None.
         process_weights: fold the norms and centre the writing and unembedding weights, as TransformerLens does
-            by default. It changes what a decoded neuron means; the paper uses unprocessed weights.
+            by default. This changes what a decoded neuron means; the paper uses unprocessed weights.
 
     Raises:
         RuntimeError: the installed TransformerLens has no `HookedTransformer`.
@@ -51,9 +51,9 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
 
 
 def share_gpt_j(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
-    """A `HookedTransformer` on the very tensors of a Hugging Face GPT-J: unprocessed, no copy.
+    """A `HookedTransformer` that shares the tensors of a Hugging Face GPT-J: unprocessed, no copy.
 
-    Discard the Hugging Face model afterwards: an edit of one is an edit of the other.
+    Discard the Hugging Face model afterwards: an edit to one changes the other.
 
     Raises: as `hooked_gpt_j`.
     """
@@ -69,7 +69,7 @@ def share_gpt_j(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Modul
 
 
 def check_available() -> None:
-    """Raise RuntimeError where the installed TransformerLens has no `HookedTransformer`."""
+    """Raise RuntimeError if the installed TransformerLens has no `HookedTransformer`."""
     if not is_available():
         raise RuntimeError(
             "the installed TransformerLens has no HookedTransformer (removed in 4.0); use a TransformerBridge, "
@@ -80,7 +80,7 @@ def check_available() -> None:
 def _converted(
     language_model: nn.Module, tokenizer: Any, *, normalization_type: str
 ) -> tuple[Callable[[], Any], dict[str, Tensor]]:
-    """What makes the `HookedTransformer` of a GPT-J, and the weights to load into it."""
+    """A function that makes the `HookedTransformer`, and the weights to load into it."""
     check_available()
     if not isinstance(language_model, GPTJForCausalLM):
         raise TypeError(f"expected a GPTJForCausalLM, got {type(language_model).__name__}")

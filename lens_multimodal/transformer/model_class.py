@@ -1,7 +1,7 @@
 """What differs between the model classes of TransformerLens' generations.
 
 `TransformerBridge` (3.x and 4.x) wraps a Hugging Face model; `HookedTransformer` (3.x, removed in 4.0) has modules of
-its own. They are told apart by structure, since a class may not exist. How each is run is in `running`.
+its own. Their structure tells them apart, because an installed release may lack one of the classes.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def class_name(model: nn.Module) -> str:
 def weight_processing(model: nn.Module) -> str:
     """Which weight processing the model's numbers assume: it changes what a decoded neuron means.
 
-    Returns: "none" for weights as they were trained; otherwise what is known to have been done to them.
+    Returns: "none" for weights as trained; otherwise the processing that the model records.
     """
     if is_bridge(model):
         return "processed" if getattr(model, "_weights_processed", False) else "none"
@@ -55,8 +55,7 @@ def embedding_module(model: nn.Module) -> nn.Module:
 def attention_is_left_to_hugging_face(model: nn.Module, layer: int) -> bool:
     """Whether a layer's attention runs in Hugging Face's own code, so that edits of scores and patterns are dropped.
 
-    The bridge decides it for each family (GPT-J and OPT), and differently from release to release, so it is read off
-    the module.
+    The bridge decides this for each family (GPT-J and OPT), and releases differ, so the module itself is inspected.
     """
     if not is_bridge(model):
         return False

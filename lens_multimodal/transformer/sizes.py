@@ -1,4 +1,4 @@
-"""The sizes of a language model, and where it is."""
+"""The sizes and the device of a language model."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class ModelShape:
 
 
 def shape(model: nn.Module) -> ModelShape:
-    """The sizes of a TransformerLens model, `d_vocab` and `d_mlp` read off its weights."""
+    """The sizes of a TransformerLens model; `d_vocab` and `d_mlp` are those of its weights."""
     cfg = config(model)
     return ModelShape(
         n_layers=cfg.n_layers,
@@ -41,5 +41,5 @@ def shape(model: nn.Module) -> ModelShape:
 
 
 def device(model: nn.Module) -> torch.device:
-    """Where token ids go in: the device of the embedding table."""
+    """The device that token ids must be on: that of the embedding table."""
     return w_e(model).device

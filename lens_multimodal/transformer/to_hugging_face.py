@@ -14,8 +14,8 @@ WRAPPED = "._original_component"
 def to_hugging_face(model: nn.Module) -> Any:
     """A Hugging Face model that shares its weights with a bridge, or has a `HookedTransformer`'s GPT-J weights.
 
-    The bridge has replaced modules inside its Hugging Face model, which can therefore be neither saved nor wrapped
-    again; the model made here can.
+    A bridge replaces modules inside its Hugging Face model, which can then be neither saved nor wrapped again; the
+    model returned here can.
 
     Raises: ValueError for processed weights, from which the trained ones cannot be recovered, or a
         `HookedTransformer` of another architecture than GPT-J.
@@ -23,9 +23,9 @@ def to_hugging_face(model: nn.Module) -> Any:
     processing = transformer.weight_processing(model)
     if processing != "none":
         raise ValueError(
-            f"the weights of this {type(model).__name__} were processed ({processing}), so what was trained is gone: "
-            f"make the lens from an unprocessed model (enable_compatibility_mode(no_processing=True), or "
-            f"hooked_gpt_j(..., process_weights=False))"
+            f"the weights of this {type(model).__name__} were processed ({processing}), so the trained weights cannot "
+            f"be recovered: make the lens from an unprocessed model (enable_compatibility_mode(no_processing=True), "
+            f"or hooked_gpt_j(..., process_weights=False))"
         )
     return _from_bridge(model) if transformer.is_bridge(model) else _gpt_j_from_hooked(model)
 
@@ -46,8 +46,8 @@ def _gpt_j_from_hooked(model: Any) -> Any:
     cfg = model.cfg
     if cfg.original_architecture != "GPTJForCausalLM":
         raise ValueError(
-            f"a HookedTransformer of {cfg.original_architecture} cannot be turned into a Hugging Face model here, only "
-            f"GPT-J; use a TransformerBridge of the same model"
+            f"expected a HookedTransformer of GPTJForCausalLM, got one of {cfg.original_architecture}: only GPT-J can "
+            f"be converted to Hugging Face; use a TransformerBridge of the same model"
         )
     config = GPTJConfig(
         vocab_size=cfg.d_vocab,

@@ -66,7 +66,7 @@ def page(
         lens: the lens in one line (`repr(lens)`).
         n_layers: of the language model.
         counts: how many neurons were ablated.
-        verdicts: of the paper's experiments in short form.
+        verdicts: of the paper's experiments, one sentence each.
         report: the name of their report beside this page.
     """
     figures = _figures(explained, n_layers=n_layers, counts=counts)

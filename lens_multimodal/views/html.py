@@ -21,7 +21,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def fragment(template: str, **values: Any) -> str:
-    """A template inside an element that brings the common style along.
+    """A template inside an element with the common style.
 
     Rules for this piece alone stand under `.{{ scope }}`, a class derived from its content, so that two pieces on one
     page do not affect each other.
@@ -33,7 +33,7 @@ def fragment(template: str, **values: Any) -> str:
 
 
 def data_uri(picture: Image.Image, *, side: int | None = None) -> str:
-    """The picture as a `data:` address: PNG if it has transparency, otherwise JPEG.
+    """The picture as a `data:` URI: PNG if it has transparency, otherwise JPEG.
 
     Args: side: the longer side is at most this many pixels; None keeps the size.
     """

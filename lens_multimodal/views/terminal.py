@@ -1,4 +1,4 @@
-"""Write a table: to read on the screen, as JSON, as Parquet, or as a page."""
+"""Write a table to the screen, as JSON, as Parquet, or as a page."""
 
 import io
 import json
@@ -17,7 +17,7 @@ THUMBNAIL = 96
 """Longest side of a picture in an HTML table, in pixels."""
 
 ON_SCREEN = 20
-"""Rows shown of a table that is longer."""
+"""Rows shown of a longer table."""
 
 
 class Format(str, Enum):
@@ -32,7 +32,7 @@ class Format(str, Enum):
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file instead of the screen.")]
 AsFormat = Annotated[
     Format | None,
-    typer.Option("--format", "-f", help="Form of the output; without it, by the ending of --out, else a table."),
+    typer.Option("--format", "-f", help="Output format; by default the ending of --out decides, or a table."),
 ]
 
 
@@ -108,7 +108,7 @@ def _as_parquet(table: "pd.DataFrame", _title: str) -> bytes:
 
 
 def _as_html(table: "pd.DataFrame", title: str) -> bytes:
-    # Plotly and the pictures load only for a page.
+    # Imported here, because only a page needs plotly and the pictures.
     from lens_multimodal.views.html import render
 
     table = _for_reading(table)
@@ -120,7 +120,7 @@ def _as_html(table: "pd.DataFrame", title: str) -> bytes:
 
 
 def _for_reading(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Without token ids that stand beside their tokens."""
+    """The table without token ids whose tokens are in a column of their own."""
     return table.drop(columns="token_ids") if {"tokens", "token_ids"} <= set(table.columns) else table
 
 

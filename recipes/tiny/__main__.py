@@ -24,7 +24,7 @@ STAGES = (
     "pack",
     "evaluate",
 )
-"""In the order in which they need one another."""
+"""In the order in which they depend on one another."""
 
 Choice = Enum("Choice", {name: name for name in (*STAGES, "ship", "all")}, type=str)
 

@@ -38,7 +38,7 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
 
 
 def evaluate(work: Path) -> dict[str, Any]:
-    """The figures of `run`, computed anew."""
+    """The figures of `run`, computed again."""
     model = GPTJForCausalLM.from_pretrained(work / "language" / "model", dtype=torch.float32).to(device()).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "language" / "model")
     train = np.load(work / "language" / "train.npy")
@@ -115,8 +115,8 @@ def cloze(
 ) -> dict[str, dict[str, float]]:
     """Accuracy by field, for facts that training text tells in other words (`told`) and facts withheld from it.
 
-    `plain` takes the likeliest choice after the sentence; `calibrated` the one that the noun made likelier most, by
-    comparing with the same sentence about a `thing`. Chance is one in the number of choices.
+    `plain` takes the most probable choice after the sentence; `calibrated` the one whose probability the noun raises
+    most, compared with the same sentence about a `thing`. Chance is one in the number of choices.
     """
     hits: dict[str, list[tuple[bool, bool, float]]] = {}
     for item in tqdm(items, desc="evaluate_text: cloze", unit=" items"):

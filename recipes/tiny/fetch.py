@@ -1,8 +1,8 @@
 """The stage `fetch`: exactly these packages, from their registries, checked, unpacked, with their licences.
 
 Each package is downloaded by its registry's own client (npm, pip, apt-get), so mirrors and proxies set up for these
-work here too. Nothing counts before its checksum matches, and a folder appears only when it is whole: after a kill, run
-the stage again.
+work here too. Nothing is used before its checksum matches, and a folder appears only when it is whole: after a kill,
+run the stage again.
 """
 
 import io
@@ -175,7 +175,7 @@ def _debian_data(archive: Path) -> bytes:
     """The data part of a .deb, which is an `ar` archive: a 60-byte header before each file, padded to even length."""
     raw = archive.read_bytes()
     if not raw.startswith(b"!<arch>\n"):
-        raise RuntimeError(f"{archive} is no Debian package: it begins with {raw[:8]!r}.")
+        raise RuntimeError(f"{archive} is not a Debian package: it begins with {raw[:8]!r}.")
     at = 8
     while at < len(raw):
         name, size = raw[at : at + 16].decode().strip().rstrip("/"), int(raw[at + 48 : at + 58])

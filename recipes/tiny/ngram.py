@@ -1,8 +1,8 @@
-"""An interpolated Kneser-Ney n-gram model over token ids: the baseline a language model has to beat.
+"""An interpolated Kneser-Ney n-gram model over token ids: the baseline that a language model has to beat.
 
-Chen & Goodman 1999, equation 18 with one discount an order (D = n1 / (n1 + 2 n2)). Lower orders count in how many
-different contexts a token follows, not how often; the lowest is mixed with the uniform distribution. So it is a true
-probability: it sums to one over the vocabulary after every context.
+Chen & Goodman 1999, equation 18 with one discount per order (D = n1 / (n1 + 2 n2)). Lower orders count the different
+contexts that a token follows, not how often it occurs; the lowest is mixed with the uniform distribution. The result is
+a true probability: it sums to one over the vocabulary after every context.
 """
 
 import numpy as np

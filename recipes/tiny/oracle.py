@@ -1,7 +1,7 @@
 """The oracle ceiling: the same projection training on features that carry the noun perfectly.
 
 Each noun has one fixed random vector at the image patches its object covers, each scene's background another, and
-noise is added. The accuracy of captions here is the most that language model and linear map allow; any further loss
+noise is added. Caption accuracy here is the most that the language model and the linear map allow; any further loss
 comes from the encoder.
 """
 

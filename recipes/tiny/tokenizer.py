@@ -1,7 +1,7 @@
 """Stage `tokenizer`: byte-level BPE in which every noun of the knowledge table is one token.
 
-The merges are learned from the training text; nouns that did not become one token are then written more often into
-the material the merges are learned from, until they do. No token is added by hand, so splitting stays plain BPE.
+The merges are learned from the training text. Nouns that did not become one token are then repeated in the text that
+the merges are learned from, until they do. No token is added by hand, so splitting stays plain BPE.
 """
 
 import itertools

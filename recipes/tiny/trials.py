@@ -1,4 +1,4 @@
-"""What a setting does to where and how the language model translates.
+"""How a setting changes where and how the language model turns image prompts into words.
 
 Not a stage: `python -m recipes.tiny.trials` trains one short projection for each of `VARIANTS` on the finished encoder,
 and writes the figures of the captions and neurons to `translation_trials.csv`. Variants of the language model or of its
@@ -27,7 +27,7 @@ STEPS = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What differs from the trio that ships, a shorter projection aside."""
+    """What differs from the trio that ships, besides the shorter training of the projection."""
 
     fit: dict[str, Any] = field(default_factory=dict)
     """Of the projection's `FitSettings`."""
@@ -46,7 +46,7 @@ VARIANTS = {
     "short language model, 3/4 real text": Variant(language={"steps": 4000}, text={"generated_megabytes": 8.0}),
 }
 SHARED = ("cutouts", "downloads", "pictures", "projection", "samples", "tokenizer", "vision")
-"""Stages that no variant does anew."""
+"""Stages that no variant repeats."""
 TABLE = Path(__file__).parent / "translation_trials.csv"
 WORK = Path(__file__).parent / "work"
 
@@ -91,7 +91,7 @@ def with_language_model(work: Path, name: str) -> tuple[Settings, Path]:
 
 
 def figures(settings: Settings, work: Path, variant: str) -> dict[str, Any]:
-    """Train and look: captions of known drawings, and the translation figures of the right ones."""
+    """Train, then measure: captions of known drawings, and the translation figures of the right ones."""
     lens = _lens(settings, work, variant)
     scenes = fresh_scenes(settings, work, KINDS["known"])
     named = naming(caption_all(lens, scenes, seen(lens)), read_nouns(work))

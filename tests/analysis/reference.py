@@ -1,4 +1,4 @@
-"""The same quantities by another route: plain transformers and PyTorch hooks, no TransformerLens."""
+"""The same quantities computed independently: plain transformers and PyTorch hooks, no TransformerLens."""
 
 from collections.abc import Callable
 from functools import cache
@@ -31,7 +31,7 @@ def plain(layout: str) -> PreTrainedModel:
 
 @cache
 def model_of(layout: str, kind: str) -> nn.Module:
-    """A frozen host model in float64; tests leave it as it is."""
+    """A frozen language model in float64; tests do not change it."""
     return wrapped_model(kind, plain(layout)).requires_grad_(False)
 
 

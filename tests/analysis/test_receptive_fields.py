@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import torch
 
@@ -64,8 +65,18 @@ def test_activations_equal_plain_transformers(layout, kind):
     found = neuron_activations(model_of(layout, kind), tokens, [(2, 3), (0, 5), (2, 1)], [4, 0])
     model = plain(layout)
     kept, _ = inputs_and_gradients(model, neuron_readers(model), tokens, lambda logits: logits.sum())
-    expected = torch.stack([kept[0][:, :, 5], kept[2][:, :, 3], kept[2][:, :, 1]], dim=1)[:, :, [4, 0]]
+    expected = torch.stack([kept[2][:, :, 3], kept[0][:, :, 5], kept[2][:, :, 1]], dim=1)[:, :, [4, 0]]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_activations_come_in_the_order_given_whatever_the_form():
+    model, pairs = model_of("gpt-j", "bridge"), [(2, 3), (1, 30), (0, 5), (2, 1), (1, 2), (0, 39)]
+    one_by_one = [neuron_activations(model, PROMPT, [pair]) for pair in pairs]
+    table = pd.DataFrame(pairs, columns=["layer", "neuron"])
+    for given in (pairs, table, table.to_numpy()):
+        torch.testing.assert_close(neuron_activations(model, PROMPT, given), torch.cat(one_by_one, dim=1))
+    by_layer = neuron_activations(model, PROMPT, {2: [3, 1], 0: [39]})
+    torch.testing.assert_close(by_layer, torch.cat([one_by_one[i] for i in (0, 3, 5)], dim=1))
 
 
 def test_bad_input():
@@ -73,7 +84,7 @@ def test_bad_input():
         receptive_field(torch.zeros(4, 4), GEOMETRY, quantile=95)
     with pytest.raises(ValueError, match=r"receptive_field\(activations=.*NaN"):
         receptive_field(torch.full((4, 4), torch.nan), GEOMETRY)
-    with pytest.raises(ValueError, match="one value for each image patch"):
+    with pytest.raises(ValueError, match=r"\[4, 4\].* \[3, 4\]"):
         receptive_field(torch.zeros(3, 4), GEOMETRY)
     empty = torch.zeros(6, 6, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"\(seg_mask="):

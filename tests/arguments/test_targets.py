@@ -50,7 +50,7 @@ def test_string_is_its_token(model):
 
 
 def test_string_of_several_tokens_lists_them(model):
-    with pytest.raises(ValueError, match=r"' doge' is 2 tokens, not one: ' dog', 'e'"):
+    with pytest.raises(ValueError, match=r"' doge' is 2 tokens.*: ' dog', 'e'"):
         read_targets(model, " doge", PROMPT)
 
 
@@ -64,16 +64,16 @@ def test_half_precision_is_read_in_float32():
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        (97, ValueError, "token 97 is outside the vocabulary of 97 tokens"),
-        (-1, ValueError, "token -1 is outside"),
-        ((7, 3), ValueError, "position 7 is outside this prompt of 7 positions"),
-        ((1, 2, 3), TypeError, r"\(position, token\)"),
-        (True, TypeError, "expected a target"),
-        (1.5, TypeError, "expected a target"),
-        ([], ValueError, "no target given"),
-        (to.CaptionToken(pos=0), ValueError, "not predicted by anything"),
-        (" dog", ValueError, "no tokenizer"),
-        ((2, None), TypeError, "token id or a string"),
+        (97, ValueError, "token 97 .* 97 tokens"),
+        (-1, ValueError, "token -1 .* 97 tokens"),
+        ((7, 3), ValueError, "position 7 .* 7 positions"),
+        ((1, 2, 3), TypeError, r"\(position, token\).*\(1, 2, 3\)"),
+        (True, TypeError, "target .* True"),
+        (1.5, TypeError, r"target .* 1\.5"),
+        ([], ValueError, "no target"),
+        (to.CaptionToken(pos=0), ValueError, "position 0 .*predicted"),
+        (" dog", ValueError, "no tokenizer.*' dog'"),
+        ((2, None), TypeError, "token id .* None"),
     ],
 )
 def test_bad_targets(target, error, message):
@@ -83,5 +83,5 @@ def test_bad_targets(target, error, message):
 
 def test_function_must_return_a_scalar():
     [target] = read_targets(model_of("gpt-j", "bridge"), lambda logits: logits[0], PROMPT)
-    with pytest.raises(TypeError, match=r"must return a scalar tensor, it returned a tensor of shape \[97\]"):
+    with pytest.raises(TypeError, match=r"scalar tensor.*\[97\]"):
         target.value(LOGITS)

@@ -21,7 +21,7 @@ def test_what_was_there_before_does_not_count():
     assert tensor_peak(lambda: there[: 2**10].neg()) == 4 * 2**10
 
 
-def test_what_a_first_run_gives_back_does_not_count():
+def test_memory_that_a_first_run_releases_does_not_count():
     kept = [torch.ones(2**20)]
 
     def run() -> None:

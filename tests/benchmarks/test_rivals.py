@@ -1,4 +1,4 @@
-"""Every rival computes what we compute, or its time would mean nothing."""
+"""Every rival computes what the library computes, or its time would mean nothing."""
 
 import importlib.util
 

@@ -54,7 +54,7 @@ def test_a_figure_that_fails_does_not_take_the_others_with_it(tmp_path, capfd, m
 
     monkeypatch.setitem(FIGURES, "attaching", fails)
     chosen = ["--only", "attaching", "--only", "image_prompt"]
-    with pytest.raises(SystemExit, match="could not be measured: attaching"):
+    with pytest.raises(SystemExit, match="attaching"):
         main(["--shape", "tiny", "--rounds", "1", "--out", str(tmp_path), *chosen])
     assert "MemoryError: not on this machine" in capfd.readouterr().err
     [path] = tmp_path.glob("*.json")
@@ -76,7 +76,7 @@ def test_rounds_are_interleaved_and_warmed_up():
 def test_a_rival_with_another_result_is_not_timed():
     bench = Workbench(shape="tiny", device="cpu", dtype=torch.float32, rounds=1, n_stream=8, ceilings=CEILINGS)
     runs = {OURS: lambda: 1.0, "wrong": lambda: 2.0}
-    with pytest.raises(AssertionError, match="wrong gives another result"):
+    with pytest.raises(AssertionError, match=r"\bwrong\b.* 1\.0\b"):
         compare(bench, runs, same=lambda a, b: abs(a - b))
 
     def fails():

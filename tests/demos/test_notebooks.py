@@ -61,7 +61,7 @@ def test_it_names_the_line_to_change_for_gpt_j(notebook):
     assert any(re.search(r"\*\*.*one line.*GPT-J", text, re.S) for text in said)
 
 
-def test_it_says_no_place_of_a_machine(notebook):
+def test_it_names_no_path_of_a_machine(notebook):
     text = "\n".join(cell.source for cell in notebook.cells)
     assert not re.search(r"(?<![\w.~\"'])/(?:home|work|tmp|root)/", text)
 

@@ -50,7 +50,7 @@ def stand() -> Stand:
 
 @pytest.fixture(scope="session")
 def prepared(stand: Stand, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files, once."""
+    """The files, made once."""
     folder = tmp_path_factory.mktemp("reader")
     for noun, picture in ((stand.dog, stand.dog_picture), (stand.cat, stand.cat_picture)):
         (folder / f"{noun}.png").write_bytes(picture.read_bytes())
@@ -66,7 +66,7 @@ def prepared(stand: Stand, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An own copy of the files, and the working directory in it."""
+    """A private copy of the files, as the working directory."""
     folder = tmp_path / "reader"
     shutil.copytree(prepared, folder, symlinks=True)
     monkeypatch.chdir(folder)

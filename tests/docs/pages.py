@@ -1,4 +1,4 @@
-"""The pages as the tests see them: files, snippets, and the words that stand for a reader's own pictures."""
+"""The pages as the tests read them: files, snippets, and the words that stand for a reader's own pictures."""
 
 import re
 from dataclasses import dataclass

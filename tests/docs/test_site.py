@@ -108,7 +108,7 @@ def test_the_map_has_every_room_and_says_which_imports_which():
     assert text == room_map.with_imports(text), "run python -m tests.docs.room_map"
 
 
-def test_pages_name_no_place_of_this_machine():
+def test_pages_name_no_path_of_this_machine():
     for page in pages():
         assert not re.search(r"(?<![\w.~])/(?:home|work|tmp|root|usr)/", page.read_text()), name(page)
 
@@ -204,7 +204,7 @@ def test_every_quoted_message_is_in_the_source():
     assert not unknown
 
 
-def test_a_message_that_nobody_raises_is_noticed():
+def test_a_message_that_no_code_raises_is_noticed():
     messages = _texts(ROOT / "lens_multimodal")
     assert not any(_holds(message, "the moon is not made of … cheese") for message in messages)
     assert _holds("a … b c", "a … b")

@@ -1,4 +1,4 @@
-"""The built site in a real browser, opened as files: nothing is asked of a server, by scripts and styles neither."""
+"""The built site in a real browser, opened as files: no page, script or style contacts a server."""
 
 import json
 
@@ -21,7 +21,7 @@ def browser():
 
 
 @pytest.mark.parametrize("page", ["index.html", "idea.html", "how-to/ablate.html", "reference/hooks.html"])
-def test_pages_ask_no_server(browser, site, page):  # noqa: F811
+def test_pages_contact_no_server(browser, site, page):  # noqa: F811
     browser.get((site / page).as_uri())
     assert len(browser.find_element(By.TAG_NAME, "article").text) > 200
     asked = requests_of(browser)

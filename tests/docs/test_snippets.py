@@ -60,7 +60,7 @@ def _run_with_weights(code: Any, namespace: dict[str, Any]) -> None:
 
 
 def _detach_lens(snippet: Snippet, namespace: dict[str, Any]) -> None:
-    """A page that attaches anew leaves the model before it to the garbage collector, as a reader would."""
+    """A page that attaches again leaves the earlier model to the garbage collector, as a reader would."""
     if "lens = attach_vision" in snippet.code and "lens" in namespace:
         namespace["previous"] = namespace["lens"]
 
@@ -130,7 +130,7 @@ def _arguments(words: list[str]) -> list[str]:
     return []
 
 
-def test_commands_are_looked_at():
+def test_only_commands_of_the_program_are_checked():
     assert _arguments(shlex.split("accelerate launch -m lens_multimodal train x --out y")) == [
         "train",
         "x",

@@ -1,8 +1,8 @@
-"""A small GPT-J with a planted truth: one neuron writes " dog" where the picture is red.
+"""A small GPT-J with a planted circuit: one neuron writes " dog" where the picture is red.
 
-How the truth travels: a red patch becomes a vector along `RED`; neuron `NEURON` of layer 0 reads it and adds `DOG` to
-the residual stream there; one attention head of layer 1 that looks everywhere alike carries `DOG` to every later
-position; the unembedding reads it as " dog". All other weights are small random numbers.
+A red patch becomes a vector along `RED`. Neuron `NEURON` of layer 0 reads it and adds `DOG` to the residual stream
+there. One attention head of layer 1, which attends uniformly, carries `DOG` to every later position, and the
+unembedding reads it as " dog". All other weights are small random numbers.
 """
 
 import json
@@ -26,7 +26,7 @@ from tests.experiments.reference import Plain
 from tests.models import wrapped_model
 
 DOG, RED, BLUE, NOTHING = 0, 1, 2, 3
-"""Directions of the residual stream; nobody writes `NOTHING`, so DOG minus NOTHING is free of what a norm subtracts."""
+"""Directions of the residual stream; nothing writes `NOTHING`, so DOG minus NOTHING lacks what a norm subtracts."""
 
 LAYER, NEURON = 0, 7
 D_MODEL, D_MLP, SIDE, PATCH = 32, 40, 24, 8
@@ -96,7 +96,7 @@ def make_world(folder: Path, *, kind: str = "bridge", planted: bool = True) -> W
 
 
 def make_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Every word is one token behind a space; other text goes by letters."""
+    """Every word after a space is one token; other text is split into letters."""
     pieces = ["<|endoftext|>", "Ġ", "A", "Ċ", *"abcdefghijklmnopqrstuvwxyz", *(f"Ġ{word}" for word in WORDS)]
     scores = [-1.0 if len(piece) > 2 else -9.0 for piece in pieces]
     unigram = Tokenizer(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=0))
@@ -202,7 +202,7 @@ def _scene(folder: Path, number: int, name: str, cell: tuple[int, int]) -> Scene
 
 
 def plain_trio(world: World) -> Plain:
-    """The same weights for the independent route."""
+    """The same weights for the independent computation."""
     projection = linear()
     return Plain(
         world.plain,

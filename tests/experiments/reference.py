@@ -1,4 +1,4 @@
-"""The experiments' numbers by another route: plain `transformers`, NumPy and PIL; nothing of the library.
+"""The experiments' numbers computed independently: plain `transformers`, NumPy and PIL, nothing from the library.
 
 Covers the planted world of `tests.experiments.planted`: its encoder and projection are written out as array arithmetic.
 """
@@ -54,7 +54,7 @@ class Plain:
         return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
     def caption(self, vectors: np.ndarray, ids: list[int], n_tokens: int, without: Iterable[Neuron] = ()) -> list[int]:
-        """Greedy, the whole prompt anew for every token."""
+        """Greedy; the whole prompt runs again for every token."""
         stops = {self.words.eos_token_id, *self.words("\n")["input_ids"]}
         said: list[int] = []
         while len(said) < n_tokens:
@@ -109,7 +109,7 @@ class Plain:
             handle.remove()
         return np.stack([part.detach().reshape(-1, embeds.shape[-1]).numpy() for part in (embeds, *kept)])
 
-    def read_out(self, residual: np.ndarray) -> np.ndarray:
+    def unembedded(self, residual: np.ndarray) -> np.ndarray:
         """Final norm and unembedding in NumPy."""
         norm, head = self.model.transformer.ln_f, self.model.lm_head
         centred = residual - residual.mean(axis=-1, keepdims=True)

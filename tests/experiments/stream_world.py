@@ -16,17 +16,17 @@ from lens_multimodal.experiments.stream import Batching, stream
 from tests.lenses import picture, random_lens
 
 
-def make_scenes(folder: Path, count: int, *, anew: bool = True) -> list[Scene]:
+def make_scenes(folder: Path, count: int, *, write: bool = True) -> list[Scene]:
     """Random pictures on disk with a caption and a rectangle each; ids are not in the order of the list.
 
-    Args: anew: False where another process has written the files.
+    Args: write: False if another process has written the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scenes = []
     for number in range(count):
         shown = picture(number)
         path = folder / f"{number:03d}.png"
-        if anew:
+        if write:
             shown.save(path)
         box = SceneObject(
             id=number,
@@ -108,7 +108,7 @@ def run_probe(home: Path, out: Path, *, seconds: float = 0.0, count: int = 14) -
     stream(
         lens,
         [Probe()],
-        make_scenes(home, count, anew=False),
+        make_scenes(home, count, write=False),
         out,
         settings={"picture": PictureSettings(), "probe": ProbeSettings(seconds=seconds)},
         batching=Batching(pictures=2),

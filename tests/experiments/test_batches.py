@@ -1,4 +1,4 @@
-"""What a smaller batch promises: after memory ran out, no forward pass is larger than it, and the numbers stay."""
+"""After memory ran out, no forward pass exceeds the smaller batch, and the numbers stay the same."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -87,7 +87,7 @@ def test_the_scenes_of_the_package_pass_whole():
 
 
 def test_a_run_over_the_published_layout(tmp_path):
-    """In float64 on the planted trio: five pictures, no exact removal, which COCO does not have."""
+    """In float64 on the planted trio: five pictures, and no exact removal, which COCO cannot offer."""
     world = make_world(tmp_path / "world")
     chosen = {"picture": {"max_new_tokens": 4, "top_k": 12, "n_ranked": 120}, "follow_ups": {"covered": 0.5}}
     names = ["projection", "follow_ups"]

@@ -108,11 +108,11 @@ def test_an_effect_that_a_control_keeps_is_called_an_artefact():
     verdict = differences_of(fabricated(1.0)).verdict
     assert verdict.startswith("ARTEFACT: the effect 'says the noun' (0.5")
     assert "under blank picture (10" in verdict
-    assert "the effect 'caption' (1.00 [1.00, 1.00]) is no artefact" in verdict
+    assert "the effect 'caption' (1.00 [1.00, 1.00]) is not an artefact" in verdict
     assert verdict.endswith("(n = 8 pictures).")
 
 
-def test_an_effect_that_no_control_keeps_is_none():
+def test_an_effect_that_no_control_keeps_is_not_an_artefact():
     found = differences_of(fabricated(0.1))
     assert "ARTEFACT" not in found.verdict
     assert found.verdict.count("less than half of it remains under every control") == 3

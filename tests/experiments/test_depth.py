@@ -21,7 +21,7 @@ def embeds(world, plain):
 
 def test_the_logit_lens_is_plain_norm_and_head_at_every_depth(world, plain, rows, embeds):
     noun = world.picture(0).nouns[0]
-    logits = plain.read_out(plain.residuals(embeds))
+    logits = plain.unembedded(plain.residuals(embeds))
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_probability = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     places = {"image": range(9), "object": [4], "background": [0, 1, 2, 3, 5, 6, 7, 8], "prediction": [noun.read_pos]}
@@ -114,6 +114,6 @@ def test_the_verdicts_follow_the_numbers():
     )
 
 
-def test_settings_that_make_no_sense_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match=r"covered .* 0\.0"):
         DepthSettings(covered=0.0)

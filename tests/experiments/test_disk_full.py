@@ -1,4 +1,4 @@
-"""A full disk stops the run with what to do, loses nothing, and the run goes on when there is room."""
+"""A full disk stops the run with advice and loses nothing; the run continues once there is room."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ from tests.experiments.test_stream import bytes_of
 NAMES = ["probe.pictures", "probe.neurons"]
 
 
-def test_a_full_disk_while_merging_says_how_to_go_on(tmp_path: Path) -> None:
+def test_a_full_disk_while_merging_says_how_to_continue(tmp_path: Path) -> None:
     scenes = make_scenes(tmp_path / "pictures", 4)
     out = tmp_path / "out"
     run_probe(tmp_path / "pictures", out, count=4)
@@ -32,7 +32,7 @@ def test_a_full_disk_while_merging_says_how_to_go_on(tmp_path: Path) -> None:
     assert len(order) == len(scenes)
 
 
-def test_other_errors_of_the_disk_stay_what_they_are(tmp_path: Path) -> None:
+def test_other_disk_errors_are_unchanged(tmp_path: Path) -> None:
     error = PermissionError(13, "not yours")
     assert disk_full(error, tmp_path, safe=3) is error
 
@@ -47,7 +47,7 @@ cp -r "$1/out/run" "$1/saved"
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_on_the_way_loses_nothing(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_during_a_run_loses_nothing(tmp_path: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare to mount a small disk")
     make_scenes(tmp_path / "pictures", 14)

@@ -72,6 +72,6 @@ def test_the_verdict_names_the_best_score_and_the_papers():
 
 
 @pytest.mark.parametrize("bad", [{"n_neurons": 3}, {"integrate_every": 0}])
-def test_settings_that_make_no_sense_are_refused(bad):
+def test_invalid_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         FaithfulnessSettings(**bad)

@@ -123,6 +123,6 @@ def test_overlaps_across_pictures_are_counted_pair_by_pair():
 
 
 @pytest.mark.parametrize("bad", [{"covered": 0.0}, {"mean_over": 0}, {"n_other_nouns": 0}])
-def test_settings_that_make_no_sense_are_refused(bad):
+def test_invalid_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         FollowUpsSettings(**bad)

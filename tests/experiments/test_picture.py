@@ -1,4 +1,4 @@
-"""What experiments share: caption, nouns, neurons, by a plain route; and the rule that finds nouns."""
+"""What experiments share, computed independently: caption, nouns, neurons; and the rule that finds nouns."""
 
 from dataclasses import replace
 
@@ -80,12 +80,12 @@ def test_a_caption_without_nouns_gives_no_neurons(world):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ({"top_k": 0}, "top_k must be at least 1, got 0"),
-        ({"n_ranked": 5}, r"n_ranked \(5\) must be at least top_k \(100\)"),
-        ({"score": "magic"}, "unknown score 'magic'; there are activation_x_gradient"),
+        ({"top_k": 0}, "top_k .* 1, got 0"),
+        ({"n_ranked": 5}, r"n_ranked \(5\) .*top_k \(100\)"),
+        ({"score": "magic"}, "score 'magic'.* activation_x_gradient"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(bad, said):
+def test_invalid_settings_are_refused(bad, said):
     with pytest.raises(ValueError, match=said):
         PictureSettings(**bad)
 
@@ -104,7 +104,7 @@ def names(finder, text: str) -> list[str]:
 
 
 def captioned(like: Scene, categories: tuple[str, ...], *captions: str) -> Scene:
-    """A scene of other objects and captions; nobody looks at its picture."""
+    """A scene of other objects and captions; its picture is not used."""
     objects = tuple(replace(like.objects[0], category=category) for category in categories)
     return replace(like, objects=objects, captions=captions)
 

@@ -1,4 +1,4 @@
-"""A neuron wired by hand to write one noun where one image direction is present must be what the experiments find."""
+"""The experiments find a neuron that is wired by hand to write one noun where one image direction is present."""
 
 import pytest
 import torch

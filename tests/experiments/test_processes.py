@@ -1,7 +1,7 @@
-"""Two processes give the tables of one, also when all are killed on the way and another number goes on.
+"""Two processes give the tables of one, even if all are killed and another number of processes continues.
 
-The experiments themselves are run by the very command that the documentation gives, `accelerate launch -m
-lens_multimodal reproduce`. Where there is no GPU, accelerate starts several processes only when told `--multi_gpu`.
+The command that the documentation gives, `accelerate launch -m lens_multimodal reproduce`, runs the experiments.
+Without a GPU, accelerate starts several processes only with `--multi_gpu`.
 """
 
 import os
@@ -30,7 +30,7 @@ def launch(home: Path, out: Path, *, processes: int = 2) -> subprocess.Popen[byt
 
 
 def kill_all(launcher: subprocess.Popen[bytes]) -> None:
-    """The launcher and its workers, which live in sessions of their own and would go on without it."""
+    """Kill the launcher and its workers, which have sessions of their own and would continue without it."""
     workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     assert len(workers) == 2
     for pid in (launcher.pid, *map(int, workers)):
@@ -39,7 +39,7 @@ def kill_all(launcher: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """Newer releases of accelerate find one themselves when told 0; older ones wait there for ever."""
+    """Newer releases of accelerate find a port themselves when given 0; older ones wait there forever."""
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return int(asked.getsockname()[1])
@@ -70,7 +70,7 @@ def test_two_processes_equal_one_and_both_wrote(home: Path, alone: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_killed_on_the_way_and_continued_by_one(home: Path, alone: Path, tmp_path: Path) -> None:
+def test_two_killed_processes_are_continued_by_one(home: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     started = launch(home, out)
     deadline = time.monotonic() + 1500

@@ -28,7 +28,7 @@ def test_nearest_tokens_are_those_of_the_plain_cosine(world, plain, rows):
 
 
 def test_the_unembedding_reads_what_plain_norm_and_head_read(world, plain, rows):
-    logits = plain.read_out(plain.vectors(world.scenes[0].path))
+    logits = plain.unembedded(plain.vectors(world.scenes[0].path))
     for own, row in zip(logits, of(rows, "image prompts", "unembedding").itertuples(), strict=True):
         assert row.token_ids == np.argsort(-own, kind="stable")[:10].tolist()
         assert row.best == pytest.approx(own.max(), rel=1e-5)

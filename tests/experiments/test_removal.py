@@ -1,4 +1,4 @@
-"""The same scene without an object: exact where the data set has it, a mean vector elsewhere; the table says which."""
+"""Removal of an object: exact if the data set has the scene without it, else by a mean vector; the table says which."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_exact_removal_shows_the_model_the_scene_without_the_object(world):
     assert table.loc[removal.EXACT_CONTROL, "probability"] > 0.5
 
 
-def test_without_such_a_picture_the_mean_vector_is_all_there_is(world):
+def test_without_such_a_picture_only_the_mean_vector_is_used(world):
     picture = world.picture(1)
     found = FollowUps().rows(world.context(picture, SETTINGS))["regions"]
     assert removal.REPLACED in set(found["condition"])
@@ -136,7 +136,7 @@ class Unlucky(Probe):
         return super().rows(context)
 
 
-def test_a_run_goes_on_without_the_scene_whose_other_picture_is_unreadable(tmp_path):
+def test_a_run_continues_without_a_scene_whose_other_picture_is_unreadable(tmp_path):
     scenes = make_scenes(tmp_path / "pictures", 3)
     settings = {"picture": PictureSettings(), "probe": ProbeSettings()}
     stream(random_lens(tmp_path), [Unlucky()], scenes, tmp_path / "out", settings=settings, progress=False)
@@ -163,7 +163,7 @@ def summary_of(**changes: tuple[float, int]) -> Summary:
     return FollowUps().summarise({"regions": pd.DataFrame(rows), "scores": empty, "neurons": empty}, seed=0)["regions"]
 
 
-def test_the_verdict_tells_both_ways_of_removing_apart():
+def test_the_verdict_distinguishes_both_ways_of_removal():
     found = summary_of(
         **{
             removal.EXACT: (-1.5, 8),
@@ -181,7 +181,7 @@ def test_the_verdict_tells_both_ways_of_removing_apart():
     assert "8 of 12 pictures" in found.caption
 
 
-def test_the_verdict_of_a_data_set_without_such_scenes_speaks_of_the_mean_vector_alone():
+def test_the_verdict_of_a_data_set_without_such_scenes_names_only_the_mean_vector():
     found = summary_of(**{removal.REPLACED: (0.7, 12), removal.REPLACED_CONTROL: (-0.7, 12)})
     assert found.verdict.startswith("Replacing the object's patches by the mean vector RAISES")
     assert "MORE likely than replacing as much background" in found.verdict

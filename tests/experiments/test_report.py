@@ -1,4 +1,4 @@
-"""The report says what the tables hold: cells, figures, pictures, and plainly what cannot be compared."""
+"""The report shows what the tables hold: cells, figures, pictures, and what cannot be compared."""
 
 import json
 import re
@@ -76,14 +76,14 @@ def test_intervals_share_a_column_and_the_paper_stands_beside() -> None:
     assert table.numeric == (False, True, True, True, False)
 
 
-def test_nobody_can_take_the_papers_number_as_comparable_where_it_is_not() -> None:
+def test_the_papers_number_is_marked_where_it_is_not_comparable() -> None:
     heading = table_of(summary(), same_setting=False).header[-1]
     assert "GPT-J-6B" in heading
     assert "COCO" in heading
     assert heading.endswith("another model and data set")
     html = page(report(summary()))
-    assert "to be read, not to be compared" in html
-    assert "to be read, not to be compared" not in page(report(summary(), same_setting=True))
+    assert "for orientation, not for comparison" in html
+    assert "for orientation, not for comparison" not in page(report(summary(), same_setting=True))
 
 
 def test_which_runs_are_the_papers() -> None:
@@ -114,7 +114,7 @@ def test_an_interval_has_the_decimals_of_its_largest_number() -> None:
     ]  # fmt: skip
 
 
-def test_in_short_names_what_each_verdict_is_about() -> None:
+def test_the_summary_names_the_subject_of_each_verdict() -> None:
     several = report(summary(), summary(title="Other nouns", verdict="No verdict: 2 of"), summary(verdict=""))
     assert [entry.summary.title for _, entry in several.answers] == ["Left <b>over</b>", "Other nouns"]
     assert '<a href="#causal">Other nouns</a><span>No verdict: 2 of</span>' in page(several)
@@ -247,7 +247,7 @@ def test_markdown_holds_the_tables_and_the_settings() -> None:
     assert json.loads(text.split("```json")[1].split("```")[0])["seed"] == 3
 
 
-def test_the_papers_numbers_are_known_for_what_they_are() -> None:
+def test_the_papers_numbers_state_their_status() -> None:
     assert {entry.status for entry in paper_numbers().values()} == {"seen", "recalled", "unknown"}
     assert str(paper_number("selectivity.iou.top")) == "not available"
     assert str(paper_number("discovery.neurons")) == "458,752 (seen)"
@@ -329,7 +329,7 @@ def test_the_extremes_are_the_extremes(tmp_path: Path) -> None:
     assert re.search(r"without the top 100: “a hat”<br>\s*without 100 random: “a dog 1”", html)
 
 
-def test_no_picture_is_at_both_ends_and_lost_files_are_said(tmp_path: Path) -> None:
+def test_no_picture_is_at_both_ends_and_missing_files_are_listed(tmp_path: Path) -> None:
     tables, manifest = world(tmp_path, [0.3, 0.9, 0.5])
     cases = cases_of(tables, manifest)
     assert cases.fields is not None
@@ -346,13 +346,13 @@ def test_a_run_without_these_tables_shows_no_pictures(tmp_path: Path) -> None:
     assert cases_of({}, {"folder": str(tmp_path)}) == Cases(fields=None, ablations=None, absent=())
 
 
-def test_without_any_overlap_the_maps_are_shown_and_it_is_said(tmp_path: Path) -> None:
+def test_without_any_overlap_the_maps_are_shown_with_a_note(tmp_path: Path) -> None:
     tables, manifest = world(tmp_path, [None, None])
     cases = cases_of(tables, manifest)
     assert cases.fields is not None
     assert [case.iou for case in cases.fields.best] == [None]
     html = page(report(summary(), cases=cases))
-    assert "so there is no overlap to choose by" in html
+    assert "so the pictures are not chosen by overlap" in html
     assert "which is not annotated in this picture" in html
     assert "Where the neurons look at the object most" not in html
 

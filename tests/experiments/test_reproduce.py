@@ -27,7 +27,7 @@ def test_the_registry_names_finished_experiments_with_frozen_settings() -> None:
         assert len(set(experiment.tables)) == len(experiment.tables) > 0
 
 
-def test_experiments_come_in_the_order_of_the_report_and_strangers_are_refused() -> None:
+def test_experiments_come_in_the_order_of_the_report_and_unknown_names_are_refused() -> None:
     assert [e.name for e in chosen(["causal", "projection"])] == ["projection", "causal"]
     assert [e.name for e in chosen("causal")] == ["causal"]
     assert [e.name for e in chosen(None)] == list(EXPERIMENTS)
@@ -102,7 +102,7 @@ reproduce(out=sys.argv[1], limit=3, progress=False, batching=Batching(pictures=1
 
 
 @pytest.mark.slow
-def test_all_experiments_killed_on_the_way_and_started_again_give_equal_bytes(tmp_path: Path) -> None:
+def test_a_killed_and_restarted_run_gives_equal_bytes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     child = subprocess.Popen([sys.executable, "-c", RUN, str(out)], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 1500

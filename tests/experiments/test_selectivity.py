@@ -95,6 +95,6 @@ def test_the_verdict_follows_the_numbers(top, random, said):
     assert "across pictures" not in few, "no category is in two pictures"
 
 
-def test_settings_that_make_no_sense_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match=r"quantile=2\.0"):
         SelectivitySettings(quantile=2.0)

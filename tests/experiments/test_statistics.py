@@ -44,7 +44,7 @@ def test_a_mean_counts_each_picture_once() -> None:
     assert ((found["low"] < found["mean"]) & (found["mean"] < found["high"])).all()
 
 
-def test_intervals_hold_the_true_mean_about_as_often_as_they_say() -> None:
+def test_intervals_cover_the_true_mean_at_about_their_level() -> None:
     held = 0
     for trial in range(80):
         sample = np.random.default_rng(trial).normal(3.0, 1.0, size=40)

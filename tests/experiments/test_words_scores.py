@@ -1,4 +1,4 @@
-"""BERTScore and CLIPScore with real, tiny, random models made on the spot."""
+"""BERTScore and CLIPScore with small random models made on the spot."""
 
 import json
 from pathlib import Path

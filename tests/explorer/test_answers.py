@@ -103,7 +103,7 @@ def test_ablation_and_scaling_change_the_word_as_the_library_does(page, lens, tw
 
 
 @pytest.mark.parametrize("neurons", [[], [{"layer": 1, "neuron": 4, "factor": 1.0}]])
-def test_a_change_of_nothing_changes_nothing(page, two, neurons):
+def test_no_neurons_or_a_factor_of_one_change_nothing(page, two, neurons):
     caption = page.ask("/api/look", picture=two[0], text=TEXT)["caption"]
     changed = page.ask("/api/change", picture=two[0], **page.place(two[0], 0), neurons=neurons)
     assert changed["caption"] == caption
@@ -151,7 +151,7 @@ def test_a_sweep_agrees_with_patching_each_image_patch_alone(page, two):
     assert max(abs(value) for row in swept["effect"] for value in row) > 1e-4
 
 
-def test_the_oldest_uploads_go_and_their_vectors_with_them(page, lens):
+def test_the_oldest_uploads_are_dropped_with_their_vectors(page, lens):
     held = len(lens.virtual_tokens)
     names = [page.upload(png(picture(seed))).json()["id"] for seed in range(LIMITS.uploads_held + 2)]
     assert len(lens.virtual_tokens) == held + LIMITS.uploads_held

@@ -1,4 +1,4 @@
-"""The page in a real browser: a picture, a word, neurons, ablation, patching; every answer read off the page."""
+"""The page in a real browser: a picture, a word, neurons, ablation, patching; every answer is taken from the page."""
 
 import threading
 from pathlib import Path
@@ -23,7 +23,7 @@ PATIENCE_S = 120
 
 
 class Tab:
-    """What a person does with the page."""
+    """A user's actions on the page."""
 
     def __init__(self, driver, url: str) -> None:
         self.driver, self.url = driver, url

@@ -1,4 +1,4 @@
-"""What the explorer refuses, each time with one clean line, and what it never gives away."""
+"""What the explorer refuses, with one clean line each, and what it never reveals."""
 
 import io
 import struct
@@ -295,7 +295,7 @@ NO_QUESTIONS = {
 
 
 @pytest.mark.parametrize("body", NO_QUESTIONS.values(), ids=NO_QUESTIONS)
-def test_a_body_that_is_no_question_is_refused(page, body):
+def test_a_body_that_is_not_a_question_is_refused(page, body):
     headers = {"x-explorer-token": page.token, "content-type": "application/json"}
     response = page.client.post("/api/look", content=body, headers=headers)
     assert response.status_code in (400, 422), response.text

@@ -19,13 +19,13 @@ FOLDER = files("lens_multimodal").joinpath("explorer", "static")
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.0.4", "example.org", "127.0.0.2"])
 def test_only_this_machines_own_address(lens, host):
-    with pytest.raises(ValueError, match=r"only, not on .*ssh -L"):
+    with pytest.raises(ValueError, match=rf"{host!r}.*ssh -L"):
         explorer.serve(lens, host=host, open_browser=False)
 
 
 @pytest.mark.parametrize("port", [-1, 65536, True])
 def test_a_port_is_a_number_in_range(lens, port):
-    with pytest.raises(ValueError, match="a port is a number"):
+    with pytest.raises(ValueError, match=f"65535, got {port}"):
         explorer.serve(lens, port=port, open_browser=False)
 
 
@@ -34,7 +34,7 @@ def test_a_taken_port_is_named(lens):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(OSError, match=f"port {port} .*choose another"):
+        with pytest.raises(OSError, match=rf"port {port}\b"):
             explorer.serve(lens, port=port, open_browser=False)
 
 

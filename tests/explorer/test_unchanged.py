@@ -1,4 +1,4 @@
-"""Many questions at once, good and bad: the same answers as one by one, and a model that is as it was."""
+"""Many questions at once, good and bad: the same answers as one by one, and an unchanged model."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""The independent route: plain transformers with PyTorch hooks on the Hugging Face modules."""
+"""The independent computation: plain transformers with PyTorch hooks on the Hugging Face modules."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ def pattern_and_values(model, prompt, layer):
 
 
 def renormalised_z(layout, kind, prompt, layer, *, queries, keys, heads):
-    """What the output projection should receive: the plain pattern with zeros, divided by what is left."""
+    """What the output projection should receive: the plain pattern with zeros, divided by the remaining sum."""
     model = wrapped(layout, kind)
     pattern, values = pattern_and_values(model, prompt, layer)
     for head in heads:
@@ -238,7 +238,7 @@ def test_two_cuts_add_up():
         ([3, 4], [0, 1, 2, 5], None),
     ],
 )
-def test_a_cut_that_blinds_a_query_is_refused_when_built(queries, keys, message):
+def test_a_cut_that_leaves_a_query_no_key_is_refused_when_built(queries, keys, message):
     model = wrapped("llama", "bridge")
     if message is None:
         cut_attention(model, queries=queries, keys=keys)
@@ -248,7 +248,7 @@ def test_a_cut_that_blinds_a_query_is_refused_when_built(queries, keys, message)
 
 
 @pytest.mark.parametrize("layout", ["gpt-j", "llama"])
-def test_a_cut_that_blinds_a_padded_row_is_refused_in_the_pass(layout):
+def test_a_cut_that_leaves_a_padded_row_no_key_is_refused_in_the_pass(layout):
     model, prompt = wrapped(layout, "bridge", torch.float32), reference.tokens()
     mask = torch.ones_like(prompt)
     mask[1, :2] = 0
@@ -259,7 +259,7 @@ def test_a_cut_that_blinds_a_padded_row_is_refused_in_the_pass(layout):
 
 
 def test_a_dropped_edit_is_noticed():
-    """The way that fires and does nothing on GPT-J's bridge: editing the scores."""
+    """Editing the scores on GPT-J's bridge: the hook fires, but has no effect."""
     model, prompt = wrapped("gpt-j", "bridge"), reference.tokens()
     state = CutState()
 

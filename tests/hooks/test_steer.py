@@ -157,7 +157,7 @@ def test_wrong_vectors_are_named():
 
 @pytest.mark.usefixtures("as_users_have_it")
 @pytest.mark.parametrize("amount", [None, "2", True, [1.0], torch.ones(2)])
-def test_amounts_that_are_no_numbers(amount):
+def test_amounts_that_are_not_numbers(amount):
     model = wrapped("gpt-j", "bridge")
     for build, name in ((steer, "amount"), (scale, "factor"), (set_to, "value")):
         with pytest.raises(TypeError, match=rf"{build.__name__}\({name}=\.\.\.\)"):

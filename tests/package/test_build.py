@@ -1,4 +1,4 @@
-"""The wheel and the source distribution as a stranger gets them."""
+"""The wheel and the source distribution as users get them."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def _collected(listing: str) -> set[str]:
     return {line for line in listing.splitlines() if "::" in line}
 
 
-def test_what_the_wheel_says_of_itself(built):
+def test_the_metadata_of_the_wheel(built):
     from lens_multimodal import __version__
 
     with zipfile.ZipFile(built["wheel"]) as wheel:

@@ -1,4 +1,4 @@
-"""What users build on does not change unnoticed."""
+"""The public API does not change unnoticed."""
 
 from tests.package.public_api import RECORDED, lines
 

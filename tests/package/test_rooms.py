@@ -1,4 +1,4 @@
-"""The structure: rooms import downwards only, no circle, no two files of one name, no overlong file."""
+"""The structure: a room imports only lower rooms, no circle, no two files of one name, no overlong file."""
 
 import ast
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What draws is imported by nothing below it, inside functions included."""
+"""No lower room imports what draws, not even inside functions."""
 
 import ast
 from pathlib import Path

@@ -228,7 +228,7 @@ def test_near_duplicates_are_joined_and_others_are_not() -> None:
     assert groups(outline, shading, hands=hands, families=["", "f", "", "", "f", ""]) == [0, 1, 0, 0, 1, 5]
 
 
-def test_one_hand_needs_less_likeness_than_two() -> None:
+def test_the_threshold_is_lower_within_one_hand() -> None:
     outline = np.array([[1, 0, 0, 0], [0.978, np.sqrt(1 - 0.978**2), 0, 0]], np.float32).repeat(64, 1) / 8
     shading = np.concatenate([outline, np.zeros((2, 1), np.float32)], 1)
     assert groups(outline, shading, hands=["a", "a"], families=["", ""]) == [0, 0]
@@ -257,7 +257,7 @@ def test_cutout_is_tight_centred_and_keeps_its_aspect() -> None:
         (Image.new("RGBA", (90, 10), (200, 10, 10, 255)), "sliver"),
     ],
 )
-def test_what_is_no_object_is_refused(picture: Image.Image, reason: str) -> None:
+def test_what_is_not_an_object_is_refused(picture: Image.Image, reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
         square(picture, 64)
 
@@ -342,7 +342,7 @@ def test_nothing_fetched_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_result(work: Path) -> None:
-    """Kill a run between two packages; the next keeps the finished parts and ends as an undisturbed run would."""
+    """Kill a run between two packages: the next keeps the finished parts and ends like an uninterrupted run."""
     program = (
         "import sys, time; from pathlib import Path\n"
         "import recipes.tiny.pictures.render as render\n"

@@ -235,9 +235,9 @@ def test_the_warp_moves_points_and_grey_takes_colour_away() -> None:
 
 
 def test_an_absent_picture_and_a_wrong_shape_are_refused(cutouts: CutOuts) -> None:
-    with pytest.raises(ValueError, match=r"\[99\] are not among the 7 loaded"):
+    with pytest.raises(ValueError, match=r"\[99\] .* 7 "):
         compose(cutouts, torch.tensor([[99, -1, -1]]), size=16, generator=seeded())
-    with pytest.raises(ValueError, match=r"expected \(scenes, 3\)"):
+    with pytest.raises(ValueError, match=r"\(1, 2\).*\(scenes, 3\)"):
         compose(cutouts, torch.tensor([[1, -1]]), size=16, generator=seeded())
 
 
@@ -267,17 +267,17 @@ def test_loading_refuses_leaks_wrong_hashes_and_wrong_names(tmp_path: Path) -> N
     pixels = random_pictures(4)
     pixels[3] = pixels[0]
     leaky = write_pictures(tmp_path / "leaky", pixels, ["train", "train", "train", "held_out_drawing"])
-    with pytest.raises(ValueError, match="also occur in the split 'held_out_drawing'"):
+    with pytest.raises(ValueError, match="split 'held_out_drawing'"):
         load(leaky, splits=["train"], side=16)
     changed = write_pictures(tmp_path / "changed", random_pictures(2), ["train", "train"])
     np.save(changed / "pixels.npy", random_pictures(2, seed=1).numpy())
-    with pytest.raises(ValueError, match="picture 0 does not match its sha256"):
+    with pytest.raises(ValueError, match=r"picture 0 .*sha256"):
         load(changed, splits=["train"], side=16)
-    with pytest.raises(ValueError, match="splits \\['test'\\] do not exist"):
+    with pytest.raises(ValueError, match=r"splits \['test'\]"):
         load(changed, splits=["test"], side=16)
-    with pytest.raises(ValueError, match="no picture in the splits"):
+    with pytest.raises(ValueError, match=r"no picture .*\['held_out_style'\]"):
         load(changed, splits=["held_out_style"], side=16)
-    with pytest.raises(ValueError, match="side 40 is not between 1 and the pictures' own side 32"):
+    with pytest.raises(ValueError, match=r"side 40 .* 32\b"):
         of_pixels(random_pictures(1), side=40)
 
 
@@ -304,7 +304,7 @@ def test_captions_say_what_is_there_and_where() -> None:
     triples = {continuation(["dog", "car", "egg"], [dog, car, egg], random=Random(seed)) for seed in range(80)}
     assert triples == {" a dog, a car and an egg."}
     assert relation((0.5, 0.5), (0.55, 0.55)) is None
-    with pytest.raises(ValueError, match="1 nouns and 2 centres"):
+    with pytest.raises(ValueError, match=r"1 nouns .*2 centres"):
         continuation(["dog"], [dog, car], random=Random(0))
 
 

@@ -43,7 +43,7 @@ def test_a_bad_row_is_named(tmp_path):
     header = "noun,number,kinds,colours,size,materials,parts,places,does,uses,qualities,related"
     path = tmp_path / "knowledge.csv"
     path.write_text(f"{header}\ndog,,pet,brown,gigantic,,tail,at home,bark,feed it,loyal,puppy\n")
-    with pytest.raises(ValueError, match=r"line 2 \('dog'\): size 'gigantic' must be one of"):
+    with pytest.raises(ValueError, match=r"line 2 \('dog'\): size 'gigantic'"):
         knowledge.load(path)
 
 
@@ -204,7 +204,7 @@ def test_bible_footnotes_leave_and_words_stay_apart():
 
 
 def test_a_missing_package_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run the stage `fetch` first"):
+    with pytest.raises(FileNotFoundError, match="`fetch`"):
         list(real.wordnet(tmp_path))
 
 
@@ -246,7 +246,7 @@ def test_ngram_probabilities_sum_to_one_and_prefer_what_was_seen():
 
 
 def test_ngram_refuses_keys_that_overflow():
-    with pytest.raises(ValueError, match="lower the order"):
+    with pytest.raises(ValueError, match=r"6-grams .* 5120 tokens"):
         NGram(np.zeros(10, dtype=int), order=6, vocab_size=5120)
 
 

@@ -1,4 +1,4 @@
-"""The encoder's training: its two losses, what it may see, and going on after an interruption."""
+"""The encoder's training: its two losses, what it may see, and resuming after an interruption."""
 
 import csv
 import hashlib
@@ -131,7 +131,7 @@ def test_two_views_show_the_same_cutouts_in_other_company() -> None:
     assert torch.equal(drawn[0].sort().values, drawn[1].sort().values)
     assert len(drawn[0].unique()) == len(drawn[0]) == 24
     assert not torch.equal(views[0].pictures, views[1].pictures)
-    with pytest.raises(ValueError, match="need 24 cut-outs, only 7"):
+    with pytest.raises(ValueError, match=r"\b24 cut-outs.* 7\b"):
         vision.two_views(of_pixels(random_pictures(7), side=32), 12, size=32, generator=seeded())
 
 
@@ -186,7 +186,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_a_finished_run_goes_on_from_before_the_fall(work: Path) -> None:
+def test_a_finished_run_continues_from_before_the_decay(work: Path) -> None:
     first = vision.run(tiny(10), work)
     assert vision.run(tiny(10), work) == first
     before = torch.load(work / "vision" / "checkpoint.pt", weights_only=True)
@@ -215,7 +215,7 @@ def test_a_time_limit_ends_the_constant_part(work: Path) -> None:
 def test_only_training_pictures_are_drawn_and_only_pixels_and_split_are_read(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pictures' table here has no noun, no name and no style, and there is no vocabulary: nothing misses it."""
+    """The table here has no noun, name or style, and there is no vocabulary: training needs none of them."""
     drawn: set[int] = set()
     compose = vision.compose
 

@@ -1,4 +1,4 @@
-"""What ships reproduces its card."""
+"""The shipped weights reproduce the figures of their card."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`make demo` in short: the page holds the pictures, the captions and the neurons, and fetches nothing."""
+"""A short `make demo`: the page holds the pictures, the captions and the neurons, and fetches nothing."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""The shipped files: complete, small, readable by everybody's tools, and honest about held-out drawings."""
+"""The shipped files: complete, small, readable by standard tools, and free of leaks from held-out drawings."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Which pictures a batch holds, whenever, wherever and by however many processes it is made."""
+"""Which pictures a batch holds does not depend on when, where and by how many processes it is made."""
 
 import json
 import tarfile
@@ -131,7 +131,7 @@ def test_unreadable_pictures_are_left_out_and_counted(pictures: list[CaptionedPi
     pictures[5].picture.unlink()
     damage = Damage()
     batches = batches_of(pictures, preprocessing=SIDE, batch_size=N, damage=damage)(0)
-    with pytest.warns(UserWarning, match="1 left out so far: 1 unreadable pictures; the latest is 0[35].png"):
+    with pytest.warns(UserWarning, match=r"\b1 unreadable pictures.* 0[35]\.png"):
         found = flat(take(batches, 1))
     batches.close()  # type: ignore[attr-defined]
     assert sorted(found) == [0, 1, 2, 4, 6, 7, 8, 9, 10]
@@ -143,7 +143,7 @@ def test_a_batch_without_a_readable_picture(pictures: list[CaptionedPicture]) ->
     for picture in pictures:
         assert isinstance(picture.picture, Path)
         picture.picture.unlink()
-    with pytest.raises(ValueError, match="none of the 4 pictures of a batch can be read"):
+    with pytest.raises(ValueError, match=r"\b4 pictures .*\b\d\d\.png"):
         next(batches_of(pictures, preprocessing=SIDE, batch_size=4)(0))
 
 
@@ -195,7 +195,7 @@ def test_listed_shards_are_an_indexable_source(shards: Shards) -> None:
 @pytest.mark.filterwarnings("ignore:.*left out so far")
 def test_streams_without_a_picture(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"x" * 1024)
-    with pytest.raises(ValueError, match=r"the 1 shards hold no usable picture \(1 left out so far: 1 shards cut off"):
+    with pytest.raises(ValueError, match=r"\b1 shards hold .*\b1 shards cut off"):
         next(stream(read_shards(tmp_path / "a.tar"))(0))
 
 
@@ -209,17 +209,17 @@ def test_scenes_in_coco_format(tmp_path: Path) -> None:
     assert flat(take(batches_of(scenes.captioned(), preprocessing=SIDE, batch_size=2)(0), 1)) == [7, 7]
 
 
-def test_shards_are_not_taken_for_a_list(shards: Shards) -> None:
-    with pytest.raises(TypeError, match=r"pass list\(shards\) here, or stream them with batches_of_stream"):
+def test_shards_are_not_accepted_as_a_list(shards: Shards) -> None:
+    with pytest.raises(TypeError, match=r"list\(shards\).*batches_of_stream"):
         batches_of(shards, preprocessing=SIDE, batch_size=2)
 
 
 def test_refused_numbers(pictures: list[CaptionedPicture]) -> None:
-    with pytest.raises(ValueError, match="got no captioned picture"):
+    with pytest.raises(ValueError, match="no captioned picture"):
         batches_of([], preprocessing=SIDE, batch_size=2)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size .* 1, got 0"):
         batches_of(pictures, preprocessing=SIDE, batch_size=0)
-    with pytest.raises(ValueError, match="give rank and world_size together"):
+    with pytest.raises(ValueError, match=r"rank=1 .*world_size=None"):
         batches_of(pictures, preprocessing=SIDE, batch_size=2, rank=1)(0)
-    with pytest.raises(ValueError, match=r"rank must lie in 0..1, got 2"):
+    with pytest.raises(ValueError, match=r"rank .*0\.\.1, got 2"):
         batches_of(pictures, preprocessing=SIDE, batch_size=2, rank=2, world_size=2)(0)

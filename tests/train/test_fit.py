@@ -29,7 +29,7 @@ def lens(tmp_path: Path) -> VisionLens:
 
 
 def batches(lens: VisionLens, size: int) -> BatchesFrom:
-    """Eight pictures round and round, the captions of unequal lengths."""
+    """Eight pictures in an endless cycle, with captions of unequal lengths."""
     pixels = lens.vision.preprocessing([picture(seed) for seed in range(len(WORDS))])
 
     def batches_from(first: int) -> Iterator[CaptionBatch]:
@@ -192,7 +192,7 @@ def test_the_callers_random_numbers_are_left_alone(lens: VisionLens, tmp_path: P
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_host_in_training_mode_does_not_drop_anything(tmp_path: Path) -> None:
+def test_a_language_model_in_training_mode_drops_nothing(tmp_path: Path) -> None:
     """The only dropout is that on the projected vectors."""
     lens = random_lens(tmp_path)
     dropouts = [m for part in (lens.model, lens.vision) for m in part.modules() if isinstance(m, nn.Dropout)]
@@ -207,7 +207,7 @@ def test_a_host_in_training_mode_does_not_drop_anything(tmp_path: Path) -> None:
 
 
 def test_captions_while_training(lens: VisionLens, tmp_path: Path) -> None:
-    """They are logged when due, and looking does not change the training."""
+    """They are logged when due, and evaluation does not change the training."""
     settings = replace(SETTINGS, evaluate_every=3)
     silent = fit(lens, tmp_path / "silent", settings).weight.detach().clone()
     pictures = {"first": picture(0), "second": picture(1)}
@@ -217,12 +217,12 @@ def test_captions_while_training(lens: VisionLens, tmp_path: Path) -> None:
     assert [r["step"] for r in records if "captions" in r] == [3, 4]
     now = {name: lens.caption(picture, " picture", max_new_tokens=5) for name, picture in pictures.items()}
     assert records[-1]["captions"] == now
-    with pytest.raises(ValueError, match="no picture to caption"):
+    with pytest.raises(ValueError, match="no picture"):
         captions_of({})
 
 
 def test_data_that_do_not_fit_the_settings(lens: VisionLens, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a batch of 8 pictures; .* is 4: make the batches with batch_size=4"):
+    with pytest.raises(ValueError, match=r"\b8 pictures.* 4: .*batch_size=4"):
         fit(lens, tmp_path / "a", replace(SETTINGS, gradient_accumulation=2), data=batches(lens, 8))
 
     def three(first: int) -> Iterator[CaptionBatch]:
@@ -231,7 +231,7 @@ def test_data_that_do_not_fit_the_settings(lens: VisionLens, tmp_path: Path) -> 
                 return
             yield batch
 
-    with pytest.raises(ValueError, match="the data ended at step 1, before the 2 batches"):
+    with pytest.raises(ValueError, match=r"step 1\b.* 2 batches"):
         fit(lens, tmp_path / "b", replace(SETTINGS, gradient_accumulation=2), data=three)
 
 
@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(lens: VisionLens, tm
         return output * float("inf")
 
     handle = lens.model.unembed.register_forward_hook(infinite)  # type: ignore[union-attr]
-    with pytest.raises(FloatingPointError, match="at step 0: lower the learning rate"):
+    with pytest.raises(FloatingPointError, match=r"\b(nan|inf) .*step 0\b"):
         fit(lens, tmp_path / "fit")
     handle.remove()
     assert torch.equal(lens.projection.linear.weight, start)
@@ -254,28 +254,28 @@ def test_checkpoints_of_other_runs(lens: VisionLens, tmp_path: Path) -> None:
         fit(lens, tmp_path / "fit", replace(SETTINGS, steps=9, seed=2))
     for content in (b"", b"not a checkpoint", (tmp_path / "fit" / "checkpoint.pt").read_bytes()[:500]):
         (tmp_path / "fit" / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(ValueError, match="damaged or belongs to another projection"):
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged"):
             fit(lens, tmp_path / "fit")
 
 
 def test_only_a_linear_layer(lens: VisionLens, tmp_path: Path) -> None:
     lens.projection.linear = nn.Sequential(lens.projection.linear)
-    with pytest.raises(TypeError, match=r"only an nn.Linear can be fitted here, the lens has a Sequential"):
+    with pytest.raises(TypeError, match=r"nn\.Linear.* Sequential"):
         fit_projection(lens, batches(lens, 8), settings=SETTINGS, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
-        ({"precision": "int8"}, "precision must be no, bf16 or fp16"),
-        ({"muon_rate": -0.1}, "muon_rate must be positive"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
-        ({"gradient_clipping": 0.0}, "gradient_clipping must be positive"),
-        ({"warmup": -1}, "must not be negative"),
-        ({"gradient_accumulation": 3}, "batch_size 256 does not divide into 3 batches in each of 1 processes"),
+        ({"steps": 0}, "steps .* 1, got 0"),
+        ({"dropout": 1.0}, r"dropout .*\[0, 1\), got 1\.0"),
+        ({"precision": "int8"}, "precision .*no, bf16 or fp16, got 'int8'"),
+        ({"muon_rate": -0.1}, r"muon_rate .* -0\.1"),
+        ({"learning_rate": 0.0}, r"learning_rate .* 0\.0"),
+        ({"learning_rate": float("nan")}, "learning_rate .* nan"),
+        ({"gradient_clipping": 0.0}, r"gradient_clipping .* 0\.0"),
+        ({"warmup": -1}, "warmup .* -1,"),
+        ({"gradient_accumulation": 3}, "batch_size 256 .* 3 batches .* 1 processes"),
     ],
 )
 def test_settings_outside_their_range(wrong: dict[str, Any], message: str) -> None:

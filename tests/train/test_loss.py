@@ -1,4 +1,4 @@
-"""The loss equals plain transformers' with `inputs_embeds` and labels, on every host."""
+"""The loss equals that of plain transformers with `inputs_embeds` and labels, for every decoder family."""
 
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_vectors_are_edited_and_nothing_else(tmp_path: Path) -> None:
     torch.testing.assert_close(edited, token_losses(lens, lens.projection.linear, batch))
 
 
-def test_dropout_belongs_to_the_place_in_the_step() -> None:
+def test_dropout_depends_on_the_place_in_the_step() -> None:
     """The mask of a picture does not depend on how the step is cut into batches, and differs between places."""
     vectors = torch.rand(6, 50, 40) + 1
     drop = partial(dropout_by_place, share=0.25, seed=3, step=7)
@@ -122,11 +122,9 @@ def test_dropout_belongs_to_the_place_in_the_step() -> None:
 def test_refused_batches(tmp_path: Path) -> None:
     lens = random_lens(tmp_path)
     batch = batch_of(lens, CAPTIONS)
-    with pytest.raises(ValueError, match="4 pictures and 3 captions"):
+    with pytest.raises(ValueError, match=r"4 pictures .*3 captions"):
         token_losses(lens, lens.projection.linear, CaptionBatch(pixels=batch.pixels, captions=CAPTIONS[:3]))
     long = CaptionBatch(pixels=batch.pixels[:1], captions=[" dog" * 60])
-    with pytest.raises(
-        ValueError, match=rf"{SQUARE.n_patches} positions of image and prompt and a caption of 61 tokens.* 64"
-    ):
+    with pytest.raises(ValueError, match=rf"\b{SQUARE.n_patches} positions .* 61 tokens .* 64\b"):
         token_losses(lens, lens.projection.linear, long)
     assert len(lens.virtual_tokens) == 0

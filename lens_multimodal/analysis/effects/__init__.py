@@ -1,1 +1,1 @@
-"""What an intervention did, and whether random interventions of the same size do the same."""
+"""Effects of interventions, compared with random interventions of the same size."""

@@ -1,4 +1,4 @@
-"""The causal experiment: effects of taking neurons away, against as many random ones (paper section 3.3).
+"""The causal experiment: effects of ablating neurons, against as many random neurons (paper section 3.3).
 
 The first N neurons of a ranking are replaced, N growing if several counts are given, and so are N random neurons of
 the same layers. All of a prompt's runs are rows of shared forward passes (see `by_row`). `experiments.causal` draws the
@@ -8,7 +8,7 @@ same `trials` and runs them on the same rows, with its own table of all nouns of
     effects = effects_against_random(model, [case], counts=(10, 100, 1000))
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -25,7 +25,7 @@ from lens_multimodal.analysis.effects.similarity import WORD_OVERLAP, Similarity
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.arguments.positions import Positions, PositionSet, read_positions
 from lens_multimodal.arguments.targets import Targets, first_read, read_targets
-from lens_multimodal.arguments.units import Neurons, read_neurons
+from lens_multimodal.arguments.units import Neurons, read_neuron_pairs
 from lens_multimodal.hooks.ablate import ZERO
 from lens_multimodal.hooks.random_neurons import random_neurons_like
 from lens_multimodal.hooks.replacement import Replacement
@@ -47,7 +47,7 @@ class Case:
     """What they are replaced by: `Zero()`, `Mean(means)` or `Resample(run)`."""
     name: str = ""
     key: Sequence[object] | None = None
-    """What random draws depend on besides seed, count and number of the draw; None for the case's number."""
+    """Random draws depend on this, the seed, the count and the number of the draw; None for the case's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def effects_against_random(
         neurons where no counts are given; and as `effect_of` and `ablate`.
     """
     _check_draws(counts, n_random)
-    tables = []
+    tables: list[pd.DataFrame] = []
     for number, case in enumerate(cases):
         tried = trials(model, case.neurons, counts=counts, n_random=n_random, seed=seed, key=_key(case, number))
         tables.append(_effects(model, case, tried, batch_size).assign(name=case.name, case=number))
@@ -148,10 +148,14 @@ def caption_effects_against_random(
     Cost: one caption for each draw and count, and one for each picture.
     """
     _check_draws(counts, n_random)
-    tables = []
+    tables: list[pd.DataFrame] = []
     for number, case in enumerate(tqdm(cases, desc="captions under interventions", delay=2)):
         if len(case.prompt) != 1:
             raise ValueError(f"expected a case of one row, got a prompt of {len(case.prompt)} (prompt.row(i))")
+        if tables and (case.target is None) == ("target" in tables[0]):
+            given = "no target" if case.target is None else "a target"
+            message = f"case {number} has {given}, unlike those before it; give all cases a target, or none"
+            raise ArgumentValueError(message, "cases")
         tried = trials(lens.model, case.neurons, counts=counts, n_random=n_random, seed=seed, key=_key(case, number))
         tokens = case.prompt.row(0).tokens
         predictions = _predictions(lens.model, case, tried, batch_size)
@@ -172,8 +176,6 @@ def caption_effects_against_random(
         if predictions is not None:
             table = table.join(predictions.drop(columns=["n_neurons", "chosen", "draw"]))
         tables.append(table.assign(name=case.name, case=number))
-    if len({"target" in table for table in tables}) > 1:
-        raise ValueError("some cases have a target and others have none; give all of them one, or none")
     return _joined(tables)
 
 
@@ -264,14 +266,7 @@ def _ranked(model: nn.Module, neurons: Neurons | None) -> pd.DataFrame:
     """Neurons as a table in the order given, checked against the model."""
     if neurons is None:
         raise ArgumentValueError("a case has no neurons; expected the chosen neurons, best first", "cases")
-    by_layer = read_neurons(model, neurons, name="cases")
-    if isinstance(neurons, pd.DataFrame):
-        return neurons[["layer", "neuron"]]
-    if isinstance(neurons, Mapping):
-        pairs = [(layer, int(unit)) for layer, units in by_layer.items() for unit in units]
-    else:
-        pairs = [(int(layer), int(unit)) for layer, unit in neurons]
-    return pd.DataFrame(pairs, columns=["layer", "neuron"])
+    return pd.DataFrame(read_neuron_pairs(model, neurons, name="cases"), columns=["layer", "neuron"])
 
 
 def _checked_positions(model: nn.Module, case: Case | CaptionCase, tried: Sequence[Trial], n_pos: int) -> PositionSet:

@@ -1,4 +1,4 @@
-"""How certain a mean over prompts is."""
+"""Bootstrap intervals for means over prompts."""
 
 from dataclasses import dataclass
 from typing import Any

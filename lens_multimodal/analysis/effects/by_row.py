@@ -41,7 +41,7 @@ class Replaced:
 
 @runtime_checkable
 class Captioner(Protocol):
-    """What is needed of a `VisionLens`."""
+    """What is needed from a `VisionLens`."""
 
     model: nn.Module
 

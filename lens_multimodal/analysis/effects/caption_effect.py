@@ -1,4 +1,4 @@
-"""What an intervention did to captions: the greedy text before and after, and how similar they are.
+"""How an intervention changes captions: the greedy text before and after, and their similarity.
 
 Positions mean the same while tokens are generated one by one with the key-value cache (see `arguments.positions`): an
 intervention at the image positions acts on the prompt and leaves generated tokens alone.

@@ -1,4 +1,4 @@
-"""What an intervention did to a prediction: change of the target's value, its probability and rank, and divergence.
+"""How an intervention changes a prediction: the target's value, its probability and rank, and the divergence.
 
     effect = effect_of(model, prompt.tokens, ablate(model, neurons), " dog")
     effect.relative_probability_change          # -0.8: the intervention took 80 % of the token's probability
@@ -95,7 +95,7 @@ def effect_of(
         target: a token id or a string of one token, predicted at the end of (left-padded) prompts; `(pos, token)` for
             another position; any other target, or a list of targets. A tensor or array of token ids `[batch]` gives
             each prompt its own.
-    Raises: ValueError for targets that do not exist, no hooks or unknown hook names; TypeError for what is no target;
+    Raises: ValueError for targets that do not exist, no hooks or unknown hook names; TypeError for no target at all;
         FloatingPointError if logits are not finite (overflow in a half-precision model, for example).
     """
     return effects_of(model, tokens, [hooks], target, attention_mask=attention_mask)[0]

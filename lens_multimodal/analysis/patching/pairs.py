@@ -1,4 +1,4 @@
-"""The two prompts of a sweep: their padding, and which position of one corresponds to which of the other."""
+"""The two prompts of a sweep: their padding, and which of their positions correspond."""
 
 from dataclasses import dataclass, replace
 
@@ -104,7 +104,7 @@ def _matched(
     if source_positions is None:
         if n_clean != n_corrupted:
             raise ArgumentValueError(
-                f"the prompts have unequal length, {n_clean} and {n_corrupted} positions; say which belong together "
+                f"the prompts have unequal lengths, {n_clean} and {n_corrupted} positions; say which correspond "
                 f"with positions (of the corrupted prompt) and source_positions (of the clean one), such as the "
                 f"image_pos[0] of each, or, counted from the right, range({n_corrupted} - n, {n_corrupted}) and "
                 f"range({n_clean} - n, {n_clean}); two rows of one left-padded prompt need only their masks",

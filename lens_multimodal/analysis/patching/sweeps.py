@@ -37,7 +37,7 @@ from lens_multimodal.analysis.patching.sweep_runs import Site, SweepRuns
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.arguments.targets import Targets
-from lens_multimodal.arguments.units import Layers, Neurons, read_layers, read_neurons
+from lens_multimodal.arguments.units import Layers, Neurons, read_layers, read_neuron_pairs
 
 P = ParamSpec("P")
 
@@ -85,7 +85,7 @@ def _sweep_neurons(
     **settings: Unpack[SweepSettings],
 ) -> PatchSweep:
     runs = SweepRuns.of(model, clean_tokens, corrupted_tokens, target, **settings)
-    pairs = [(layer, int(unit)) for layer, units in read_neurons(model, neurons).items() for unit in units]
+    pairs = read_neuron_pairs(model, neurons)
     return runs.sweep(site, {"neuron": pairs}, pairs)
 
 

@@ -35,7 +35,7 @@ GRADIENT_FREE = "activation_x_decoded"
 
 @dataclass(frozen=True, kw_only=True)
 class FollowUpsSettings:
-    """How the object is told from the background, and what scores are compared on.
+    """Which patches count as the object's, and how many pictures and nouns are drawn for comparison.
 
     Raises: ValueError for a share outside 0 to 1, or less than one picture or noun.
     """
@@ -43,9 +43,9 @@ class FollowUpsSettings:
     covered: float = 0.1
     """Share of an image patch that the object must cover for the patch to be removed with it."""
     mean_over: int = 64
-    """Pictures of the data set whose vectors make the mean vector."""
+    """Number of the data set's pictures whose vectors are averaged into the mean vector."""
     n_other_nouns: int = 1
-    """Other categories of the data set, drawn for each picture, whose neurons are compared with the noun's."""
+    """Number of other categories, drawn for each picture, whose neurons are compared with the noun's."""
 
     def __post_init__(self) -> None:
         require_share(self, "covered")

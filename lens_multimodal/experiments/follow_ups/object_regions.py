@@ -1,4 +1,4 @@
-"""Object removal and region invariance: what the noun and its neurons become when a region is replaced.
+"""Object removal and region invariance: how replacing a region changes the noun and its neurons.
 
 Conditions: the same scene composed without the object, where the data set has it, with the scene composed without
 another object as a control; the object's vectors replaced by a mean vector (Neo et al. 2024), with as many random
@@ -50,7 +50,7 @@ REMOVALS = (
         "replacing as much background",
     ),
 )
-"""Each way to remove the object with its control, and how the verdict calls both."""
+"""Each way to remove the object with its control, and their names in the verdict."""
 
 
 def _region_measures(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -108,8 +108,8 @@ REGIONS = SummaryTable(
     caption=(
         "Scene without it: the same scene composed without the object, or without another one, and encoded again "
         "({exactly}). Mean vector: the image vectors of the object's patches, of as many random background patches or "
-        "of the whole background replaced by the mean vector of the data set. Shuffled: the background's vectors "
-        "change places. Over {n} pictures whose caption names an annotated category; objects take {size:.0%} of the "
+        "of the whole background, replaced by the mean vector of the data set. Shuffled: the background's vectors "
+        "in random order. Over {n} pictures whose caption names an annotated category; objects take {size:.0%} of the "
         "patches. Last measure: neurons whose activation falls most when the object is removed, among those of largest "
         "attribution."
     ),
@@ -180,7 +180,7 @@ def _without_regions(
 
 
 def activation_differences(conditions: Conditions, *, of: str, to: str) -> pd.DataFrame:
-    """The neurons most active with something and least without it, as many as attribution finds.
+    """The neurons whose activation differs most between two conditions, as many as attribution finds.
 
     Args: of, to: names of two conditions; a neuron's difference is the largest `of - to` over image positions.
     Returns: `layer`, `neuron`, `difference`, largest first.

@@ -50,7 +50,7 @@ def _read(scene: Scene, thing: SceneObject) -> Image.Image:
     named = str(thing.extra[KEY])
     path = PurePosixPath(named)
     if path.is_absolute() or ".." in path.parts:
-        raise UnreadablePicture(f"object {thing.id} names a picture outside of the data set's folder: {named!r}")
+        raise UnreadablePicture(f"object {thing.id} names a picture outside the data set's folder: {named!r}")
     if scene.folder is None:
         raise UnreadablePicture(
             f"object {thing.id} ({thing.category}) names the scene without it, {named!r}, but the scene was made "
@@ -60,7 +60,7 @@ def _read(scene: Scene, thing: SceneObject) -> Image.Image:
     if not found.is_file():
         raise UnreadablePicture(
             f"object {thing.id} ({thing.category}) names the scene without it, {named!r}, which is not in "
-            f"{str(scene.folder)!r}; copy that folder as well, or take {KEY!r} out of the annotations"
+            f"{str(scene.folder)!r}; copy that folder as well, or remove {KEY!r} from the annotations"
         )
     try:
         picture = as_picture(found)

@@ -32,7 +32,7 @@ class Conditions:
     """Image vectors by condition, as rows of token ids for one noun; keeps the vectors alive."""
 
     lens: VisionLens
-    """Whose model runs: the picture's own, or one with the same vocabulary."""
+    """The lens whose model runs: the picture's own, or one with the same vocabulary."""
     picture: PictureState
     noun: SaidNoun
     names: tuple[str, ...]

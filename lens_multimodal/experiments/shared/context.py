@@ -1,4 +1,4 @@
-"""What an experiment is given for one picture, and how it gives rows back."""
+"""What an experiment receives for one picture, and how it returns rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -16,7 +16,7 @@ def covered_share(
 ) -> Float[Tensor, "grid_h grid_w"]:
     """Share of each image patch's area that a segmentation covers, 0 where a patch shows only padding.
 
-    Exact also where patch edges cut pixels: a pixel counts by its share inside.
+    This is exact even where patch edges cut pixels: a pixel counts by its share inside the patch.
 
     Raises: ValueError for a mask of another size than the picture.
     """
@@ -39,7 +39,7 @@ def covered_share(
 def object_patches(picture: PictureState, category: str, covered: float) -> Bool[Tensor, " image_pos"]:
     """Which image positions show a category of the scene; at least one.
 
-    Args: covered: the least share of a patch; where no patch reaches it, the patch with the largest share counts.
+    Args: covered: the least share of a patch; if no patch reaches it, the patch with the largest share counts.
     """
     share = covered_share(picture.geometry, picture.scene.seg_mask(category)).flatten()
     return share >= min(covered, float(share.max()))

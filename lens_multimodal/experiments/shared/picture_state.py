@@ -38,7 +38,7 @@ class PictureSettings:
     text: str = PROMPT
     max_new_tokens: int = 20
     max_nouns: int = 3
-    """The first nouns of a caption are studied, so many at most."""
+    """At most this many nouns of a caption are studied, the first ones."""
     top_k: int = 100
     """Neurons kept as candidates for each noun."""
     n_ranked: int = 6400
@@ -109,7 +109,7 @@ class PictureState:
 
     @cached_property
     def geometry(self) -> ImageGeometry:
-        """How the picture lies under the patch grid."""
+        """Where the image patches lie on the picture."""
         of_encoder = self.lens.vision.geometry(self.image.width, self.image.height)
         return replace(of_encoder, grid_h=self.grid[0], grid_w=self.grid[1])
 
@@ -219,7 +219,7 @@ class PictureState:
         Args:
             tokens: the prompt; None for image, text and caption.
             positions: where neurons are scored; None for the image positions.
-            top_k, score: None for those of the settings.
+            top_k, score: None for those in the settings.
         """
         if not targets:
             return ()

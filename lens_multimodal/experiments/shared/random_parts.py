@@ -19,7 +19,7 @@ from lens_multimodal.seeds import generator_for, seed_for
 
 
 def with_random_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy of a module whose parameters are redrawn from normal distributions of their own mean and spread.
+    """A copy of a module whose parameters are redrawn from normal distributions with the same mean and spread.
 
     Activations keep their scale; only what was learned is lost.
     """
@@ -95,7 +95,7 @@ def blank(picture: Image.Image) -> Image.Image:
 def partner_picture(scenes: Sequence[Scene], scene: Scene, seed: int) -> Image.Image | None:
     """Another picture of the data set that shows none of the scene's categories; None if none can be read.
 
-    It depends on the seed and the scene alone.
+    It depends only on the seed and the scene.
     """
     order = torch.randperm(len(scenes), generator=generator_for(seed, "partner", scene.id)).tolist()
     for other in (scenes[i] for i in order):

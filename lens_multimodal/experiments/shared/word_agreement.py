@@ -67,7 +67,7 @@ class AgreementSettings:
     """
 
     n_tokens: int = 50
-    """Distinct tokens of each source at most: the same number for all, so that none profits from saying more."""
+    """At most this many distinct tokens of each source, so that no source profits from saying more."""
     bertscore_model: str | None = None
     """Folder of a Hugging Face text encoder."""
     clipscore_model: str | None = None
@@ -85,7 +85,7 @@ def embedding_space(context: Context[Any]) -> EmbeddingSpace:
 def agreement_rows(
     context: Context[Any], settings: AgreementSettings, spoken: Mapping[str, Sequence[int]]
 ) -> Iterator[Row]:
-    """One row for each source of tokens that says any: how well its tokens agree with the picture.
+    """One row for each source that has tokens: how well they agree with the picture.
 
     Measured are, for the nouns of people and of the model's caption, the share of tokens that are one (`..._hits`) and
     the share of nouns among the tokens (`..._found`); `precision`, `recall` and `f1` of the embedding match with

@@ -30,8 +30,8 @@ def describe(
     """Settings, versions, weights and data of a run, as JSON.
 
     Args: settings: a dataclass for "picture" and for each experiment.
-    Cost: all weights pass through the CPU once, about a second for each gigabyte (12 s for GPT-J in bfloat16).
-        A cheaper test would miss a weight that was edited in place.
+    Cost: all weights pass through the CPU once, at about a second per gigabyte (12 s for GPT-J in bfloat16).
+        A cheaper check would miss a weight that was edited in place.
     """
     s = lens.shape
     return {
@@ -75,9 +75,9 @@ def read(out: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete {out} to start anew") from error
+        raise ValueError(f"{path} is damaged ({error}): delete {out} to start over") from error
     if not isinstance(found, dict) or not isinstance(found.get("experiments"), dict) or not _is_limit(found):
-        raise ValueError(f"{path} is not the manifest of a run: delete {out} to start anew")
+        raise ValueError(f"{path} is not the manifest of a run: delete {out} to start over")
     return found
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from lens_multimodal.experiments.stream.frames import joined
 from lens_multimodal.files import write_atomically
 
-_REMEDY = "delete this folder, and its pictures are computed again"
+_REMEDY = "delete this folder; its pictures are then computed again"
 
 NAME = re.compile(r"(\d+)-(\d+)\.r(\d+)(?:\.\d+)?")
 
@@ -109,13 +109,13 @@ def read_parquet(read: Callable[[Path], Any], path: Path, *, remedy: str) -> Any
 
 
 def remove_unfinished(out: Path, *, rank: int) -> None:
-    """Remove what this process was writing when it was killed."""
+    """Remove what this process had not finished writing when it was killed."""
     for left in (out / "parts").glob(f".*.r{rank}.*partial"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def disk_full(error: OSError, out: Path, *, safe: int) -> OSError:
-    """For a full disk an error that says what is safe and how to continue; any other error unchanged."""
+    """For a full disk, an error that says what is safe and how to continue; any other error unchanged."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
     return DiskFull(
@@ -126,7 +126,7 @@ def disk_full(error: OSError, out: Path, *, safe: int) -> OSError:
 
 
 def _free(home: Path, name: str) -> Path:
-    """A place for the part; a number follows the name when its failed pictures are tried again."""
+    """A free name for the part; a number follows it if the part repeats failed pictures."""
     place, number = home / name, 1
     while place.exists():
         place, number = home / f"{name}.{number}", number + 1

@@ -1,4 +1,4 @@
-"""How the work is shared: one process, or those that `accelerate launch` or `torchrun` started."""
+"""How the work is divided: one process, or those that `accelerate launch` or `torchrun` started."""
 
 import os
 from collections.abc import Callable

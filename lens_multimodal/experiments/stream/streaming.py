@@ -28,12 +28,12 @@ from lens_multimodal.seeds import seed_for
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How often rows are written, and how many a forward pass takes at once.
+    """How often rows are written, and how many rows one forward pass takes.
 
     Attributes:
-        pictures: a part is written after so many,
-        seconds: or after so long, whichever comes first: what is lost when the run is killed.
-        batch_size: rows of one forward pass; halved when memory runs out.
+        pictures, seconds: a part is written after this many pictures or this much time, whichever comes first; a killed
+            run loses no more than that.
+        batch_size: rows in one forward pass; halved when memory runs out.
     """
 
     pictures: int = 64
@@ -65,13 +65,13 @@ def stream(
         scenes: the whole data set.
         settings: for "picture" and for each experiment, by name.
         seed: determines the order of the pictures and every random choice.
-        limit: only this many pictures, the first of that order; a run can be extended later.
-        processes: how the work is shared; None reads the launcher's environment.
+        limit: use only this many pictures, the first in that order; a run can be extended later.
+        processes: how the work is divided; None reads the launcher's environment.
 
     Raises:
         SettingsChanged: `out` holds rows made under other settings.
         DiskFull: nothing more can be written; what was written is safe.
-        MemoryError: a single row at a time does not fit.
+        MemoryError: not even a single row at a time fits.
         ValueError: no scene, a limit below one, or rows that break the contract of `Experiment`.
     Cost: the start hashes all weights, see `manifest.describe`.
     """
@@ -111,7 +111,7 @@ def stream(
 
 
 def in_order(scenes: Sequence[Scene], seed: int) -> list[Scene]:
-    """A random order of the scenes in which each scene's place does not depend on the limit: prefixes are samples."""
+    """A random order of the scenes that does not depend on the limit, so that every prefix is a random sample."""
     return sorted(scenes, key=lambda scene: (seed_for(seed, "order", scene.id), scene.id))
 
 

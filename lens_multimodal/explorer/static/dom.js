@@ -45,7 +45,7 @@ export function bar(label, share, kind) {
 
 // A caption as buttons, one for each token.
 export function words(caption, { before, chosen, onchoose }) {
-  if (!caption.words.length) return [el("span", { class: "quiet" }, "(the model stopped at once)")];
+  if (!caption.words.length) return [el("span", { class: "quiet" }, "(the model stopped immediately)")];
   return [
     el("span", { class: "quiet" }, before, " "),
     ...caption.words.map((word, index) =>

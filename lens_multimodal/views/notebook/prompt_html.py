@@ -16,7 +16,7 @@ NEAREST = 6
 """Words shown for each image position."""
 
 MOST_OTHERS = 8
-"""Rows of a batch that are shown in short after the first."""
+"""Rows of a batch that are abbreviated after the first."""
 
 LONGEST_TEXT = 400
 """Text positions shown of one row."""
@@ -24,7 +24,7 @@ LONGEST_TEXT = 400
 
 @html_of.register
 def prompt_html(prompt: ImagePrompt) -> str:
-    """The first row in full, further rows in short.
+    """The first row in full, further rows abbreviated.
 
     If the prompt's lens still exists, the words nearest to each image position are shown: one product of the image's
     vectors with the input embeddings.

@@ -69,7 +69,7 @@ def patch_sweep_html(result: PatchSweep) -> str:
     )
     note = (
         f"{result.site}: {' x '.join(names)}; target {result.clean:.4g} clean, {result.corrupted:.4g} corrupted; "
-        f"orange brings the clean answer back; correlation with attribution patching {result.correlation:.2f}"
+        f"orange restores the clean answer; correlation with attribution patching {result.correlation:.2f}"
     )
     rest = "each cell is the strongest along " + ", ".join(names[2:]) if len(names) > 2 else ""
     rest += f" {len(column_labels) - shown} more columns in .table()" if shown < len(column_labels) else ""

@@ -54,11 +54,7 @@ def cells_svg(
             f"{escape(column_names[column])}</text>"
         )
     width, height = left + n_columns * side, n_rows * side + below
-    return Markup(
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    return _svg(parts, width, height)
 
 
 def lines_svg(lines: Sequence[tuple[str, Sequence[float | int], Sequence[float | int]]], *, width: int = 320) -> Markup:
@@ -87,8 +83,9 @@ def lines_svg(lines: Sequence[tuple[str, Sequence[float | int], Sequence[float |
         f'<text x="44" y="{height - 6}">{x_low:g}</text>',
         f'<text x="{width - 8}" y="{height - 6}" text-anchor="end">{x_high:g} neurons</text>',
     ]
-    return Markup(
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    return _svg(parts, width, height)
+
+
+def _svg(parts: Sequence[str], width: int, height: int) -> Markup:
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return Markup(f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(parts)}</svg>')

@@ -24,7 +24,7 @@ def depth_map(
     Args:
         values: such as `LogitLens.probability[0]`; depth 0 is what enters the first layer.
         position_names: one name per position, as `lens.to_str_tokens(prompt)` gives them.
-        token: whose values these are; goes into the title.
+        token: the token whose values these are, for the title.
         words: the top token of each depth and position.
 
     Raises: ValueError for names or words that do not fit the values.
@@ -134,7 +134,7 @@ def _map(
 
 
 def _short(name: str) -> str:
-    """An image position by its row and column alone: there are many of them side by side."""
+    """The short name of an image position, its row and column: many of them stand side by side."""
     return re.sub(r"^<image:(\d+,\d+)>$", r"\1", name)
 
 

@@ -38,7 +38,7 @@ def layer_histogram(layers: Sequence[int], *, n_layers: int) -> go.Figure:
 def attribution_scatter(found: pd.DataFrame, *, n_layers: int, d_mlp: int) -> go.Figure:
     """Attribution of each found neuron against its layer; hovering shows what it writes.
 
-    Within a layer neurons are spread by their number, so that equal layers do not hide each other.
+    Within a layer, points are spread by neuron number so that they do not hide each other.
 
     Args:
         found: as `lens.neurons` returns it; columns `layer`, `neuron`, `attribution`, and, where there are any,

@@ -1,6 +1,6 @@
 """Numbers laid over the picture: one per image patch, by layer, by head, or a receptive field.
 
-The picture is shown in grey, so that colour means the numbers alone. Cells lie where the image patches lie in the
+The picture is shown in grey, so that colour shows only the numbers. Cells lie where the image patches lie in the
 original picture (`ImageGeometry`), cropping included.
 """
 
@@ -22,7 +22,7 @@ LONGEST_SIDE = 336
 """Pixels of the embedded picture."""
 
 MOST_SAMPLES = 160
-"""Of a receptive field along the longer side; larger pictures are sampled, so that a figure stays small."""
+"""Pixels of a receptive field along its longer side; larger ones are sampled, so that a figure stays small."""
 
 
 def values_over_picture(
@@ -38,7 +38,7 @@ def values_over_picture(
 
     Args:
         values: by image patch; signed values are centred on zero.
-        geometry: where the patches lie; of this picture.
+        geometry: where the patches lie on this picture.
         words: one text for each patch, row by row, shown on hovering (such as its decoded tokens).
 
     Raises: ValueError for another picture, grid or number of words.
@@ -225,7 +225,7 @@ def _outline(
 
 
 def _under(figure: go.Figure, picture: Image.Image, *, axis: int = 1, side: int = LONGEST_SIDE) -> None:
-    """Put the picture in grey under the axes with this number; pixels are square, rows count downwards."""
+    """Draw the picture in grey under the axes with this number; pixels are square, rows count downwards."""
     number = "" if axis == 1 else str(axis)
     grey = picture.convert("L")
     grey.thumbnail((side, side))

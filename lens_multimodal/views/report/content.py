@@ -1,4 +1,4 @@
-"""The content of a report before it is a page: verdicts, tables, figures, pictures, and what the run was."""
+"""The content of a report before it is laid out: verdicts, tables, figures, pictures, and facts about the run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,12 +49,12 @@ class Report:
     n_pictures: int
     errors: tuple[Mapping[str, Any], ...]
     smallest_batch: int | None
-    """Set where memory ran out and the batch was halved."""
+    """Set if memory ran out and the batch was halved."""
     manifest: Mapping[str, Any]
 
     @property
     def answers(self) -> list[tuple[Section, Entry]]:
-        """Everything that has a verdict."""
+        """The summaries that have a verdict."""
         return [(section, entry) for section in self.sections for entry in section.entries if entry.summary.verdict]
 
     @property

@@ -1,20 +1,20 @@
-"""The report in short, as Markdown."""
+"""The report as a short Markdown file."""
 
 import json
 
 from lens_multimodal.views.report.content import Entry, Report
 
 MOST_ROWS = 30
-"""Of one table; the page has all."""
+"""Rows shown of one table; the page has them all."""
 
 
 def markdown(report: Report) -> str:
-    """Verdicts, tables and settings; the figures are in the page."""
+    """Verdicts, tables and settings; the page has the figures."""
     lines = [f"# {report.title}", "", facts(report), ""]
     answers = [
         f"- **{_cell(entry.summary.title)}** ({s.name}): {_cell(entry.summary.verdict)}" for s, entry in report.answers
     ]
-    lines += ["## In short", "", *answers, ""] if answers else []
+    lines += ["## Summary", "", *answers, ""] if answers else []
     if report.against:
         lines += ["## Against the paper", ""]
         if not report.same_setting:

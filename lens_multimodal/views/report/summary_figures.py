@@ -75,7 +75,7 @@ def _is_of_series(trace: go.Scatter | go.Bar) -> bool:
 
 
 def _is_horizontal(frame: pd.DataFrame, drawing: Drawing) -> bool:
-    """Bars with words for names are horizontal, so that the names can be read."""
+    """Bars with words for names are horizontal, which keeps the names legible."""
     return drawing.kind == "bars" and not pd.api.types.is_numeric_dtype(frame[drawing.x])
 
 

@@ -29,7 +29,7 @@ Vectors = Callable[[Sequence[Image.Image]], Tensor]
 
 
 def caption_all(lens: VisionLens, scenes: Sequence[Scene], vectors: Vectors, batch: int = 64) -> list[Captioned]:
-    """Greedy captions of soft prompts made any way."""
+    """Greedy captions of soft prompts, however these are made."""
     found = []
     for start in range(0, len(scenes), batch):
         chunk = scenes[start : start + batch]
@@ -41,7 +41,7 @@ def caption_all(lens: VisionLens, scenes: Sequence[Scene], vectors: Vectors, bat
 
 
 def seen(lens: VisionLens) -> Vectors:
-    """The real thing."""
+    """The trio's own soft prompts, without a control."""
     return torch.no_grad()(lambda pictures: lens.projection(lens.vision.features(pictures)))
 
 

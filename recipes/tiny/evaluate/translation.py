@@ -33,7 +33,7 @@ def right_singles(lens: VisionLens, scenes: Sequence[Scene]) -> list[tuple[Scene
 
 
 def translation(lens: VisionLens, scenes: Sequence[Scene], *, seed: int = 0) -> dict[str, Any]:
-    """All figures on where and how the noun comes about, over correctly captioned single-object scenes (if any)."""
+    """All figures on where and how the noun arises, over correctly captioned single-object scenes (if any)."""
     generator = torch.Generator().manual_seed(seed)
     pairs = right_singles(lens, scenes)
     kept: dict[str, list[float]] = {f"{who} {n}": [] for n in COUNTS for who in ("top", "random")}

@@ -9,7 +9,8 @@ GRID = 16
 ACROSS_HANDS, SAME_HAND = (0.985, 0.93), (0.975, 0.88)
 """Cosine similarity from which two outlines, and two shadings, count as equal; chosen by looking at pairs.
 
-One hand varies its own drawings (recoloured, a cloud added, with and without colour), so less is needed there.
+Artists vary their own drawings (recoloured, a cloud added, with and without colour), so the threshold is lower within
+one hand.
 """
 
 

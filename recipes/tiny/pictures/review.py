@@ -1,4 +1,4 @@
-"""What a look at the pictures corrected: `label_review.csv` with source, name, concept and reason."""
+"""Labels corrected by hand: `label_review.csv` with source, name, concept and reason."""
 
 import csv
 from pathlib import Path
@@ -7,7 +7,7 @@ COLUMNS = ("source", "name", "concept", "reason")
 
 
 def read_review(path: Path, nouns: tuple[str, ...]) -> dict[str, str]:
-    """Corrected noun by picture key `source/name`; an empty noun takes the label away.
+    """Corrected noun by picture key `source/name`; an empty noun removes the label.
 
     Raises: ValueError for wrong columns, a noun that does not exist, or a picture listed twice.
     """
@@ -21,7 +21,7 @@ def read_review(path: Path, nouns: tuple[str, ...]) -> dict[str, str]:
         for row in table:
             key = f"{row['source']}/{row['name']}"
             if row["concept"] and row["concept"] not in nouns:
-                raise ValueError(f"{path} calls {key} {row['concept']!r}, which is no noun of concepts.csv.")
+                raise ValueError(f"{path} calls {key} {row['concept']!r}, which is not a noun of concepts.csv.")
             if key in corrected:
                 raise ValueError(f"{path} lists {key} twice; keep one line.")
             corrected[key] = row["concept"]

@@ -13,8 +13,8 @@ _UNLIKE_UNI = ("unin", "unim")
 def continuation(nouns: Sequence[str], centres: Sequence[tuple[float, float]], *, random: Random) -> str:
     """What follows the prompt: " a dog.", " a dog and a car.", " a dog above a car.", " a dog, a car and an apple."
 
-    Two objects are listed half of the time, and else put in relation where their places allow it: above and
-    below by the larger vertical distance, next to by the larger horizontal one.
+    Two objects are listed half of the time; otherwise they are related, if their places allow it: "above" and "below"
+    if the vertical distance is larger, "next to" if the horizontal one is.
 
     Args:
         nouns: one for each visible object, in the order in which they are named.
@@ -22,7 +22,9 @@ def continuation(nouns: Sequence[str], centres: Sequence[tuple[float, float]], *
     Raises: ValueError if there is no noun, or not one centre for each.
     """
     if not nouns or len(nouns) != len(centres):
-        raise ValueError(f"{len(nouns)} nouns and {len(centres)} centres: expected as many, and at least one")
+        raise ValueError(
+            f"{len(nouns)} nouns and {len(centres)} centres; expected one centre for each noun, at least one"
+        )
     phrases = [with_article(noun) for noun in nouns]
     if len(phrases) == 2 and random.random() < 0.5:
         between = relation(centres[0], centres[1])

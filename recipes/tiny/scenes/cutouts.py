@@ -88,7 +88,7 @@ def _read(pixels: np.ndarray, chosen: list[tuple[int, str]], side: int) -> Tenso
     rgba = np.stack([pixels[id_] for id_, _ in chosen])
     for picture, (id_, sha) in zip(rgba, chosen, strict=True):
         if hashlib.sha256(picture.tobytes()).hexdigest() != sha:
-            raise ValueError(f"picture {id_} does not match its sha256 in pictures.csv: make the pictures anew")
+            raise ValueError(f"picture {id_} does not match its sha256 in pictures.csv: make the pictures again")
     return _crop(torch.from_numpy(rgba), side)
 
 

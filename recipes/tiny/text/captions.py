@@ -1,7 +1,7 @@
 """Caption-like lines. The Pile has captions too; these name random nouns and describe no picture.
 
 The form is that of the projection's training captions, `A picture of a dog next to a car.`, always at the end of a
-document, so that the sentence is followed by the end-of-text token. Some are a document of their own. Most end a text
+document, so that the sentence is followed by the end-of-text token. Some are documents of their own. Most end a text
 about what they name, as captions do in articles: without such texts a language model learns that a caption's nouns are
 unpredictable and ignores the text before it (measured: after 36 repetitions of a noun its probability was 9 %).
 """

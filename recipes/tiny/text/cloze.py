@@ -1,8 +1,8 @@
 """The cloze test of word knowledge: which kind, colour or part belongs to a noun?
 
-The frames below are in no template of the grammar, so no item's sentence is in the generated text. Its *fact*
-usually does, in other words (`told: true`); for the withheld facts no generated sentence states it (`told: false`),
-and only real text, or what similar nouns share, can help.
+No template of the grammar contains the frames below, so no item's sentence is in the generated text. Its *fact* usually
+is, in other words (`told: true`). No generated sentence states a withheld fact (`told: false`); only real text, or what
+similar nouns share, can help.
 """
 
 import random
@@ -53,7 +53,7 @@ def items(nouns: list[Noun], withheld: list[Fact], *, seed: int) -> list[dict[st
 
 
 def _answers(nouns: list[Noun], field: str) -> dict[str, int]:
-    """The answers that may be asked for, with how many nouns they fit."""
+    """The answers that may be asked for, and the number of nouns that each fits."""
     counts = Counter(value for noun in nouns for value in getattr(noun, field))
     if field == "kinds":
         return {kind: counts[kind] for kind in COMMON_KINDS}

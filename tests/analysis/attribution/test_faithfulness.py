@@ -101,13 +101,13 @@ def test_own_scores_and_given_neurons():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scores": []}, "at least one score"),
-        ({"scores": ["ablation"]}, "at least one score"),
-        ({"scores": ["gradient"]}, "unknown score"),
-        ({"neurons": [(0, 1)]}, "at least two neurons"),
+        ({"scores": []}, r"one score .*\[\]"),
+        ({"scores": ["ablation"]}, r"one score .*\['ablation'\]"),
+        ({"scores": ["gradient"]}, "'gradient'"),
+        ({"neurons": [(0, 1)]}, "two neurons.* 1$"),
         ({"n_points": 1}, "n_points"),
-        ({"top_k": 121}, "top_k must lie between 1 and the 120"),
-        ({"reduce": "median"}, "reduce must be"),
+        ({"top_k": 121}, "top_k .* 120 .* 121$"),
+        ({"reduce": "median"}, "reduce .*'median'"),
     ],
 )
 def test_bad_input(settings, message):

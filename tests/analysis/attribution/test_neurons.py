@@ -124,7 +124,7 @@ def test_model_made_in_inference_mode_is_refused():
     language_model = random_language_model("gpt-j")
     with torch.inference_mode():
         model = wrapped_model("bridge", language_model)
-    with pytest.raises(ValueError, match=r"made under torch\.inference_mode"):
+    with pytest.raises(ValueError, match=r"torch\.inference_mode"):
         neuron_attribution(model, PROMPT, 8)
 
 
@@ -132,7 +132,7 @@ def test_dropout_is_refused():
     model = wrapped_model("bridge", plain("gpt-2"))
     neuron_attribution(model, PROMPT, 8)
     model.original_model.train()
-    with pytest.raises(ValueError, match=r"dropout is on .*call model.eval"):
+    with pytest.raises(ValueError, match=r"dropout .*model\.eval"):
         neuron_attribution(model, PROMPT, 8)
 
 
@@ -169,7 +169,7 @@ def test_left_padding_changes_nothing(layout, kind):
     mask = (torch.arange(9) >= 2).long()[None]
     if (layout, kind) == ("llama", "compat") and hooked_transformer.is_available():
         # TransformerLens 3.9 in compatibility mode gives NaN gradients for rows that attend to nothing.
-        with pytest.raises(FloatingPointError, match="one by one, without padding"):
+        with pytest.raises(FloatingPointError, match="padding"):
             neuron_attribution(model, padded, 8, range(2, 9), attention_mask=mask)
         return
     found = neuron_attribution(model, padded, 8, range(2, 9), attention_mask=mask)
@@ -201,7 +201,7 @@ def test_side_by_side_runs_one_forward_pass_for_each_group():
 
 
 @pytest.mark.parametrize("rows", [0, -1, True])
-def test_rows_that_are_no_number_of_rows_are_refused(rows):
+def test_invalid_numbers_of_rows_are_refused(rows):
     with pytest.raises(ValueError, match="rows"):
         ActivationXGradient(rows=rows)
 
@@ -236,7 +236,7 @@ def test_overflow_is_an_error(score):
     model = wrapped_model("bridge", plain("gpt-j"))
     with torch.no_grad():
         transformer.w_out(model, 1)[:] = torch.inf
-    with pytest.raises(FloatingPointError, match="infinite or not a number"):
+    with pytest.raises(FloatingPointError, match="infinite"):
         neuron_attribution(model, PROMPT, 8, [0], score=score, layers=[1])
 
 
@@ -292,15 +292,15 @@ def test_top_neurons_by_row_equal_each_row():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"score": "gradient"}, ValueError, "unknown score 'gradient'; there are activation_x_gradient"),
-        ({"score": IntegratedGradients}, TypeError, "score object such as"),
+        ({"score": "gradient"}, ValueError, "'gradient'.* activation_x_gradient"),
+        ({"score": IntegratedGradients}, TypeError, "IntegratedGradients'>"),
         ({"layers": [3]}, ValueError, "3 layers"),
         ({"layers": []}, ValueError, "layer"),
         ({"layers": [1, 1]}, ValueError, "layers"),
         ({"positions": [7]}, ValueError, "position 7"),
         ({"positions": []}, ValueError, "position"),
         ({"target": 97}, ValueError, "vocabulary of 97"),
-        ({"attention_mask": torch.ones(1, 6)}, ValueError, r"attention_mask has shape \[1, 6\]"),
+        ({"attention_mask": torch.ones(1, 6)}, ValueError, r"attention_mask .*\[1, 6\]"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_forward_pass(settings, error, message):
@@ -323,7 +323,7 @@ def test_bad_ranking_arguments(settings):
 def test_prompts_and_targets_must_match():
     model = model_of("gpt-j", "bridge")
     two = PROMPT.repeat(2, 1)
-    with pytest.raises(ValueError, match="a list of 2 targets, one per row of tokens, got 1 targets"):
+    with pytest.raises(ValueError, match=r"\b2 targets.* 1 targets"):
         neuron_attribution_by_row(model, two, [8])
-    with pytest.raises(ValueError, match="the prompt is empty"):
+    with pytest.raises(ValueError, match=r"prompt .*\[1, 0\]"):
         neuron_attribution(model, PROMPT[:, :0], 8)

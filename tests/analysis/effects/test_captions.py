@@ -175,9 +175,11 @@ def test_bad_input_is_named(lens):
     with pytest.raises(ValueError, match="prompt of 2"):
         run([CaptionCase(prompt=padded, neurons=two)])
     some = [CaptionCase(prompt=padded.row(0), target=target, neurons=two) for target in (11, None)]
-    with pytest.raises(ValueError, match="some cases have a target"):
+    with pytest.raises(ValueError, match=r"caption_effects_against_random\(cases=...\): case 1 .*no target"):
         run(some, n_random=1)
-    with pytest.raises(ValueError, match="one target for each case, got 2"):
+    with pytest.raises(ValueError, match=r"\(cases=...\): case 1 .*a target"):
+        run(some[::-1], n_random=1)
+    with pytest.raises(ValueError, match=r"one target\b.* 2"):
         run([CaptionCase(prompt=padded.row(0), target=[11, 12], neurons=two)], n_random=1)
     with pytest.raises(ValueError, match=f"{D_VOCAB} .*outside"):
         run([CaptionCase(prompt=padded.row(0), target=D_VOCAB, neurons=two)], n_random=1)

@@ -50,9 +50,9 @@ def test_sentence_cosine_of_any_encoder_asks_once_for_each_text():
     similarity = SentenceCosine(encoder)
     assert similarity(["a", "a", "a"], ["a", "b", "c"]).tolist() == pytest.approx([1, 0, -1], abs=1e-6)
     assert encoder.asked == [["a", "b", "c"]]
-    with pytest.raises(FloatingPointError, match="1 of 1 similarities by sentence_cosine are not finite"):
+    with pytest.raises(FloatingPointError, match=r"\b1 of 1 .*sentence_cosine"):
         SentenceCosine(Encoder({"a": [1.0, 1.0], "b": [float("nan"), 1.0]}))(["a"], ["b"])
-    with pytest.raises(ValueError, match=r"returned shape \[2\] for 2 texts"):
+    with pytest.raises(ValueError, match=r"\[2\].* 2 texts"):
         SentenceCosine(Encoder({"a": 1.0, "b": 2.0}))(["a"], ["b"])
 
 
@@ -96,7 +96,7 @@ def test_bert_score_equals_the_formula_on_plain_transformers(bert, layer):
 
 @pytest.mark.parametrize("measure", [SentenceCosine, BertScore])
 def test_a_name_is_never_looked_up_on_a_hub(measure):
-    with pytest.raises(FileNotFoundError, match=r"no folder 'bert-base-uncased' .* nothing is downloaded here"):
+    with pytest.raises(FileNotFoundError, match=r"'bert-base-uncased'"):
         measure("bert-base-uncased")
 
 
@@ -114,5 +114,5 @@ def test_a_missing_package_is_named(measure, package, module, tmp_path, monkeypa
 
 
 def test_an_object_that_encodes_nothing_is_refused():
-    with pytest.raises(TypeError, match=r"object with encode\(texts\), got int"):
+    with pytest.raises(TypeError, match=r"encode\(texts\).* int\b"):
         SentenceCosine(3)

@@ -58,7 +58,7 @@ def read(html: str) -> Element:
 
 
 def assert_self_contained(html: str) -> None:
-    """No script, nothing fetched: pictures are `data:` addresses."""
+    """No script, nothing fetched: pictures are `data:` URIs."""
     root = read(html)
     assert not root.all("script")
     assert not root.all("link")

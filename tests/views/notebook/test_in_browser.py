@@ -1,4 +1,4 @@
-"""A real browser: pointing at an image patch shows it, pages fetch nothing, text is readable in dark and light."""
+"""In a real browser: pointing at an image patch shows it, pages fetch nothing, text is legible in dark and light."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A neuron card's numbers against an independent route, and what is on it."""
+"""A neuron card's numbers against an independent computation, and its content."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -108,7 +108,7 @@ def test_the_cards_figures(case):
         np.testing.assert_allclose(figure.data[0].z, values.numpy(), rtol=1e-6)
 
 
-def test_a_row_of_a_table_will_do(lens, pictures):
+def test_a_row_of_a_table_names_the_neuron(lens, pictures):
     prompt = lens.prompt(pictures[0], " dog")
     found = lens.neurons(prompt, " cat", top_k=3)
     cards = [
@@ -133,7 +133,7 @@ def test_without_a_target_a_prompt_takes_the_next_token(lens, pictures):
     assert int(card.effect.rank_before[0]) == 0
 
 
-def test_without_pictures_the_embedded_scenes_are_looked_at(lens):
+def test_without_pictures_the_embedded_scenes_are_used(lens):
     card = lens.show(PAIR)
     assert len(card.samples) == 24
     assert card.picture.size == (128, 128)

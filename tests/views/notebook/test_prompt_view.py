@@ -1,4 +1,4 @@
-"""An image prompt in a notebook: every position there, its patch cut right, its words those of the model."""
+"""An image prompt in a notebook: it shows every position, with the right patch and the model's words."""
 
 import gc
 import re
@@ -75,7 +75,7 @@ def test_two_images_and_text_between_them(lens):
     assert_self_contained(html)
 
 
-def test_a_batch_shows_its_first_row_in_full_and_others_in_short(lens):
+def test_a_batch_shows_its_first_row_in_full_and_abbreviates_the_others(lens):
     prompt = lens.prompt([picture(i) for i in range(12)], [" dog", " cat cat", *[" sun"] * 10])
     root = read(prompt._repr_html_())
     assert len(root.all(".cell")) == N_PATCHES

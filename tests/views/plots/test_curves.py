@@ -24,7 +24,7 @@ def test_one_line_for_each_kind():
         ("mine neurons", [10, 30], [0.7, 0.6]),
     ]
     assert len({t.line.color for t in figure.data}) == 3
-    with pytest.raises(ValueError, match="'top' has 1 values for 2 counts"):
+    with pytest.raises(ValueError, match=r"'top' .* 1 values .* 2 counts"):
         ablation_curve([10, 30], {"top": [0.5]})
 
 
@@ -36,9 +36,9 @@ def test_bands_are_bootstrap_intervals_around_the_mean():
     assert list(band.y) == [intervals[0].high, intervals[1].high, intervals[1].low, intervals[0].low]
     assert list(band.x) == [10, 30, 30, 10]
     assert band.mode == "lines"
-    with pytest.raises(ValueError, match=r"'top' has shape \[9, 2\]; expected \[prompt, count=1\]"):
+    with pytest.raises(ValueError, match=r"'top' .*\[9, 2\].*count=1\]"):
         unchecked(ablation_bands)([10], {"top": shares})
-    with pytest.raises(ValueError, match="at least two prompts"):
+    with pytest.raises(ValueError, match=r"'top' .*\[1, 2\].*prompt"):
         ablation_bands([10, 30], {"top": shares[:1]})
 
 
@@ -46,7 +46,7 @@ def test_layer_histogram_counts():
     (bars,) = layer_histogram([0, 2, 2, 2], n_layers=4).data
     assert list(bars.x) == [0, 1, 2, 3]
     assert list(bars.y) == [1, 0, 3, 0]
-    with pytest.raises(ValueError, match=r"layers \[4\] are outside the model's 4 layers"):
+    with pytest.raises(ValueError, match=r"layers \[4\] .* 4 layers"):
         layer_histogram([0, 4], n_layers=4)
 
 
@@ -61,9 +61,9 @@ def test_attribution_scatter_spreads_neurons_within_their_layer():
 
 
 def test_tables_that_cannot_be_scattered():
-    with pytest.raises(ValueError, match="lacks attribution; its columns are layer, neuron"):
+    with pytest.raises(ValueError, match=r"attribution; .* layer, neuron$"):
         attribution_scatter(found()[["layer", "neuron"]], n_layers=3, d_mlp=40)
-    with pytest.raises(ValueError, match="outside the model's 2 layers of 40 neurons"):
+    with pytest.raises(ValueError, match="2 layers of 40 neurons"):
         attribution_scatter(found(), n_layers=2, d_mlp=40)
 
 
@@ -76,5 +76,5 @@ def test_estimates_against_effects():
     assert list(diagonal.x) == list(diagonal.y) == [1, 9]
     assert "1.00" in estimate_scatter(estimate, effect).layout.title.text
     assert "-1.00" in estimate_scatter(-estimate, effect).layout.title.text
-    with pytest.raises(ValueError, match="got 2 estimates, 3 effects and no labels"):
+    with pytest.raises(ValueError, match="2 estimates, 3 effects"):
         unchecked(estimate_scatter)(estimate[:2], effect)

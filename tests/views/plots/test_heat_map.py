@@ -45,7 +45,7 @@ def test_many_columns_get_few_ticks():
 
 
 def test_names_and_words_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"values are \[2, 3\], but there are 2 row names and 2 column names"):
+    with pytest.raises(ValueError, match=r"\[2, 3\].* 2 row names .* 2 column names"):
         sweep_map(torch.randn(2, 3), layers=[0, 1], column_names=["a", "b"])
-    with pytest.raises(ValueError, match=r"expected 2 rows of 3 words, got \[3\]"):
+    with pytest.raises(ValueError, match=r"2 rows of 3 words.* \[3\]"):
         depth_map(torch.rand(2, 3), position_names=list("abc"), token="a", words=[["a"] * 3])

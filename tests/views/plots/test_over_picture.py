@@ -36,7 +36,7 @@ def test_hover_names_the_patch_and_its_words():
     words = [f" word{i}" for i in range(6)]
     figure = values_over_picture(picture(), torch.rand(GRID_H, GRID_W), geometry(), words=words)
     assert figure.data[0].text[1][2] == "row 1, column 2<br>·word5"
-    with pytest.raises(ValueError, match="got 5 words for 6 image patches"):
+    with pytest.raises(ValueError, match=r"5 words .* 6 image patches"):
         values_over_picture(picture(), torch.rand(GRID_H, GRID_W), geometry(), words=words[:5])
 
 
@@ -104,11 +104,11 @@ def test_numbers_of_another_picture_are_refused():
     right = torch.rand(GRID_H, GRID_W)
     with pytest.raises(ValueError, match=r"\[2, 3\], got \[3, 2\]"):
         values_over_picture(picture(), right.T, geometry())
-    with pytest.raises(ValueError, match="picture is 20 x 20, the geometry is for 30 x 20"):
+    with pytest.raises(ValueError, match=r"picture .* 20 x 20, .*geometry .* 30 x 20"):
         values_over_picture(picture().resize((20, 20)), right, geometry())
-    with pytest.raises(ValueError, match="1 layers of values and 2 layer numbers"):
+    with pytest.raises(ValueError, match=r"1 layers .* 2 layer numbers"):
         layers_over_picture(picture(), right[None], geometry(), layers=[0, 1])
-    with pytest.raises(ValueError, match="attention of 1 layers and 2 layer numbers"):
+    with pytest.raises(ValueError, match=r"attention .* 1 layers .* 2 layer numbers"):
         attention_over_picture(picture(), right[None, None], geometry(), layers=[0, 1])
-    with pytest.raises(ValueError, match=r"heat map is \[30, 20\], the picture \[20, 30\]"):
+    with pytest.raises(ValueError, match=r"heat map .*\[30, 20\].*\[20, 30\]"):
         receptive_field_over_picture(picture(), torch.rand(WIDTH, HEIGHT), 0.5)

@@ -1,4 +1,4 @@
-"""One look: nothing opaque behind the figures, every text and mark readable on light and on dark pages."""
+"""All figures share one theme: transparent backgrounds, text and marks legible on light and on dark pages."""
 
 import re
 
@@ -12,7 +12,7 @@ from tests.views.plots.figures import HOSTILE, all_figures
 PAGES = {"white": "#ffffff", "notebook dark": "#111111", "editor dark": "#1e1e1e", "black": "#000000"}
 
 
-def test_the_contrast_formula_knows_its_ends():
+def test_the_contrast_formula_at_its_extremes():
     assert contrast("#ffffff", "#000000") == pytest.approx(21)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
@@ -49,7 +49,7 @@ def test_names_and_tokens_cannot_become_markup(figures, name):
     assert set(re.findall(r"</?[a-zA-Z]+", text)) <= {"<br", "<extra", "</extra"}
 
 
-def test_zero_lets_the_page_through():
+def test_zero_is_transparent():
     assert theme.RISING[0][1].endswith(", 0)")
     assert [colour for at, colour in theme.SIGNED if at == 0.5] == ["rgba(125, 125, 125, 0)"]
     assert theme.colour_scale(signed=True)["zmid"] == 0
