@@ -13,6 +13,7 @@ from lens_multimodal.presets.random_weights import RandomWeights
 from lens_multimodal.prompt.projection import Projection, load_linear
 from lens_multimodal.prompt.virtual_tokens import check_free
 from lens_multimodal.transformer.loading import load_language_model
+from lens_multimodal.transformer.restored_on_failure import restored_on_failure
 from lens_multimodal.transformer.self_check import self_check
 
 NamedTrio = presets.Preset | saved_lens.SavedLens
@@ -32,7 +33,8 @@ def attach_vision(
 ) -> VisionLens:
     """Make a TransformerLens model accept images wherever it accepts tokens.
 
-    A part that is given is used; one that is not comes from the preset or the saved lens that `model` names.
+    A part that is given is used; one that is not comes from the preset or the saved lens that `model` names. If this
+    fails or is interrupted, the modules that were given are as they were: submodules, weights, hooks, precision.
 
     Args:
         model: None for the tiny trio inside the package; a preset (`gpt-j-limber-beit`, ...); a folder written by
@@ -62,33 +64,31 @@ def attach_vision(
     transformer.check_version()
     if model is None and vision is None and projection is None:
         model = "tiny"
-    trio = _named_trio(model)
-    if weights is not None:
-        trio = presets.with_random_weights(trio, weights, device=device, dtype=dtype)
-    language_model, own_tokenizer = _language_model(model, trio, device=device, dtype=dtype)
-    encoder = _vision(vision, trio)
-    linear = _linear(projection, trio)
-    tokenizer = own_tokenizer if tokenizer is None else tokenizer
+    with restored_on_failure(*(part for part in (model, vision, projection) if isinstance(part, nn.Module))):
+        trio = _named_trio(model)
+        if weights is not None:
+            trio = presets.with_random_weights(trio, weights, device=device, dtype=dtype)
+        language_model, own_tokenizer = _language_model(model, trio, device=device, dtype=dtype)
+        encoder = _vision(vision, trio)
+        linear = _linear(projection, trio)
+        tokenizer = own_tokenizer if tokenizer is None else tokenizer
 
-    hooked = transformer.as_transformer_lens(language_model, tokenizer=tokenizer)
-    check_free(transformer.embedding_module(hooked))
-    transformer.move(hooked, device=device, dtype=dtype)
-    encoder.to(device=device, dtype=dtype)
-    linear.to(device=device, dtype=dtype)
-    d_model = transformer.shape(hooked).d_model
-    lens = VisionLens(
-        hooked,
-        vision=encoder,
-        projection=Projection(linear, d_vision=encoder.d_vision, d_model=d_model, n_patches=encoder.n_patches),
-        tokenizer=tokenizer,
-        name=trio.name if trio else type(language_model).__name__,
-    )
-    try:
+        hooked = transformer.as_transformer_lens(language_model, tokenizer=tokenizer)
+        check_free(transformer.embedding_module(hooked))
+        d_model = transformer.shape(hooked).d_model
+        fitting = Projection(linear, d_vision=encoder.d_vision, d_model=d_model, n_patches=encoder.n_patches)
+        transformer.move(hooked, device=device, dtype=dtype)
+        encoder.to(device=device, dtype=dtype)
+        fitting.to(device=device, dtype=dtype)
+        lens = VisionLens(
+            hooked,
+            vision=encoder,
+            projection=fitting,
+            tokenizer=tokenizer,
+            name=trio.name if trio else type(language_model).__name__,
+        )
         self_check(hooked)
-    except Exception:
-        lens.detach()
-        raise
-    return lens
+        return lens
 
 
 def _named_trio(model: Any) -> NamedTrio | None:

@@ -6,10 +6,10 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lens_multimodal.transformer.model_class import is_bridge, is_transformer_lens_model
-from lens_multimodal.transformer.weights import config, w_e, w_out
+from lens_multimodal.transformer.weights import config, w_e
 
 OLDEST, TOO_NEW = (3, 8), (5, 0)
 """Releases from the first up to, not including, the second work. Before 3.7 the bridge gives GPT-J's W_out transposed;
@@ -64,24 +64,49 @@ def check_model(model: Any) -> None:
             "this model normalises its token embeddings in the embedding module itself (post_embedding_ln), so "
             "image vectors cannot be placed there; use a TransformerBridge of the same model"
         )
-    sizes = config(model)
-    out = w_out(model, 0)
-    if w_e(model).shape[1] != sizes.d_model:
+    d_model = config(model).d_model
+    if w_e(model).shape[1] != d_model:
         raise ValueError(
-            f"the token embeddings are {w_e(model).shape[1]} wide and the residual stream d_model={sizes.d_model}: "
+            f"the token embeddings are {w_e(model).shape[1]} wide and the residual stream d_model={d_model}: "
             f"this model projects its embeddings, so image vectors of d_model cannot stand among them"
         )
-    if out.ndim != 2 or out.shape[1] != sizes.d_model:
-        raise ValueError(
-            f"blocks[0].mlp.W_out has shape {tuple(out.shape)}, expected [d_mlp, d_model={sizes.d_model}]: this "
-            f"TransformerLens release returns it transposed (fixed in 3.7.0), or the block is not a plain MLP"
-        )
+    _check_plain_mlps(model)
+
+
+def _check_plain_mlps(model: Any) -> None:
+    """Raise ValueError unless each block has one MLP with the same number of neurons."""
+    d_model = config(model).d_model
+    d_mlp = None
+    for layer, block in enumerate(model.blocks):
+        mlp = getattr(block, "mlp", None)
+        into, out = getattr(mlp, "W_in", None), getattr(mlp, "W_out", None)
+        if not isinstance(into, Tensor) or not isinstance(out, Tensor):
+            raise ValueError(
+                f"block {layer} of {_class_of(model)} has no plain MLP, but "
+                + (f"{_class_of(mlp)} in its place" if mlp is not None else f"is {_class_of(block)} without any")
+                + ": neurons of this library are rows of one W_out in each block, so mixtures of experts, state space "
+                "models and attention-only models cannot be used"
+            )
+        d_mlp = out.shape[0] if d_mlp is None else d_mlp
+        if out.shape != (d_mlp, d_model) or into.shape != (d_model, d_mlp):
+            raise ValueError(
+                f"block {layer} of {_class_of(model)} has an MLP ({_class_of(mlp)}) with W_in {list(into.shape)} and "
+                f"W_out {list(out.shape)}, expected [d_model={d_model}, d_mlp={d_mlp}] and its transpose: every "
+                f"block needs the same number of neurons"
+            )
+
+
+def _class_of(module: Any) -> str:
+    """The class of a module, or of the Hugging Face module that it wraps."""
+    inner = getattr(module, "original_component", getattr(module, "original_model", None))
+    return type(module if inner is None else inner).__name__
 
 
 def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
     """A `TransformerBridge` around a Hugging Face causal language model, without a copy and without hub access.
 
-    The given model becomes part of the bridge: its modules are replaced in place.
+    The given model becomes part of the bridge: its modules are replaced in place, and its attention becomes "eager",
+    the only implementation whose patterns can be read.
 
     Raises:
         TypeError: the model is not a causal language model of Hugging Face.
@@ -100,6 +125,7 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
             f"this {type(language_model).__name__} is already part of a TransformerBridge, which replaced its modules: "
             f"pass that bridge, or load the model again"
         )
+    language_model.set_attn_implementation("eager")  # type: ignore[operator]
     return build_bridge_from_module(
         language_model, type(language_model).__name__, hf_config=config, tokenizer=as_loaded(tokenizer)
     ).eval()
