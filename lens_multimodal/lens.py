@@ -40,6 +40,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         top_k: int = 100,
         score: str = "activation_x_gradient",
         reduce: str = "max",
+        prepend_bos: bool | None = None,
     ) -> NeuronTable:
         """The MLP neurons that turn the image into a word: the paper's ranking (sections 2.1 and 2.2).
 
@@ -49,6 +50,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
             target: a token id, or a string that is one token, its leading space included.
             score: a name of `analysis.attribution.SCORES`.
             reduce: over image positions: max (paper), sum or mean.
+            prepend_bos: as in `prompt`, for a picture; a prompt has its own.
 
         Returns:
             One row per neuron, best first: layer, neuron, attribution (logits), image_pos (position in the prompt
@@ -59,7 +61,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         """
         token = read_token(self.model, target, name="target", tokenizer=self.tokenizer)
         if not isinstance(image, ImagePrompt):
-            image = self.prompt_before(image, token)
+            image = self.prompt_before(image, token, prepend_bos=prepend_bos)
         return image_neurons(self.model, image, token, top_k=top_k, score=score, reduce=reduce)
 
     @public

@@ -27,7 +27,6 @@ from lens_multimodal.hooks import ablate
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.image.pictures import Picture, as_pictures
 from lens_multimodal.notebook import ShownInNotebooks
-from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 
@@ -44,6 +43,8 @@ class AttachedLens(Protocol):
     text: PromptTokenizer
 
     def prompt(self, images: Sequence[Picture], text: str = PROMPT) -> ImagePrompt: ...
+
+    def generate_ids(self, prompt: ImagePrompt, *, max_new_tokens: int = 20) -> list[list[int]]: ...
 
     def prompt_before(self, image: Picture, word: Token, text: str = PROMPT) -> ImagePrompt: ...
 
@@ -219,10 +220,10 @@ def _prompt_and_target(
     if token is not None:
         return lens.prompt_before(image, token, text), token
     prompt = lens.prompt([image], text)
-    (ids,) = generation.generate(lens.model, prompt, max_new_tokens=20, stop_ids=lens.text.stop_ids)
+    (ids,) = lens.generate_ids(prompt, max_new_tokens=20)
     if not ids:
         return prompt, _next_token(lens.model, prompt)
-    token = _most_raised(lens.model, pair, prompt, lens.text.first_line(ids))
+    token = _most_raised(lens.model, pair, prompt, ids)
     return lens.prompt_before(image, token, text), token
 
 

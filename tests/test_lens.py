@@ -114,7 +114,7 @@ def test_prompt_says_where_everything_is(lens):
     assert prompt.last_pos == 7
 
 
-def test_beginning_of_sequence_follows_the_model(lens_of):
+def test_beginning_of_sequence_follows_the_tokenizer(lens_of):
     starts = {layout: lens_of(layout, kind).prompt(picture()).tokens[0, 0].item() for layout, kind in CASES}
     assert starts["llama"] == 1
     assert starts["opt"] == 2
@@ -132,7 +132,7 @@ def test_beginning_of_sequence_can_be_chosen(lens_of):
 def test_beginning_of_sequence_that_the_tokenizer_lacks(tokenizers):
     lens = make_lens("gpt-j", "bridge")
     words = type(tokenizers("gpt-j")).from_pretrained(tokenizers("gpt-j").name_or_path, bos_token=None)
-    lens.text = PromptTokenizer(words)
+    lens.text = PromptTokenizer(words, lens.model)
     with pytest.raises(ValueError, match=r"no beginning-of-sequence token; use prepend_bos=False"):
         lens.prompt(picture(), prepend_bos=True)
 
@@ -221,7 +221,7 @@ def test_new_line_unknown_to_the_tokenizer_is_no_stop():
     words = Tokenizer(models.WordLevel({"<end>": 0, "<unknown>": 1, "dog": 2}, unk_token="<unknown>"))
     lens = make_lens("gpt-j", "bridge")
     lens.text = PromptTokenizer(
-        PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
+        PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>"), lens.model
     )
     assert lens.text.encode("\n") == [1]
     assert lens.text.stop_ids == [0]
@@ -289,10 +289,13 @@ def test_prompt_before_takes_every_form_of_a_token(lens):
 
 def test_model_without_a_tokenizer():
     lens = make_lens("gpt-j", "bridge")
-    for call in (lambda: lens.prompt(picture()), lambda: lens.text.stop_ids, lambda: lens.caption(picture())):
+    for call in (lambda: lens.prompt(picture()), lambda: lens.caption(picture())):
         with pytest.raises(ValueError, match=r"attach_vision\(\.\.\., tokenizer=\.\.\.\)"):
             call()
-    assert lens.prompt(picture(), "").tokens.shape == (1, N_PATCHES)
+    prompt = lens.prompt(picture(), "")
+    assert prompt.tokens.shape == (1, N_PATCHES)
+    assert lens.text.stop_ids == [0]  # the model's own
+    assert len(lens.generate_ids(prompt, max_new_tokens=3)[0]) <= 3
 
 
 def test_forgotten_images_are_unknown(lens):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from tests.models import D_VOCAB, LAYOUTS
@@ -14,14 +14,15 @@ WORDS = ["dog", "cat", "sun", "tree", "red", "boat", "fish", "sea", "hat", "big"
 
 
 def make_tokenizer(folder: Path, layout: str = "gpt-j") -> PreTrainedTokenizerFast:
-    """Words and signs of captions, with a layout's own special tokens."""
+    """Words and signs of captions, with a layout's own special tokens; Llama's and OPT's put BOS before every text."""
     config = LAYOUTS[layout]
     special = {
         f"{role}_token": SPECIAL[i]
         for role in ("bos", "eos", "pad")
         if (i := getattr(config, f"{role}_token_id")) is not None
     }
-    return _saved(folder, [*SPECIAL, "Ġ", "Ċ", "A", ".", ","], SENTENCE_WORDS, special)
+    adds_bos = layout in ("llama", "opt")
+    return _saved(folder, [*SPECIAL, "Ġ", "Ċ", "A", ".", ","], SENTENCE_WORDS, special, adds_bos=adds_bos)
 
 
 def word_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -33,7 +34,13 @@ def word_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _saved(
-    folder: Path, first: list[str], words: list[str], special: dict[str, str], *, size: int = D_VOCAB
+    folder: Path,
+    first: list[str],
+    words: list[str],
+    special: dict[str, str],
+    *,
+    size: int = D_VOCAB,
+    adds_bos: bool = False,
 ) -> PreTrainedTokenizerFast:
     """Saved to a folder and loaded from it: TransformerLens cannot take one that was never saved.
 
@@ -52,5 +59,37 @@ def _saved(
     bpe = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
+    if adds_bos:
+        bos = special["bos_token"]
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, pieces.index(bos))]
+        )
     PreTrainedTokenizerFast(tokenizer_object=bpe, **special).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def put_before(token: str, token_id: int) -> processors.TemplateProcessing:
+    """The post-processor of tokenizers that put a token before every text."""
+    return processors.TemplateProcessing(single=f"{token} $A", special_tokens=[(token, token_id)])
+
+
+def byte_fallback_tokenizer(words: list[str], **special: str) -> PreTrainedTokenizerFast:
+    """As Llama 2 has it: what is no piece becomes bytes, so that a new line is `<0x0A>`."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    merges = []
+    for word in words:
+        for end in range(1, len(word) + 1):
+            piece = f"▁{word}"[: end + 1]
+            for part in (piece, piece[-1], "▁"):
+                if part not in pieces:
+                    pieces.append(part)
+            if (piece[:-1], piece[-1]) not in merges:
+                merges.append((piece[:-1], piece[-1]))
+    bpe = Tokenizer(
+        models.BPE({p: i for i, p in enumerate(pieces)}, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **{"unk_token": "<unk>", "eos_token": "</s>", **special})

@@ -69,5 +69,4 @@ def measure(bench: Workbench) -> list[Figure]:
 
 
 def _text(bench: Workbench, ids: list[int]) -> str:
-    stops = [i for i, token in enumerate(ids) if token in bench.lens.text.stop_ids]
-    return bench.lens.text.caption(ids[: stops[0]] if stops else ids)
+    return bench.lens.text.caption(bench.lens.text.first_line(ids))

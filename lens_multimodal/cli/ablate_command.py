@@ -31,6 +31,7 @@ def ablate(
     random_draws: Annotated[int, typer.Option(min=1, help="Draws of random neurons from the same layers.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     text: options.Before = None,
+    prepend_bos: options.PrependBos = None,
     lens_options: options.LensOptions = options.TINY,
     output: options.OutputOptions = options.SCREEN,
 ) -> None:
@@ -53,7 +54,7 @@ def ablate(
     counts = sorted(set(top or (10, 100)))
     lens = lens_options.open()
     target = options.as_token(word)
-    prompt = options.prompt_for(lens, picture, word, text)
+    prompt = options.prompt_for(lens, picture, word, text, prepend_bos)
     if given is None:
         ranked = lens.neurons(prompt, target, top_k=counts[-1])
         chosen = [ranked.head(count) for count in counts]
@@ -62,14 +63,24 @@ def ablate(
 
     import pandas as pd
 
-    rows = [row for some in chosen for row in _rows(lens, picture, prompt, target, some, random_draws, seed)]
+    free = lens.prompt(picture, prepend_bos=prepend_bos)
+    rows = [row for some in chosen for row in _rows(lens, free, prompt, target, some, random_draws, seed)]
     output.write(pd.DataFrame(rows), title=f"Ablation at the image positions, {word!r} in {picture}")
 
 
 def _rows(
-    lens: "VisionLens", picture: Path, prompt: "ImagePrompt", target: str, chosen: Any, random_draws: int, seed: int
+    lens: "VisionLens",
+    free: "ImagePrompt",
+    prompt: "ImagePrompt",
+    target: str,
+    chosen: Any,
+    random_draws: int,
+    seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """One row for the chosen neurons, then one for each draw of random neurons."""
+    """One row for the chosen neurons, then one for each draw of random neurons.
+
+    The word is scored after `prompt`; `free` is captioned.
+    """
     import torch
 
     from lens_multimodal import transformer
@@ -78,7 +89,6 @@ def _rows(
     from lens_multimodal.hooks import random_neurons_like
 
     generator = torch.Generator().manual_seed(seed)
-    free = lens.prompt(picture)
     drawn = (random_neurons_like(lens.model, chosen, generator) for _ in range(random_draws))
     for draw, neurons in enumerate([chosen, *drawn]):
         hooks = ablation(lens.model, neurons, positions=prompt.image_pos[0])

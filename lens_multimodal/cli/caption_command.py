@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def caption(
     pictures: Pictures,
     text: options.Text = None,
+    prepend_bos: options.PrependBos = None,
     max_new_tokens: options.MaxNewTokens = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per batch.")] = 16,
     keep_going: Annotated[
@@ -43,7 +44,11 @@ def caption(
     lens = lens_options.open()
     opened = Opened(paths=found, keep_going=keep_going)
     after = PROMPT if text is None else text
-    captions = list(lens.caption_stream(opened, after, max_new_tokens=max_new_tokens, batch_size=batch_size))
+    captions = list(
+        lens.caption_stream(
+            opened, after, prepend_bos=prepend_bos, max_new_tokens=max_new_tokens, batch_size=batch_size
+        )
+    )
     read = [str(path) for path in found if path not in opened.unread]
     output.write(pd.DataFrame({"picture": read, "caption": captions}), title="Captions")
     if opened.unread:

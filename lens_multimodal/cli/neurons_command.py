@@ -13,6 +13,7 @@ def neurons(
     pictures: Pictures,
     word: options.Word,
     text: options.Before = None,
+    prepend_bos: options.PrependBos = None,
     top_k: Annotated[int, typer.Option(min=1, help="Neurons per picture.")] = 20,
     score: Annotated[
         str, typer.Option(help=f"How neurons are scored: {', '.join(SCORE_CLASSES)}. The first is the paper's.")
@@ -39,7 +40,7 @@ def neurons(
     lens = lens_options.open()
     tables = []
     for path in found:
-        prompt = options.prompt_for(lens, path, word, text)
+        prompt = options.prompt_for(lens, path, word, text, prepend_bos)
         table = lens.neurons(prompt, options.as_token(word), top_k=top_k, score=score, reduce=reduce)
         tables.append(table.assign(picture=str(path))[["picture", *table.columns]])
         lens.forget(prompt)

@@ -40,6 +40,13 @@ Before = Annotated[
         "own caption up to the word.",
     ),
 ]
+PrependBos = Annotated[
+    bool | None,
+    typer.Option(
+        "--bos/--no-bos",
+        help="Begin the prompt with a beginning-of-sequence token. Default: what the tokenizer does by itself.",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +151,9 @@ def as_token(word: str) -> str:
     return word if word.startswith(" ") else f" {word}"
 
 
-def prompt_for(lens: "VisionLens", picture: Path, word: str, text: str | None) -> "ImagePrompt":
+def prompt_for(
+    lens: "VisionLens", picture: Path, word: str, text: str | None, prepend_bos: bool | None
+) -> "ImagePrompt":
     """The prompt that ends where `word` is predicted: after `text`, or after the model's own caption up to the word.
 
     Raises: ValueError for a word of several tokens, a picture that cannot be read, or a caption without the word.
@@ -154,9 +163,9 @@ def prompt_for(lens: "VisionLens", picture: Path, word: str, text: str | None) -
     target, opened = as_token(word), as_picture(picture)
     lens.text.token_id(target)
     if text is not None:
-        return lens.prompt(opened, text)
+        return lens.prompt(opened, text, prepend_bos=prepend_bos)
     try:
-        return lens.prompt_before(opened, target)
+        return lens.prompt_before(opened, target, prepend_bos=prepend_bos)
     except ValueError as error:
         raise ValueError(f"{picture}: {error} (on the command line: --text 'A picture of a')") from error
 

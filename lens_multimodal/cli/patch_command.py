@@ -23,6 +23,7 @@ def patch(
     corrupted: Annotated[Path, typer.Argument(help="The picture to copy them into.")],
     word: options.Word,
     text: options.Before = None,
+    prepend_bos: options.PrependBos = None,
     site: Annotated[Site, typer.Option(help="The activation to copy.")] = Site.resid_pre,
     layers: Annotated[str | None, typer.Option(help="Layers, such as 0,3,5. Default: all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Patched runs per batch.")] = 32,
@@ -48,9 +49,9 @@ def patch(
     lens = lens_options.open()
     target = options.as_token(word)
     if text is None:
-        own = options.prompt_for(lens, clean, word, text)
+        own = options.prompt_for(lens, clean, word, text, prepend_bos)
         text = lens.text.decode(own.tokens[0, own.text_pos[0]].tolist())
-    prompt = lens.prompt([clean, corrupted], text)
+    prompt = lens.prompt([clean, corrupted], text, prepend_bos=prepend_bos)
     run = {
         Site.resid_pre: analysis.act_patch_resid_pre,
         Site.mlp_out: analysis.act_patch_mlp_out,

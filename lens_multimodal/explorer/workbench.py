@@ -20,7 +20,6 @@ from lens_multimodal.explorer.limits import Limits
 from lens_multimodal.explorer.uploads import Pictures, Sample, read_upload, thumbnail
 from lens_multimodal.hooks import random_neurons_like, scale
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
 from lens_multimodal.views.html import data_uri
 from lens_multimodal.views.notebook.embedded_pictures import field_over_picture
@@ -170,13 +169,7 @@ class Workbench:
         if room < 1:
             raise ValueError(f"the text fills the model's context of {self.lens.shape.n_ctx} positions: shorten it")
         with torch.no_grad(), transformer.fired_hooks(model, hooks):
-            [ids] = generation.generate(
-                model,
-                prompt,
-                max_new_tokens=min(self.limits.new_tokens, room),
-                stop_ids=self.lens.text.stop_ids,
-            )
-            ids = self.lens.text.first_line(ids)
+            [ids] = self.lens.generate_ids(prompt, max_new_tokens=min(self.limits.new_tokens, room))
             logits = self.lens.logits(self._longer(prompt, ids))[0, prompt.last_pos :]
         words = [self.word(token, at) for token, at in zip(ids, logits, strict=False)]
         return Caption(text=self.lens.text.caption(ids), words=words)

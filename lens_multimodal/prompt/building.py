@@ -66,14 +66,13 @@ class PromptBuilder:
     def assemble(self, rows: Sequence[Sequence[Piece | str]], *, prepend_bos: bool | None) -> ImagePrompt:
         """Rows of texts, token ids and images as a prompt.
 
-        Args: prepend_bos: None does what the model was trained with.
-        Raises: ValueError for an empty row, or more positions than the model's context.
+        A text that begins with BOS itself, as chat templates do, gets no second one; its own goes before the images.
+
+        Args: prepend_bos: None does what the tokenizer does by itself.
+        Raises: ValueError for an empty row, more positions than the model's context, or tokens that the model lacks.
         """
-        wanted = transformer.facts(self.model).prepends_bos if prepend_bos is None else prepend_bos
-        bos = self.text.bos if wanted else []
-        pieces: list[list[Piece]] = [
-            [bos, *(self.text.encode(piece) if isinstance(piece, str) else piece for piece in row)] for row in rows
-        ]
+        start = self.text.start_ids(prepend_bos)
+        pieces = [_after_start(start, [self._encoded(piece) for piece in row]) for row in rows]
         prompt = assemble(pieces, pad_id=self.text.pad_id, device=transformer.device(self.model))
         n_pos, n_ctx = prompt.tokens.shape[1], transformer.shape(self.model).n_ctx
         if n_pos > n_ctx:
@@ -83,5 +82,25 @@ class PromptBuilder:
             )
         return prompt
 
+    def _encoded(self, piece: Piece | str) -> Piece:
+        if not isinstance(piece, str):
+            return piece
+        ids, d_vocab = self.text.encode(piece), self.virtual_tokens.d_vocab
+        if unknown := [i for i in ids if i >= d_vocab]:
+            raise ValueError(
+                f"the tokenizer writes {self.text.token(unknown[0])!r} as token {unknown[0]}, but the model's "
+                f"vocabulary ends at {d_vocab - 1}: take the model's own tokenizer, or resize its embeddings"
+            )
+        return ids
+
     def _grid_of(self, n_positions: int) -> tuple[int, int]:
         return (self.vision.grid_h, self.vision.grid_w) if n_positions == self.vision.n_patches else (1, n_positions)
+
+
+def _after_start(start: list[int], pieces: list[Piece]) -> list[Piece]:
+    """A row that begins with these tokens, once: those with which its first text begins are moved to the front."""
+    for index, piece in enumerate(pieces):
+        if isinstance(piece, list) and piece:
+            own = len(start) if piece[: len(start)] == start else 0
+            return [start, *pieces[:index], piece[own:], *pieces[index + 1 :]]
+    return [start, *pieces]

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
@@ -44,7 +43,7 @@ class CaptioningModel:
         self.vision = vision
         self.projection = projection
         self.tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
-        self.text = PromptTokenizer(self.tokenizer)
+        self.text = PromptTokenizer(self.tokenizer, model)
         self.name = name
         self.shape = shape
         self.virtual_tokens = VirtualTokens(
@@ -66,7 +65,8 @@ class CaptioningModel:
         Args:
             images: one picture, or one per row.
             text: the same for every row, or one per row.
-            prepend_bos: None does what the model was trained with (GPT-J: none).
+            prepend_bos: whether a beginning-of-sequence token stands first; None does what the tokenizer does by
+                itself (GPT-J's adds none). A text that already begins with it gets no second one.
             with_gradient: make each image's vectors a leaf that requires gradient, reachable as
                 `prompt.spans[row][0].image.soft_prompt.vectors`.
 
@@ -144,17 +144,22 @@ class CaptioningModel:
 
     def generate(self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None) -> list[str]:
         """The text that follows each row, up to the end token or a new line."""
-        rows = generation.generate(
-            self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids, sampling=sampling
-        )
+        rows = self.generate_ids(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
         return [self.text.caption(ids) for ids in rows]
+
+    def generate_ids(
+        self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None
+    ) -> list[list[int]]:
+        """The tokens of `generate`: no end token, and nothing behind the first line."""
+        rows = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, sampling=sampling, **self._stops)
+        return [self.text.first_line(ids) for ids in rows]
 
     def generate_with_activations(
         self, prompt: ImagePrompt, names: Sequence[str], *, max_new_tokens: int = 20
     ) -> GeneratedActivations:
         """Greedy generation of one row, with the activations of the named hook points behind every new token."""
         return generation.generate_with_activations(
-            self.model, prompt, names=names, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids
+            self.model, prompt, names=names, max_new_tokens=max_new_tokens, **self._stops
         )
 
     @overload
@@ -163,34 +168,48 @@ class CaptioningModel:
         images: list[Picture] | tuple[Picture, ...],
         text: str = ...,
         *,
+        prepend_bos: bool | None = ...,
         max_new_tokens: int = ...,
         sampling: Sampling | None = ...,
     ) -> list[str]: ...
     @overload
     def caption(
-        self, images: Picture, text: str = ..., *, max_new_tokens: int = ..., sampling: Sampling | None = ...
+        self,
+        images: Picture,
+        text: str = ...,
+        *,
+        prepend_bos: bool | None = ...,
+        max_new_tokens: int = ...,
+        sampling: Sampling | None = ...,
     ) -> str: ...
     def caption(
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
         text: str = PROMPT,
         *,
+        prepend_bos: bool | None = None,
         max_new_tokens: int = 20,
         sampling: Sampling | None = None,
     ) -> str | list[str]:
         """What the model writes after the image and `text`: a string for one picture, a list for a list.
 
-        Greedy and deterministic by default; stops at the model's end token or a new line, as LiMBeR does.
+        Greedy and deterministic by default; stops at an end token of the tokenizer or of the model's generation
+        settings, or at a new line, as LiMBeR does.
+
+        Args: prepend_bos: as in `prompt`.
         """
         pictures = as_pictures(images)
-        if len(pictures) <= BATCH_SIZE:
-            found = self._captions(pictures, text, max_new_tokens, sampling)
-        else:
-            found = list(
-                self.caption_stream(
-                    pictures, text, max_new_tokens=max_new_tokens, sampling=sampling, batch_size=BATCH_SIZE
-                )
+        found = list(
+            self.caption_stream(
+                pictures,
+                text,
+                prepend_bos=prepend_bos,
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                batch_size=BATCH_SIZE,
+                progress=None if len(pictures) > BATCH_SIZE else False,
             )
+        )
         one = not isinstance(images, (list, tuple)) and getattr(images, "ndim", 0) != 4
         return found[0] if one else found
 
@@ -199,6 +218,7 @@ class CaptioningModel:
         images: Picture | Iterable[Picture],
         text: str = PROMPT,
         *,
+        prepend_bos: bool | None = None,
         max_new_tokens: int = 20,
         sampling: Sampling | None = None,
         batch_size: int = 16,
@@ -207,24 +227,35 @@ class CaptioningModel:
         """Captions of any number of pictures, one at a time in flat memory.
 
         Args:
+            prepend_bos: as in `prompt`.
             batch_size: pictures that are captioned together.
             progress: show a progress bar; None shows it for anything longer than two seconds.
         """
         for pictures in picture_batches(images, batch_size=batch_size, progress=progress):
-            yield from self._captions(pictures, text, max_new_tokens, sampling)
+            prompt = self._assemble([[image, text] for image in self._build.embed(pictures)], prepend_bos)
+            captions = self.generate(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
+            self.forget(prompt)
+            yield from captions
 
     def prompt_before(
-        self, image: Picture, word: Token, text: str = PROMPT, *, max_new_tokens: int = 20
+        self,
+        image: Picture,
+        word: Token,
+        text: str = PROMPT,
+        *,
+        prepend_bos: bool | None = None,
+        max_new_tokens: int = 20,
     ) -> ImagePrompt:
         """The image, `text` and the model's own caption before `word`: a prompt that ends where `word` is predicted.
 
-        Args: word: a string that is one token, or a token id.
+        Args:
+            word: a string that is one token, or a token id.
+            prepend_bos: as in `prompt`.
         Raises: ValueError if the caption does not say `word`, or `word` is not one token.
         """
         target = read_token(self.model, word, name="word", tokenizer=self.tokenizer)
-        prompt = self.prompt(image, text)
-        (ids,) = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.text.stop_ids)
-        ids = self.text.first_line(ids)
+        prompt = self.prompt(image, text, prepend_bos=prepend_bos)
+        (ids,) = self.generate_ids(prompt, max_new_tokens=max_new_tokens)
         if target not in ids:
             raise ValueError(
                 f"the caption {self.text.caption(ids)!r} does not say {self.text.token(target)!r}; give the words "
@@ -244,19 +275,15 @@ class CaptioningModel:
             virtual_tokens=self.virtual_tokens,
         )
 
+    @property
+    def _stops(self) -> dict[str, list[int]]:
+        return {"stop_ids": self.text.stop_ids, "last_ids": self.text.last_ids}
+
     def _assemble(self, rows: Sequence[Sequence[Piece | str]], prepend_bos: bool | None) -> ImagePrompt:
         prompt = self._build.assemble(rows, prepend_bos=prepend_bos)
         for made in (prompt, *(span.image.soft_prompt for spans in prompt.spans for span in spans)):
             _MADE_BY[made] = weakref.ref(self)
         return prompt
-
-    def _captions(
-        self, pictures: list[Image.Image], text: str, max_new_tokens: int, sampling: Sampling | None
-    ) -> list[str]:
-        prompt = self._assemble([[image, text] for image in self._build.embed(pictures)], None)
-        captions = self.generate(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
-        self.forget(prompt)
-        return captions
 
 
 def maker_of(prompt: ImagePrompt) -> CaptioningModel | None:

@@ -53,13 +53,17 @@ def generate(
     *,
     max_new_tokens: int,
     stop_ids: Sequence[int],
+    last_ids: Sequence[int] = (),
     sampling: Sampling | None = None,
 ) -> list[list[int]]:
-    """New token ids of each row, up to but excluding the first stop token.
+    """New token ids of each row, up to the first stop token.
 
     Rows of one length are generated together, unpadded, so a batch equals its single runs on every
     TransformerLens generation.
 
+    Args:
+        stop_ids: tokens that end a row.
+        last_ids: those of them that still belong to it, such as ".\\n"; the others are left out.
     Raises:
         ValueError: the prompt and the new tokens do not fit into the model's context.
     """
@@ -92,7 +96,7 @@ def generate(
             num_beams=sampling.num_beams,
         )
         for row, ids in zip(rows, out[:, length:].tolist(), strict=True):
-            new[row] = _until(ids, set(stop_ids))
+            new[row] = _until(ids, set(stop_ids), kept=set(last_ids))
     return new
 
 
@@ -125,8 +129,9 @@ def generate_with_activations(
     names: Sequence[str],
     max_new_tokens: int,
     stop_ids: Sequence[int],
+    last_ids: Sequence[int] = (),
 ) -> GeneratedActivations:
-    """Greedy generation of one row with the activations behind every generated token.
+    """Greedy generation of one row with the activations behind every generated token; arguments as in `generate`.
 
     Raises: ValueError for a prompt of more than one row, and for a hook point without a position axis such as an
         attention pattern.
@@ -134,7 +139,7 @@ def generate_with_activations(
     if len(prompt) != 1:
         raise ValueError(f"activations are recorded one row at a time; this prompt has {len(prompt)} (prompt.row(i))")
     with recording(model, names) as passes:
-        (ids,) = generate(model, prompt, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+        (ids,) = generate(model, prompt, max_new_tokens=max_new_tokens, stop_ids=stop_ids, last_ids=last_ids)
     for name, kept in passes.items():
         _check_positions(name, kept, n_prompt=prompt.tokens.shape[1])
     steps = {name: torch.cat([passed[0, -1:] for passed in kept[: max(len(ids), 1)]]) for name, kept in passes.items()}
@@ -154,8 +159,8 @@ def _check_positions(name: str, kept: list[Tensor], *, n_prompt: int) -> None:
             )
 
 
-def _until(ids: list[int], stops: set[int]) -> list[int]:
+def _until(ids: list[int], stops: set[int], *, kept: set[int]) -> list[int]:
     for index, token in enumerate(ids):
         if token in stops:
-            return ids[:index]
+            return ids[: index + (token in kept)]
     return ids

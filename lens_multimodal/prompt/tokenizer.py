@@ -1,22 +1,32 @@
-"""A tokenizer as prompts and captions need it: no special tokens, and one rule for where a caption ends."""
+"""A tokenizer as prompts and captions need it: what stands first, where a caption ends, and text between as it is.
+
+The tokenizer and the model's generation settings decide, never the name of the architecture.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from torch import nn
+
+from lens_multimodal import transformer
 from lens_multimodal.arguments.targets import single_token, token_ids
 
 
 class PromptTokenizer:
     """Text to token ids and back in the middle of a prompt, and generated ids to a caption.
 
-    Everything but `pad_id` needs a tokenizer.
+    Without a tokenizer there is no text: ids can be padded and generation ends at the model's own end tokens.
 
-    Raises: ValueError on use if the model came without one.
+    Args:
+        tokenizer: a Hugging Face tokenizer, or None.
+        model: whose vocabulary the ids belong to, and whose generation settings may name further end tokens.
+    Raises: ValueError on use of text if the model came without a tokenizer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, model: nn.Module | None = None) -> None:
         self._tokenizer = tokenizer
+        self._model = model
 
     @property
     def tokenizer(self) -> Any:
@@ -24,6 +34,8 @@ class PromptTokenizer:
         if self._tokenizer is None:
             raise ValueError("this model came without a tokenizer: pass attach_vision(..., tokenizer=...)")
         return self._tokenizer
+
+    # --- text and ids ----------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text as the model reads it in the middle of a prompt: no special token is added.
@@ -39,20 +51,6 @@ class PromptTokenizer:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def first_line(self, ids: Sequence[int]) -> list[int]:
-        """Generated ids up to and including the token that ends the first line.
-
-        A tokenizer may hold a line's end inside a longer token (Llama 3 has ".\\n\\n"), where generation does not stop.
-        """
-        for index, token in enumerate(ids):
-            if "\n" in self.token(token):
-                return list(ids[: index + 1])
-        return list(ids)
-
-    def caption(self, ids: Sequence[int]) -> str:
-        """The caption that generated ids spell: their first line, without surrounding spaces."""
-        return self.decode(ids).split("\n")[0].strip()
-
     def token(self, token_id: int) -> str:
         """One token as it is, special ones too."""
         text: str = self.tokenizer.decode([token_id])
@@ -65,26 +63,105 @@ class PromptTokenizer:
         """
         return single_token(self.tokenizer, word, "word") if isinstance(word, str) else word
 
+    # --- what stands first -----------------------------------------------------------------------------
+
+    def start_ids(self, prepend_bos: bool | None = None) -> list[int]:
+        """The tokens that a prompt begins with.
+
+        Args: prepend_bos: None for what the tokenizer puts before a text by itself (most often BOS or nothing), True
+            for BOS even if it puts none, False for nothing.
+        Raises: ValueError for True if the tokenizer has no beginning-of-sequence token.
+        """
+        if prepend_bos is False or (prepend_bos is None and self._tokenizer is None):
+            return []
+        bos = self.tokenizer.bos_token_id
+        if prepend_bos and not self._put_before_texts and bos is None:
+            raise ValueError(
+                "this tokenizer has no beginning-of-sequence token; use prepend_bos=False, or None for what it does "
+                "by itself"
+            )
+        return self._put_before_texts or ([bos] if prepend_bos else [])
+
     @cached_property
-    def stop_ids(self) -> list[int]:
-        """The end token and new lines: where generation stops."""
-        newlines = [ids[0] for text in ("\n", "\n\n") if len(ids := self.encode(text)) == 1]
-        known = [i for i in newlines if i != self.tokenizer.unk_token_id]
-        return [i for i in dict.fromkeys([self.tokenizer.eos_token_id, *known]) if i is not None]
+    def _put_before_texts(self) -> list[int]:
+        """What the tokenizer adds on the left; there may be several, as GLM's `[gMASK]<sop>`."""
+        tokenizer = self._as_its_files_say
+        for text in ("a", "A", ".", "0", "\n"):
+            inside, whole = token_ids(tokenizer, text), list(tokenizer(text)["input_ids"])
+            for start in reversed(range(len(whole) - len(inside) + 1 if inside else 0)):
+                if whole[start : start + len(inside)] == inside:
+                    return whole[:start]
+        return []
 
     @property
-    def bos(self) -> list[int]:
-        """The beginning-of-sequence token.
+    def _as_its_files_say(self) -> Any:
+        """The tokenizer before TransformerLens made it add BOS, which it does to every tokenizer that it loads."""
+        changed = self._tokenizer is getattr(self._model, "tokenizer", None)
+        if not changed or not getattr(self._tokenizer, "add_bos_token", False):
+            return self._tokenizer
+        from transformers import AutoTokenizer
 
-        Raises: ValueError if the tokenizer has none.
+        try:
+            return AutoTokenizer.from_pretrained(self._tokenizer.name_or_path, local_files_only=True)
+        except (OSError, ValueError):  # made in memory, or its folder is gone
+            return self._tokenizer
+
+    # --- where a caption ends --------------------------------------------------------------------------
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The end tokens: the tokenizer's own first, then those that the model's generation settings name."""
+        own = getattr(self._tokenizer, "eos_token_id", None)
+        named = [] if self._model is None else transformer.end_tokens(self._model)
+        return list(dict.fromkeys(i for i in (own, *named) if i is not None))
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Where generation stops: end tokens, and every token that holds a new line."""
+        return list(dict.fromkeys([*self.end_ids, *self._line_ends]))
+
+    @property
+    def last_ids(self) -> list[int]:
+        """Those of `stop_ids` that hold words of the caption before their new line, such as ".\\n\\n" of Llama 3."""
+        return [i for i, text in self._line_ends.items() if text.split("\n")[0].strip() and i not in self.end_ids]
+
+    @cached_property
+    def _line_ends(self) -> dict[int, str]:
+        """The vocabulary's tokens with a new line in their text."""
+        if self._tokenizer is None:
+            return {}
+        signs = ("\n", "Ċ", "<0x0A>")  # as it is, of byte-level tokenizers, and of those that fall back to bytes
+        vocabulary = ((_as_text(token), i) for token, i in self._tokenizer.get_vocab().items())
+        candidates = sorted(i for token, i in vocabulary if any(sign in token for sign in signs))
+        return {i: text for i in candidates if "\n" in (text := self.token(i))}
+
+    def first_line(self, ids: Sequence[int]) -> list[int]:
+        """Generated ids before the end token, up to and including the one whose new line ends the caption.
+
+        A token that only ends the line adds nothing to the caption and is left out.
         """
-        bos = self.tokenizer.bos_token_id
-        if bos is None:
-            raise ValueError("this tokenizer has no beginning-of-sequence token; use prepend_bos=False")
-        return [bos]
+        ends = set(self.end_ids)
+        for n, token in enumerate(ids):
+            if token in ends:
+                return list(ids[:n])
+            if self._tokenizer is not None and "\n" in self.decode(ids[: n + 1]):
+                adds_words = self.caption(ids[: n + 1]) != self.caption(ids[:n])
+                return list(ids[: n + 1] if adds_words else ids[:n])
+        return list(ids)
+
+    def caption(self, ids: Sequence[int]) -> str:
+        """The caption that generated ids spell: their first line, without surrounding spaces."""
+        return self.decode(ids).split("\n")[0].strip()
+
+    # --- padding ---------------------------------------------------------------------------------------
 
     @property
     def pad_id(self) -> int:
-        """What fills a shorter row on the left; attention is masked there."""
+        """What fills a shorter row on the left: any word will do, since attention is masked there."""
+        n_words = None if self._model is None else transformer.shape(self._model).d_vocab
         candidates = (getattr(self._tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
-        return next((i for i in candidates if i is not None), 0)
+        return next((i for i in candidates if i is not None and 0 <= i < (n_words or i + 1)), 0)
+
+
+def _as_text(token: str | bytes) -> str:
+    return token if isinstance(token, str) else token.decode("utf-8", "replace")

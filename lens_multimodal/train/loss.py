@@ -77,11 +77,10 @@ def dropout_by_place(
 
 def _layout(lens: VisionLens, captions: Sequence[str], prompt: str, *, n_image: int) -> tuple[Tensor, int, list[int]]:
     """Token ids with -1 at image positions, padded on the right; where captions start; how long they are."""
-    if not lens.text.stop_ids:
-        raise ValueError("the tokenizer has no end token; every caption must end with one")
-    end = lens.text.stop_ids[0]
-    bos = lens.text.bos if transformer.facts(lens.model).prepends_bos else []
-    begin = [*bos, *[-1] * n_image, *lens.text.encode(prompt)]
+    if not lens.text.end_ids:
+        raise ValueError("neither the tokenizer nor the model has an end token, and every caption must end with one")
+    end = lens.text.end_ids[0]
+    begin = [*lens.text.start_ids(), *[-1] * n_image, *lens.text.encode(prompt)]
     rows = [[*lens.text.encode(caption), end] for caption in captions]
     lengths = [len(row) for row in rows]
     longest = max(lengths)

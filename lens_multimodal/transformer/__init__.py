@@ -67,7 +67,7 @@ from lens_multimodal.transformer.residual_stream import (
     written,
     written_scale,
 )
-from lens_multimodal.transformer.running import generate, logits_of
+from lens_multimodal.transformer.running import end_tokens, generate, logits_of
 from lens_multimodal.transformer.sizes import ModelShape, device, shape
 from lens_multimodal.transformer.weights import (
     b_u,

@@ -9,18 +9,6 @@ from typing import Any
 
 from torch import nn
 
-BEGINNING_FIRST = {
-    "OPTForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "MixtralForCausalLM",
-    "GemmaForCausalLM",
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-}
-"""Classes that were trained with a beginning-of-sequence token before their text. No configuration tells:
-TransformerLens' `default_prepend_bos` is True for GPT-J, which was trained without one."""
-
 NORM_BEHIND_MLP_IN_HOOKED = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 """Architectures whose `ln2` stands behind the MLP in a `HookedTransformer`."""
 
@@ -29,7 +17,6 @@ NORM_BEHIND_MLP_IN_HOOKED = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 class FamilyFacts:
     """Facts of one decoder family."""
 
-    prepends_bos: bool = False
     parallel_blocks: bool = False
     """Attention and MLP of a block read the same residual stream, so no path leads from one to the other."""
     norm_before_mlp: str | None = "ln2"
@@ -67,7 +54,6 @@ def _of_hooked_transformer(model: Any) -> FamilyFacts:
     block, cap = model.blocks[0], getattr(model.cfg, "output_logits_soft_cap", None)
     behind_alone = architecture(model) in NORM_BEHIND_MLP_IN_HOOKED
     return FamilyFacts(
-        prepends_bos=architecture(model) in BEGINNING_FIRST,
         parallel_blocks=bool(model.cfg.parallel_attn_mlp),
         norm_before_mlp=None if behind_alone else "ln2",
         norm_behind_mlp="ln2" if behind_alone else "ln2_post" if hasattr(block, "ln2_post") else None,
@@ -82,7 +68,6 @@ def _of_bridge(model: Any, inner: Any) -> FamilyFacts:
     behind = next((n for n in ("ln2_post", "ln2") if _output(block, n) is block.hook_mlp_out), None)
     before = next((n for n in ("ln2", "ln1") if hasattr(block, n)), None)
     return FamilyFacts(
-        prepends_bos=architecture(model) in BEGINNING_FIRST,
         parallel_blocks=bool(getattr(model.cfg, "parallel_attn_mlp", False)),
         norm_before_mlp=None if behind == "ln2" else before,
         norm_behind_mlp=behind,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lens_multimodal.transformer.model_class import is_bridge
 from lens_multimodal.transformer.residual_stream import unembed
+from lens_multimodal.transformer.sizes import shape
 from lens_multimodal.transformer.weights import config
 
 
@@ -78,6 +79,14 @@ def generate(
         verbose=False,
         **({} if is_bridge(model) else {"padding_side": _side_without_padding(model, tokens)}),
     )
+
+
+def end_tokens(model: Any) -> list[int]:
+    """The words that end generation by the model's own settings: `generation_config.eos_token_id`, one or several."""
+    settings = getattr(model.original_model if is_bridge(model) else model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    ids = [] if named is None else torch.as_tensor(named).flatten().tolist()
+    return [i for i in ids if 0 <= i < shape(model).d_vocab]
 
 
 def _side_without_padding(model: Any, tokens: Tensor) -> str:

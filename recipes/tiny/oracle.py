@@ -17,7 +17,6 @@ from torch import Generator, Tensor, nn
 
 from lens_multimodal import VisionLens, attach_vision
 from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
-from lens_multimodal.prompt.generation import generate
 from lens_multimodal.train import CaptionBatch
 from recipes.tiny.evaluate.captions import nouns_in
 from recipes.tiny.objectives import patch_shares
@@ -125,7 +124,7 @@ def _naming(lens: VisionLens, batch: OracleBatch, nouns: list[str]) -> float:
     for start in range(0, len(batch.captions), 64):
         with torch.no_grad():
             prompt = lens.prompt_from_vectors(lens.projection(batch.pixels[start : start + 64]))
-        said = generate(lens.model, prompt, max_new_tokens=12, stop_ids=lens.text.stop_ids)
+        said = lens.generate_ids(prompt, max_new_tokens=12)
         for ids, truth in zip(said, batch.captions[start : start + 64], strict=True):
             right += nouns_in(truth, nouns) <= nouns_in(lens.text.caption(ids), nouns)
         lens.forget(prompt)

@@ -9,8 +9,9 @@ import torch
 from lens_multimodal import VisionLens
 from lens_multimodal.train import CaptionBatch, token_losses
 from lens_multimodal.train.loss import dropout_by_place
-from tests.lenses import SQUARE, picture, random_lens
+from tests.lenses import SQUARE, make_lens, picture, random_lens
 from tests.models import MODEL_CLASSES, random_language_model
+from tests.tokenizers import make_tokenizer
 
 CAPTIONS = [" big dog", "", " red boat in sea sun", " cat"]
 
@@ -40,8 +41,8 @@ def transformers_losses(lens: VisionLens, layout: str, batch: CaptionBatch, *, p
 @pytest.mark.parametrize(("kind", "layout"), [*((kind, "gpt-j") for kind in MODEL_CLASSES), ("bridge", "llama")])
 @pytest.mark.parametrize("prompt", ["", " the picture of"])
 def test_equals_transformers(kind: str, layout: str, prompt: str, tmp_path: Path) -> None:
-    """Loss and gradient; a model with a beginning token gets it before the image, as in its prompts."""
-    lens = random_lens(tmp_path, kind=kind, layout=layout)
+    """Loss and gradient; where the tokenizer puts BOS before a text, it stands before the image, as in prompts."""
+    lens = make_lens(layout, kind, tokenizer=make_tokenizer(tmp_path, layout), sizes=SQUARE)
     batch = batch_of(lens, CAPTIONS)
     linear = lens.projection.linear.requires_grad_(True)
     losses = token_losses(lens, linear, batch, prompt=prompt)

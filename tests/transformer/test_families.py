@@ -8,8 +8,8 @@ EXPECTED = {
     "gpt-j": FamilyFacts(parallel_blocks=True, norm_before_mlp="ln1"),
     "gpt-2": FamilyFacts(),
     "pythia": FamilyFacts(parallel_blocks=True),
-    "llama": FamilyFacts(prepends_bos=True),
-    "opt": FamilyFacts(prepends_bos=True),
+    "llama": FamilyFacts(),
+    "opt": FamilyFacts(),
 }
 HOOKED_GPT_J = FamilyFacts(parallel_blocks=True)
 """A HookedTransformer gives each block of GPT-J a second norm, with the weights of the first."""

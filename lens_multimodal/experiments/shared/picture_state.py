@@ -23,7 +23,6 @@ from lens_multimodal.experiments.shared.nouns import Noun, NounFinder
 from lens_multimodal.experiments.shared.settings_checks import require_at_least
 from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.image_prompt import PROMPT, ImagePrompt
 from lens_multimodal.seeds import generator_for
 
@@ -116,13 +115,8 @@ class PictureState:
     @cached_property
     def caption_ids(self) -> list[int]:
         """The greedy caption, without its end token; a token that also ends the line is the last."""
-        (ids,) = generation.generate(
-            self.lens.model,
-            self.prompt,
-            max_new_tokens=self.settings.max_new_tokens,
-            stop_ids=self.lens.text.stop_ids,
-        )
-        return self.lens.text.first_line(ids)
+        (ids,) = self.lens.generate_ids(self.prompt, max_new_tokens=self.settings.max_new_tokens)
+        return ids
 
     @cached_property
     def caption(self) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lens_multimodal import VisionEncoder, VisionLens
 from lens_multimodal.analysis.decoding import nearest_embeddings
 from lens_multimodal.image.wide_features import build_beit
-from lens_multimodal.prompt.generation import generate
 from recipes.tiny.sample_scene import Scene
 from recipes.tiny.scenes import words_of
 
@@ -34,7 +33,7 @@ def caption_all(lens: VisionLens, scenes: Sequence[Scene], vectors: Vectors, bat
     for start in range(0, len(scenes), batch):
         chunk = scenes[start : start + batch]
         prompt = lens.prompt_from_vectors(vectors([scene.picture for scene in chunk]))
-        ids = generate(lens.model, prompt, max_new_tokens=16, stop_ids=lens.text.stop_ids)
+        ids = lens.generate_ids(prompt, max_new_tokens=16)
         found += [Captioned(scene=s, caption=lens.text.caption(i)) for s, i in zip(chunk, ids, strict=True)]
         lens.forget(prompt)
     return found
