@@ -1,17 +1,22 @@
 """Pictures from files, PIL images, arrays and tensors, as RGB images."""
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, suppress
 from io import BufferedReader, BytesIO
 from itertools import islice
 from pathlib import Path
+from re import DOTALL, sub
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from lens_multimodal.image.orientation import exif_turn, turns_itself, without_metadata_folders
+from lens_multimodal.image.to_rgb import UnclearPixels, eight_bits, to_rgb, unit_range
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 """A path, a PIL image, or an array or tensor: `[h, w]`, `[h, w, c]` or `[c, h, w]` with 1, 3 or 4 channels;
@@ -21,7 +26,7 @@ tensor as `[c, h, w]`."""
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded."""
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000")
 """File formats that are read, whatever a file's name says. PostScript is not: Pillow would run it as a program."""
 
 
@@ -82,6 +87,8 @@ def as_picture(picture: Any) -> Image.Image:
         _check_size(picture.width, picture.height, "the picture")
         try:
             return _as_rgb(picture)
+        except UnclearPixels as error:
+            raise ValueError(f"the picture holds {error}") from error
         except OSError as error:
             raise ValueError(f"the picture is damaged or cut off: {error}") from error
         except Exception as error:  # Pillow has a different one for each thing that is wrong with an image
@@ -120,8 +127,10 @@ def read_picture(
             raise NotAPicture(f"{name!r} is not a picture in one of the formats {', '.join(formats)}")
         _check_size(image.width, image.height, name, max_pixels)
         try:
-            image.load()
+            without_metadata_folders(image)
             return _as_rgb(image)
+        except UnclearPixels as error:
+            raise NotAPicture(f"{name!r} holds {error}") from error
         except Exception as error:
             raise NotAPicture(f"{name!r} is damaged or cut off: {error}") from error
 
@@ -147,13 +156,33 @@ def _identified(stream: BytesIO | BufferedReader, formats: tuple[str, ...]) -> I
     for name in formats:
         if name not in Image.OPEN:  # this Pillow was built without it
             continue
-        make, accepts = Image.OPEN[name]
+        usual, accepts = Image.OPEN[name]
+        make: Callable[[Any, Any], Image.Image] = _SPARING.get(name, usual)
         with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what a decoder says of a foreign file
             accepted = accepts is None or accepts(prefix)
             if accepted and not isinstance(accepted, str):  # a string tells what this Pillow lacks for the format
                 stream.seek(0)
                 return make(stream, "")
     return None
+
+
+class _Jpeg(JpegImageFile):
+    """The first picture of a JPEG file."""
+
+    def _open(self) -> None:
+        self.info["dpi"] = (72, 72)  # or Pillow looks for it in the EXIF data, which may be broken
+        super()._open()
+
+
+def _avif(stream: Any, name: Any) -> Image.Image:
+    """A picture in AVIF without its EXIF data, for whose faults the decoder would refuse it. AVIF has other boxes to
+    say how a picture is turned."""
+    content = sub(rb"(infe\x02.{7})Exif", rb"\1skip", stream.read(), flags=DOTALL)
+    return Image.OPEN["AVIF"][0](BytesIO(content), name)
+
+
+_SPARING: dict[str, Callable[[Any, Any], Image.Image]] = {"JPEG": _Jpeg, "AVIF": _avif}
+"""In place of Pillow's own readers, which fail or warn where the EXIF data are broken."""
 
 
 def _check_size(width: int, height: int, what: str, max_pixels: int = MAX_PIXELS) -> None:
@@ -167,16 +196,8 @@ def _check_size(width: int, height: int, what: str, max_pixels: int = MAX_PIXELS
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     _check_size(image.width, image.height, "the picture")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return Image.fromarray(_eight_bits(np.asarray(image).astype(np.float64) / 65535.0)).convert("RGB")
-    if image.mode == "F":
-        return _from_array(np.asarray(image))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    rgb = to_rgb(image)
+    return rgb if turns_itself(image) else exif_turn(image).image(rgb)
 
 
 def _from_array(array: np.ndarray, *, channels_first: bool = False) -> Image.Image:
@@ -191,29 +212,4 @@ def _from_array(array: np.ndarray, *, channels_first: bool = False) -> Image.Ima
             f"channels"
         )
     _check_size(array.shape[1], array.shape[0], "the picture")
-    return _as_rgb(Image.fromarray(_eight_bits(_unit_range(array))))
-
-
-def _unit_range(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.bool_:
-        return array.astype(np.float64)
-    if np.issubdtype(array.dtype, np.integer):
-        top = 65535.0 if array.dtype == np.uint16 else 255.0
-        lowest, highest = int(array.min()), int(array.max())
-        if lowest < 0 or highest > top:
-            raise ValueError(f"integer pixels must lie in 0..{top:.0f}, got {lowest}..{highest}")
-        return array.astype(np.float64) / top
-    if np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all():
-            raise ValueError("the picture holds NaN or infinite pixels")
-        low, high = float(array.min()), float(array.max())
-        if low < -1e-6 or high > 1 + 1e-6:
-            raise ValueError(
-                f"float pixels must lie in 0..1, got {low:g}..{high:g}: divide by 255, or undo the normalisation"
-            )
-        return array.astype(np.float64)
-    raise ValueError(f"pixels of type {array.dtype} are not numbers")
-
-
-def _eight_bits(unit: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(unit, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return to_rgb(Image.fromarray(eight_bits(unit_range(array))))
