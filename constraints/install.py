@@ -1,8 +1,8 @@
-"""`python constraints/install.py LOCK ENVIRONMENT`: fill an environment with the packages of a lock, and this project.
+"""`python constraints/install.py LOCK ENVIRONMENT`: fill an environment with a lock's packages and this project.
 
-A lock names every package with its version, so nothing is resolved. uv does it in a fraction of pip's time; pip installs
-uv into the environment first. Where uv cannot be had, or fails, pip installs the same packages. Both use the package
-index that pip is configured for. Needs nothing but Python with `venv` and `pip`.
+A lock names every package with its version, so nothing is resolved. uv installs them in a fraction of pip's time, and
+is itself installed by pip, into the environment. Where it cannot be had, or fails, pip installs the same packages. Both
+use the package index that pip is configured for. Needs nothing but Python with `venv` and `pip`.
 """
 
 import argparse
