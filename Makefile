@@ -1,18 +1,21 @@
-# The two commands of the README: `make demo` and `make test`. Both make their own environment first.
+# The two commands of the README: `make demo` and `make test`. Both make their own environment first, from a lock.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := $(VENV)/lowest
+INSTALL := $(PYTHON) constraints/install.py
 # One process per core, one thread each: faster than one process with two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 # What leans on other packages; the rest of the suite cannot differ between their releases.
 LEANING := tests/transformer tests/image tests/prompt tests/arguments tests/hooks tests/analysis tests/train \
 	tests/tiny tests/experiments tests/data tests/views tests/cli tests/explorer \
 	tests/package/test_versions.py tests/test_*.py
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --group build \
+	--no-emit-package httpx2-jsfetch --no-annotate --custom-compile-command "make lock" pyproject.toml
 
-.PHONY: demo test lint types tests tests-lowest docs tiny clean
+.PHONY: demo test lint types tests tests-lowest browser docs tiny lock clean
 
-demo: $(VENV)/ready
+demo: $(VENV)/ready-for-demo
 	$(BIN)/python -m lens_multimodal.demo --out out/demo.html
 
 test: lint types tests tests-lowest
@@ -24,13 +27,21 @@ lint: $(VENV)/ready
 types: $(VENV)/ready
 	$(BIN)/mypy
 
-tests: $(VENV)/ready
+tests: $(VENV)/ready browser
 	$(PYTEST)
 
 # The same tests on the lowest releases that are allowed, laid over the newest; torch is the same. TransformerLens 3 is
 # the one with both HookedTransformer and TransformerBridge.
-tests-lowest: $(LOWEST)/ready
+tests-lowest: $(LOWEST)/ready browser
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(PYTEST) $(LEANING)
+
+# Root on Debian gets the browser of the tests of pages from Debian; elsewhere those tests are skipped, in capitals.
+browser:
+	@if ! command -v chromedriver > /dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		echo "Installing Chromium for the tests of pages, from Debian's packages"; \
+		(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+			chromium chromium-driver) > /dev/null 2>&1 || echo "Chromium could not be installed"; \
+	fi
 
 docs: $(VENV)/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -39,13 +50,21 @@ docs: $(VENV)/ready
 tiny: $(VENV)/ready
 	$(BIN)/python -m recipes.tiny all
 
-$(VENV)/ready: pyproject.toml constraints/newest.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints/newest.txt -e ".[dev]"
+# After a change of dependencies in pyproject.toml; with UPGRADE=--upgrade, everything moves to its newest release.
+lock: $(VENV)/ready
+	$(LOCK) $(UPGRADE) --all-extras -o constraints/newest.txt
+	$(LOCK) -c constraints/newest.txt -o constraints/demo.txt
+
+$(VENV)/ready-for-demo: pyproject.toml constraints/demo.txt constraints/install.py
+	$(INSTALL) constraints/demo.txt $(VENV)
 	touch $@
 
+$(VENV)/ready: pyproject.toml constraints/newest.txt constraints/install.py
+	$(INSTALL) constraints/newest.txt $(VENV)
+	touch $@ $(VENV)/ready-for-demo
+
 $(LOWEST)/ready: $(VENV)/ready constraints/lowest.txt
-	$(BIN)/python -m pip install -q --no-deps --target $(LOWEST) --upgrade -r constraints/lowest.txt
+	$(INSTALL) constraints/lowest.txt $(VENV) --over $(LOWEST)
 	touch $@
 
 clean:

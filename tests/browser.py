@@ -15,7 +15,9 @@ DRIVER = shutil.which("chromedriver")
 
 needs_browser = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="NO BROWSER: PAGES WERE NOT TRIED IN ONE (install chromium and chromedriver)"
+    ),
 ]
 
 

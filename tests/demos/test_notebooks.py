@@ -11,7 +11,7 @@ nbformat = pytest.importorskip("nbformat")
 DEMOS = Path(__file__).parents[2] / "demos"
 NOTEBOOKS = sorted(DEMOS.glob("*.ipynb"))
 
-CPU_SECONDS = 120
+CPU_SECONDS = 300
 """Of one notebook, imports included; counted as processor time, which does not depend on what else runs."""
 
 
@@ -30,7 +30,7 @@ def test_it_runs_and_holds_what_it_asserts(notebook, tmp_path):
     os.environ.update(environment)
     try:
         client.NotebookClient(
-            notebook, timeout=1200, startup_timeout=600, resources={"metadata": {"path": os.fspath(tmp_path)}}
+            notebook, timeout=None, startup_timeout=3600, resources={"metadata": {"path": os.fspath(tmp_path)}}
         ).execute()
     finally:
         for key, value in before.items():

@@ -62,7 +62,7 @@ def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_two_processes_equal_one_and_both_wrote(home: Path, alone: Path, tmp_path: Path) -> None:
     started = launch(home, tmp_path / "out")
-    _, said = started.communicate(timeout=1500)
+    _, said = started.communicate()
     assert started.returncode == 0, said.decode()[-3000:]
     assert bytes_of(tmp_path / "out") == bytes_of(alone)
     writers = {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / "out")}
@@ -73,8 +73,7 @@ def test_two_processes_equal_one_and_both_wrote(home: Path, alone: Path, tmp_pat
 def test_two_killed_processes_are_continued_by_one(home: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     started = launch(home, out)
-    deadline = time.monotonic() + 1500
-    while len(read_parts(out)) < 2 and time.monotonic() < deadline:
+    while len(read_parts(out)) < 2:
         assert started.poll() is None, started.communicate()[1].decode()[-3000:]
         time.sleep(0.01)
     kill_all(started)
@@ -94,7 +93,7 @@ def test_the_command_under_accelerate_launch_equals_itself_alone(tmp_path: Path)
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *port]
     for out, before in (("one", []), ("two", launcher)):
         call = [sys.executable, *before, *command, "--out", str(tmp_path / out)]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=1500, check=False)
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("report: ") == 1, "every process said it"
     one, two = (

@@ -19,7 +19,7 @@ from tests.models import MODEL_CLASSES
 
 pytestmark = needs_browser
 
-PATIENCE_S = 120
+PATIENCE_S = 600
 
 
 class Tab:

@@ -69,7 +69,7 @@ def lower_bounds(group: str) -> dict[str, Version]:
 
 
 def pinned(file: str) -> dict[str, Version]:
-    """What a file of constraints fixes."""
+    """What a lock fixes, on any platform."""
     lines = (ROOT / "constraints" / f"{file}.txt").read_text().splitlines()
-    pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    pairs = (line.split(";")[0].split("==") for line in lines if "==" in line and not line.startswith("#"))
     return {name.strip(): Version(number.strip()) for name, number in pairs}
