@@ -54,7 +54,6 @@ from lens_multimodal.transformer.model_class import (
     weight_processing,
 )
 from lens_multimodal.transformer.residual_stream import (
-    check_additive,
     embeddings,
     entering,
     final_norm,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lens_multimodal.transformer.agreement import disagreement
 from lens_multimodal.transformer.model_class import is_bridge, is_transformer_lens_model
 from lens_multimodal.transformer.weights import config, w_e
 
@@ -15,6 +16,10 @@ OLDEST, TOO_NEW = (3, 8), (5, 0)
 """Releases from the first up to, not including, the second work. Before 3.7 the bridge gives GPT-J's W_out transposed;
 in 3.7 the bridge of GPT-NeoX generates other text than `transformers` with the key-value cache, and OPT's has no
 W_out."""
+
+
+class WrongInTransformerLens(RuntimeError):
+    """TransformerLens cannot run a model, or computes other logits than the model does by itself."""
 
 
 def check_version() -> None:
@@ -111,6 +116,7 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
     Raises:
         TypeError: the model is not a causal language model of Hugging Face.
         ValueError: it is already part of a bridge.
+        WrongInTransformerLens: wrapped, it computes other logits than before, or fails.
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
@@ -125,10 +131,28 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
             f"this {type(language_model).__name__} is already part of a TransformerBridge, which replaced its modules: "
             f"pass that bridge, or load the model again"
         )
-    language_model.set_attn_implementation("eager")  # type: ignore[operator]
-    return build_bridge_from_module(
-        language_model, type(language_model).__name__, hf_config=config, tokenizer=as_loaded(tokenizer)
-    ).eval()
+    language_model.eval().set_attn_implementation("eager")  # type: ignore[operator]
+    before = _few_logits(language_model)
+    name, runner = type(language_model).__name__, f"TransformerLens {version('transformer-lens')}"
+    try:
+        bridge = build_bridge_from_module(language_model, name, hf_config=config, tokenizer=as_loaded(tokenizer)).eval()
+        after = _few_logits(bridge.original_model)
+    except Exception as error:
+        raise WrongInTransformerLens(f"{runner} cannot run this {name}: {error}") from error
+    off = disagreement(after, before, before.dtype)
+    if off is not None:
+        raise WrongInTransformerLens(
+            f"{runner} runs this {name} wrongly: the logits of four tokens differ from the "
+            f"model's own by {off:.3g} of the largest"
+        )
+    return bridge
+
+
+@torch.no_grad()
+def _few_logits(language_model: Any) -> Tensor:
+    table: Tensor = language_model.get_input_embeddings().weight
+    tokens = torch.arange(1, 5, device=table.device)[None] % len(table)
+    return language_model(input_ids=tokens, use_cache=False).logits.detach()
 
 
 def untrained(model: nn.Module, *, tokenizer: Any) -> nn.Module:

@@ -23,8 +23,6 @@ class FamilyFacts:
     """The norm whose output the MLP reads, by its name in a block; None where the MLP reads the residual stream."""
     norm_behind_mlp: str | None = None
     """The norm between the MLP and the residual stream (Gemma 2, OLMo 2, GLM-4)."""
-    norms_residual_stream: bool = False
-    """Each block normalises the residual stream itself (OPT of 350M), so what was added to it does not stay."""
     residual_multiplier: float = 1.0
     """What a block multiplies the output of its MLP by before it adds it (Granite)."""
     embedding_scale: float = 1.0
@@ -71,7 +69,6 @@ def _of_bridge(model: Any, inner: Any) -> FamilyFacts:
         parallel_blocks=bool(getattr(model.cfg, "parallel_attn_mlp", False)),
         norm_before_mlp=None if behind == "ln2" else before,
         norm_behind_mlp=behind,
-        norms_residual_stream=not getattr(layer, "do_layer_norm_before", True),
         residual_multiplier=float(getattr(layer, "residual_multiplier", 1.0)),
         embedding_scale=float(getattr(embedding, "scalar_embed_scale", getattr(embedding, "embed_scale", 1.0))),
         embedding_multiplier=float(getattr(decoder, "embedding_multiplier", 1.0)),

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lens_multimodal.precision import wide
+from lens_multimodal.transformer.agreement import disagreement
 from lens_multimodal.transformer.families import architecture, facts
 from lens_multimodal.transformer.hook_names import mlp_out, mlp_post, resid_post
 from lens_multimodal.transformer.residual_stream import unembed
@@ -60,10 +60,8 @@ def _from_neurons(model: nn.Module, layer: int, activations: Tensor) -> Tensor:
 
 
 def _compare(model: nn.Module, found: Tensor, told: Tensor, what: str) -> None:
-    found, told = wide(found.detach()).flatten(), wide(told.detach()).flatten().to(found.device)
-    allowed = 16 * torch.finfo(next(model.parameters()).dtype).eps ** 0.5
-    off = float((found - told).abs().max() / found.abs().max().clamp_min(torch.finfo(found.dtype).tiny))
-    if not off < min(allowed, 0.3):
+    off = disagreement(told, found, next(model.parameters()).dtype)
+    if off is not None:
         raise UnknownResidualStream(
             f"{architecture(model)} is not supported: its weights do not explain {what} (off by {off:.3g} of the "
             f"largest value), so decoded neurons and direct effects would be wrong"

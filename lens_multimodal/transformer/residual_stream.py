@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal.precision import wide
-from lens_multimodal.transformer.families import architecture, facts
+from lens_multimodal.transformer.families import facts
 from lens_multimodal.transformer.norms import NormMap, norm_map
 from lens_multimodal.transformer.weights import block, w_e, w_in, w_out, w_u
 
@@ -29,9 +29,7 @@ def written(
     divides by its scale, which depends on the prompt: that is left out here, and `written_scale` names its hook point.
 
     Args: neurons: their indices; None for all of the layer.
-    Raises: ValueError for a decoder that normalises its residual stream.
     """
-    check_additive(model)
     rows = w_out(model, layer).detach()
     rows = rows if neurons is None else rows[neurons]
     norm, multiplier = _norm_behind_mlp(model, layer), facts(model).residual_multiplier
@@ -45,9 +43,8 @@ def rows_that_write(
 ) -> Float[Tensor, "neuron d_model"]:
     """The rows of `W_out` for which `written` gives these vectors.
 
-    Raises: ValueError where no row does (a norm that loses a part of them); and as `written`.
+    Raises: ValueError where no row does (a norm that loses a part of them).
     """
-    check_additive(model)
     norm, vectors = _norm_behind_mlp(model, layer), wide(vectors) / facts(model).residual_multiplier
     return vectors if norm is None else norm.invert(vectors)
 
@@ -76,7 +73,6 @@ def mlp_norm(model: nn.Module, layer: int) -> nn.Module | None:
 
 def final_norm(model: nn.Module) -> NormMap:
     """The norm before the unembedding."""
-    check_additive(model)
     return norm_map(model.ln_final)  # type: ignore[arg-type]
 
 
@@ -85,7 +81,6 @@ def unembed(model: nn.Module, resid: Float[Tensor, "... pos d_model"]) -> Float[
 
     Final norm, unembedding, the model's own multiplier and cap.
     """
-    check_additive(model)
     norm: Any = model.ln_final
     place = next(norm.parameters(), w_u(model)).device  # in a model split over devices, that of its last layer
     logits = model.unembed(norm(resid.to(place)))  # type: ignore[operator]
@@ -128,16 +123,6 @@ def entering(model: nn.Module, tokens: slice) -> Float[Tensor, "token d_model"]:
     In one family (Granite) a multiplier follows the embedding module. It applies to image vectors too.
     """
     return embeddings(model, tokens) * facts(model).embedding_multiplier
-
-
-def check_additive(model: nn.Module) -> None:
-    """Raise ValueError for a decoder that normalises its residual stream: nothing added to it stays as it was."""
-    if facts(model).norms_residual_stream:
-        raise ValueError(
-            f"the blocks of {architecture(model)} normalise the residual stream itself (do_layer_norm_before=False), "
-            f"so what a neuron adds does not reach the logits as it is and cannot be decoded; scores by gradient and "
-            f"by ablation are right for this model too"
-        )
 
 
 def _norm_behind_mlp(model: nn.Module, layer: int) -> NormMap | None:

@@ -43,12 +43,10 @@ def self_check(model: nn.Module, names: Sequence[str] | None = None) -> None:
     gates tells for all hook points at once whether an edit would reach the logits. The model is not changed.
 
     Raises:
-        ValueError: a decoder whose blocks normalise the residual stream.
         HookDidNotFire: a hook point that never ran.
         HookHasNoEffect: hook points that ignore the activation their hook returns.
         UnknownResidualStream: decoded neurons would be wrong; see `residual_check`.
     """
-    transformer.check_additive(model)
     observed = read_only(model) if names is None else []
     names = edited(model) if names is None else list(names)
     n_tokens = min(4, transformer.shape(model).n_ctx)
