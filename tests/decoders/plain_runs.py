@@ -1,39 +1,45 @@
 """The same quantities from plain transformers and PyTorch hooks: no TransformerLens, nothing of the library."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from tests.decoders.families import FAMILIES, N_LAYERS, block, neuron_reader, part, plain
+from tests.decoders.families import FAMILIES, N_LAYERS
+from tests.decoders.plain_models import block, neuron_reader, part, plain
+
+Edit: TypeAlias = Callable[[Tensor], Tensor | None]
+"""Sees a module's input or output, and may return another."""
 
 
 @contextmanager
 def hooked(
-    *,
-    inputs: Mapping[nn.Module, Callable[[Tensor], Tensor | None]] | None = None,
-    outputs: Mapping[nn.Module, Callable[[Tensor], Tensor | None]] | None = None,
+    *, inputs: Mapping[nn.Module, Edit] | None = None, outputs: Mapping[nn.Module, Edit] | None = None
 ) -> Iterator[None]:
-    """Within the block each function sees a module's first input, or its output, and may return another."""
+    """Within the block each function sees a module's first input, or its first output."""
 
-    def before(function: Callable[[Tensor], Tensor | None], args: tuple, kwargs: dict) -> Any:
+    def before(edit: Edit, args: tuple, kwargs: dict) -> Any:
         if args:
-            changed = function(args[0])
+            changed = edit(args[0])
             return None if changed is None else ((changed, *args[1:]), kwargs)
-        changed = function(kwargs["hidden_states"])
+        changed = edit(kwargs["hidden_states"])
         return None if changed is None else (args, {**kwargs, "hidden_states": changed})
 
-    def after(function: Callable[[Tensor], Tensor | None], output: Any) -> Any:
-        changed = function(output[0] if isinstance(output, tuple) else output)
-        return changed if changed is None or not isinstance(output, tuple) else (changed, *output[1:])
+    def after(edit: Edit, output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return edit(output)
+        changed = edit(output[0])
+        return None if changed is None else (changed, *output[1:])
 
     handles = [
-        module.register_forward_pre_hook(lambda _, args, kwargs, f=f: before(f, args, kwargs), with_kwargs=True)
-        for module, f in (inputs or {}).items()
+        *(
+            module.register_forward_pre_hook(lambda _, args, kwargs, f=f: before(f, args, kwargs), with_kwargs=True)
+            for module, f in (inputs or {}).items()
+        ),
+        *(module.register_forward_hook(lambda _, __, out, f=f: after(f, out)) for module, f in (outputs or {}).items()),
     ]
-    handles += [module.register_forward_hook(lambda _, __, out, f=f: after(f, out)) for module, f in (outputs or {}).items()]
     try:
         yield
     finally:
@@ -41,7 +47,7 @@ def hooked(
             handle.remove()
 
 
-def keeping(into: dict[Any, Tensor], key: Any) -> Callable[[Tensor], None]:
+def keeping(into: dict[Any, Tensor], key: Any) -> Edit:
     def keep(value: Tensor) -> None:
         into[key] = value
 
@@ -64,47 +70,46 @@ def held(norm: nn.Module, clean: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def activations(name: str, embeds: Tensor) -> dict[int, Tensor]:
-    """Each layer's neurons, `[batch, pos, d_mlp]`."""
+    """Each layer's neurons, `[pos, d_mlp]`."""
     model, kept = plain(name), {}
     with hooked(inputs={neuron_reader(name, model, layer): keeping(kept, layer) for layer in range(N_LAYERS)}):
         model(inputs_embeds=embeds)
-    return {layer: value.reshape(*embeds.shape[:2], -1) for layer, value in kept.items()}
+    return {layer: value.reshape(embeds.shape[1], -1) for layer, value in kept.items()}
 
 
-def written(name: str, embeds: Tensor, layer: int, neuron: int) -> Tensor:
-    """What one neuron adds to the residual stream, `[pos, d_model]`, by switching it off.
+def written(name: str, embeds: Tensor, layer: int, neurons: Sequence[int]) -> Tensor:
+    """What each neuron adds to the residual stream, `[neuron, pos, d_model]`, by switching it off.
 
-    The block's output with the neuron minus its output without it, both from the block's own input. The scale of a
-    norm behind the MLP is held at its clean value.
+    The block's output with the neuron minus its output without it. The scale of a norm behind the MLP is held at its
+    clean value.
     """
-    model = plain(name)
+    model, kept = plain(name), {}
     reader, whole = neuron_reader(name, model, layer), block(name, model, layer)
-    kept: dict[str, Tensor] = {}
-    behind = FAMILIES[name].norm_behind_mlp
-    norm = part(whole, behind) if behind else None
+    norm = part(whole, FAMILIES[name].norm_behind_mlp) if FAMILIES[name].norm_behind_mlp else None
+    with hooked(
+        outputs={whole: keeping(kept, "clean")}, inputs={} if norm is None else {norm: keeping(kept, "to the norm")}
+    ):
+        model(inputs_embeds=embeds)
 
-    def run(outputs: Mapping[nn.Module, Callable], inputs: Mapping[nn.Module, Callable]) -> None:
-        with hooked(inputs=inputs, outputs=outputs):
-            model(inputs_embeds=embeds)
+    def one_off_in_each_row(value: Tensor) -> Tensor:
+        rows = value.reshape(len(neurons), embeds.shape[1], -1).clone()
+        rows[torch.arange(len(neurons)), :, torch.tensor(neurons)] = 0.0
+        return rows.reshape(value.shape)
 
-    def off(value: Tensor) -> Tensor:
-        value = value.clone()
-        value[..., neuron] = 0.0
-        return value
-
-    run({whole: keeping(kept, "clean")}, {norm: keeping(kept, "norm")} if norm else {})
-    outputs: dict[nn.Module, Callable] = {whole: keeping(kept, "without")}
-    inputs: dict[nn.Module, Callable] = {reader: off}
+    inputs: dict[nn.Module, Edit] = {reader: one_off_in_each_row}
+    outputs: dict[nn.Module, Edit] = {whole: keeping(kept, "without")}
     if norm is not None:
-        hold, before, normed = held(norm, kept["norm"]), kept["norm"], norm(kept["norm"])
-        inputs[norm] = keeping(kept, "norm without")
-        outputs[norm] = lambda _: normed + hold(kept["norm without"] - before)
-    run(outputs, inputs)
-    return (kept["clean"] - kept["without"])[0]
+        clean = kept["to the norm"]
+        through, normed = held(norm, clean), norm(clean)
+        inputs[norm] = keeping(kept, "to the norm without")
+        outputs[norm] = lambda _: normed + through(kept["to the norm without"] - clean)
+    with hooked(inputs=inputs, outputs=outputs):
+        model(inputs_embeds=embeds.expand(len(neurons), -1, -1))
+    return kept["clean"] - kept["without"]
 
 
-def residuals(name: str, embeds: Tensor) -> dict[int, Tensor]:
-    """The residual stream at each depth: 0 enters the first block, `N_LAYERS` enters the final norm."""
+def residual_stream(name: str, embeds: Tensor) -> dict[int, Tensor]:
+    """`[1, pos, d_model]` at each depth: 0 enters the first block, `N_LAYERS` leaves the last."""
     model, kept = plain(name), {}
     with hooked(
         inputs={block(name, model, 0): keeping(kept, 0)},
@@ -115,41 +120,37 @@ def residuals(name: str, embeds: Tensor) -> dict[int, Tensor]:
 
 
 def logits_from(name: str, embeds: Tensor, resid: Tensor) -> Tensor:
-    """The model's logits if `resid` were what enters its final norm."""
+    """The model's logits `[pos, d_vocab]` if `resid` were what enters its final norm."""
     model = plain(name)
     with hooked(inputs={part(model, FAMILIES[name].final_norm): lambda _: resid}):
-        return model(inputs_embeds=embeds).logits
+        return model(inputs_embeds=embeds).logits[0]
 
 
-def direct_logit_changes(name: str, embeds: Tensor, token: int, change: Tensor) -> Tensor:
-    """What a change of the last residual stream, `[pos, d_model]`, does to a token's logit at each position.
-
-    To first order, with the final norm's scale held; exact where the model does not squash its logits.
-    """
-    model, kept = plain(name), {}
+def final_norm_and_gradient(name: str, embeds: Tensor, token: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """The final norm with its scale held, on changes `[..., pos, d_model]`; and what the last position's logit of a
+    token makes of the final norm's output there, `[d_model]`: unembedding, multiplier, slope of a cap."""
+    model, kept, leaves = plain(name), {}, []
     norm = part(model, FAMILIES[name].final_norm)
-    leaf: list[Tensor] = []
 
-    def make_leaf(value: Tensor) -> Tensor:
-        leaf.append(value.detach().requires_grad_())
-        return leaf[0]
+    def leaf(value: Tensor) -> Tensor:
+        leaves.append(value.detach().requires_grad_())
+        return leaves[0]
 
-    with torch.enable_grad(), hooked(inputs={norm: keeping(kept, "resid")}, outputs={norm: make_leaf}):
-        logits = model(inputs_embeds=embeds).logits
-        (gradient,) = torch.autograd.grad(logits[0, :, token].sum(), leaf)
-    return (gradient[0] * held(norm, kept["resid"])(change[None])[0]).sum(-1)
+    with torch.enable_grad(), hooked(inputs={norm: keeping(kept, "resid")}, outputs={norm: leaf}):
+        (gradient,) = torch.autograd.grad(model(inputs_embeds=embeds).logits[0, -1, token], leaves)
+    with torch.no_grad():
+        return held(norm, kept["resid"][0]), gradient[0, -1]
 
 
-def inputs_and_gradients(
-    modules: Mapping[Any, nn.Module], model: nn.Module, embeds: Tensor, value: Callable[[Tensor], Tensor]
-) -> dict[Any, tuple[Tensor, Tensor]]:
-    """Each module's input and the gradient of a function of the logits with respect to it."""
-    kept: dict[Any, Tensor] = {}
+def inputs_times_gradients(
+    modules: Mapping[int, nn.Module], model: nn.Module, embeds: Tensor, value: Callable[[Tensor], Tensor]
+) -> dict[int, Tensor]:
+    """Each module's input, `[pos, width]`, times the gradient of a function of the logits with respect to it."""
+    kept: dict[int, Tensor] = {}
     with torch.enable_grad(), hooked(inputs={module: keeping(kept, key) for key, module in modules.items()}):
         logits = model(inputs_embeds=embeds.clone().requires_grad_()).logits
     gradients = torch.autograd.grad(value(logits), list(kept.values()))
-    shape = *embeds.shape[:2], -1
     return {
-        key: (kept[key].detach().reshape(shape), gradient.reshape(shape))
+        key: (kept[key].detach() * gradient).reshape(embeds.shape[1], -1)
         for key, gradient in zip(kept, gradients, strict=True)
     }
