@@ -135,8 +135,8 @@ FAMILIES: dict[str, Family] = {
     "glm": _llama_like("Glm", HEADS),
     "jais 2": _llama_like("Jais2", HEADS),
     "bitnet": _llama_like("BitNet", HEADS),
-    "deepseek v3, dense": _llama_like("DeepseekV3", {**DEEPSEEK, "first_k_dense_replace": N_LAYERS}),
-    "youtu": _llama_like("Youtu", LATENT),
+    "deepseek v3, dense": _llama_like("DeepseekV3", {**DEEPSEEK, "first_k_dense_replace": N_LAYERS}, refused="heads"),
+    "youtu": _llama_like("Youtu", LATENT, refused="heads"),
     # Multipliers and caps of logits, multipliers of the residual stream.
     "granite": _llama_like("Granite", GRANITE, logit_multiplier=1 / 0.4, refused_by_3="hook"),
     "cohere": _llama_like("Cohere", {**LLAMA, "logit_scale": 2.5}, logit_multiplier=2.5),

@@ -137,7 +137,8 @@ def final_norm_and_gradient(name: str, embeds: Tensor, token: int) -> tuple[Call
         return leaves[0]
 
     with torch.enable_grad(), hooked(inputs={norm: keeping(kept, "resid")}, outputs={norm: leaf}):
-        (gradient,) = torch.autograd.grad(model(inputs_embeds=embeds).logits[0, -1, token], leaves)
+        logit = model(inputs_embeds=embeds).logits[0, -1, token]
+        (gradient,) = torch.autograd.grad(logit, leaves[-1])  # NanoChat's embeddings pass the same norm.
     with torch.no_grad():
         return held(norm, kept["resid"][0]), gradient[0, -1]
 
