@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lens_multimodal import ImagePrompt, VisionLens, attach_vision
-from tests.decoders.families import D_MODEL, FAMILIES, N_LAYERS
+from tests.decoders.families import FAMILIES
+from tests.decoders.family import D_MODEL, N_LAYERS, Refusal
 from tests.decoders.plain_models import plain, twin
 from tests.decoders.plain_runs import activations, embedded
 from tests.lenses import encoder, linear
@@ -28,8 +29,8 @@ WORDS = [11, 42, 7, 90, 33]
 N_VECTORS = 6
 
 
-def refusal(name: str) -> str | None:
-    """Words of the error with which the installed TransformerLens' lens refuses a family."""
+def refusal(name: str) -> Refusal | None:
+    """Why the lens on the installed TransformerLens refuses a family, if it does."""
     family = FAMILIES[name]
     return family.refused or (family.refused_by_3 if version("transformer-lens").startswith("3.") else None)
 

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from tests.decoders.families import FAMILIES, N_LAYERS
+from tests.decoders.families import FAMILIES
+from tests.decoders.family import N_LAYERS
 from tests.decoders.plain_models import block, neuron_reader, part, plain
 
 Edit: TypeAlias = Callable[[Tensor], Tensor | None]

@@ -19,7 +19,8 @@ from lens_multimodal.hooks import (
     steer,
 )
 from tests.decoders.cases import OTHER, TOKEN, Case, assert_exact, case, difference, each_family
-from tests.decoders.families import D_MODEL, FAMILIES, N_HEADS
+from tests.decoders.families import FAMILIES
+from tests.decoders.family import D_MODEL, N_HEADS
 from tests.decoders.plain_models import block, head_reader, neuron_reader, part, plain, twin
 from tests.decoders.plain_runs import hooked
 

@@ -4,7 +4,7 @@ import torch
 
 from lens_multimodal.analysis import LogProbability, head_attribution, neuron_attribution, position_attribution
 from tests.decoders.cases import TOKEN, Case, assert_exact, case, difference, each_family, layers
-from tests.decoders.families import N_HEADS
+from tests.decoders.family import N_HEADS
 from tests.decoders.plain_models import block, head_reader, neuron_reader, plain
 from tests.decoders.plain_runs import inputs_times_gradients
 

@@ -4,7 +4,7 @@ import torch
 
 from lens_multimodal.analysis import logit_lens, unembed_tokens
 from tests.decoders.cases import OTHER, TOKEN, Case, assert_exact, case, difference, each_family
-from tests.decoders.families import N_LAYERS
+from tests.decoders.family import N_LAYERS
 from tests.decoders.plain_models import plain
 from tests.decoders.plain_runs import logits_from, residual_stream
 
