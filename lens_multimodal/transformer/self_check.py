@@ -1,12 +1,13 @@
 """A check, in one forward and one backward pass, that hook points run and that edits there reach the logits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
+from lens_multimodal.transformer.families import architecture
 from lens_multimodal.transformer.residual_check import check_residual_stream
 
 
@@ -43,6 +44,7 @@ def self_check(model: nn.Module, names: Sequence[str] | None = None) -> None:
     gates tells for all hook points at once whether an edit would reach the logits. The model is not changed.
 
     Raises:
+        ValueError: TransformerLens splits the heads wrongly.
         HookDidNotFire: a hook point that never ran.
         HookHasNoEffect: hook points that ignore the activation their hook returns.
         UnknownResidualStream: decoded neurons would be wrong; see `residual_check`.
@@ -78,4 +80,17 @@ def self_check(model: nn.Module, names: Sequence[str] | None = None) -> None:
             f"the logits, so no intervention there can be trusted"
         )
     if observed:
+        _check_heads(model, shown)
         check_residual_stream(model, shown, logits)
+
+
+def _check_heads(model: nn.Module, shown: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless each block shows as many heads as the model has: latent attention (DeepSeek) does not."""
+    sizes = transformer.shape(model)
+    for layer in range(sizes.n_layers):
+        n_heads = shown[transformer.head_z(layer)].shape[2]
+        if n_heads != sizes.n_heads:
+            raise ValueError(
+                f"TransformerLens splits the {sizes.n_heads} attention heads of block {layer} of "
+                f"{architecture(model)} into {n_heads}, so what is said of a head would be wrong"
+            )
