@@ -88,6 +88,7 @@ def wrapped_model(kind: str, language_model: PreTrainedModel, tokenizer: object 
     layout = language_model.config.model_type
     twin = type(language_model)(language_model.config).to(language_model.dtype).eval()
     twin.load_state_dict(language_model.state_dict())
+    twin.generation_config = language_model.generation_config
     if kind == "hooked":
         if layout != "gptj":
             raise ValueError(f"HookedTransformer is built by us for GPT-J only, not {layout}")

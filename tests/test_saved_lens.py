@@ -10,12 +10,14 @@ import pytest
 import timm
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from lens_multimodal import VisionEncoder, VisionLens, attach_vision
 from lens_multimodal.image import encoder_config
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face
 from tests.lenses import SQUARE, encoder, linear, picture, random_lens
 from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
+from tests.tokenizers import word_tokenizer
 
 PICTURES = [picture(seed) for seed in range(3)]
 
@@ -65,6 +67,25 @@ def test_other_layouts(layout: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, layout=layout)
     lens.save_pretrained(tmp_path / "lens")
     same(lens, attach_vision(tmp_path / "lens"))
+
+
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
+def test_end_tokens_of_the_generation_settings(kind: str, tmp_path: Path) -> None:
+    """Also of settings that transformers loads and does not save, such as a temperature without sampling."""
+    for given in ({}, {"temperature": 0.5, "do_sample": False}):
+        language_model = random_language_model()
+        language_model.generation_config = GenerationConfig(eos_token_id=[0, 5, 4000], bos_token_id=3, **given)
+        lens = attach_vision(
+            wrapped_model(kind, language_model),
+            vision=encoder(sizes=SQUARE),
+            projection=linear(SQUARE.d_vision),
+            tokenizer=word_tokenizer(tmp_path / "words"),
+        )
+        assert lens.text.end_ids == [0, 5]
+        folder = tmp_path / f"with {len(given)} settings"
+        lens.save_pretrained(folder)
+        assert attach_vision(folder).text.end_ids == [0, 5]
+        assert json.loads((folder / "language" / "generation_config.json").read_text())["bos_token_id"] == 3
 
 
 def test_saving_leaves_the_lens_as_it_is(lens: VisionLens, tmp_path: Path) -> None:

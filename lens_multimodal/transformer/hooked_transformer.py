@@ -4,8 +4,8 @@
 at four times the width, so the model is built here. TransformerLens 3.x only.
 """
 
+import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from accelerate import init_empty_weights
@@ -88,7 +88,12 @@ def _converted(
     from transformer_lens.pretrained.weight_conversions import convert_gptj_weights
 
     cfg = _config(language_model, normalization_type=normalization_type)
-    make = partial(HookedTransformer, cfg, tokenizer=transformer.as_loaded(tokenizer), move_to_device=False)
+
+    def make() -> Any:
+        model = HookedTransformer(cfg, tokenizer=transformer.as_loaded(tokenizer), move_to_device=False)
+        model.generation_config = copy.deepcopy(language_model.generation_config)  # end tokens
+        return model
+
     return make, convert_gptj_weights(language_model, cfg)
 
 

@@ -1,5 +1,6 @@
 """A plain Hugging Face causal language model from a TransformerLens model's weights."""
 
+import copy
 from typing import Any
 
 from accelerate import init_empty_weights
@@ -37,7 +38,22 @@ def _from_bridge(bridge: Any) -> Any:
         plain = type(inner)(inner.config)
     plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
     plain.tie_weights()
+    plain.generation_config = _settings(inner.generation_config)
     return plain.eval().requires_grad_(False)
+
+
+def _settings(own: Any) -> Any:
+    """A copy of a model's generation settings, end tokens included, that transformers agrees to save.
+
+    It refuses some that it loads, such as a temperature without sampling; of those the token ids are kept.
+    """
+    settings = copy.deepcopy(own)
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+        settings = type(own)(**{name: getattr(own, name) for name in ids})
+    return settings
 
 
 def _gpt_j_from_hooked(model: Any) -> Any:
@@ -67,6 +83,8 @@ def _gpt_j_from_hooked(model: Any) -> Any:
     with init_empty_weights(include_buffers=False):
         plain = GPTJForCausalLM(config)
     plain.load_state_dict(_gpt_j_weights(model), assign=True)
+    if (own := getattr(model, "generation_config", None)) is not None:
+        plain.generation_config = _settings(own)
     return plain.eval().requires_grad_(False)
 
 
