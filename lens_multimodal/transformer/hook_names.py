@@ -46,7 +46,7 @@ def attn_scores(layer: int) -> str:
     """Attention scores before the softmax, `[batch, head, query_pos, key_pos]`.
 
     Where the bridge leaves attention to Hugging Face (GPT-J, OPT), this hook point only reports probabilities. Edits
-    here and at `attn_pattern` then have no effect; `hooks.cut_attention` works for every model.
+    here and at `attn_pattern` then have no effect; use `hooks.cut_attention` instead.
     """
     return f"blocks.{layer}.attn.hook_attn_scores"
 

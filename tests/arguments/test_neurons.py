@@ -19,7 +19,7 @@ def test_table_pairs_and_mapping_mean_the_same(model):
     for given in (table, pairs, torch.tensor(pairs).tolist(), read_neurons(model, pairs)):
         by_layer = read_neurons(model, given)
         assert {layer: units.tolist() for layer, units in by_layer.items()} == {0: [39], 2: [7, 1]}
-    for given in (table, iter(pairs), np.array(pairs)):
+    for given in (table, pairs, np.array(pairs)):
         assert read_neuron_pairs(model, given) == pairs
     assert read_neuron_pairs(model, {2: [7], 0: 39}) == pairs[:2]
 

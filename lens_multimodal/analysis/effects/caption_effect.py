@@ -9,7 +9,7 @@ intervention at the image positions acts on the prompt and leaves generated toke
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pandas as pd
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.effects.by_row import Captioner
+from lens_multimodal.analysis.effects.prediction_effect import check_intervention
 from lens_multimodal.analysis.effects.similarity import WORD_OVERLAP, Similarity
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.prompt.image_prompt import ImagePrompt
@@ -97,15 +98,9 @@ def caption_effect_of(
 
 
 def _built(lens: Captioner, hooks: Intervention, group: ImagePrompt) -> list[transformer.NamedHook]:
-    found: Any = hooks(group) if callable(hooks) else hooks
-    return _checked(lens, found)
-
-
-def _checked(lens: Captioner, hooks: Sequence[transformer.NamedHook]) -> list[transformer.NamedHook]:
-    if not hooks:
-        raise ValueError("no hooks given: there is no intervention to measure")
-    transformer.check_hook_names(lens.model, [name for name, _ in hooks])
-    return list(hooks)
+    found = list(hooks(group) if callable(hooks) else hooks)
+    check_intervention(lens.model, found)
+    return found
 
 
 def _rows_by_length(prompt: ImagePrompt) -> list[tuple[list[int], ImagePrompt]]:

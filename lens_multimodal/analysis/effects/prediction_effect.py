@@ -115,11 +115,9 @@ def effects_of(
     Args: interventions: one list of hooks for each; further settings and errors as in `effect_of`.
     """
     listed = list(interventions)
-    if not listed or not all(listed):
-        raise ValueError("no hooks given: there is no intervention to measure")
+    for hooks in listed or [[]]:
+        check_intervention(model, hooks)
     targets = targets_of_rows(model, tokens, target)
-    for hooks in listed:
-        transformer.check_hook_names(model, [name for name, _ in hooks])
     first = first_read(resolved for of_row in targets for resolved in of_row)
 
     def predictions(hooks: Sequence[transformer.NamedHook]) -> Predictions:
@@ -129,6 +127,13 @@ def effects_of(
 
     before = predictions([])
     return [effect_between(before, predictions(hooks)) for hooks in listed]
+
+
+def check_intervention(model: nn.Module, hooks: Sequence[transformer.NamedHook]) -> None:
+    """Raise ValueError for no hooks or unknown hook names."""
+    if not hooks:
+        raise ValueError("no hooks given: there is no intervention to measure")
+    transformer.check_hook_names(model, [name for name, _ in hooks])
 
 
 def targets_of_rows(model: nn.Module, tokens: Int[Tensor, "batch pos"], target: Targets) -> list[list[ResolvedTarget]]:

@@ -62,7 +62,7 @@ def test_every_cell_equals_an_explicit_loop_of_pytorch_hooks(layout, kind):
     heads = act_patch_heads_by_position(model, CLEAN, CORRUPTED, TARGET, layers=[0, 2], positions=[1, 4], batch_size=5)
     assert heads.axes == {"layer": [0, 2], "head": [0, 1], "pos": [1, 4]}
     neurons = act_patch_neurons_by_position(model, CLEAN, CORRUPTED, TARGET, neurons=NEURONS, positions=[1, 4])
-    assert neurons.axes == {"neuron": [(0, 3), (0, 5), (2, 9)], "pos": [1, 4]}
+    assert neurons.axes == {"neuron": NEURONS, "pos": [1, 4]}
     for i, p in enumerate([1, 4]):
         for row, layer in enumerate([0, 2]):
             module = reference.attention_out(layout, layer)
