@@ -29,9 +29,8 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
     return run_once(work / "evaluate", fixed, lambda: _measure(settings, work))
 
 
-def open_packed(work: Path) -> VisionLens:
-    """The packed trio, read by the package's own loader."""
-    folder = work / "packed"
+def open_trio(folder: Path) -> VisionLens:
+    """A trio in the layout in which it ships, read by the package's own loader."""
     model, tokenizer = tiny.load_language_model(folder)
     return attach_vision(
         model, vision=tiny.load_vision(folder), projection=tiny.load_projection(folder), tokenizer=tokenizer
@@ -40,7 +39,7 @@ def open_packed(work: Path) -> VisionLens:
 
 def _measure(settings: Settings, work: Path) -> dict[str, Any]:
     nouns = read_nouns(work)
-    lens = open_packed(work)
+    lens = open_trio(work / "packed")
     fresh = {kind: fresh_scenes(settings, work, splits) for kind, splits in KINDS.items()}
     shipped = read_scenes(work / "packed" / "scenes")
     control = _random_encoder_control(settings, work, lens)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor, nn
 
@@ -100,23 +101,29 @@ def cider(captioned: Sequence[Captioned]) -> float:
     return float(Cider().compute_score(references, candidates)[0])
 
 
+def nearest_to_noun(lens: VisionLens, scene: Scene) -> Bool[Tensor, "patch 10"]:
+    """Whether each of the ten nearest token embeddings (by cosine) is the noun.
+
+    At the patches that the object of a single-object scene covers at least by half; there may be none.
+    """
+    covered = scene.covered(lens.vision.grid_h, lens.vision.grid_w).flatten()
+    vectors = seen(lens)([scene.picture])[0][covered]
+    if not len(vectors):
+        return torch.zeros(0, 10, dtype=torch.bool)
+    return nearest_embeddings(lens.model, vectors, top_k=10).tokens == lens.text.token_id(f" {scene.nouns[0]}")
+
+
 def direct_decoding(lens: VisionLens, scenes: Sequence[Scene]) -> dict[str, float]:
     """The paper's opening question: do projected patches already read as the noun?
 
-    Over the patches that the object of a single-object scene covers at least by half: share whose nearest token by
-    cosine to the input embeddings is the noun, and share of scenes with at least one such patch, among the 1 and 10
-    nearest.
+    Share of covered patches whose nearest token is the noun, and share of scenes with at least one such patch, among
+    the 1 and 10 nearest.
     """
-    singles = [s for s in scenes if len(s.nouns) == 1]
-    hits: dict[str, list[float]] = {"patches, nearest": [], "scenes, any patch nearest": [], "scenes, any of 10": []}
-    for scene in singles:
-        vectors = seen(lens)([scene.picture])[0]
-        covered = scene.covered(lens.vision.grid_h, lens.vision.grid_w)
-        if not covered.any():
-            continue
-        tokens = nearest_embeddings(lens.model, vectors[covered.flatten()], top_k=10).tokens
-        right = tokens == lens.text.token_id(f" {scene.nouns[0]}")
-        hits["patches, nearest"].append(float(right[:, 0].float().mean()))
-        hits["scenes, any patch nearest"].append(float(right[:, 0].any()))
-        hits["scenes, any of 10"].append(float(right.any()))
-    return {name: sum(values) / max(1, len(values)) for name, values in hits.items()}
+    found = [nearest_to_noun(lens, scene) for scene in scenes if len(scene.nouns) == 1]
+    found = [right for right in found if len(right)]
+    shares = {
+        "patches, nearest": [float(right[:, 0].float().mean()) for right in found],
+        "scenes, any patch nearest": [float(right[:, 0].any()) for right in found],
+        "scenes, any of 10": [float(right.any()) for right in found],
+    }
+    return {name: sum(values) / max(1, len(values)) for name, values in shares.items()}
