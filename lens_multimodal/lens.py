@@ -99,9 +99,9 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         if isinstance(prompt, ImagePrompt):
             if len(prompt) != 1:
                 raise ValueError(f"expected a prompt of one row, got {len(prompt)} (prompt.row(i))")
-            names = {s.start + i: s.image.cell(i) for s in prompt.spans[0] for i in range(s.stop - s.start)}
+            names = {p: _shown(s.image.cell(i)) for s in prompt.spans[0] for i, p in enumerate(s.positions)}
             ids = prompt.tokens[0].tolist()
-            return ["<image:{},{}>".format(*names[p]) if p in names else self.text.token(i) for p, i in enumerate(ids)]
+            return [names[p] if p in names else self.text.token(i) for p, i in enumerate(ids)]
         return ["<image>" if i >= self.shape.d_vocab else self.text.token(i) for i in prompt.tolist()]
 
     def detach(self) -> None:
@@ -140,3 +140,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
             f"of d_vision={self.vision.d_vision}; weight processing: {transformer.weight_processing(self.model)}; "
             f"{len(self.virtual_tokens)} images in {self.virtual_tokens.nbytes / 2**20:.1f} MiB)"
         )
+
+
+def _shown(cell: tuple[int, int] | None) -> str:
+    return "<image>" if cell is None else "<image:{},{}>".format(*cell)

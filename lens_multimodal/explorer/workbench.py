@@ -102,7 +102,7 @@ class Workbench:
             active = neuron_activations(self.lens.model, prompt.tokens, table, prompt.image_pos[0])[0]
             assert image.picture is not None
             shown = thumbnail(image.picture, FIELD_SIDE)
-            small = replace(image, picture=shown, geometry=self.lens.vision.geometry(shown.width, shown.height))
+            small = replace(image, picture=shown, layout=image.layout.for_picture(shown.width, shown.height))
             rows = [self._neuron(row, active[i], small) for i, row in enumerate(table.to_dict("records"))]
         return Why(
             word=self.word(token, logits),
@@ -241,7 +241,7 @@ class Workbench:
         geometry = image.geometry
         assert geometry is not None
         width, height = geometry.width, geometry.height
-        boxes = [geometry.patch_box(*image.cell(i)) for i in range(len(image))]
+        boxes = [geometry.patch_box(*divmod(i, image.grid_w)) for i in range(len(image))]
         return PatchGrid(
             grid_h=image.grid_h,
             grid_w=image.grid_w,

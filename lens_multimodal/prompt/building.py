@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.image.encoder import VisionEncoder
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
 from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
@@ -36,15 +37,15 @@ class PromptBuilder:
             with torch.inference_mode(False), torch.no_grad():
                 vectors = self.projection(self.vision.features(chunk))
                 leaves = [own.clone().requires_grad_(with_gradient) for own in vectors]
-            grid_h, grid_w = self._grid_of(vectors.shape[1])
+            grid = self._grid_of(vectors.shape[1])
             one_per_patch = vectors.shape[1] == self.vision.n_patches
             embedded += [
                 EmbeddedImage(
                     soft_prompt=self.virtual_tokens.store(leaf),
-                    grid_h=grid_h,
-                    grid_w=grid_w,
+                    layout=ImageLayout.one_grid(
+                        *grid, self.vision.geometry(picture.width, picture.height) if one_per_patch else None
+                    ),
                     picture=picture,
-                    geometry=self.vision.geometry(picture.width, picture.height) if one_per_patch else None,
                 )
                 for picture, leaf in zip(chunk, leaves, strict=True)
             ]
@@ -61,7 +62,8 @@ class PromptBuilder:
         grid_h, grid_w = grid or self._grid_of(vectors.shape[1])
         if grid_h * grid_w != vectors.shape[1]:
             raise ValueError(f"a grid of {grid_h} x {grid_w} image patches does not hold {vectors.shape[1]} vectors")
-        return [EmbeddedImage(soft_prompt=self.virtual_tokens.store(v), grid_h=grid_h, grid_w=grid_w) for v in vectors]
+        layout = ImageLayout.one_grid(grid_h, grid_w)
+        return [EmbeddedImage(soft_prompt=self.virtual_tokens.store(v), layout=layout) for v in vectors]
 
     def assemble(self, rows: Sequence[Sequence[Piece | str]], *, prepend_bos: bool | None) -> ImagePrompt:
         """Rows of texts, token ids and images as a prompt.
