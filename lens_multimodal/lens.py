@@ -25,6 +25,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
 
     Attributes:
         model: the TransformerLens model, to be used as always: `run_with_cache`, `hooks`, `generate`, ...
+        images: what makes soft prompts of pictures: `vision` and `projection`, or a vision-language model's own.
         vision: the frozen image encoder.
         projection: the linear map from image features to soft prompts.
         tokenizer: the language model's Hugging Face tokenizer, or None.
@@ -136,8 +137,8 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         s = self.shape
         return (
             f"VisionLens({self.name}: {type(self.model).__name__} with {s.n_layers} layers of d_model={s.d_model}, "
-            f"{s.n_neurons:,} neurons; {self.vision.name}, {self.vision.grid_h} x {self.vision.grid_w} image patches "
-            f"of d_vision={self.vision.d_vision}; weight processing: {transformer.weight_processing(self.model)}; "
+            f"{s.n_neurons:,} neurons; {self.images.name}, {self.images.summary}; "
+            f"weight processing: {transformer.weight_processing(self.model)}; "
             f"{len(self.virtual_tokens)} images in {self.virtual_tokens.nbytes / 2**20:.1f} MiB)"
         )
 

@@ -127,7 +127,7 @@ def random_prompt(lens: VisionLens, *layouts: list[int], seed: int = 0) -> Image
         if size < 0:
             return torch.randint(3, D_VOCAB, (-size,), generator=generator).tolist()
         vectors = torch.randn(size, D_MODEL, generator=generator, dtype=torch.float64).to(dtype)
-        return EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), layout=ImageLayout.one_grid(1, size))
+        return EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), placing=ImageLayout.one_grid(1, size))
 
     rows = [[piece(size) for size in sizes] for sizes in layouts]
     return assemble(rows, pad_id=0, device=torch.device("cpu"))

@@ -1,7 +1,9 @@
 """A prompt of images and text as plain token ids, and where in it each image patch sits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -22,12 +24,21 @@ class EmbeddedImage:
     """An image as the language model will see it: a soft prompt, and what each of its positions shows."""
 
     soft_prompt: SoftPrompt
-    layout: ImageLayout
+    placing: ImageLayout | Callable[[], ImageLayout]
+    """The layout, or how to find it out when it is asked for: measuring one takes time that a caption does not need."""
     picture: Image.Image | None = None
     """The picture itself, for people; None for vectors that came without one."""
 
     def __len__(self) -> int:
         return len(self.soft_prompt.vectors)
+
+    @cached_property
+    def layout(self) -> ImageLayout:
+        """What each position shows."""
+        return self.placing if isinstance(self.placing, ImageLayout) else self.placing()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "placing": self.layout}
 
     @property
     def grid_h(self) -> int:

@@ -17,7 +17,7 @@ def image():
 
     def of_grid(grid_h: int, grid_w: int) -> EmbeddedImage:
         soft_prompt = bank.store(torch.zeros(grid_h * grid_w, 3))
-        return EmbeddedImage(soft_prompt=soft_prompt, layout=ImageLayout.one_grid(grid_h, grid_w))
+        return EmbeddedImage(soft_prompt=soft_prompt, placing=ImageLayout.one_grid(grid_h, grid_w))
 
     return of_grid
 

@@ -116,7 +116,7 @@ def test_the_prompt_does_not_keep_the_lens_alive(tokenizers):
 
 
 def test_a_picture_whose_patches_have_no_place_is_shown_without_cells(lens):
-    image = replace(lens.embed([picture()])[0], layout=ImageLayout.one_grid(*GRID))
+    image = replace(lens.embed([picture()])[0], placing=ImageLayout.one_grid(*GRID))
     root = read(lens.interleave([[image, " dog"]])._repr_html_())
     assert not root.all(".cell")
     assert len(root.all(".pic")) == 1
@@ -148,7 +148,7 @@ def test_a_prompt_of_196_patches_stays_small(tokenizers):
     noise = picture(height=480, width=640)
     vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(196, 24))).float()
     layout = ImageLayout.one_grid(14, 14, encoder.geometry(640, 480))
-    image = EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), layout=layout, picture=noise)
+    image = EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), placing=layout, picture=noise)
     prompt = lens.interleave([[image, " dog cat sun"]])
     html = prompt._repr_html_()
     assert len(read(html).all(".detail")) == 196
