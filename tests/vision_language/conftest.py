@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from lens_multimodal import VisionLens, attach_vision
+from lens_multimodal.transformer import hooked_transformer
 from tests.vision_language.models import FAMILIES, build
 
 AYA_NEEDS = "Aya Vision's decoder (Cohere2) is wrong in TransformerLens 3, and attach_vision refuses it there"
@@ -45,9 +46,7 @@ def noise(seed: int, *, width: int = 96, height: int = 60) -> Image.Image:
 
 def wrong_here(family: str) -> bool:
     """Whether this TransformerLens computes another decoder than transformers does."""
-    import transformer_lens
-
-    return family == "aya" and hasattr(transformer_lens, "HookedTransformer")
+    return family == "aya" and hooked_transformer.is_available()
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

@@ -332,4 +332,6 @@ def randomise(model: Any, *, seed: int) -> None:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             is_scale = parameter.ndim == 1 and "norm" in name.lower() and name.endswith("weight")
-            parameter.copy_(1 + 0.2 * noise if is_scale else 0.2 * noise)
+            # Queries of a Q-Former hardly differ between pictures, so what they read of them is made larger.
+            wide = 1.0 if "crossattention" in name or "language_projection" in name else 0.2
+            parameter.copy_(1 + 0.2 * noise if is_scale else wide * noise)

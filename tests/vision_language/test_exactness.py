@@ -68,11 +68,10 @@ def test_greedy_tokens_with_the_cache(pair):
 
 def test_gradients_of_a_logit_at_the_neurons(pair):
     """At each layer's MLP output, by plain PyTorch hooks on the untouched model."""
-    decoder = pair.plain.get_decoder()
-    layers = decoder.layers if hasattr(decoder, "layers") else decoder.decoder.layers
+    layers = decoder_layers(pair.plain)
     inputs = pair.inputs("IMAGE what is a dog", [TALL])
     inputs["pixel_values"].requires_grad_()
-    reads = [layer.fc2 if hasattr(layer, "fc2") else _mlp(layer).down_proj for layer in layers]
+    reads = [layer.fc2 if hasattr(layer, "fc2") else mlp_of(layer).down_proj for layer in layers]
     kept = []
     handles = [read.register_forward_pre_hook(lambda _m, args: kept.append(args[0])) for read in reads]
     logits = pair.plain(**inputs).logits
@@ -82,7 +81,16 @@ def test_gradients_of_a_logit_at_the_neurons(pair):
 
     prompt = pair.lens.prompt(TALL, " what is a dog", with_gradient=True)
     names = [transformer.mlp_post(layer) for layer in range(len(reads))]
-    with transformer.capture(pair.lens.model, names) as own:
+    own = {}
+
+    def keep(name):
+        def hook_function(value, hook):
+            own[name] = value
+            return value  # the bridge puts a reshaped view of OPT's activation back only if a hook returns it
+
+        return hook_function
+
+    with transformer.fired_hooks(pair.lens.model, [(name, keep(name)) for name in names]):
         logits = pair.lens.logits(prompt)
     found = torch.autograd.grad(logits[0, -1, 20], [own[name] for name in names])
     for ours, theirs in zip(found, expected, strict=True):
@@ -90,5 +98,11 @@ def test_gradients_of_a_logit_at_the_neurons(pair):
         assert_close(ours.reshape(theirs.shape), theirs, **EXACT)
 
 
-def _mlp(layer):
+def decoder_layers(model):
+    decoder = model.get_decoder()
+    inner = getattr(decoder, "model", decoder)
+    return getattr(inner, "decoder", inner).layers
+
+
+def mlp_of(layer):
     return layer.feed_forward if hasattr(layer, "feed_forward") else layer.mlp
