@@ -11,14 +11,14 @@ rules. None of these rules is written down here. Two measurements replace them:
 A vector that no pixel touches shows no pixels: a mark at the end of a row, or a query of a Q-Former.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from PIL import Image
 from torch import Tensor, nn
 
@@ -30,6 +30,12 @@ TOUCHED = 1e-3
 
 SAME_SCALE = 0.02
 """Tiles whose scales differ by less are cut from one resized picture."""
+
+PHASES = 8
+"""Pictures that are painted for one size."""
+
+LARGEST = 254
+"""The colour of the last column and row; rounding up must not pass 255."""
 
 EDGE = 2
 """Pixels at the edge of a tile that resampling bends, left out of the fit."""
@@ -65,7 +71,7 @@ def measured_layout(
     gets none.
     """
     frames: list[TileScale] = []
-    cells: list[dict[tuple[float, float, float, float], int]] = []
+    cells: list[dict[tuple[int, int, int, int], int]] = []
     for index, pixels in enumerate(touched):
         scale = None if pixels is None else scales[pixels.tile]
         if pixels is None or scale is None:
@@ -134,29 +140,38 @@ def touched_pixels(
     ]
 
 
-def painted_coordinates(width: int, height: int) -> Image.Image:
-    """A picture whose red is the column, whose green is the row, and whose blue marks that it is the picture."""
-    across, down = np.linspace(0, 255, width)[None], np.linspace(0, 255, height)[:, None]
-    # Rounded up in some rows and down in others, so that the mean over a column is finer than one level of colour.
+def painted_coordinates(width: int, height: int) -> list[Image.Image]:
+    """Pictures whose red is the column, whose green is the row, and whose blue marks that it is the picture.
+
+    Colours have 256 levels, and resizing rounds to them again. So there are `PHASES` pictures, each brighter by a part
+    of a level, and their mean is finer than a level.
+    """
+    across, down = np.linspace(0, LARGEST, width)[None], np.linspace(0, LARGEST, height)[:, None]
+    # Rounded up in some rows and down in others, so that the mean over a column is finer too.
     by_row, by_column = (np.arange(size) * 0.618034 % 1 for size in (height, width))
-    colours = np.full((height, width, 3), 255, dtype=np.uint8)
-    colours[..., 0] = np.floor(across + 0.999 * by_row[:, None])
-    colours[..., 1] = np.floor(down + 0.999 * by_column[None])
-    return Image.fromarray(colours)
+    pictures = []
+    for phase in range(PHASES):
+        colours = np.full((height, width, 3), 255, dtype=np.uint8)
+        colours[..., 0] = np.floor(across + by_row[:, None] + phase / PHASES)
+        colours[..., 1] = np.floor(down + by_column[None] + phase / PHASES)
+        pictures.append(Image.fromarray(colours))
+    return pictures
 
 
 def tile_scales(
-    painted: Float[Tensor, "*tiles 3 tile_height tile_width"], *, width: int, height: int
+    painted: Sequence[Shaped[Tensor, "*tiles 3 tile_height tile_width"]], *, width: int, height: int
 ) -> list[TileScale | None]:
-    """Where each tile of a processed `painted_coordinates` picture lies; None for a tile of padding alone.
+    """Where each tile of a processed picture lies; None for a tile of padding alone.
 
-    Args: painted: pixels from 0 to 255, neither rescaled nor normalised.
+    Args: painted: the `painted_coordinates` pictures, processed: pixels from 0 to 255, neither rescaled nor normalised.
     """
     scales: list[TileScale | None] = []
-    for red, green, blue in painted.double().reshape(-1, 3, *painted.shape[-2:]):
+    mean = torch.stack([pixels.double() for pixels in painted]).mean(dim=0)
+    brighter = (PHASES - 1) / (2 * PHASES)
+    for red, green, blue in mean.reshape(-1, 3, *mean.shape[-2:]):
         shown = blue > 254
-        across = _line(red, shown, axis=1, size=width)
-        down = _line(green, shown, axis=0, size=height)
+        across = _line(red - brighter, shown, axis=1, size=width)
+        down = _line(green - brighter, shown, axis=0, size=height)
         if across is None or down is None:
             scales.append(None)
             continue
@@ -210,12 +225,12 @@ def _line(colour: Tensor, shown: Tensor, *, axis: int, size: int) -> tuple[float
     mean = torch.where(shown, colour, 0.0).sum(dim=1 - axis) / n_lines.clamp(min=1)
     inner = lines[EDGE:-EDGE] if len(lines) > 2 * EDGE + 1 else lines
     # The first and last colour also fill what lies beyond the centres of the outermost pixels.
-    inner = inner[(mean[inner] > 0.5) & (mean[inner] < 254.5)] if size > 2 else inner
+    inner = inner[(mean[inner] > 0.5) & (mean[inner] < LARGEST - 0.5)] if size > 2 else inner
     if len(inner) < 2:
         first, last = float(lines[0]), float(lines[-1] + 1)
         return size / (last - first), -first * size / (last - first)
     at = inner.double() + 0.5
-    value = mean[inner] / 255 * (size - 1) + 0.5
+    value = mean[inner] / LARGEST * (size - 1) + 0.5
     slope = float(((at - at.mean()) * (value - value.mean())).sum() / ((at - at.mean()) ** 2).sum())
     return slope, float(value.mean() - slope * at.mean())
 
@@ -233,7 +248,7 @@ def _same_scale(a: TileScale, b: TileScale) -> bool:
 
 
 def _grid(
-    boxes: dict[tuple[float, float, float, float], int], frame: TileScale, *, width: int, height: int
+    boxes: dict[tuple[int, int, int, int], int], frame: TileScale, *, width: int, height: int
 ) -> PatchGrid | None:
     """The grid that boxes in one resized picture fill, or None if they leave a hole."""
     tops = sorted({top + bottom for top, bottom, _, _ in boxes})
@@ -247,10 +262,10 @@ def _grid(
         height=height,
         resized_width=max(1, round(frame.resized_width)),
         resized_height=max(1, round(frame.resized_height)),
-        left=-int(first_x),
-        top=-int(first_y),
-        input_width=int(max(box[3] for box in boxes) - first_x),
-        input_height=int(max(box[1] for box in boxes) - first_y),
+        left=-first_x,
+        top=-first_y,
+        input_width=max(box[3] for box in boxes) - first_x,
+        input_height=max(box[1] for box in boxes) - first_y,
         grid_h=len(tops),
         grid_w=len(lefts),
     )

@@ -126,9 +126,11 @@ class VisionTower(ImageEmbedder):
 
     @torch.no_grad()
     def _measured(self, width: int, height: int, n_positions: int) -> ImageLayout:
-        picture = painted_coordinates(width, height)
+        pictures = painted_coordinates(width, height)
+        picture = pictures[0]
         in_company = self.reads_company_differently and n_positions != len(self.vectors_of(self.preprocessed(picture)))
-        painted = self.preprocessed(picture, in_company=in_company, do_rescale=False, do_normalize=False)
+        as_painted = {"do_rescale": False, "do_normalize": False}
+        painted = [self.preprocessed(own, in_company=in_company, **as_painted)["pixel_values"] for own in pictures]
         inputs = self.preprocessed(picture, in_company=in_company)
         pixels = inputs["pixel_values"]
         patch = getattr(self.model.config.vision_config, "patch_size", None)
@@ -137,7 +139,7 @@ class VisionTower(ImageEmbedder):
             return ImageLayout(n_positions=n_positions, grids=())
         with without_attention(self.parts):
             touched = touched_pixels(lambda own: self.vectors_of({**inputs, "pixel_values": own}), pixels, band=band)
-        scales = tile_scales(painted["pixel_values"], width=width, height=height)
+        scales = tile_scales(painted, width=width, height=height)
         return measured_layout(touched[:n_positions], scales, width=width, height=height)
 
     @override
@@ -197,7 +199,7 @@ class VisionTower(ImageEmbedder):
                 ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
         bos_id = self.processor.tokenizer.bos_token_id
         if prepend_bos and not begun and ids[:1] != [bos_id]:
-            ids = [*PromptTokenizer(self.processor.tokenizer).bos, *ids]
+            ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
         return ids
 
     def _with_images(self, ids: Sequence[int], images: Sequence[EmbeddedImage]) -> list[Piece]:
