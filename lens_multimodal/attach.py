@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lens_multimodal import presets, saved_lens, transformer
+from lens_multimodal import presets, saved_lens, transformer, vision_language
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.presets.random_weights import RandomWeights
+from lens_multimodal.prompt.image_embedder import EncoderAndProjection
 from lens_multimodal.prompt.projection import Projection, load_linear
 from lens_multimodal.prompt.virtual_tokens import check_free
 from lens_multimodal.transformer.loading import load_language_model
@@ -27,6 +28,7 @@ def attach_vision(
     vision: str | Path | nn.Module | None = None,
     projection: str | Path | nn.Module | None = None,
     tokenizer: Any = None,
+    processor: Any = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     weights: RandomWeights | str | None = None,
@@ -39,13 +41,16 @@ def attach_vision(
     Args:
         model: None for the tiny trio inside the package; a preset (`gpt-j-limber-beit`, ...); a folder written by
             `lens.save_pretrained`; the name or folder of a Hugging Face causal language model on this machine; such a
-            model itself (it becomes part of a `TransformerBridge`); a `TransformerBridge` or `HookedTransformer`.
+            model itself (it becomes part of a `TransformerBridge`); a `TransformerBridge` or `HookedTransformer`. A
+            Hugging Face vision-language model (LLaVA, InternVL, ...), its name or its folder, brings its own encoder
+            and projection, which are used unless others are given.
         vision: an encoder preset or timm model name, the folder of a Hugging Face BEiT, a timm model, a
             `VisionEncoder`, or any module that gives `[batch, patch, d_vision]` wrapped with its preprocessing as
             `VisionEncoder(module, preprocessing=...)`.
         projection: a `.ckpt` or `.safetensors` file with `weight [d_model, d_vision]` and `bias`, an `nn.Linear`,
             or any module from `d_vision` to `d_model`.
         tokenizer: for a model that came without one.
+        processor: for a vision-language model that was given itself and not by its folder: its Hugging Face processor.
         device: where all parts are moved; None leaves them where they are.
         dtype: the precision of all parts; None leaves it.
         weights: "random" for a preset's true shape with random numbers, made on the device: time and memory can be
@@ -58,6 +63,7 @@ def attach_vision(
         TypeError: a part of another kind.
         ValueError: parts whose widths do not fit; the error names both.
         FileNotFoundError: weights that are not on this machine; the error names the file, its source and its place.
+        NotFromVectorsAlone: a vision-language model that computes other logits from pixels than from image vectors.
         HookDidNotFire, HookHasNoEffect: a hook point of this model cannot be trusted.
         RuntimeError: a lens is already attached, or this TransformerLens release is not supported.
     """
@@ -66,6 +72,10 @@ def attach_vision(
         model = "tiny"
     with restored_on_failure(*(part for part in (model, vision, projection) if isinstance(part, nn.Module))):
         trio = _named_trio(model)
+        if trio is None and vision is None and projection is None:
+            own = vision_language.read(model, processor=processor, device=device, dtype=dtype)
+            if own is not None:
+                return vision_language.attach(*own, device=device, dtype=dtype)
         if weights is not None:
             trio = presets.with_random_weights(trio, weights, device=device, dtype=dtype)
         language_model, own_tokenizer = _language_model(model, trio, device=device, dtype=dtype)
@@ -82,8 +92,7 @@ def attach_vision(
         fitting.to(device=device, dtype=dtype)
         lens = VisionLens(
             hooked,
-            vision=encoder,
-            projection=fitting,
+            images=EncoderAndProjection(encoder, fitting),
             tokenizer=tokenizer,
             name=trio.name if trio else type(language_model).__name__,
         )

@@ -25,6 +25,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
 
     Attributes:
         model: the TransformerLens model, to be used as always: `run_with_cache`, `hooks`, `generate`, ...
+        images: what makes soft prompts of pictures: `vision` and `projection`, or a vision-language model's own.
         vision: the frozen image encoder.
         projection: the linear map from image features to soft prompts.
         tokenizer: the language model's Hugging Face tokenizer, or None.
@@ -99,9 +100,9 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         if isinstance(prompt, ImagePrompt):
             if len(prompt) != 1:
                 raise ValueError(f"expected a prompt of one row, got {len(prompt)} (prompt.row(i))")
-            names = {s.start + i: s.image.cell(i) for s in prompt.spans[0] for i in range(s.stop - s.start)}
+            names = {p: _shown(s.image.cell(i)) for s in prompt.spans[0] for i, p in enumerate(s.positions)}
             ids = prompt.tokens[0].tolist()
-            return ["<image:{},{}>".format(*names[p]) if p in names else self.text.token(i) for p, i in enumerate(ids)]
+            return [names[p] if p in names else self.text.token(i) for p, i in enumerate(ids)]
         return ["<image>" if i >= self.shape.d_vocab else self.text.token(i) for i in prompt.tolist()]
 
     def detach(self) -> None:
@@ -136,7 +137,11 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         s = self.shape
         return (
             f"VisionLens({self.name}: {type(self.model).__name__} with {s.n_layers} layers of d_model={s.d_model}, "
-            f"{s.n_neurons:,} neurons; {self.vision.name}, {self.vision.grid_h} x {self.vision.grid_w} image patches "
-            f"of d_vision={self.vision.d_vision}; weight processing: {transformer.weight_processing(self.model)}; "
+            f"{s.n_neurons:,} neurons; {self.images.name}, {self.images.summary}; "
+            f"weight processing: {transformer.weight_processing(self.model)}; "
             f"{len(self.virtual_tokens)} images in {self.virtual_tokens.nbytes / 2**20:.1f} MiB)"
         )
+
+
+def _shown(cell: tuple[int, int] | None) -> str:
+    return "<image>" if cell is None else "<image:{},{}>".format(*cell)

@@ -133,7 +133,7 @@ def neuron_card(
             "one vector for each image patch; give a picture, or a prompt made by lens.prompt"
         )
     grid = geometry.grid_h, geometry.grid_w
-    positions = list(range(span.start, span.stop))
+    positions = list(span.positions)
     activations = neuron_activations(lens.model, prompt.tokens, [pair], positions)[0, 0].reshape(grid).cpu()
     attribution = neuron_attribution(lens.model, prompt.tokens, token, positions, layers=[pair[0]])[0, 0, :, pair[1]]
     ablation = ablate(lens.model, [pair], positions=prompt.image_pos[0])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lens_multimodal import ImagePrompt, Preprocessing, VisionEncoder, VisionLens, attach_vision
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.image_prompt import EmbeddedImage, assemble
 from tests.models import D_VOCAB, LAYOUTS, MODEL_CLASSES, random_language_model, wrapped_model
 from tests.tokenizers import word_tokenizer
@@ -126,7 +127,7 @@ def random_prompt(lens: VisionLens, *layouts: list[int], seed: int = 0) -> Image
         if size < 0:
             return torch.randint(3, D_VOCAB, (-size,), generator=generator).tolist()
         vectors = torch.randn(size, D_MODEL, generator=generator, dtype=torch.float64).to(dtype)
-        return EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), grid_h=1, grid_w=size)
+        return EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), placing=ImageLayout.one_grid(1, size))
 
     rows = [[piece(size) for size in sizes] for sizes in layouts]
     return assemble(rows, pad_id=0, device=torch.device("cpu"))

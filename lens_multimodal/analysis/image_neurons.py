@@ -5,6 +5,7 @@ from torch import nn
 from lens_multimodal.analysis.attribution.neuron_attribution import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons
 from lens_multimodal.analysis.neuron_table import NeuronTable
+from lens_multimodal.image.layout import NO_PATCH
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 
@@ -22,7 +23,7 @@ def image_neurons(
     found = top_neurons(
         model, prompt.tokens, token, prompt.image_pos[0], top_k=top_k, score=score, reduce=reduce
     ).rename(columns={"pos": "image_pos"})
-    cells = {span.start + i: span.image.cell(i) for span in spans for i in range(len(span.image))}
+    cells = {pos: span.image.cell(i) or NO_PATCH for span in spans for i, pos in enumerate(span.positions)}
     found["row"] = [cells[pos][0] for pos in found["image_pos"]]
     found["col"] = [cells[pos][1] for pos in found["image_pos"]]
     decoded = decode_neurons(model, found)[["layer", "neuron", "tokens", "interpretable"]]

@@ -17,6 +17,7 @@ from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.arguments.positions import Positions, positions_in
 from lens_multimodal.arguments.units import Neurons, read_neuron_pairs, read_neurons
 from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.precision import wide
 
@@ -36,12 +37,17 @@ class ReceptiveField(ShownInNotebooks):
 
 @public
 def receptive_field(
-    activations: Float[Tensor, "grid_h grid_w"], geometry: ImageGeometry, *, quantile: float | int = PAPER_QUANTILE
+    activations: Float[Tensor, "grid_h grid_w"] | Float[Tensor, " image_pos"],
+    geometry: ImageGeometry | ImageLayout,
+    *,
+    quantile: float | int = PAPER_QUANTILE,
 ) -> ReceptiveField:
     """Upsample activations of the image patches to the picture and keep the most active pixels.
 
     Args:
         activations: of one neuron, or a mean over several as in the paper's figure.
+        geometry: of the patch grid; or, for one activation per position, the image's layout. Where several grids show
+            a pixel, as in models that read a picture in tiles, their mean counts.
         quantile: of the pixels that the encoder saw; 0.95 keeps the most active 5 %. A constant activation has no
             receptive field: its mask is empty.
     Raises: ValueError for another grid, a quantile outside 0 to 1, or activations that are not finite.
@@ -50,7 +56,7 @@ def receptive_field(
         raise ArgumentValueError(f"expected a number from 0 to 1, got {quantile}", "quantile")
     if not bool(activations.isfinite().all()):
         raise ArgumentValueError("the activations hold infinities or NaN", "activations")
-    heat = geometry.to_picture(activations)
+    heat = geometry.to_picture(activations)  # type: ignore[arg-type]
     threshold = float(np.nanquantile(heat.cpu().numpy(), quantile))
     return ReceptiveField(heat=heat, mask=heat > threshold, threshold=threshold)
 

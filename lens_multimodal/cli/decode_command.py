@@ -59,11 +59,12 @@ def _image_prompt(lens: "VisionLens", picture: Path, top_k: int) -> "pd.DataFram
     import pandas as pd
 
     from lens_multimodal.analysis import nearest_embeddings, token_strings
+    from lens_multimodal.image.layout import NO_PATCH
 
     (image,) = lens.embed([picture])
     found = nearest_embeddings(lens.model, image.soft_prompt.vectors, top_k=top_k)
     rows = [
-        (*image.cell(i), token_strings(lens.model, ids), values)
+        (*(image.cell(i) or NO_PATCH), token_strings(lens.model, ids), values)
         for i, (ids, values) in enumerate(zip(found.tokens.tolist(), found.values.tolist(), strict=True))
     ]
     return pd.DataFrame(rows, columns=["row", "col", "tokens", "cosines"])

@@ -50,15 +50,13 @@ class Workbench:
 
     def about(self) -> dict[str, object]:
         """Facts about the lens and its limits for the page."""
-        shape, vision = self.lens.shape, self.lens.vision
+        shape, images = self.lens.shape, self.lens.images
         return {
             "name": self.lens.name,
             "n_layers": shape.n_layers,
             "d_mlp": shape.d_mlp,
             "n_neurons": shape.n_neurons,
-            "vision": vision.name,
-            "grid_h": vision.grid_h,
-            "grid_w": vision.grid_w,
+            "vision": f"{images.name}, {images.summary}",
             "weight_processing": transformer.weight_processing(self.lens.model),
             "prompt": PROMPT,
             "upload_bytes": self.limits.upload_bytes,
@@ -102,7 +100,7 @@ class Workbench:
             active = neuron_activations(self.lens.model, prompt.tokens, table, prompt.image_pos[0])[0]
             assert image.picture is not None
             shown = thumbnail(image.picture, FIELD_SIDE)
-            small = replace(image, picture=shown, geometry=self.lens.vision.geometry(shown.width, shown.height))
+            small = replace(image, picture=shown, placing=image.layout.for_picture(shown.width, shown.height))
             rows = [self._neuron(row, active[i], small) for i, row in enumerate(table.to_dict("records"))]
         return Why(
             word=self.word(token, logits),
@@ -241,7 +239,7 @@ class Workbench:
         geometry = image.geometry
         assert geometry is not None
         width, height = geometry.width, geometry.height
-        boxes = [geometry.patch_box(*image.cell(i)) for i in range(len(image))]
+        boxes = [geometry.patch_box(*divmod(i, image.grid_w)) for i in range(len(image))]
         return PatchGrid(
             grid_h=image.grid_h,
             grid_w=image.grid_w,

@@ -14,7 +14,8 @@ from lens_multimodal.image.pictures import Picture, as_picture, as_pictures, pic
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.building import PromptBuilder
 from lens_multimodal.prompt.generation import GeneratedActivations, Sampling
-from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt, Piece
+from lens_multimodal.prompt.image_embedder import EncoderAndProjection, ImageEmbedder
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
 from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
@@ -33,15 +34,13 @@ class CaptioningModel:
         self,
         model: nn.Module,
         *,
-        vision: VisionEncoder,
-        projection: Projection,
+        images: ImageEmbedder,
         tokenizer: Any = None,
         name: str = "lens",
     ) -> None:
         shape = transformer.shape(model)
         self.model = model
-        self.vision = vision
-        self.projection = projection
+        self.images = images
         self.tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
         self.text = PromptTokenizer(self.tokenizer, model)
         self.name = name
@@ -49,6 +48,16 @@ class CaptioningModel:
         self.virtual_tokens = VirtualTokens(
             transformer.embedding_module(model), d_vocab=shape.d_vocab, d_model=shape.d_model
         )
+
+    @property
+    def vision(self) -> VisionEncoder:
+        """The frozen image encoder. Raises: ValueError for a vision-language model, which has its own (`images`)."""
+        return self._pair("vision").vision
+
+    @property
+    def projection(self) -> Projection:
+        """The map from image features to soft prompts. Raises: ValueError for a vision-language model, likewise."""
+        return self._pair("projection").projection
 
     # --- prompts -----------------------------------------------------------------------------------------
 
@@ -97,15 +106,17 @@ class CaptioningModel:
         for row in [rows, *rows] if isinstance(rows, (list, tuple)) else [rows]:
             if not isinstance(row, (list, tuple)):
                 raise TypeError(f"expected a list of rows, each a list of pieces, got {type(row).__name__} among them")
-        prepared = [
-            [
-                piece
-                if isinstance(piece, (str, EmbeddedImage))
-                else self._build.embed([as_picture(piece)], with_gradient=with_gradient)[0]
-                for piece in row
-            ]
-            for row in rows
-        ]
+        prepared = []
+        for row in rows:
+            in_company = sum(not isinstance(piece, str) for piece in row) > 1
+            prepared.append(
+                [
+                    piece
+                    if isinstance(piece, (str, EmbeddedImage))
+                    else self._build.embed([as_picture(piece)], with_gradient=with_gradient, in_company=in_company)[0]
+                    for piece in row
+                ]
+            )
         return self._assemble(prepared, prepend_bos)
 
     def prompt_from_vectors(
@@ -265,12 +276,19 @@ class CaptioningModel:
 
     # --- inside ------------------------------------------------------------------------------------------
 
+    def _pair(self, what: str) -> EncoderAndProjection:
+        if not isinstance(self.images, EncoderAndProjection):
+            raise ValueError(
+                f"{self.images.name} has an image encoder and a projection of its own, so lens.{what} does not exist; "
+                f"they are lens.images. To replace both, attach_vision(model, vision=..., projection=...)"
+            )
+        return self.images
+
     @property
     def _build(self) -> PromptBuilder:
         return PromptBuilder(
             model=self.model,
-            vision=self.vision,
-            projection=self.projection,
+            images=self.images,
             text=self.text,
             virtual_tokens=self.virtual_tokens,
         )
@@ -279,7 +297,7 @@ class CaptioningModel:
     def _stops(self) -> dict[str, list[int]]:
         return {"stop_ids": self.text.stop_ids, "last_ids": self.text.last_ids}
 
-    def _assemble(self, rows: Sequence[Sequence[Piece | str]], prepend_bos: bool | None) -> ImagePrompt:
+    def _assemble(self, rows: Sequence[Sequence[EmbeddedImage | str]], prepend_bos: bool | None) -> ImagePrompt:
         prompt = self._build.assemble(rows, prepend_bos=prepend_bos)
         for made in (prompt, *(span.image.soft_prompt for spans in prompt.spans for span in spans)):
             _MADE_BY[made] = weakref.ref(self)

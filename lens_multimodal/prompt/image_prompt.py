@@ -1,7 +1,9 @@
 """A prompt of images and text as plain token ids, and where in it each image patch sits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -9,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.image.layout import ImageLayout, PatchGrid
 from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.prompt.virtual_tokens import SoftPrompt
 
@@ -18,35 +21,97 @@ PROMPT = "A picture of"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EmbeddedImage:
-    """An image as the language model will see it: a soft prompt over a grid of image patches."""
+    """An image as the language model will see it: a soft prompt, and what each of its positions shows."""
 
     soft_prompt: SoftPrompt
-    grid_h: int
-    grid_w: int
+    placing: ImageLayout | Callable[[], ImageLayout]
+    """The layout, or how to find it out when it is asked for: measuring one takes time that a caption does not need."""
     picture: Image.Image | None = None
     """The picture itself, for people; None for vectors that came without one."""
-    geometry: ImageGeometry | None = None
-    """Where each image patch lies in the picture; None without a picture, or if the vectors are not one per patch."""
 
     def __len__(self) -> int:
         return len(self.soft_prompt.vectors)
 
-    def cell(self, index: int) -> tuple[int, int]:
-        """Row and column, from the top left, of the image patch at an index within the image."""
-        return divmod(index, self.grid_w)
+    @cached_property
+    def layout(self) -> ImageLayout:
+        """What each position shows."""
+        return self.placing if isinstance(self.placing, ImageLayout) else self.placing()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "placing": self.layout}
+
+    @property
+    def grid_h(self) -> int:
+        """Rows of the one patch grid. Raises: ValueError if one grid does not describe this image."""
+        return self._grid.grid_h
+
+    @property
+    def grid_w(self) -> int:
+        """Columns, likewise."""
+        return self._grid.grid_w
+
+    @property
+    def geometry(self) -> ImageGeometry | None:
+        """Where each patch of the one grid lies in the picture.
+
+        None without a picture, if the vectors are not one per patch, or if the image has several grids (`layout`).
+        """
+        grid = self.layout.only_grid
+        return None if grid is None else grid.geometry
+
+    def cell(self, index: int) -> tuple[int, int] | None:
+        """Row and column, from the top left of its grid, of the image patch at an index within the image.
+
+        None if the position shows no patch.
+        """
+        found = self.layout.place(index)
+        return None if found is None else found[1:]
+
+    @property
+    def _grid(self) -> PatchGrid:
+        grid = self.layout.only_grid
+        if grid is None:
+            shapes = ", ".join(f"{g.grid_h} x {g.grid_w}" for g in self.layout.grids) or "none"
+            raise ValueError(
+                f"the {len(self)} positions of this image are not one patch grid (its grids: {shapes}); use its layout"
+            )
+        return grid
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSpan:
-    """One image's place in one row of a prompt: positions `start` up to, not including, `stop`."""
+    """One image's place in one row of a prompt."""
 
     image: EmbeddedImage
-    start: int
+    positions: tuple[int, ...]
+    """Of the image's vectors in order. Some models put words between them, such as a mark at the end of each row."""
+
+    @property
+    def start(self) -> int:
+        """The first position."""
+        return self.positions[0]
+
+    @property
+    def stop(self) -> int:
+        """One after the last position."""
+        return self.positions[-1] + 1
+
+    def shifted(self, by: int) -> "ImageSpan":
+        """The same image further to the right."""
+        return replace(self, positions=tuple(position + by for position in self.positions))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImagePart:
+    """The vectors `first` up to, not including, `stop` of an image, where words stand between its vectors."""
+
+    image: EmbeddedImage
+    first: int
     stop: int
 
 
-Piece = EmbeddedImage | list[int]
-"""A part of a prompt: an embedded image or token ids."""
+Piece = EmbeddedImage | ImagePart | list[int]
+"""A part of a prompt: an embedded image, a part of one, or token ids."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +136,7 @@ class ImagePrompt(ShownInNotebooks):
         mask = torch.zeros(self.tokens.shape, dtype=torch.bool)
         for row, spans in enumerate(self.spans):
             for span in spans:
-                mask[row, span.start : span.stop] = True
+                mask[row, list(span.positions)] = True
         return mask
 
     @property
@@ -124,11 +189,7 @@ class ImagePrompt(ShownInNotebooks):
         return ImagePrompt(
             tokens=self.tokens[index : index + 1 or None, padding:],
             attention_mask=self.attention_mask[index : index + 1 or None, padding:],
-            spans=(
-                tuple(
-                    ImageSpan(image=s.image, start=s.start - padding, stop=s.stop - padding) for s in self.spans[index]
-                ),
-            ),
+            spans=(tuple(span.shifted(-padding) for span in self.spans[index]),),
         )
 
     def followed_by(self, ids: Sequence[int]) -> "ImagePrompt":
@@ -163,15 +224,7 @@ def assemble(
         if not row_ids:
             raise ValueError(f"row {index} of the prompt is empty: give it an image or some text")
     length = max(map(len, ids))
-    spans = []
-    for row, row_ids in zip(rows, ids, strict=True):
-        start, found = length - len(row_ids), []
-        for piece in row:
-            stop = start + len(piece)
-            if isinstance(piece, EmbeddedImage):
-                found.append(ImageSpan(image=piece, start=start, stop=stop))
-            start = stop
-        spans.append(tuple(found))
+    spans = [_spans(row, start=length - len(row_ids)) for row, row_ids in zip(rows, ids, strict=True)]
     with torch.inference_mode(False):
         return ImagePrompt(
             tokens=torch.tensor([[pad_id] * (length - len(r)) + r for r in ids], device=device),
@@ -180,5 +233,35 @@ def assemble(
         )
 
 
+def _spans(row: Sequence[Piece], *, start: int) -> tuple[ImageSpan, ...]:
+    """The images of a row that begins at `start`; a part that is not an image's first continues the last image.
+
+    Raises: ValueError for an image that lacks a part, or whose parts are out of order.
+    """
+    found: list[tuple[EmbeddedImage, list[int]]] = []
+    for piece in row:
+        part = ImagePart(image=piece, first=0, stop=len(piece)) if isinstance(piece, EmbeddedImage) else piece
+        if isinstance(part, list):
+            start += len(part)
+            continue
+        if part.first == 0:
+            found.append((part.image, []))
+        image, positions = found[-1] if found else (None, [])
+        if image is not part.image or len(positions) != part.first:
+            raise ValueError(
+                f"the parts of an image are out of order: {part.first} to {part.stop} after {len(positions)}"
+            )
+        positions += range(start, start + part.stop - part.first)
+        start += part.stop - part.first
+    for image, positions in found:
+        if len(positions) != len(image):
+            raise ValueError(f"the row holds {len(positions)} of an image's {len(image)} vectors")
+    return tuple(ImageSpan(image=image, positions=tuple(positions)) for image, positions in found)
+
+
 def _ids(piece: Piece) -> list[int]:
-    return piece.soft_prompt.ids.tolist() if isinstance(piece, EmbeddedImage) else piece
+    if isinstance(piece, list):
+        return piece
+    if isinstance(piece, ImagePart):
+        return piece.image.soft_prompt.ids[piece.first : piece.stop].tolist()
+    return piece.soft_prompt.ids.tolist()

@@ -21,6 +21,7 @@ ORDER = (
     ("data",),
     ("neuron_card",),
     ("lens",),
+    ("vision_language",),
     ("attach",),
     ("train", "experiments"),
     ("views",),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, assemble
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 
@@ -15,7 +16,8 @@ def image():
     bank = VirtualTokens(nn.Embedding(5, 3), d_vocab=5, d_model=3)
 
     def of_grid(grid_h: int, grid_w: int) -> EmbeddedImage:
-        return EmbeddedImage(soft_prompt=bank.store(torch.zeros(grid_h * grid_w, 3)), grid_h=grid_h, grid_w=grid_w)
+        soft_prompt = bank.store(torch.zeros(grid_h * grid_w, 3))
+        return EmbeddedImage(soft_prompt=soft_prompt, placing=ImageLayout.one_grid(grid_h, grid_w))
 
     return of_grid
 

@@ -48,7 +48,7 @@ function tabs(onchange) {
 function describe(about) {
   $("about").textContent =
     `${about.name}: ${about.n_layers} layers of ${about.d_mlp.toLocaleString("en")} MLP neurons; ` +
-    `${about.vision}, ${about.grid_h} × ${about.grid_w} image patches; weight processing: ${about.weight_processing}`;
+    `${about.vision}; weight processing: ${about.weight_processing}`;
 }
 
 async function start() {

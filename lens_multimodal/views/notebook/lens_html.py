@@ -9,7 +9,7 @@ from lens_multimodal.views.notebook.shown import html_of
 @html_of.register
 def lens_html(lens: VisionLens) -> str:
     """The facts of `repr(lens)` as a table."""
-    sizes, vision = lens.shape, lens.vision
+    sizes = lens.shape
     parameter = next(lens.model.parameters(), None)
     where = "" if parameter is None else f"; {parameter.dtype} on {parameter.device}".replace("torch.", "")
     facts = [
@@ -18,13 +18,8 @@ def lens_html(lens: VisionLens) -> str:
             f"{type(lens.model).__name__}, {sizes.n_layers} layers of d_model {sizes.d_model}, {sizes.n_heads} heads, "
             f"{sizes.n_neurons:,} MLP neurons, {sizes.d_vocab:,} tokens{where}",
         ),
-        (
-            "encoder",
-            f"{vision.name}, {vision.grid_h} x {vision.grid_w} image patches of d_vision {vision.d_vision}, input "
-            f"{vision.preprocessing.width} x {vision.preprocessing.height} pixels",
-        ),
-        ("projection", f"{vision.d_vision} → {sizes.d_model}, one position per image patch"),
-        ("context", f"{sizes.n_ctx} positions, {vision.n_patches} of them for each image"),
+        ("images", f"{lens.images.name}, {lens.images.summary}"),
+        ("context", f"{sizes.n_ctx} positions"),
         ("weight processing", transformer.weight_processing(lens.model)),
         ("images held", f"{len(lens.virtual_tokens)}, {lens.virtual_tokens.nbytes / 2**20:.1f} MiB"),
     ]

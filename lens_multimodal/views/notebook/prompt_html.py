@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lens_multimodal.analysis import nearest_embeddings, token_strings
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.captioning_model import CaptioningModel, maker_of
 from lens_multimodal.prompt.image_prompt import ImagePrompt, ImageSpan
 from lens_multimodal.views.html import data_uri, fragment
@@ -52,7 +53,7 @@ def shown_images(row: ImagePrompt, lens: CaptioningModel | None) -> list[dict[st
 
 def _pieces(row: ImagePrompt, lens: CaptioningModel | None) -> list[dict[str, Any]]:
     """The positions of a prompt in order: a word, or, where `word` is None, a patch of an image."""
-    image_at = {pos: number for number, span in enumerate(row.spans[0]) for pos in range(span.start, span.stop)}
+    image_at = {pos: number for number, span in enumerate(row.spans[0]) for pos in span.positions}
     ids = row.tokens[0].tolist()
     texts = [pos for pos in range(len(ids)) if pos not in image_at]
     words = dict(zip(texts, _words(lens, [ids[pos] for pos in texts]), strict=True))
@@ -70,24 +71,28 @@ def _pieces(row: ImagePrompt, lens: CaptioningModel | None) -> list[dict[str, An
 
 def _shown_image(span: ImageSpan, lens: CaptioningModel | None) -> dict[str, Any]:
     image = span.image
-    found = image.geometry
-    geometry = found or even_grid(image.grid_h, image.grid_w)
+    placed = image.layout.is_placed
+    grid = image.layout.only_grid
+    layout = (
+        image.layout
+        if placed or grid is None
+        else ImageLayout.one_grid(grid.grid_h, grid.grid_w, even_grid(grid.grid_h, grid.grid_w))
+    )
     # A picture whose patches cannot be placed is shown without cells over it.
-    placed = found is not None or image.picture is None
-    width, height = image.picture.size if image.picture else (image.grid_w, image.grid_h)
+    drawn = placed or image.picture is None
+    width, height = image.picture.size if image.picture else (grid.grid_w, grid.grid_h) if grid else (len(image), 1)
     words = _nearest(lens, image.soft_prompt.vectors)
     cells = []
-    for index in range(len(image)):
-        row, col = image.cell(index)
-        box = geometry.patch_box(row, col)
-        padding = box.area == 0
-        pos = span.start + index
+    for index, pos in enumerate(span.positions):
+        cell, box = image.cell(index), layout.box(index)
+        place = "no image patch" if cell is None else "row {}, column {}".format(*cell)
+        padding = cell is not None and box is None and layout.is_placed
         cells.append(
             {
                 "pos": pos,
-                "name": f"row {row}, column {col} (position {pos})" + (": only padding" if padding else ""),
-                "style": cell_style(box, width=width, height=height) if placed and not padding else "",
-                "sprite": sprite(box, width=width, height=height) if found else None,
+                "name": f"{place} (position {pos})" + (": only padding" if padding else ""),
+                "style": cell_style(box, width=width, height=height) if drawn and box else "",
+                "sprite": sprite(box, width=width, height=height) if placed and box else None,
                 "words": words[index],
             }
         )

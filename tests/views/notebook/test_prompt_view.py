@@ -11,6 +11,7 @@ import torch
 from timm.models.beit import Beit
 
 from lens_multimodal import Preprocessing, VisionEncoder, attach_vision
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.image_prompt import EmbeddedImage
 from lens_multimodal.views.notebook.prompt_html import shown_images
 from lens_multimodal.views.plots.labels import visible
@@ -115,7 +116,7 @@ def test_the_prompt_does_not_keep_the_lens_alive(tokenizers):
 
 
 def test_a_picture_whose_patches_have_no_place_is_shown_without_cells(lens):
-    image = replace(lens.embed([picture()])[0], geometry=None)
+    image = replace(lens.embed([picture()])[0], placing=ImageLayout.one_grid(*GRID))
     root = read(lens.interleave([[image, " dog"]])._repr_html_())
     assert not root.all(".cell")
     assert len(root.all(".pic")) == 1
@@ -146,8 +147,9 @@ def test_a_prompt_of_196_patches_stays_small(tokenizers):
     lens = attach_vision(model, vision=encoder, projection=linear(), tokenizer=tokenizers("gpt-j"))
     noise = picture(height=480, width=640)
     vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(196, 24))).float()
-    image = EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), grid_h=14, grid_w=14, picture=noise)
-    prompt = lens.interleave([[replace(image, geometry=encoder.geometry(640, 480)), " dog cat sun"]])
+    layout = ImageLayout.one_grid(14, 14, encoder.geometry(640, 480))
+    image = EmbeddedImage(soft_prompt=lens.virtual_tokens.store(vectors), placing=layout, picture=noise)
+    prompt = lens.interleave([[image, " dog cat sun"]])
     html = prompt._repr_html_()
     assert len(read(html).all(".detail")) == 196
     assert len(html.encode()) < 200_000

@@ -1,0 +1,143 @@
+"""Which part of a picture each of an image's positions shows.
+
+An encoder with one input of fixed size gives one grid. Models that also read a picture in tiles give a grid over the
+whole picture and a finer one over its tiles, and some positions that show no pixels at all, such as the vector that
+LLaVA-NeXT puts at the end of each row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_multimodal.image.geometry import Box, ImageGeometry
+
+NO_PATCH = (-1, -1)
+"""Row and column, in tables, of a position that shows no image patch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchGrid:
+    """Image patches in rows and columns, and which position of the image shows each."""
+
+    grid_h: int
+    grid_w: int
+    indices: tuple[int, ...]
+    """Row by row from the top left: the position, counted within the image, that shows this patch."""
+    geometry: ImageGeometry | None = None
+    """Where the patches lie in the picture; None without a picture, or if the vectors are not one per patch."""
+
+    def __post_init__(self) -> None:
+        if len(self.indices) != self.grid_h * self.grid_w:
+            raise ValueError(
+                f"a grid of {self.grid_h} x {self.grid_w} image patches does not hold {len(self.indices)} positions"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLayout:
+    """The grids of one image, the one with the most patches first; positions outside all of them show no pixels."""
+
+    n_positions: int
+    grids: tuple[PatchGrid, ...]
+
+    @classmethod
+    def one_grid(cls, grid_h: int, grid_w: int, geometry: ImageGeometry | None = None) -> "ImageLayout":
+        """Every position shows one patch, row by row from the top left."""
+        n_positions = grid_h * grid_w
+        grid = PatchGrid(grid_h=grid_h, grid_w=grid_w, indices=tuple(range(n_positions)), geometry=geometry)
+        return cls(n_positions=n_positions, grids=(grid,))
+
+    @property
+    def only_grid(self) -> PatchGrid | None:
+        """The grid that holds all positions in order, or None if it takes more than that to describe the image."""
+        first = self.grids[0] if len(self.grids) == 1 else None
+        return first if first is not None and first.indices == tuple(range(self.n_positions)) else None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known where in the picture the patches lie."""
+        return bool(self.grids) and all(grid.geometry is not None for grid in self.grids)
+
+    def place(self, index: int) -> tuple[PatchGrid, int, int] | None:
+        """The grid, row and column of a position counted within the image; None if it shows no pixels."""
+        if not 0 <= index < self.n_positions:
+            raise ValueError(f"position {index} is outside this image of {self.n_positions} positions")
+        return self._places.get(index)
+
+    def box(self, index: int) -> Box | None:
+        """The part of the picture that a position shows; None if it shows no pixels, or no one knows which."""
+        found = self.place(index)
+        if found is None or found[0].geometry is None:
+            return None
+        grid, row, col = found
+        assert grid.geometry is not None
+        box = grid.geometry.patch_box(row, col)
+        return box if box.area else None
+
+    def for_picture(self, width: int, height: int) -> "ImageLayout":
+        """The same patches in the same picture scaled to another size."""
+        return replace(
+            self,
+            grids=tuple(
+                replace(grid, geometry=grid.geometry and replace(grid.geometry, width=width, height=height))
+                for grid in self.grids
+            ),
+        )
+
+    def to_picture(self, values: Float[Tensor, " image_pos"]) -> Float[Tensor, "height width"]:
+        """One value per position, upsampled to the picture: the mean over the grids that show a pixel.
+
+        NaN where no grid shows the picture.
+
+        Raises: ValueError for another number of values, or an image that shows no place in a picture.
+        """
+        if values.shape != (self.n_positions,):
+            raise ValueError(f"expected one value for each of {self.n_positions} positions, got {list(values.shape)}")
+        geometries = [grid.geometry for grid in self.grids]
+        placed = [geometry for geometry in geometries if geometry is not None]
+        if not placed or len(placed) < len(geometries):
+            raise ValueError(
+                "this image's positions are not known to show one place of the picture each, so no map of the picture "
+                "can be made of them"
+            )
+        maps = [
+            geometry.to_picture(
+                values[torch.tensor(grid.indices, device=values.device)].reshape(grid.grid_h, grid.grid_w)
+            )
+            for grid, geometry in zip(self.grids, placed, strict=True)
+        ]
+        return torch.stack(maps).nanmean(dim=0)
+
+    @cached_property
+    def _places(self) -> dict[int, tuple[PatchGrid, int, int]]:
+        return {
+            index: (grid, *divmod(cell, grid.grid_w)) for grid in self.grids for cell, index in enumerate(grid.indices)
+        }
+
+
+def layout_of_cells(
+    cells: Sequence[tuple[int, int, int] | None], geometries: Sequence[ImageGeometry | None]
+) -> ImageLayout:
+    """A layout from the grid, row and column of every position; each grid must be full.
+
+    Raises: ValueError for a grid with a cell that no position, or more than one, shows.
+    """
+    grids = []
+    for number, geometry in enumerate(geometries):
+        at = [
+            (row, col, index)
+            for index, cell in enumerate(cells)
+            if cell is not None
+            for g, row, col in [cell]
+            if g == number
+        ]
+        grid_h, grid_w = 1 + max(row for row, _, _ in at), 1 + max(col for _, col, _ in at)
+        if {(row, col) for row, col, _ in at} != {(r, c) for r in range(grid_h) for c in range(grid_w)}:
+            raise ValueError(f"the cells of grid {number} do not fill {grid_h} rows of {grid_w} columns")
+        indices = tuple(index for _, _, index in sorted(at))
+        grids.append(PatchGrid(grid_h=grid_h, grid_w=grid_w, indices=indices, geometry=geometry))
+    return ImageLayout(n_positions=len(cells), grids=tuple(sorted(grids, key=lambda grid: -len(grid.indices))))

@@ -1,0 +1,126 @@
+"""Pictures to image vectors, and rows of text and images to token ids: what differs between kinds of models.
+
+An `EncoderAndProjection` was put in front of a text decoder; its images stand in the text as they are. A
+vision-language model brings its own (`vision_tower`) and writes its own marks around its images.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lens_multimodal.image.encoder import VisionEncoder
+from lens_multimodal.image.layout import ImageLayout
+from lens_multimodal.prompt.image_prompt import EmbeddedImage, Piece
+from lens_multimodal.prompt.projection import Projection
+from lens_multimodal.prompt.tokenizer import PromptTokenizer
+
+
+class ImageEmbedder(ABC):
+    """What a lens needs to know of the part of a model that sees."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Shown to people."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """Its sizes in a few words."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Its modules by name; their weights are all of its weights."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything but weights that decides what it computes, as JSON."""
+
+    @abstractmethod
+    def vectors(
+        self, pictures: Sequence[Image.Image], *, in_company: bool = False
+    ) -> list[Float[Tensor, "pos d_model"]]:
+        """The image vectors of each RGB picture, as the decoder reads them.
+
+        Args: in_company: for a row that holds other pictures too.
+        """
+
+    @abstractmethod
+    def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
+        """What each of `n_positions` vectors of a picture of `width` by `height` pixels shows."""
+
+    @abstractmethod
+    def grid(self, n_positions: int) -> tuple[int, int]:
+        """Rows and columns for so many vectors that came without a picture."""
+
+    @abstractmethod
+    def pieces(
+        self, row: Sequence[EmbeddedImage | str], *, text: PromptTokenizer, prepend_bos: bool | None
+    ) -> list[Piece]:
+        """A row as token ids and images, as the model was trained to read them.
+
+        Args: prepend_bos: None does what the tokenizer does by itself.
+        """
+
+
+class EncoderAndProjection(ImageEmbedder):
+    """An image encoder and a map from its features to the decoder's width."""
+
+    def __init__(self, vision: VisionEncoder, projection: Projection) -> None:
+        self.vision = vision
+        self.projection = projection
+
+    @property
+    def name(self) -> str:
+        return self.vision.name
+
+    @property
+    def summary(self) -> str:
+        return f"{self.vision.grid_h} x {self.vision.grid_w} image patches of d_vision={self.vision.d_vision}"
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"vision": self.vision, "projection": self.projection}
+
+    def settings(self) -> dict[str, Any]:
+        own = self.vision
+        return {"vision": own.name, "grid": [own.grid_h, own.grid_w], "preprocessing": own.preprocessing.to_json()}
+
+    @override
+    def vectors(
+        self, pictures: Sequence[Image.Image], *, in_company: bool = False
+    ) -> list[Float[Tensor, "pos d_model"]]:
+        return list(self.projection(self.vision.features(pictures)))
+
+    @override
+    def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
+        one_per_patch = n_positions == self.vision.n_patches
+        return ImageLayout.one_grid(
+            *self.grid(n_positions), self.vision.geometry(width, height) if one_per_patch else None
+        )
+
+    @override
+    def grid(self, n_positions: int) -> tuple[int, int]:
+        return (self.vision.grid_h, self.vision.grid_w) if n_positions == self.vision.n_patches else (1, n_positions)
+
+    @override
+    def pieces(
+        self, row: Sequence[EmbeddedImage | str], *, text: PromptTokenizer, prepend_bos: bool | None
+    ) -> list[Piece]:
+        pieces: list[Piece] = [text.encode(piece) if isinstance(piece, str) else piece for piece in row]
+        return _after_start(text.start_ids(prepend_bos), pieces)
+
+
+def _after_start(start: list[int], pieces: list[Piece]) -> list[Piece]:
+    """A row that begins with these tokens, once: those with which its first text begins are moved to the front."""
+    for index, piece in enumerate(pieces):
+        if isinstance(piece, list) and piece:
+            own = len(start) if piece[: len(start)] == start else 0
+            return [start, *pieces[:index], piece[own:], *pieces[index + 1 :]]
+    return [start, *pieces]

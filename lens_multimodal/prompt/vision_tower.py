@@ -1,0 +1,250 @@
+"""The image encoder, projection and preprocessing of a vision-language model, as it was trained with them."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from inspect import Parameter, signature
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lens_multimodal.image.layout import ImageLayout
+from lens_multimodal.image.measured_layout import (
+    measured_layout,
+    painted_coordinates,
+    tile_scales,
+    touched_pixels,
+    without_attention,
+)
+from lens_multimodal.prompt.image_embedder import ImageEmbedder
+from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePart, Piece
+from lens_multimodal.prompt.tokenizer import PromptTokenizer
+
+KEPT_LAYOUTS = 256
+"""Measured layouts, by size of the picture."""
+
+
+class VisionTower(ImageEmbedder):
+    """Images through a Hugging Face vision-language model's own tower and projector.
+
+    Args:
+        model: the vision-language model. Its text decoder may be part of a bridge.
+        processor: its Hugging Face processor: image preprocessing, tokenizer, and the marks around images.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+        self.image_token_id: int = model.config.image_token_id
+        self.placeholder = str(processor.image_token)
+        self._layouts: dict[tuple[int, int, int], ImageLayout] = {}
+
+    @property
+    def name(self) -> str:
+        return type(self.model).__name__
+
+    @property
+    def summary(self) -> str:
+        return "its own image encoder and projection"
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        decoder = {id(module) for module in self.model.get_decoder().modules()}
+        inner = self.model.model if hasattr(self.model, "model") else self.model
+        return {
+            name: child
+            for name, child in inner.named_children()
+            if not {id(module) for module in child.modules()} & decoder
+        }
+
+    def settings(self) -> dict[str, Any]:
+        return {"vision": self.name, "preprocessing": self.processor.image_processor.to_dict()}
+
+    @override
+    def vectors(
+        self, pictures: Sequence[Image.Image], *, in_company: bool = False
+    ) -> list[Float[Tensor, "pos d_model"]]:
+        in_company = in_company and self.reads_company_differently
+        found = [self.vectors_of(self.preprocessed(picture, in_company=in_company)) for picture in pictures]
+        return [vectors[: len(vectors) // 2] for vectors in found] if in_company else found
+
+    @cached_property
+    def reads_company_differently(self) -> bool:
+        """Whether a picture takes other vectors beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
+        wide = Image.new("RGB", (300, 100))
+        alone, twice = (self._processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
+        return int((twice == self.image_token_id).sum()) != 2 * int((alone == self.image_token_id).sum())
+
+    def preprocessed(self, picture: Image.Image, *, in_company: bool = False, **changes: Any) -> dict[str, Tensor]:
+        """The encoder's input for one picture.
+
+        Args:
+            in_company: twice, as two pictures of one prompt.
+            changes: options of the image processor.
+        """
+        copies = 1 + in_company
+        inputs = self._processed(self.placeholder * copies, [picture] * copies, **changes)
+        wanted = signature(self.model.get_image_features).parameters
+        return {name: value for name, value in inputs.items() if name in wanted and isinstance(value, Tensor)}
+
+    @property
+    def _required(self) -> dict[str, Any]:
+        """Arguments without a default that the model itself takes from its configuration (Llama 4 before 5.10)."""
+        name, config = "vision_feature_select_strategy", self.model.config.vision_config
+        parameter = signature(self.model.get_image_features).parameters.get(name)
+        missing = parameter is not None and parameter.default is Parameter.empty
+        return {name: getattr(config, name)} if missing else {}
+
+    def vectors_of(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "pos d_model"]:
+        """The vectors that the decoder reads for one preprocessed picture, in order."""
+        like = self._like
+        found = self.model.get_image_features(
+            **{name: value.to(like if value.is_floating_point() else like.device) for name, value in inputs.items()},
+            **self._required,
+        )
+        features = getattr(found, "pooler_output", found)
+        if features is None:  # Llama 4 leaves the projector to its caller.
+            features = self.model.multi_modal_projector(found.last_hidden_state)
+        tensors = [features] if isinstance(features, Tensor) else list(features)
+        return torch.cat([tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors])
+
+    @override
+    def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
+        """Measured; see `image.measured_layout`. The latest are kept.
+
+        Cost: dozens of passes of the image encoder for each new shape of its input.
+        """
+        key = width, height, n_positions
+        if key not in self._layouts:
+            self._layouts[key] = self._measured(width, height, n_positions)
+            if len(self._layouts) > KEPT_LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+        return self._layouts[key]
+
+    @torch.no_grad()
+    def _measured(self, width: int, height: int, n_positions: int) -> ImageLayout:
+        pictures = painted_coordinates(width, height)
+        picture = pictures[0]
+        in_company = self.reads_company_differently and n_positions != len(self.vectors_of(self.preprocessed(picture)))
+        as_painted = {"do_rescale": False, "do_normalize": False}
+        painted = [self.preprocessed(own, in_company=in_company, **as_painted)["pixel_values"] for own in pictures]
+        inputs = self.preprocessed(picture, in_company=in_company)
+        pixels = inputs["pixel_values"]
+        patch = getattr(self.model.config.vision_config, "patch_size", None)
+        band = patch[0] if isinstance(patch, (list, tuple)) else patch
+        if pixels.ndim < 4 or not isinstance(band, int):
+            return ImageLayout(n_positions=n_positions, grids=())
+        with without_attention(self.parts):
+            touched = touched_pixels(lambda own: self.vectors_of({**inputs, "pixel_values": own}), pixels, band=band)
+        scales = tile_scales(painted, width=width, height=height)
+        return measured_layout(touched[:n_positions], scales, width=width, height=height)
+
+    @override
+    def grid(self, n_positions: int) -> tuple[int, int]:
+        return 1, n_positions
+
+    @override
+    def pieces(
+        self, row: Sequence[EmbeddedImage | str], *, text: PromptTokenizer, prepend_bos: bool | None
+    ) -> list[Piece]:
+        """The row as the model's own processor writes it, with its marks around each image.
+
+        Where a text contains the processor's placeholder (`<image>`), the images stand there; otherwise where they
+        stand in the row.
+
+        Raises: ValueError for another number of placeholders than images.
+        """
+        images = [piece for piece in row if isinstance(piece, EmbeddedImage)]
+        if any(image.picture is None for image in images):
+            return self._around_bare_vectors(row, text=text, prepend_bos=prepend_bos)
+        words = [piece for piece in row if isinstance(piece, str)]
+        n_named = sum(piece.count(self.placeholder) for piece in words)
+        if n_named and n_named != len(images):
+            raise ValueError(
+                f"the text says {self.placeholder} {n_named} times, and this row has {len(images)} images; say it once "
+                f"for each image, or not at all"
+            )
+        written = "".join(words if n_named else [p if isinstance(p, str) else self.placeholder for p in row])
+        ids = self._ids(written, images, prepend_bos=prepend_bos)
+        return self._with_images(ids, images)
+
+    def _around_bare_vectors(
+        self, row: Sequence[EmbeddedImage | str], *, text: PromptTokenizer, prepend_bos: bool | None
+    ) -> list[Piece]:
+        """Vectors without a picture have no marks: the processor could not tell how many positions they take."""
+        pieces: list[Piece] = [self._ids("", [], prepend_bos=prepend_bos)]
+        for piece in row:
+            if isinstance(piece, str):
+                pieces.append(text.encode(piece))
+            elif piece.picture is None:
+                pieces.append(piece)
+            else:
+                pieces += self._with_images(self._ids(self.placeholder, [piece], prepend_bos=False), [piece])
+        return pieces
+
+    def _ids(self, written: str, images: Sequence[EmbeddedImage], *, prepend_bos: bool | None) -> list[int]:
+        bos: Any = self.processor.tokenizer.bos_token
+        begun = bos is not None and written.startswith(bos)
+        options = {"add_special_tokens": False} if begun or prepend_bos is False else {}
+        if not images:
+            ids = list(self.processor.tokenizer(written, **options)["input_ids"])
+        else:
+            ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
+            if ids.count(self.image_token_id) == sum(map(len, images)) + len(images):
+                # BLIP-2's processor writes its images by itself, before the text.
+                written = written.replace(self.placeholder, "")
+                ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
+        bos_id = self.processor.tokenizer.bos_token_id
+        if prepend_bos and not begun and ids[:1] != [bos_id]:
+            ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
+        return ids
+
+    def _with_images(self, ids: Sequence[int], images: Sequence[EmbeddedImage]) -> list[Piece]:
+        """Token ids with the runs of the image token replaced by images, in order."""
+        n_places, n_vectors = list(ids).count(self.image_token_id), sum(map(len, images))
+        if n_places != n_vectors:
+            raise ValueError(
+                f"the processor {type(self.processor).__name__} left room for {n_places} image vectors, and the images "
+                f"of this row have {n_vectors}: they were embedded for another model, or alone, and {self.name} reads "
+                f"several pictures in one prompt in another way; give the pictures themselves"
+            )
+        pieces: list[Piece] = []
+        vectors = [(image, index) for image in images for index in range(len(image))]
+        upcoming = iter(vectors)
+        for token in ids:
+            if token != self.image_token_id:
+                if not pieces or not isinstance(pieces[-1], list):
+                    pieces.append([])
+                pieces[-1].append(token)  # type: ignore[union-attr]
+                continue
+            image, index = next(upcoming)
+            last = pieces[-1] if pieces else None
+            if isinstance(last, ImagePart) and last.image is image and last.stop == index:
+                pieces[-1] = ImagePart(image=image, first=last.first, stop=index + 1)
+            else:
+                pieces.append(ImagePart(image=image, first=index, stop=index + 1))
+        return pieces
+
+    def written(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Any]:
+        """A row as the model's own forward pass takes it, pixels included."""
+        inputs = self._processed(text, pictures)
+        if int((inputs["input_ids"] == self.image_token_id).sum()) == len(pictures) + sum(
+            len(self.vectors_of(self.preprocessed(picture))) for picture in pictures
+        ):
+            inputs = self._processed(text.replace(self.placeholder, ""), pictures)
+        like = self._like
+        return {
+            name: value.to(like if value.is_floating_point() else like.device)
+            for name, value in inputs.items()
+            if isinstance(value, Tensor)
+        }
+
+    def _processed(self, written: str, pictures: Sequence[Any], **options: Any) -> Any:
+        return self.processor(text=[written], images=[list(pictures)], return_tensors="pt", **options)
+
+    @property
+    def _like(self) -> Tensor:
+        return next(parameter for part in self.parts.values() for parameter in part.parameters())

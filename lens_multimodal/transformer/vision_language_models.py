@@ -1,0 +1,98 @@
+"""The text decoder inside a Hugging Face vision-language model, as a causal language model of its own.
+
+A vision-language model of the LLaVA kind is an image encoder, a projection and a text decoder. TransformerLens knows
+the decoder, so the decoder is what it gets; the encoder and the projection stay where they are. No weight is copied.
+"""
+
+import copy
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from lens_multimodal.transformer.loading import absent, check_complete, place
+
+_LOGITS_AS_UNEMBEDDED = {"logit_scale": 1.0, "logits_scaling": 1.0, "final_logit_softcapping": None}
+"""What the causal classes of Cohere, Granite and Gemma 2 do to their logits, and how not to. A vision-language class
+around their decoders unembeds and does no more."""
+
+
+def is_vision_language(model: object) -> bool:
+    """Whether this is a Hugging Face model that writes text about images and has an image encoder of its own."""
+    return (
+        isinstance(model, nn.Module)
+        and hasattr(model, "get_image_features")
+        and getattr(model, "can_generate", lambda: False)()
+    )
+
+
+def load_vision_language(
+    name: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
+) -> tuple[Any, Any] | None:
+    """A frozen vision-language model and its processor from a folder or this machine's cache.
+
+    Returns: None for a name that is not that of a vision-language model.
+    Raises: FileNotFoundError without its weights or its processor; ValueError for damaged or missing weights.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or not hasattr(config, "vision_config"):
+        return None
+    needed = "config.json, *.safetensors, the processor and the tokenizer"
+    load: Any = AutoModelForImageTextToText.from_pretrained
+    try:
+        processor = AutoProcessor.from_pretrained(name, local_files_only=True)
+        model, info = load(
+            name, local_files_only=True, dtype="auto", trust_remote_code=False, attn_implementation="eager",
+            output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise absent("vision-language model", str(name), needed) from error
+    except (SafetensorError, UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"the weights of {str(name)!r} are damaged or unsafe: {error}") from error
+    check_complete(f"vision-language model {str(name)!r}", info)
+    model.eval().requires_grad_(False)
+    place(model, device=device, dtype=dtype)
+    return model, processor
+
+
+def text_decoder(model: Any) -> nn.Module:
+    """The decoder of a vision-language model as a Hugging Face causal language model that shares its modules.
+
+    Raises: ValueError if `transformers` has no causal language model class for this decoder.
+    """
+    own = getattr(model, "language_model", None)
+    if own is not None and own.get_output_embeddings() is not None:
+        return own  # type: ignore[no-any-return]
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    found = model.config.get_text_config(decoder=True)
+    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(found) not in classes:
+        raise ValueError(
+            f"the text decoder of {type(model).__name__} ({type(found).__name__}) has no causal language model class "
+            f"in transformers, so TransformerLens cannot take it"
+        )
+    config = copy.deepcopy(found)
+    for name, value in _LOGITS_AS_UNEMBEDDED.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    with torch.device("meta"):
+        decoder: Any = classes[type(found)](config)
+    setattr(decoder, decoder.base_model_prefix, model.get_decoder())
+    decoder.set_output_embeddings(model.get_output_embeddings())
+    decoder.generation_config = copy.deepcopy(model.generation_config)
+    left = [name for name, value in [*decoder.named_parameters(), *decoder.named_buffers()] if value.is_meta]
+    if left:
+        raise ValueError(
+            f"{type(decoder).__name__} has weights that {type(model).__name__} lacks: {', '.join(left[:5])}"
+        )
+    return decoder.train(model.training)  # type: ignore[no-any-return]

@@ -1,0 +1,135 @@
+"""A lens on a trained vision-language model, with its own image encoder and projection.
+
+The decoder is taken out and given to TransformerLens; image vectors stand in its prompts as virtual tokens. Whether
+that is the model's own computation is not looked up but measured, on every model, before it is changed: its logits from
+pixels against those of its decoder from image vectors.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from lens_multimodal import transformer
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.virtual_tokens import check_free
+from lens_multimodal.prompt.vision_tower import VisionTower
+from lens_multimodal.transformer.loading import place
+from lens_multimodal.transformer.self_check import self_check
+from lens_multimodal.transformer.vision_language_models import (
+    is_vision_language,
+    load_vision_language,
+    text_decoder,
+)
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""Of the largest logit, by precision. A decoder that gets its images in another way differs by a third."""
+HALF_PRECISION_TOLERANCE = 5e-2
+
+SAMPLE_TEXT = " a picture of a"
+
+
+class NotFromVectorsAlone(ValueError):
+    """A vision-language model that computes other logits from pixels than from image vectors in its prompt."""
+
+
+def read(
+    model: Any, *, processor: Any = None, device: Any = None, dtype: torch.dtype | None = None
+) -> tuple[Any, VisionTower] | None:
+    """A vision-language model, its folder or a bridge around it, and its tower; None for anything else.
+
+    Raises: ValueError for a model given itself without a processor; otherwise as `load_vision_language`.
+    """
+    if isinstance(model, (str, Path)):
+        loaded = load_vision_language(model, device=device, dtype=dtype)
+        return None if loaded is None else (loaded[0], VisionTower(loaded[0], processor or loaded[1]))
+    inner = getattr(model, "original_model", model)
+    if not is_vision_language(inner):
+        return None
+    if processor is None:
+        raise ValueError(
+            f"{type(inner).__name__} needs its processor, which prepares pictures and writes marks around them: "
+            f"attach_vision(model, processor=AutoProcessor.from_pretrained(...)), or give the model's folder"
+        )
+    return model, VisionTower(inner, processor)
+
+
+def attach(model: Any, tower: VisionTower, *, device: Any = None, dtype: torch.dtype | None = None) -> VisionLens:
+    """A lens on a vision-language model or on a bridge around it; a failure leaves the model changed.
+
+    Raises:
+        NotFromVectorsAlone: image vectors in the prompt do not give the logits that pixels give.
+        ValueError: no causal language model class for the decoder.
+        HookDidNotFire, HookHasNoEffect: as `self_check`.
+    """
+    is_bridge = transformer.is_bridge(model)
+    if is_bridge:
+        transformer.move(model, device=device, dtype=dtype)
+    else:
+        place(tower.model, device=device, dtype=dtype)
+    sample = _sample(tower)
+    if is_bridge:
+        hooked = model
+        transformer.check_model(hooked)
+    else:
+        decoder: Any = text_decoder(tower.model)
+        _check(_reason(tower), tower, sample, _from_vectors(decoder, tower, sample))
+        decoder.set_attn_implementation("eager")  # hooks on attention patterns need it
+        hooked = transformer.as_transformer_lens(decoder, tokenizer=tower.processor.tokenizer)
+    check_free(transformer.embedding_module(hooked))
+    lens = VisionLens(hooked, images=tower, tokenizer=tower.processor.tokenizer, name=tower.name)
+    self_check(hooked)
+    image = lens.virtual_tokens.store(tower.vectors([sample.picture])[0])
+    ids = sample.ids.masked_scatter(sample.ids == tower.image_token_id, image.ids.to(sample.ids.device))
+    with torch.no_grad():
+        found = transformer.logits_of(hooked, ids)
+    wrapped = type(getattr(hooked, "original_model", hooked)).__name__
+    _check(f"this TransformerLens does not compute what {wrapped} computes", tower, sample, found)
+    return lens
+
+
+class _Sample:
+    """A small picture through the model's own route, before anything of it is changed."""
+
+    def __init__(self, picture: Image.Image, ids: Int[Tensor, "1 pos"], logits: Float[Tensor, "1 pos d_vocab"]) -> None:
+        self.picture, self.ids, self.logits = picture, ids, logits
+
+
+@torch.no_grad()
+def _sample(tower: VisionTower) -> _Sample:
+    rows, columns = np.mgrid[0:60, 0:90]
+    colours = np.stack([rows * 4, columns * 2, (rows * columns) % 256], axis=-1).astype(np.uint8)
+    picture = Image.fromarray(colours)
+    inputs = tower.written(tower.placeholder + SAMPLE_TEXT, [picture])
+    return _Sample(picture, inputs["input_ids"], tower.model(**inputs).logits.float())
+
+
+@torch.no_grad()
+def _from_vectors(decoder: Any, tower: VisionTower, sample: _Sample) -> Float[Tensor, "1 pos d_vocab"]:
+    """Logits of the plain Hugging Face decoder on the image vectors of the sample."""
+    embedded = decoder.get_input_embeddings()(sample.ids)
+    vectors = tower.vectors([sample.picture])[0]
+    return decoder(inputs_embeds=embedded.index_put((sample.ids == tower.image_token_id,), vectors.to(embedded))).logits
+
+
+def _check(reason: str, tower: VisionTower, sample: _Sample, found: Tensor) -> None:
+    largest = float(sample.logits.abs().max())
+    difference = float((found.float() - sample.logits).abs().max())
+    if not difference <= TOLERANCE.get(found.dtype, HALF_PRECISION_TOLERANCE) * largest:
+        raise NotFromVectorsAlone(
+            f"{tower.name} gives logits up to {largest:.3g} from pixels, and other ones from image vectors (largest "
+            f"difference {difference:.3g}), so virtual tokens would not be this model: {reason}"
+        )
+
+
+def _reason(tower: VisionTower) -> str:
+    text, vision = tower.model.config.get_text_config(), getattr(tower.model.config, "vision_config", None)
+    if getattr(vision, "deepstack_visual_indexes", None):
+        return "it adds image features inside the decoder too (deepstack)"
+    if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
+        return "it numbers image positions by row and column (M-RoPE)"
+    return "it may let image positions see each other, or number them in a way of its own"
