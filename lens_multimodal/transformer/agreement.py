@@ -9,10 +9,11 @@ from lens_multimodal.precision import wide
 def disagreement(found: Tensor, expected: Tensor, dtype: torch.dtype) -> float | None:
     """The largest difference in units of the largest expected number, if `dtype` does not explain it; else None.
 
-    Args: dtype: the precision in which both were computed.
+    Args: dtype: the precision of the model; norms and softmaxes are computed in float32 by many models in float64.
     """
     found, expected = wide(found.detach()).flatten(), wide(expected.detach()).flatten().to(found.device)
     size = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
     off = float((found - expected).abs().max() / size)
-    explained = off < min(16 * torch.finfo(dtype).eps ** 0.5, 0.3)
+    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    explained = off < min(16 * eps**0.5, 0.3)
     return None if explained else off
