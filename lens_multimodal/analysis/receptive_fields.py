@@ -110,7 +110,7 @@ def neuron_activations(
         torch.no_grad(),
         transformer.fired_hooks(model, [(transformer.mlp_post(layer), keep(layer)) for layer in by_layer]),
     ):
-        transformer.logits_of(model, tokens, attention_mask=attention_mask)
+        transformer.logits_of(model, tokens, attention_mask=attention_mask, first=tokens.shape[1] - 1)
     found = torch.cat([picked[layer] for layer in by_layer], dim=1)
     found_order = sorted(range(len(pairs)), key=lambda index: pairs[index][0])
     return found[:, torch.tensor(found_order).argsort()]

@@ -83,7 +83,12 @@ def unembed(model: nn.Module, resid: Float[Tensor, "... pos d_model"]) -> Float[
     """
     norm: Any = model.ln_final
     place = next(norm.parameters(), w_u(model)).device  # in a model split over devices, that of its last layer
-    logits = model.unembed(norm(resid.to(place)))  # type: ignore[operator]
+    return unembed_normed(model, norm(resid.to(place)))
+
+
+def unembed_normed(model: nn.Module, normed: Float[Tensor, "... pos d_model"]) -> Float[Tensor, "... pos d_vocab"]:
+    """`unembed` from the final norm's output on."""
+    logits = model.unembed(normed)  # type: ignore[operator]
     family = facts(model)
     if family.logit_multiplier != 1:
         logits = logits * family.logit_multiplier

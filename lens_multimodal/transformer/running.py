@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal.transformer.model_class import is_bridge
-from lens_multimodal.transformer.residual_stream import unembed
+from lens_multimodal.transformer.residual_stream import unembed_normed
 from lens_multimodal.transformer.sizes import shape
 from lens_multimodal.transformer.weights import config
 
@@ -40,7 +40,7 @@ def logits_of(
     attention_mask = attention_mask.to(tokens.device)
     if first:
         residual = model(tokens, stop_at_layer=config(model).n_layers, attention_mask=attention_mask)
-        return unembed(model, residual[:, first:])
+        return unembed_normed(model, model.ln_final(residual)[:, first:])  # type: ignore[operator]
     return model(tokens, return_type="logits", attention_mask=attention_mask)[:, first:]
 
 

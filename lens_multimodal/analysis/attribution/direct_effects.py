@@ -83,8 +83,7 @@ def _forward(inputs: AttributionInputs) -> _Run:
         transformer.FINAL_NORM_SCALE,
     ]
     with torch.no_grad(), transformer.capture(model, names) as kept:
-        # All positions pass the final norm, so that its scale is there for each of them.
-        logits = transformer.logits_of(model, inputs.tokens, attention_mask=inputs.attention_mask)[:, first:]
+        logits = transformer.logits_of(model, inputs.tokens, attention_mask=inputs.attention_mask, first=first)
     directions = [_direction(inputs, index, logits, first, kept) for index in range(len(inputs.targets))]
 
     def at_positions(name: str) -> Tensor:

@@ -70,7 +70,7 @@ def logit_lens(
     names = [transformer.resid_pre(0), *(transformer.resid_post(layer) for layer in range(n_layers))]
     with torch.no_grad():
         with transformer.capture(model, names) as kept:
-            transformer.logits_of(model, inputs.tokens, attention_mask=attention_mask)
+            transformer.logits_of(model, inputs.tokens, attention_mask=attention_mask, first=inputs.tokens.shape[1] - 1)
         depths = [_read(model, kept[name][0, inputs.positions.to(kept[name].device)], ids, chunk) for name in names]
     rank, probability, logit, top = (torch.stack(parts) for parts in zip(*depths, strict=True))
     return LogitLens(
