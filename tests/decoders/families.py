@@ -3,6 +3,8 @@
 One line per family, or per layout where one class has several.
 """
 
+from dataclasses import replace
+
 import torch
 
 from tests.decoders.family import (
@@ -54,8 +56,8 @@ WORKING_FAMILIES: dict[str, Family] = {
     "granite": llama_like("Granite", GRANITE, logit_multiplier=1 / 0.4, refused_by_3=Refusal(
             why="TransformerLens 3 ignores edits of what its blocks add", shown="hook_mlp_out"
         )),
-    "cohere": llama_like("Cohere", {**LLAMA, "logit_scale": 2.5}, logit_multiplier=2.5),
-    "cohere 2": llama_like("Cohere2", {**LLAMA, "logit_scale": 2.5}, logit_multiplier=2.5),
+    "cohere": llama_like("Cohere", {**LLAMA, "logit_scale": 2.5}, logit_multiplier=2.5, refused_by_3=WRONG_LOGITS),
+    "cohere 2": llama_like("Cohere2", {**LLAMA, "logit_scale": 2.5}, logit_multiplier=2.5, refused_by_3=WRONG_LOGITS),
     "nanochat": llama_like("NanoChat", {**HEADS, **CAPPED}, neurons="mlp.fc2"),
     # RMSNorm by 1 + weight; norms behind attention and MLP.
     "gemma": llama_like("Gemma", HEADS),
@@ -115,7 +117,9 @@ WORKING_FAMILIES: dict[str, Family] = {
     "stablelm, parallel": llama_like("StableLm", {**LLAMA, "use_parallel_residual": True}),
     "falcon": with_sizes(FALCON, multi_query=True),
     "falcon, all heads": FALCON,
-    "falcon, alibi": with_sizes(FALCON, alibi=True, parallel_attn=False),
+    "falcon, alibi": replace(
+        with_sizes(FALCON, alibi=True, parallel_attn=False), refused_by_3=WRONG_LOGITS
+    ),
 }  # fmt: skip
 """By a name for people."""
 

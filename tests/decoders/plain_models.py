@@ -1,5 +1,6 @@
 """The random models of the families as plain transformers has them, and their modules."""
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -60,5 +61,8 @@ def head_reader(name: str, model: nn.Module, layer: int) -> Any:
 def _made(name: str) -> PreTrainedModel:
     family = FAMILIES[name]
     torch.manual_seed(0)
-    made = getattr(transformers, family.model)(family.make_config())
+    with warnings.catch_warnings():  # the module of GPT-BigCode calls torch.jit.script
+        warnings.simplefilter("ignore", FutureWarning)
+        model_class = getattr(transformers, family.model)
+    made = model_class(family.make_config())
     return made.to(family.dtype).eval().requires_grad_(False)

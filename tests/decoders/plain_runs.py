@@ -135,7 +135,7 @@ def final_norm_and_gradient(name: str, embeds: Tensor, token: int) -> tuple[Call
 
     def leaf(value: Tensor) -> Tensor:
         leaves.append(value.detach().requires_grad_())
-        return leaves[0]
+        return leaves[-1]
 
     with torch.enable_grad(), hooked(inputs={norm: keeping(kept, "resid")}, outputs={norm: leaf}):
         logit = model(inputs_embeds=embeds).logits[0, -1, token]
