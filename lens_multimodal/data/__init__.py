@@ -1,7 +1,8 @@
 """Captioned pictures and annotated scenes from disk: COCO's format, plain folders, WebDataset shards."""
 
-from lens_multimodal.data.captioned import CaptionedPicture, Damage
-from lens_multimodal.data.coco import CocoScenes, Scene, SceneObject, read_coco
+from lens_multimodal.data.captioned import CaptionedPicture, Damage, LeftOut
+from lens_multimodal.data.coco import CocoScenes, Scene, SceneObject
+from lens_multimodal.data.coco_reader import read_coco
 from lens_multimodal.data.folders import read_folder
 from lens_multimodal.data.webdataset import Shards, read_shards
 
@@ -9,6 +10,7 @@ __all__ = [
     "CaptionedPicture",
     "CocoScenes",
     "Damage",
+    "LeftOut",
     "Scene",
     "SceneObject",
     "Shards",

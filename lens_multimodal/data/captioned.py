@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
@@ -55,32 +56,44 @@ class CaptionedPicture:
 
 
 @dataclass(kw_only=True)
-class Damage:
-    """What was left out, by reason; warns at the first case and whenever the count has grown tenfold."""
+class LeftOut:
+    """What was left out of a data set, by reason."""
+
+    _said: ClassVar[str] = "left out"
 
     count: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     """The first twenty, each with its reason."""
+
+    def add(self, key: str, reason: str) -> None:
+        """Count one case; `reason` is a short fixed phrase, `key` says where."""
+        self.count += 1
+        self.by_reason[reason] += 1
+        if len(self.examples) < 20:
+            self.examples.append(f"{key}: {reason}")
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "nothing was left out"
+        return f"{self.count:,} {self._said}: " + ", ".join(f"{n:,} {why}" for why, n in self.by_reason.most_common())
+
+
+@dataclass(kw_only=True)
+class Damage(LeftOut):
+    """What has been left out of a stream so far; warns at the first case and whenever the count has grown tenfold."""
+
+    _said: ClassVar[str] = "left out so far"
+
     _warn_at: int = field(default=1, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, key: str, reason: str) -> None:
-        """Count one case; `reason` is a short fixed phrase, `key` says where."""
+        """Count one case, from any thread, as `LeftOut.add`."""
         with self._lock:
-            self.count += 1
-            self.by_reason[reason] += 1
-            if len(self.examples) < 20:
-                self.examples.append(f"{key}: {reason}")
+            super().add(key, reason)
             due = self.count >= self._warn_at
             if due:
                 self._warn_at *= 10
         if due:
             warnings.warn(f"{self}; the latest is {key}", stacklevel=3)
-
-    def __str__(self) -> str:
-        if not self.count:
-            return "nothing was left out"
-        return f"{self.count:,} left out so far: " + ", ".join(
-            f"{n:,} {why}" for why, n in self.by_reason.most_common()
-        )

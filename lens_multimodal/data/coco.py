@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from lens_multimodal.data import coco_files
-from lens_multimodal.data.captioned import CaptionedPicture
+from lens_multimodal.data.captioned import CaptionedPicture, LeftOut
 from lens_multimodal.data.segmentation import decode
+from lens_multimodal.image.orientation import UPRIGHT, Turn
 from lens_multimodal.image.pictures import as_picture
 
 
@@ -30,10 +30,14 @@ class SceneObject:
     is_crowd: bool
     """A region of many things of one kind, rather than one object."""
     height: int
+    """Of the picture."""
     width: int
     segmentation: Any = field(repr=False)
+    """As annotated."""
     extra: dict[str, Any] = field(repr=False)
-    """Keys of the annotation that COCO does not define."""
+    """Keys of the annotation that COCO does not define, as annotated."""
+    turn: Turn = field(default=UPRIGHT, repr=False)
+    """From the pixels that `segmentation` was made on to those of the upright picture; `box` is already turned."""
 
     @property
     def seg_mask(self) -> Bool[np.ndarray, "height width"]:
@@ -43,9 +47,11 @@ class SceneObject:
             ValueError: the segmentation is malformed, or made for a picture of another size.
             ImportError: pycocotools is not installed.
         """
-        return decode(
-            self.segmentation, height=self.height, width=self.width, where=f"object {self.id} ({self.category})"
-        )
+        width, height = self.turn.sides(self.width, self.height)
+        try:
+            return self.turn.pixels(decode(self.segmentation, height=height, width=width))
+        except ValueError as error:
+            raise ValueError(f"object {self.id} ({self.category}): {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +61,7 @@ class Scene:
     id: int
     path: Path
     height: int
+    """Of the upright picture, in pixels, as everything of its objects."""
     width: int
     captions: tuple[str, ...]
     objects: tuple[SceneObject, ...]
@@ -99,6 +106,8 @@ class CocoScenes(Sequence[Scene]):
     scenes: tuple[Scene, ...] = field(repr=False)
     categories: tuple[str, ...]
     """Every category of the data set, in the order of its ids."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """The entries of the annotation files that could not be used, by reason."""
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -148,98 +157,6 @@ class CocoScenes(Sequence[Scene]):
     def captioned(self) -> list[CaptionedPicture]:
         """The scenes that have captions, as data to train on."""
         return [CaptionedPicture(key=s.path.name, picture=s.path, captions=s.captions) for s in self if s.captions]
-
-
-def read_coco(
-    folder: str | Path, *, split: str | None = None, with_captions: bool = True, with_objects: bool = True
-) -> CocoScenes:
-    """Read a folder in COCO's format.
-
-    Two layouts are known: `instances.json`, `captions.json` and `images/`; and COCO 2017 as published,
-    `annotations/instances_val2017.json`, `annotations/captions_val2017.json` and `val2017/`.
-
-    Args:
-        folder: holds one of the two layouts.
-        split: `val2017`, ...; needed only where the folder has several.
-        with_captions: False for a folder without a captions file.
-        with_objects: False for a folder without an instances file.
-
-    Raises:
-        FileNotFoundError: annotation files or pictures are missing; the message lists them all.
-        ValueError: a malformed annotation file, several splits and none named, or nothing asked for.
-    """
-    folder = Path(folder)
-    if not (with_captions or with_objects):
-        raise ValueError("neither captions nor objects were asked for; leave at least one of the two True")
-    files = coco_files.locate(folder, split)
-    wanted = {"instances": with_objects, "captions": with_captions}
-    coco_files.need(folder, [files[kind] for kind in wanted if wanted[kind]], files["images"])
-    instances = coco_files.load(files["instances"], ("images", "annotations", "categories")) if with_objects else None
-    captions = coco_files.load(files["captions"], ("images", "annotations")) if with_captions else None
-    entries = coco_files.pictures([(instances, files["instances"]), (captions, files["captions"])])
-    coco_files.need_pictures(files["images"], [entry["file_name"] for entry in entries.values()])
-    named = coco_files.categories(instances, files["instances"]) if instances else {}
-    objects = _objects(instances, entries, named, files["instances"]) if instances else {}
-    texts = coco_files.captions_by_picture(captions, entries, files["captions"]) if captions else {}
-    scenes = tuple(
-        Scene(
-            id=number,
-            path=files["images"] / entry["file_name"],
-            height=entry["height"],
-            width=entry["width"],
-            captions=tuple(texts.get(number, ())),
-            objects=tuple(objects.get(number, ())),
-            extra={k: v for k, v in entry.items() if k not in _PICTURE_KEYS},
-            folder=folder,
-        )
-        for number, entry in entries.items()
-    )
-    return CocoScenes(scenes=scenes, categories=tuple(name for _, (name, _) in sorted(named.items())))
-
-
-_PICTURE_KEYS = {"id", "file_name", "height", "width", "license", "flickr_url", "coco_url", "date_captured"}
-_OBJECT_KEYS = {"id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd"}
-
-
-def _objects(
-    instances: dict[str, Any],
-    entries: dict[int, dict[str, Any]],
-    named: dict[int, tuple[str, str]],
-    path: Path,
-) -> dict[int, list[SceneObject]]:
-    found: dict[int, list[SceneObject]] = {}
-    for a in instances["annotations"]:
-        lacking = {"id", "image_id", "category_id", "segmentation", "area", "bbox"} - set(a)
-        if lacking:
-            raise ValueError(f"{str(path)!r}: annotation {a.get('id')} lacks {', '.join(sorted(lacking))}")
-        ids = a["image_id"], a["category_id"]
-        if not all(map(coco_files.is_id, ids)) or ids[0] not in entries or ids[1] not in named:
-            raise ValueError(
-                f"{str(path)!r}: annotation {a['id']} names picture {a['image_id']} and category {a['category_id']}, "
-                f"which are not both listed in the file"
-            )
-        entry, (name, above) = entries[a["image_id"]], named[a["category_id"]]
-        box, area = a["bbox"], a["area"]
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, (int, float)) for x in [*box, area]):
-            raise ValueError(
-                f"{str(path)!r}: annotation {a['id']} needs an area and a bbox of four numbers, got {area!r} and "
-                f"{box!r}"
-            )
-        found.setdefault(a["image_id"], []).append(
-            SceneObject(
-                id=a["id"],
-                category=name,
-                supercategory=above,
-                area=float(area),
-                box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-                is_crowd=bool(a.get("iscrowd", 0)),
-                height=entry["height"],
-                width=entry["width"],
-                segmentation=a["segmentation"],
-                extra={k: v for k, v in a.items() if k not in _OBJECT_KEYS},
-            )
-        )
-    return found
 
 
 def _known(wanted: Collection[str], categories: tuple[str, ...]) -> Collection[str]:

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from lens_multimodal.data.coco import Scene, read_coco
+from lens_multimodal.data import Scene, read_coco
 from lens_multimodal.explorer import answers, requests
 from lens_multimodal.explorer.between import patch_between, sweep_layer
 from lens_multimodal.explorer.guard import Guard

@@ -7,15 +7,16 @@ from io import BufferedReader, BytesIO
 from itertools import islice
 from pathlib import Path
 from re import DOTALL, sub
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lens_multimodal.image.orientation import exif_turn, turns_itself, without_metadata_folders
+from lens_multimodal.image.orientation import UPRIGHT, Turn, exif_turn, turns_itself, without_metadata_folders
 from lens_multimodal.image.to_rgb import UnclearPixels, eight_bits, to_rgb, unit_range
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -133,6 +134,37 @@ def read_picture(
             raise NotAPicture(f"{name!r} holds {error}") from error
         except Exception as error:
             raise NotAPicture(f"{name!r} is damaged or cut off: {error}") from error
+
+
+class StoredForm(NamedTuple):
+    """Sides of the pixels as a file stores them, and the turn that its EXIF data ask for."""
+
+    width: int
+    height: int
+    turn: Turn
+
+
+def stored_form(path: Path) -> StoredForm | None:
+    """How a file stores its picture, None if that cannot be read. The pixels are not decoded without need."""
+    try:
+        with path.open("rb") as stream:
+            image = _identified(stream, FORMATS)
+            if image is None:
+                return None
+            tags: Any = getattr(image, "tag_v2", {})  # Pillow gives a TIFF file the sides of the upright picture
+            width, height = (
+                tags.get(ExifTags.Base.ImageWidth, image.width),
+                tags.get(ExifTags.Base.ImageLength, image.height),
+            )
+            plain = isinstance(image, PngImageFile) and not _may_tell_a_turn(path.read_bytes())
+            return StoredForm(width, height, UPRIGHT if plain else exif_turn(image))
+    except Exception:  # whoever opens the picture is told what is wrong with it
+        return None
+
+
+def _may_tell_a_turn(png: bytes) -> bool:
+    """Whether a PNG file has a part that may tell of one. It may follow the pixels, and Pillow decodes them first."""
+    return any(name in png for name in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))
 
 
 def _open(path: Path) -> Image.Image:

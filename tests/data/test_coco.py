@@ -1,100 +1,20 @@
 """COCO's format: both layouts, masks against pycocotools, filters, and what is refused."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from pycocotools import mask as rle
 
 from lens_multimodal.data import CocoScenes, Scene, read_coco
+from tests.data.coco_folders import HEIGHT, TRIANGLE, WIDTH, blob, edit, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pycocotools")
-
-HEIGHT, WIDTH = 30, 40
-TRIANGLE = [5.0, 5.0, 25.0, 5.0, 15.0, 20.0]
-
-
-def blob(seed: int) -> np.ndarray:
-    return np.asfortranarray(np.random.default_rng(seed).random((HEIGHT, WIDTH)) > 0.6)
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed counts: alternating zeros and ones down the columns."""
-    flat = mask.flatten(order="F").astype(int)
-    counts, current, run = [], 0, 0
-    for value in flat:
-        if value != current:
-            counts.append(run)
-            current, run = value, 0
-        run += 1
-    return [*counts, run]
-
-
-def annotations() -> tuple[dict[str, Any], dict[str, Any]]:
-    compressed = rle.encode(blob(1).astype(np.uint8))
-    images = [
-        {"id": 7, "file_name": "a.png", "height": HEIGHT, "width": WIDTH, "license": 1, "drawings": "known"},
-        {"id": 3, "file_name": "b.png", "height": HEIGHT, "width": WIDTH, "drawings": "held_out"},
-        {"id": 9, "file_name": "c.png", "height": HEIGHT, "width": WIDTH},
-    ]
-    parts: list[dict[str, Any]] = [
-        {"image_id": 7, "category_id": 18, "segmentation": [TRIANGLE], "area": 150.0, "drawing": {"style": "noto"}},
-        {
-            "image_id": 7, "category_id": 1, "area": 480,
-            "segmentation": {"size": [HEIGHT, WIDTH], "counts": compressed["counts"].decode()},
-        },
-        {
-            "image_id": 3, "category_id": 18, "area": 470, "iscrowd": 1,
-            "segmentation": {"size": [HEIGHT, WIDTH], "counts": run_lengths(blob(2))},
-        },
-        {"image_id": 3, "category_id": 18, "segmentation": [TRIANGLE, [30, 20, 38, 20, 38, 28]], "area": 180},
-    ]  # fmt: skip
-    for number, part in enumerate(parts):
-        part |= {"id": number, "bbox": [5, 5, 20, 15]}
-        part.setdefault("iscrowd", 0)
-    instances = {
-        "images": images,
-        "annotations": parts,
-        "categories": [
-            {"id": 18, "name": "dog", "supercategory": "animal"},
-            {"id": 1, "name": "person", "supercategory": "person"},
-            {"id": 44, "name": "bottle", "supercategory": "kitchen"},
-        ],
-    }
-    texts = [(7, " A dog sits.\n"), (3, "A herd."), (7, "Somebody and a dog.")]
-    captions = {
-        "images": images,
-        "annotations": [{"id": n, "image_id": i, "caption": text} for n, (i, text) in enumerate(texts)],
-    }
-    return instances, captions
-
-
-def write(folder: Path, *, split: str | None = None) -> Path:
-    instances, captions = annotations()
-    pictures = folder / (split or "images")
-    pictures.mkdir(parents=True)
-    home = folder / "annotations" if split else folder
-    home.mkdir(exist_ok=True)
-    ending = f"_{split}" if split else ""
-    (home / f"instances{ending}.json").write_text(json.dumps(instances))
-    (home / f"captions{ending}.json").write_text(json.dumps(captions))
-    for entry in instances["images"]:
-        Image.new("RGB", (WIDTH, HEIGHT), "red").save(pictures / entry["file_name"])
-    return folder
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write(tmp_path / "coco")
-
-
-def edit(path: Path, change: Any) -> None:
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
 
 
 def names(scenes: CocoScenes) -> list[str]:
@@ -139,7 +59,7 @@ def test_mask_of_a_category_is_the_union(folder: Path) -> None:
     scene = read_coco(folder)[1]
     union = scene.objects[0].seg_mask | scene.objects[1].seg_mask
     np.testing.assert_array_equal(scene.seg_mask("dog"), union)
-    with pytest.raises(ValueError, match=r"b.png shows no 'cat', only dog"):
+    with pytest.raises(ValueError, match=r"b\.png.*cat.*dog"):
         scene.seg_mask("cat")
 
 
@@ -152,7 +72,7 @@ def test_coco_2017_layout(tmp_path: Path) -> None:
         (tmp_path / "c" / "annotations" / f"{kind}_train2017.json").write_text("{}")
     assert names(read_coco(tmp_path / "c")) == names(plain)
     (tmp_path / "c" / "train2017").mkdir()
-    with pytest.raises(ValueError, match=r"2 splits \(train2017, val2017\); name one"):
+    with pytest.raises(ValueError, match=r"train2017.*val2017"):
         read_coco(tmp_path / "c")
     assert names(read_coco(tmp_path / "c", split="val2017")) == names(plain)
 
@@ -160,9 +80,9 @@ def test_coco_2017_layout(tmp_path: Path) -> None:
 def test_only_one_of_the_two_files(folder: Path) -> None:
     (folder / "captions.json").unlink()
     assert all(not s.captions for s in read_coco(folder, with_captions=False))
-    with pytest.raises(ValueError, match="neither captions nor objects"):
+    with pytest.raises(ValueError, match=r"with_captions.*with_objects"):
         read_coco(folder, with_captions=False, with_objects=False)
-    with pytest.raises(FileNotFoundError, match=r"lacks captions.json"):
+    with pytest.raises(FileNotFoundError, match=r"captions\.json"):
         read_coco(folder)
 
 
@@ -178,9 +98,9 @@ def test_filters(folder: Path) -> None:
     assert names(scenes.with_objects(min_area=180.0, max_area=479.0)) == ["b.png"]
     assert names(scenes) == ["a.png", "b.png", "c.png"]
     assert len(scenes[0].objects) == 2
-    with pytest.raises(ValueError, match="no category 'dogs' among 3; closest: dog"):
+    with pytest.raises(ValueError, match=r"dogs.*3.*dog"):
         scenes.with_objects(categories=["dogs"])
-    with pytest.raises(TypeError, match=r"write \['dog'\]"):
+    with pytest.raises(TypeError, match=r"\['dog'\]"):
         scenes.with_objects(categories="dog")
 
 
@@ -194,62 +114,37 @@ def test_captioned_pictures(folder: Path) -> None:
 def test_everything_missing_is_listed(folder: Path, tmp_path: Path) -> None:
     (folder / "images" / "a.png").unlink()
     (folder / "images" / "c.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"2 of 3 pictures are missing in .*: a.png, c.png"):
+    with pytest.raises(FileNotFoundError, match=r"2 of 3.*a\.png, c\.png"):
         read_coco(folder)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"lacks instances.json, captions.json, images/; expected"):
+    with pytest.raises(FileNotFoundError, match=r"instances\.json, captions\.json, images/"):
         read_coco(tmp_path / "empty")
-    with pytest.raises(FileNotFoundError, match="no folder at"):
+    with pytest.raises(FileNotFoundError, match="absent"):
         read_coco(tmp_path / "absent")
 
 
 def test_picture_of_another_size(folder: Path) -> None:
     Image.new("RGB", (5, 6)).save(folder / "images" / "a.png")
-    with pytest.raises(ValueError, match=r"a.png is 5 x 6, but its annotations are for 40 x 30"):
+    with pytest.raises(ValueError, match=r"a\.png.*5 x 6.*40 x 30"):
         read_coco(folder)[0].open()
 
 
-@pytest.mark.parametrize(
-    ("file", "change", "message"),
-    [
-        ("instances", lambda v: v.pop("categories"), "not a COCO annotation file: it has no list categories"),
-        ("instances", lambda v: v["images"].append(v["images"][0]), r"several pictures under one id: \[7\]"),
-        ("instances", lambda v: v["images"][0].pop("height"), "picture 7 lacks height"),
-        ("instances", lambda v: v["annotations"][1].pop("bbox"), "annotation 1 lacks bbox"),
-        ("instances", lambda v: v["annotations"][1].update(image_id=8), "annotation 1 names picture 8 and category 1"),
-        ("instances", lambda v: v["annotations"][1].update(category_id=2), "names picture 7 and category 2"),
-        ("instances", lambda v: v["categories"][0].pop("name"), "every category needs id and name"),
-        ("captions", lambda v: v["annotations"][0].update(caption=3), "annotation 0 has no caption"),
-        ("captions", lambda v: v["annotations"][0].update(image_id=8), "or names a picture not listed"),
-        ("captions", lambda v: v["images"][0].update(file_name="z.png"), "the two files are not of one split"),
-    ],
-)
-def test_malformed_annotations(file: str, change: Any, message: str, folder: Path) -> None:
-    edit(folder / f"{file}.json", change)
-    with pytest.raises(ValueError, match=message):
+def test_two_files_of_different_splits(folder: Path) -> None:
+    edit(folder / "captions.json", lambda v: v["images"][0].update(file_name="z.png"))
+    with pytest.raises(ValueError, match=r"7 .*a\.png.*z\.png"):
+        read_coco(folder)
+
+
+def test_a_file_without_its_lists(folder: Path) -> None:
+    edit(folder / "instances.json", lambda v: v.pop("categories"))
+    with pytest.raises(ValueError, match=r"instances\.json.*categories"):
         read_coco(folder)
 
 
 def test_unreadable_and_hostile_files(folder: Path) -> None:
     (folder / "captions.json").write_text('{"images": [')
-    with pytest.raises(ValueError, match=r"captions.json' is damaged or not JSON"):
+    with pytest.raises(ValueError, match=r"captions\.json"):
         read_coco(folder)
     edit(folder / "instances.json", lambda v: v["images"][0].update(file_name="../../secret.png"))
-    with pytest.raises(ValueError, match="a picture outside of"):
+    with pytest.raises(ValueError, match=r"\.\./\.\./secret\.png"):
         read_coco(folder, with_captions=False)
-
-
-@pytest.mark.parametrize(
-    ("segmentation", "message"),
-    [
-        ({"size": [WIDTH, HEIGHT], "counts": "abc"}, r"for a picture of size \[40, 30\], its picture has \[30, 40\]"),
-        ({"size": [HEIGHT, WIDTH], "counts": [5, 10]}, "run lengths cover 15 pixels of 1200"),
-        ([[1, 2, 3, 4]], "at least three points"),
-        ([], "at least three points"),
-        ("polygon", "polygons or run lengths, got str"),
-    ],
-)
-def test_malformed_masks(segmentation: object, message: str, folder: Path) -> None:
-    edit(folder / "instances.json", lambda v: v["annotations"][0].update(segmentation=segmentation))
-    with pytest.raises(ValueError, match=message):
-        _ = read_coco(folder)[0].objects[0].seg_mask

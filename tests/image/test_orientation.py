@@ -1,6 +1,7 @@
 """EXIF turns against Pillow's own, and pictures whose EXIF data are broken."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from lens_multimodal.image.orientation import TURNS, UPRIGHT, exif_turn
-from lens_multimodal.image.pictures import as_picture, read_picture
+from lens_multimodal.image.pictures import as_picture, read_picture, stored_form
 from tests.lenses import picture
 from tests.picture_files import exif, png_chunk
 
@@ -121,6 +122,29 @@ def test_broken_exif_in_avif() -> None:
         content = bytearray(buffer.getvalue())
         content[at : at + len(noise)] = noise
         np.testing.assert_array_equal(np.asarray(read_picture(io.BytesIO(content), name="broken")), sound)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "png, EXIF at its end", "webp", "jpg", "tiff"])
+def test_the_form_in_which_a_file_stores_its_picture(kind: str, orientation: int, tmp_path: Path) -> None:
+    path, data = tmp_path / f"a.{kind[:4].strip(',')}", Image.Exif()
+    data[ORIENTATION] = orientation
+    if kind.endswith("end"):
+        IMAGE.save(path)
+        end = path.read_bytes().index(b"IEND") - 4
+        late = png_chunk(b"eXIf", exif((ORIENTATION, 3, 1, orientation)))
+        path.write_bytes(path.read_bytes()[:end] + late + path.read_bytes()[end:])
+    else:
+        IMAGE.save(path, exif=data)
+    turn = TURNS.get(orientation, UPRIGHT)
+    assert stored_form(path) == (IMAGE.width, IMAGE.height, turn)
+    assert as_picture(path).size == turn.sides(IMAGE.width, IMAGE.height)
+
+
+def test_files_that_store_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("none")
+    assert stored_form(tmp_path / "text.png") is None
+    assert stored_form(tmp_path / "absent.png") is None
 
 
 def test_the_turn_of_an_image_without_exif_data() -> None:
