@@ -16,7 +16,9 @@ from lens_multimodal.arguments.targets import Token, read_token
 from lens_multimodal.image.pictures import Picture
 from lens_multimodal.neuron_card import NeuronCard, neuron_card
 from lens_multimodal.notebook import ShownInNotebooks
+from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.captioning_model import CaptioningModel
+from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 
@@ -64,6 +66,27 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         if not isinstance(image, ImagePrompt):
             image = self.prompt_before(image, token, prepend_bos=prepend_bos)
         return image_neurons(self.model, image, token, top_k=top_k, score=score, reduce=reduce)
+
+    def chat(
+        self, image: Picture, question: str, *, max_new_tokens: int = 100, sampling: Sampling | None = None
+    ) -> str:
+        """The answer of an instruction-tuned model to a question about a picture, up to its end token.
+
+        Raises: ValueError for a model without a chat template.
+        """
+        prompt = self.chat_prompt(image, question)
+        (ids,) = generation.generate(
+            self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.text.end_ids, sampling=sampling
+        )
+        self.forget(prompt)
+        return self.text.decode(ids).strip()
+
+    def chat_prompt(self, image: Picture, question: str) -> ImagePrompt:
+        """The prompt of `chat`: a user's turn by the model's own chat template, and the beginning of the answer.
+
+        Raises: ValueError for a model without a chat template.
+        """
+        return self.prompt(image, self.images.chat(question))
 
     @public
     def show(

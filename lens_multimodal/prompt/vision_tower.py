@@ -20,8 +20,11 @@ from lens_multimodal.image.measured_layout import (
     without_attention,
 )
 from lens_multimodal.prompt.image_embedder import ImageEmbedder
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePart, Piece
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePart, Piece
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
+
+INSTRUCTION = "Describe the picture in one sentence."
+"""What an instruction-tuned model is asked for a caption."""
 
 KEPT_LAYOUTS = 256
 """Measured layouts, by size of the picture."""
@@ -145,6 +148,22 @@ class VisionTower(ImageEmbedder):
     @override
     def grid(self, n_positions: int) -> tuple[int, int]:
         return 1, n_positions
+
+    @override
+    def chat(self, question: str) -> str:
+        if getattr(self.processor, "chat_template", None) is None:
+            raise ValueError(
+                f"the processor of {self.name} has no chat template; write the prompt as the model was trained: "
+                f"lens.prompt(image, '...')"
+            )
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}]
+        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    @property
+    @override
+    def caption_text(self) -> str:
+        return PROMPT if getattr(self.processor, "chat_template", None) is None else self.chat(INSTRUCTION)
 
     @override
     def pieces(
