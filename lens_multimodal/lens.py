@@ -20,6 +20,7 @@ from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.prompt.vision_tower import VisionTower
 
 
 class VisionLens(CaptioningModel, ShownInNotebooks):
@@ -135,8 +136,15 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
     def save_pretrained(self, folder: str | Path, *, without: Collection[str] = (), overwrite: bool = False) -> None:
         """Write one folder that `attach_vision(folder)` loads: language model, tokenizer, encoder, projection, card.
 
-        Args, Raises: as `saved_lens.save`.
+        A vision-language model is written as Hugging Face does, with its processor.
+
+        Args, Raises: as `saved_lens.save`; ValueError for parts to leave out of a vision-language model.
         """
+        if isinstance(self.images, VisionTower):
+            if without or overwrite:
+                raise ValueError("a vision-language model is saved whole, to a folder of its own")
+            saved_lens.save_vision_language(Path(folder), model=self.images.model, processor=self.images.processor)
+            return
         saved_lens.save(
             Path(folder),
             name=self.name,

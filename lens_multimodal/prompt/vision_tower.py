@@ -216,8 +216,8 @@ class VisionTower(ImageEmbedder):
                 # BLIP-2's processor writes its images by itself, before the text.
                 written = written.replace(self.placeholder, "")
                 ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
-        bos_id = self.processor.tokenizer.bos_token_id
-        if prepend_bos and not begun and ids[:1] != [bos_id]:
+        first_word = next((token for token in ids if token != self.image_token_id), None)
+        if prepend_bos and not begun and first_word != self.processor.tokenizer.bos_token_id:
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
         return ids
 
