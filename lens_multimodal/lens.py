@@ -16,8 +16,11 @@ from lens_multimodal.arguments.targets import Token, read_token
 from lens_multimodal.image.pictures import Picture
 from lens_multimodal.neuron_card import NeuronCard, neuron_card
 from lens_multimodal.notebook import ShownInNotebooks
+from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.captioning_model import CaptioningModel
+from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.prompt.vision_tower import VisionTower
 
 
 class VisionLens(CaptioningModel, ShownInNotebooks):
@@ -64,6 +67,27 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         if not isinstance(image, ImagePrompt):
             image = self.prompt_before(image, token, prepend_bos=prepend_bos)
         return image_neurons(self.model, image, token, top_k=top_k, score=score, reduce=reduce)
+
+    def chat(
+        self, image: Picture, question: str, *, max_new_tokens: int = 100, sampling: Sampling | None = None
+    ) -> str:
+        """The answer of an instruction-tuned model to a question about a picture, up to its end token.
+
+        Raises: ValueError for a model without a chat template.
+        """
+        prompt = self.chat_prompt(image, question)
+        (ids,) = generation.generate(
+            self.model, prompt, max_new_tokens=max_new_tokens, stop_ids=self.text.end_ids, sampling=sampling
+        )
+        self.forget(prompt)
+        return self.text.decode(ids).strip()
+
+    def chat_prompt(self, image: Picture, question: str) -> ImagePrompt:
+        """The prompt of `chat`: a user's turn by the model's own chat template, and the beginning of the answer.
+
+        Raises: ValueError for a model without a chat template.
+        """
+        return self.prompt(image, self.images.chat(question))
 
     @public
     def show(
@@ -112,8 +136,15 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
     def save_pretrained(self, folder: str | Path, *, without: Collection[str] = (), overwrite: bool = False) -> None:
         """Write one folder that `attach_vision(folder)` loads: language model, tokenizer, encoder, projection, card.
 
-        Args, Raises: as `saved_lens.save`.
+        A vision-language model is written as Hugging Face does, with its processor.
+
+        Args, Raises: as `saved_lens.save`; ValueError for parts to leave out of a vision-language model.
         """
+        if isinstance(self.images, VisionTower):
+            if without or overwrite:
+                raise ValueError("a vision-language model is saved whole, to a folder of its own")
+            saved_lens.save_vision_language(Path(folder), model=self.images.model, processor=self.images.processor)
+            return
         saved_lens.save(
             Path(folder),
             name=self.name,

@@ -24,7 +24,7 @@ from lens_multimodal.analysis import (
 from lens_multimodal.arguments.targets import Token, read_token
 from lens_multimodal.arguments.units import read_neuron_pairs
 from lens_multimodal.hooks import ablate
-from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.image.pictures import Picture, as_pictures
 from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
@@ -42,6 +42,9 @@ class AttachedLens(Protocol):
     tokenizer: Any
     text: PromptTokenizer
 
+    @property
+    def caption_text(self) -> str: ...
+
     def prompt(self, images: Sequence[Picture], text: str = PROMPT) -> ImagePrompt: ...
 
     def generate_ids(self, prompt: ImagePrompt, *, max_new_tokens: int = 20) -> list[list[int]]: ...
@@ -58,7 +61,7 @@ class SampleActivation:
     index: int
     """Of the picture among the samples."""
     picture: Image.Image
-    activations: Float[Tensor, "grid_h grid_w"]
+    activations: Float[Tensor, " image_pos"]
     field: ReceptiveField
 
     @property
@@ -81,14 +84,15 @@ class NeuronCard(ShownInNotebooks):
     weights: tuple[float, ...]
     interpretable: bool
     picture: Image.Image
-    geometry: ImageGeometry
+    layout: ImageLayout
+    """What each image position shows."""
     text: str
     """The prompt after the image, up to the target."""
     target: str
-    activations: Float[Tensor, "grid_h grid_w"]
+    activations: Float[Tensor, " image_pos"]
     field: ReceptiveField
-    attribution: Float[Tensor, "grid_h grid_w"]
-    """Contribution of the neuron at each image patch to the target's logit."""
+    attribution: Float[Tensor, " image_pos"]
+    """Contribution of the neuron at each image position to the target's logit."""
     effect: Effect
     """Of setting the neuron to zero at the image positions, on the target."""
     samples: tuple[SampleActivation, ...]
@@ -104,7 +108,7 @@ def neuron_card(
     image: Picture | ImagePrompt | None = None,
     target: Token | None = None,
     pictures: Sequence[Picture] | None = None,
-    text: str = PROMPT,
+    text: str | None = None,
     batch_size: int = 16,
 ) -> NeuronCard:
     """Everything about one neuron: receptive field, decoded tokens, attribution, ablation, sample pictures.
@@ -116,25 +120,25 @@ def neuron_card(
         target: a token id, or a string that is one token. None takes the token of the model's own caption to which the
             neuron contributes most; for a prompt, the most likely next token.
         pictures: the samples; None takes `SAMPLES` of the embedded scenes.
-        text: the prompt after a picture.
+        text: the prompt after a picture; None takes the lens' `caption_text`.
         batch_size: sample pictures in one forward pass.
 
     Raises: ValueError for more than one neuron, one that does not exist, or an image without a patch grid.
     Cost: one forward pass per batch of samples, three for the card, one backward pass for each candidate token.
     """
+    text = lens.caption_text if text is None else text
     pair = _one_neuron(lens.model, neuron)
     samples = sorted(_samples(lens, pair, _pictures(pictures), text, batch_size), key=lambda sample: -sample.largest)
     prompt, token = _prompt_and_target(lens, pair, samples[0].picture if image is None else image, target, text)
     span = prompt.spans[0][0]
-    picture, geometry = span.image.picture, span.image.geometry
-    if picture is None or geometry is None:
+    picture, layout = span.image.picture, span.image.layout
+    if picture is None or not layout.is_placed:
         raise ValueError(
             "a neuron card draws activations over a picture, but this prompt's image has no picture, or not exactly "
             "one vector for each image patch; give a picture, or a prompt made by lens.prompt"
         )
-    grid = geometry.grid_h, geometry.grid_w
     positions = list(span.positions)
-    activations = neuron_activations(lens.model, prompt.tokens, [pair], positions)[0, 0].reshape(grid).cpu()
+    activations = neuron_activations(lens.model, prompt.tokens, [pair], positions)[0, 0].cpu()
     attribution = neuron_attribution(lens.model, prompt.tokens, token, positions, layers=[pair[0]])[0, 0, :, pair[1]]
     ablation = ablate(lens.model, [pair], positions=prompt.image_pos[0])
     decoded = decode_neurons(lens.model, [pair]).iloc[0]
@@ -146,12 +150,12 @@ def neuron_card(
         weights=tuple(float(weight) for weight in decoded["weights"]),
         interpretable=bool(decoded["interpretable"]),
         picture=picture,
-        geometry=geometry,
+        layout=layout,
         text=lens.text.decode([i for i in prompt.tokens[0, span.stop :].tolist() if i < d_vocab]),
         target=lens.text.token(token),
         activations=activations,
-        field=receptive_field(activations, geometry),
-        attribution=attribution.reshape(grid).cpu(),
+        field=receptive_field(activations, layout),
+        attribution=attribution.cpu(),
         effect=effect_of(lens.model, prompt.tokens, ablation, token),
         samples=tuple(samples),
         weight_processing=transformer.weight_processing(lens.model),
@@ -190,22 +194,21 @@ def _samples(
 ) -> Iterator[SampleActivation]:
     for start in tqdm(range(0, len(pictures), batch_size), desc="sample pictures", delay=2):
         prompt = lens.prompt(pictures[start : start + batch_size], text)
-        activations = neuron_activations(
-            lens.model, prompt.tokens, [pair], prompt.image_pos[0], attention_mask=prompt.attention_mask
-        )[:, 0].cpu()
-        for row, spans in enumerate(prompt.spans):
-            yield _sample(start + row, pictures[start + row], spans[0].image, activations[row])
+        activations = neuron_activations(lens.model, prompt.tokens, [pair], attention_mask=prompt.attention_mask)
+        for row, (span, *_) in enumerate(prompt.spans):
+            at_image = activations[row, 0, list(span.positions)].cpu()
+            yield _sample(start + row, pictures[start + row], span.image, at_image)
         lens.forget(prompt)
 
 
 def _sample(index: int, picture: Image.Image, image: EmbeddedImage, activations: Tensor) -> SampleActivation:
-    if image.geometry is None:
+    if not image.layout.is_placed:
         raise ValueError(
-            f"the projection gives {len(activations)} vectors per image, not one for each of the encoder's image "
-            f"patches; a neuron card needs a patch grid"
+            f"it is not known which part of the picture each of the {len(activations)} image positions shows, and a "
+            f"neuron card draws its activation over the picture"
         )
-    grid = activations.reshape(image.grid_h, image.grid_w)
-    return SampleActivation(index=index, picture=picture, activations=grid, field=receptive_field(grid, image.geometry))
+    field = receptive_field(activations, image.layout)
+    return SampleActivation(index=index, picture=picture, activations=activations, field=field)
 
 
 def _prompt_and_target(

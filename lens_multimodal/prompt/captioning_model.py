@@ -1,7 +1,7 @@
 """A language model that captions pictures: its parts, prompts from pictures, and text from prompts."""
 
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, overload
 
 from jaxtyping import Float
@@ -14,8 +14,9 @@ from lens_multimodal.image.pictures import Picture, as_picture, as_pictures, pic
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.building import PromptBuilder
 from lens_multimodal.prompt.generation import GeneratedActivations, Sampling
-from lens_multimodal.prompt.image_embedder import EncoderAndProjection, ImageEmbedder
+from lens_multimodal.prompt.image_embedder import ImageEmbedder, pair_of
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
+from lens_multimodal.prompt.makers import Makers
 from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
@@ -23,8 +24,7 @@ from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 BATCH_SIZE = 32
 """Pictures that `CaptioningModel.caption` runs at once."""
 
-_MADE_BY: "weakref.WeakKeyDictionary[object, weakref.ref[CaptioningModel]]" = weakref.WeakKeyDictionary()
-"""What made a prompt or a soft prompt. Kept here, so that neither holds a reference to it."""
+_MAKERS: "Makers[CaptioningModel]" = Makers()
 
 
 class CaptioningModel:
@@ -52,12 +52,12 @@ class CaptioningModel:
     @property
     def vision(self) -> VisionEncoder:
         """The frozen image encoder. Raises: ValueError for a vision-language model, which has its own (`images`)."""
-        return self._pair("vision").vision
+        return pair_of(self.images).vision
 
     @property
     def projection(self) -> Projection:
         """The map from image features to soft prompts. Raises: ValueError for a vision-language model, likewise."""
-        return self._pair("projection").projection
+        return pair_of(self.images).projection
 
     # --- prompts -----------------------------------------------------------------------------------------
 
@@ -106,17 +106,12 @@ class CaptioningModel:
         for row in [rows, *rows] if isinstance(rows, (list, tuple)) else [rows]:
             if not isinstance(row, (list, tuple)):
                 raise TypeError(f"expected a list of rows, each a list of pieces, got {type(row).__name__} among them")
-        prepared = []
+        prepared: list[list[EmbeddedImage | str]] = []
         for row in rows:
             in_company = sum(not isinstance(piece, str) for piece in row) > 1
-            prepared.append(
-                [
-                    piece
-                    if isinstance(piece, (str, EmbeddedImage))
-                    else self._build.embed([as_picture(piece)], with_gradient=with_gradient, in_company=in_company)[0]
-                    for piece in row
-                ]
-            )
+            embed = partial(self._build.embed, with_gradient=with_gradient, in_company=in_company)
+            ready = (str, EmbeddedImage)
+            prepared.append([piece if isinstance(piece, ready) else embed([as_picture(piece)])[0] for piece in row])
         return self._assemble(prepared, prepend_bos)
 
     def prompt_from_vectors(
@@ -177,7 +172,7 @@ class CaptioningModel:
     def caption(
         self,
         images: list[Picture] | tuple[Picture, ...],
-        text: str = ...,
+        text: str | None = ...,
         *,
         prepend_bos: bool | None = ...,
         max_new_tokens: int = ...,
@@ -187,7 +182,7 @@ class CaptioningModel:
     def caption(
         self,
         images: Picture,
-        text: str = ...,
+        text: str | None = ...,
         *,
         prepend_bos: bool | None = ...,
         max_new_tokens: int = ...,
@@ -196,7 +191,7 @@ class CaptioningModel:
     def caption(
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
-        text: str = PROMPT,
+        text: str | None = None,
         *,
         prepend_bos: bool | None = None,
         max_new_tokens: int = 20,
@@ -207,7 +202,9 @@ class CaptioningModel:
         Greedy and deterministic by default; stops at an end token of the tokenizer or of the model's generation
         settings, or at a new line, as LiMBeR does.
 
-        Args: prepend_bos: as in `prompt`.
+        Args:
+            text: None takes `caption_text`: "A picture of", or an instruction for a model that was trained on them.
+            prepend_bos: as in `prompt`.
         """
         pictures = as_pictures(images)
         found = list(
@@ -227,7 +224,7 @@ class CaptioningModel:
     def caption_stream(
         self,
         images: Picture | Iterable[Picture],
-        text: str = PROMPT,
+        text: str | None = None,
         *,
         prepend_bos: bool | None = None,
         max_new_tokens: int = 20,
@@ -242,6 +239,7 @@ class CaptioningModel:
             batch_size: pictures that are captioned together.
             progress: show a progress bar; None shows it for anything longer than two seconds.
         """
+        text = self.caption_text if text is None else text
         for pictures in picture_batches(images, batch_size=batch_size, progress=progress):
             prompt = self._assemble([[image, text] for image in self._build.embed(pictures)], prepend_bos)
             captions = self.generate(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
@@ -252,7 +250,7 @@ class CaptioningModel:
         self,
         image: Picture,
         word: Token,
-        text: str = PROMPT,
+        text: str | None = None,
         *,
         prepend_bos: bool | None = None,
         max_new_tokens: int = 20,
@@ -265,7 +263,7 @@ class CaptioningModel:
         Raises: ValueError if the caption does not say `word`, or `word` is not one token.
         """
         target = read_token(self.model, word, name="word", tokenizer=self.tokenizer)
-        prompt = self.prompt(image, text, prepend_bos=prepend_bos)
+        prompt = self.prompt(image, self.caption_text if text is None else text, prepend_bos=prepend_bos)
         (ids,) = self.generate_ids(prompt, max_new_tokens=max_new_tokens)
         if target not in ids:
             raise ValueError(
@@ -274,24 +272,16 @@ class CaptioningModel:
             )
         return prompt.followed_by(ids[: ids.index(target)])
 
-    # --- inside ------------------------------------------------------------------------------------------
+    @property
+    def caption_text(self) -> str:
+        """What `caption` lets the model go on from: "A picture of", or an instruction in its own chat template."""
+        return self.images.caption_text
 
-    def _pair(self, what: str) -> EncoderAndProjection:
-        if not isinstance(self.images, EncoderAndProjection):
-            raise ValueError(
-                f"{self.images.name} has an image encoder and a projection of its own, so lens.{what} does not exist; "
-                f"they are lens.images. To replace both, attach_vision(model, vision=..., projection=...)"
-            )
-        return self.images
+    # --- inside ------------------------------------------------------------------------------------------
 
     @property
     def _build(self) -> PromptBuilder:
-        return PromptBuilder(
-            model=self.model,
-            images=self.images,
-            text=self.text,
-            virtual_tokens=self.virtual_tokens,
-        )
+        return PromptBuilder(model=self.model, images=self.images, text=self.text, virtual_tokens=self.virtual_tokens)
 
     @property
     def _stops(self) -> dict[str, list[int]]:
@@ -299,15 +289,10 @@ class CaptioningModel:
 
     def _assemble(self, rows: Sequence[Sequence[EmbeddedImage | str]], prepend_bos: bool | None) -> ImagePrompt:
         prompt = self._build.assemble(rows, prepend_bos=prepend_bos)
-        for made in (prompt, *(span.image.soft_prompt for spans in prompt.spans for span in spans)):
-            _MADE_BY[made] = weakref.ref(self)
+        _MAKERS.remember(prompt, self)
         return prompt
 
 
 def maker_of(prompt: ImagePrompt) -> CaptioningModel | None:
     """The lens that made a prompt or its images, or None if it no longer exists in this process."""
-    for made in (prompt, *(span.image.soft_prompt for spans in prompt.spans for span in spans)):
-        maker = _MADE_BY[made]() if made in _MADE_BY else None
-        if maker is not None:
-            return maker
-    return None
+    return _MAKERS.of(prompt)

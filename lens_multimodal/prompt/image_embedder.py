@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.layout import ImageLayout
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, Piece
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
 from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 
@@ -58,6 +58,18 @@ class ImageEmbedder(ABC):
     @abstractmethod
     def grid(self, n_positions: int) -> tuple[int, int]:
         """Rows and columns for so many vectors that came without a picture."""
+
+    @abstractmethod
+    def chat(self, question: str) -> str:
+        """A user's turn with one image and a question, and the beginning of the answer, as the model was trained.
+
+        Raises: ValueError for a model without a chat template.
+        """
+
+    @property
+    @abstractmethod
+    def caption_text(self) -> str:
+        """The text for which the model writes a caption."""
 
     @abstractmethod
     def pieces(
@@ -110,11 +122,36 @@ class EncoderAndProjection(ImageEmbedder):
         return (self.vision.grid_h, self.vision.grid_w) if n_positions == self.vision.n_patches else (1, n_positions)
 
     @override
+    def chat(self, question: str) -> str:
+        raise ValueError(
+            f"this language model has no chat template for pictures; ask {question!r} in a text that it would go on "
+            f"with: lens.prompt(image, 'Question: ... Answer:')"
+        )
+
+    @property
+    @override
+    def caption_text(self) -> str:
+        return PROMPT
+
+    @override
     def pieces(
         self, row: Sequence[EmbeddedImage | str], *, text: PromptTokenizer, prepend_bos: bool | None
     ) -> list[Piece]:
         pieces: list[Piece] = [text.encode(piece) if isinstance(piece, str) else piece for piece in row]
         return _after_start(text.start_ids(prepend_bos), pieces)
+
+
+def pair_of(images: ImageEmbedder) -> EncoderAndProjection:
+    """The encoder and projection of a lens that has the two apart.
+
+    Raises: ValueError for a vision-language model, which has its own.
+    """
+    if not isinstance(images, EncoderAndProjection):
+        raise ValueError(
+            f"{images.name} has an image encoder and a projection of its own, as lens.images, so the lens has no "
+            f"separate vision and projection; attach_vision(model, vision=..., projection=...) replaces both"
+        )
+    return images
 
 
 def _after_start(start: list[int], pieces: list[Piece]) -> list[Piece]:

@@ -1,7 +1,7 @@
 """A prompt of images and text as plain token ids, and where in it each image patch sits."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ class EmbeddedImage:
     """An image as the language model will see it: a soft prompt, and what each of its positions shows."""
 
     soft_prompt: SoftPrompt
-    placing: ImageLayout | Callable[[], ImageLayout]
+    placing: ImageLayout | Callable[[], ImageLayout] = field(repr=False)
     """The layout, or how to find it out when it is asked for: measuring one takes time that a caption does not need."""
     picture: Image.Image | None = None
     """The picture itself, for people; None for vectors that came without one."""

@@ -20,8 +20,11 @@ from lens_multimodal.image.measured_layout import (
     without_attention,
 )
 from lens_multimodal.prompt.image_embedder import ImageEmbedder
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePart, Piece
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePart, Piece
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
+
+INSTRUCTION = "Describe the picture in one sentence."
+"""What an instruction-tuned model is asked for a caption."""
 
 KEPT_LAYOUTS = 256
 """Measured layouts, by size of the picture."""
@@ -147,6 +150,22 @@ class VisionTower(ImageEmbedder):
         return 1, n_positions
 
     @override
+    def chat(self, question: str) -> str:
+        if getattr(self.processor, "chat_template", None) is None:
+            raise ValueError(
+                f"the processor of {self.name} has no chat template; write the prompt as the model was trained: "
+                f"lens.prompt(image, '...')"
+            )
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}]
+        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    @property
+    @override
+    def caption_text(self) -> str:
+        return PROMPT if getattr(self.processor, "chat_template", None) is None else self.chat(INSTRUCTION)
+
+    @override
     def pieces(
         self, row: Sequence[EmbeddedImage | str], *, text: PromptTokenizer, prepend_bos: bool | None
     ) -> list[Piece]:
@@ -197,8 +216,8 @@ class VisionTower(ImageEmbedder):
                 # BLIP-2's processor writes its images by itself, before the text.
                 written = written.replace(self.placeholder, "")
                 ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
-        bos_id = self.processor.tokenizer.bos_token_id
-        if prepend_bos and not begun and ids[:1] != [bos_id]:
+        first_word = next((token for token in ids if token != self.image_token_id), None)
+        if prepend_bos and not begun and first_word != self.processor.tokenizer.bos_token_id:
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
         return ids
 

@@ -32,7 +32,11 @@ def to_hugging_face(model: nn.Module) -> Any:
 
 
 def _from_bridge(bridge: Any) -> Any:
-    inner = bridge.original_model
+    return unwrapped(bridge.original_model)
+
+
+def unwrapped(inner: Any) -> Any:
+    """A Hugging Face model that shares the weights of one whose modules a bridge has replaced."""
     weights = {name.replace(WRAPPED, ""): tensor for name, tensor in inner.state_dict().items()}
     with init_empty_weights(include_buffers=False):
         plain = type(inner)(inner.config)

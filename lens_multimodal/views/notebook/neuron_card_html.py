@@ -68,12 +68,13 @@ def _panel(
     width, height = card.picture.size
     largest = float(values.abs().max())
     cells = []
-    for row in range(card.geometry.grid_h):
-        for col in range(card.geometry.grid_w):
-            box = card.geometry.patch_box(row, col)
-            if box.area == 0:
+    for grid in reversed(card.layout.grids):  # the finest grid last, on top
+        for index in grid.indices:
+            box, place = card.layout.box(index), card.layout.place(index)
+            if box is None or place is None:
                 continue
-            value = float(values[row, col])
+            _, row, col = place
+            value = float(values[index])
             style = cell_style(box, width=width, height=height)
             if coloured and largest > 0:
                 rgb = "224,90,12" if value > 0 else "47,128,237"

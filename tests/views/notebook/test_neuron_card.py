@@ -32,16 +32,16 @@ def test_activations_are_those_of_a_plain_run(case):
     lens, prompt, card = case
     with torch.no_grad():
         _, cache = lens.model.run_with_cache(prompt.tokens)
-    plain = cache[transformer.mlp_post(PAIR[0])][0, prompt.image_pos[0], PAIR[1]].reshape(GRID)
+    plain = cache[transformer.mlp_post(PAIR[0])][0, prompt.image_pos[0], PAIR[1]]
     torch.testing.assert_close(card.activations, plain, rtol=1e-5, atol=1e-5)
-    field = receptive_field(plain, card.geometry)
+    field = receptive_field(plain.reshape(GRID), prompt.spans[0][0].image.geometry)
     torch.testing.assert_close(card.field.heat, field.heat, rtol=1e-4, atol=1e-5)
 
 
 def test_attribution_and_words_are_the_librarys(case):
     lens, prompt, card = case
     whole = neuron_attribution(lens.model, prompt.tokens, " cat", prompt.image_pos[0])
-    torch.testing.assert_close(card.attribution, whole[0, PAIR[0], :, PAIR[1]].reshape(GRID))
+    torch.testing.assert_close(card.attribution, whole[0, PAIR[0], :, PAIR[1]])
     written = transformer.w_out(lens.model, PAIR[0])[PAIR[1]].detach() @ transformer.w_u(lens.model).detach()
     assert list(card.tokens) == [lens.text.token(i) for i in written.topk(10).indices.tolist()]
     np.testing.assert_allclose(card.weights, written.topk(10).values.tolist(), rtol=1e-4)
@@ -100,8 +100,8 @@ def test_the_card_in_html(case, tmp_path):
 def test_the_cards_figures(case):
     _, _, card = case
     for figure, values in (
-        (plots.activation_figure(card), card.activations),
-        (plots.attribution_figure(card), card.attribution),
+        (plots.activation_figure(card), card.activations.reshape(GRID)),
+        (plots.attribution_figure(card), card.attribution.reshape(GRID)),
         (plots.receptive_field_figure(card), card.field.heat),
     ):
         assert isinstance(figure, go.Figure)

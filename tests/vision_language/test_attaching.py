@@ -1,0 +1,175 @@
+"""What attach_vision takes and refuses, chat templates, captions, and lenses on disk."""
+
+import pytest
+import torch
+import transformers as hf
+from torch.testing import assert_close
+
+from lens_multimodal import attach_vision
+from lens_multimodal.transformer.vision_language_models import text_decoder
+from lens_multimodal.vision_language import NotFromVectorsAlone
+from tests.vision_language import models
+from tests.vision_language.conftest import noise
+from tests.vision_language.models import Family, build, siglip_config, text_config
+
+EXACT = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.fixture
+def llava(tmp_path):
+    return build("llava", tmp_path)
+
+
+def hugging_face_logits(model, processor, text, picture):
+    with torch.no_grad():
+        return model(**processor(text=[text], images=[[picture]], return_tensors="pt")).logits
+
+
+def test_the_decoder_shares_every_weight(llava):
+    model, _ = llava
+    decoder = text_decoder(model)
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    assert {parameter.data_ptr() for parameter in decoder.parameters()} <= own
+    assert decoder.lm_head is model.lm_head
+    assert decoder.model is model.model.language_model
+
+
+def test_a_folder_written_by_hugging_face(llava, tmp_path):
+    model, processor = llava
+    model.save_pretrained(tmp_path / "folder")
+    processor.save_pretrained(tmp_path / "folder")
+    expected = hugging_face_logits(model, processor, "<image> a dog", noise(0))
+    lens = attach_vision(tmp_path / "folder")
+    assert_close(lens.logits(lens.prompt(noise(0), " a dog")).detach(), expected, **EXACT)
+    assert not any(parameter.requires_grad for parameter in lens.images.model.parameters())
+
+
+def test_a_folder_without_its_processor_is_named(llava, tmp_path):
+    llava[0].save_pretrained(tmp_path / "folder")
+    with pytest.raises(FileNotFoundError, match="folder"):
+        attach_vision(tmp_path / "folder")
+
+
+def test_a_model_without_its_processor_is_refused(llava):
+    with pytest.raises(ValueError, match="processor"):
+        attach_vision(llava[0])
+
+
+def test_a_bridge_around_the_whole_model(llava):
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    model, processor = llava
+    expected = hugging_face_logits(model, processor, "<image> a dog", noise(0))
+    bridge = build_bridge_from_module(
+        model, "LlavaForConditionalGeneration", hf_config=model.config, tokenizer=None
+    ).eval()
+    lens = attach_vision(bridge, processor=processor)
+    assert lens.model is bridge
+    assert_close(lens.logits(lens.prompt(noise(0), " a dog")).detach(), expected, **EXACT)
+
+
+def test_both_parts_can_be_replaced(llava):
+    from tests.lenses import encoder, linear
+
+    model, processor = llava
+    lens = attach_vision(text_decoder(model), vision=encoder(), projection=linear(), tokenizer=processor.tokenizer)
+    assert lens.vision.n_patches == lens.prompt(noise(0), " a dog").image_pos.shape[1]
+
+
+def test_a_saved_lens_is_a_hugging_face_folder(llava, tmp_path):
+    model, processor = llava
+    expected = hugging_face_logits(model, processor, "<image> a dog", noise(0))
+    lens = attach_vision(model, processor=processor)
+    lens.save_pretrained(tmp_path / "saved")
+    again = hf.AutoModelForImageTextToText.from_pretrained(tmp_path / "saved").eval()
+    assert_close(hugging_face_logits(again, processor, "<image> a dog", noise(0)), expected, **EXACT)
+    loaded = attach_vision(tmp_path / "saved")
+    assert_close(loaded.logits(loaded.prompt(noise(0), " a dog")).detach(), expected, **EXACT)
+    with pytest.raises(FileExistsError):
+        lens.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="whole"):
+        lens.save_pretrained(tmp_path / "other", without=["vision"])
+
+
+# --- chat ------------------------------------------------------------------------------------------------
+
+
+def test_a_chat_prompt_is_the_processors_own(pair):
+    if pair.family == "blip-2":
+        with pytest.raises(ValueError, match="template"):
+            pair.lens.chat(noise(0), "what is in the picture")
+        assert pair.lens.caption_text == "A picture of"
+        return
+    question = "what is in the picture"
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    written = pair.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    expected = pair.processor(text=[written], images=[[noise(0)]], return_tensors="pt")["input_ids"][0]
+    prompt = pair.lens.chat_prompt(noise(0), question)
+    own = prompt.tokens[0].clone()
+    own[prompt.image_mask[0]] = pair.lens.images.image_token_id
+    assert own.tolist() == expected.tolist()
+    assert own.tolist().count(1) == 1  # one beginning-of-sequence token
+
+
+def test_an_answer_is_what_hugging_face_writes(pair):
+    if pair.family == "blip-2":
+        pytest.skip("no chat template")
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is a dog"}]}]
+    written = pair.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    made = pair.processor(text=[written], images=[[noise(0)]], return_tensors="pt")
+    inputs = {k: v.float() if v.is_floating_point() else v for k, v in made.items() if isinstance(v, torch.Tensor)}
+    out = pair.plain.generate(**inputs, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    expected = pair.processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert pair.lens.chat(noise(0), "what is a dog", max_new_tokens=6) == expected.strip()
+
+
+def test_a_caption_asks_in_the_models_own_template(pair):
+    said = pair.lens.caption(noise(0), max_new_tokens=5)
+    assert said == pair.lens.caption(noise(0), pair.lens.caption_text, max_new_tokens=5)
+    assert (pair.lens.caption_text == "A picture of") == (pair.family == "blip-2")
+
+
+def test_one_bos_whatever_prepend_bos_says(pair):
+    for prepend_bos, count in ((None, 1), (True, 1), (False, 0)):
+        prompt = pair.lens.prompt(noise(0), " a dog", prepend_bos=prepend_bos)
+        assert prompt.tokens[0].tolist().count(1) == count
+
+
+def test_vectors_without_a_picture_stand_as_they_are(pair):
+    vectors = torch.randn(2, 3, pair.lens.shape.d_model)
+    prompt = pair.lens.prompt_from_vectors(vectors, " a dog")
+    assert prompt.image_pos.shape == (2, 3)
+    assert prompt.grid == (1, 3)
+
+
+# --- refused ---------------------------------------------------------------------------------------------
+
+
+def _gemma3(marks):
+    config = hf.Gemma3Config(
+        text_config=text_config(hf.Gemma3TextConfig, sliding_window=512), vision_config=siglip_config(),
+        mm_tokens_per_image=4, image_token_id=marks.image_token_id, boi_token_index=3, eoi_token_index=4,
+    )  # fmt: skip
+    return hf.Gemma3ForConditionalGeneration(config)
+
+
+def _gemma3_processor(marks):
+    images = hf.Gemma3ImageProcessor(size={"height": 32, "width": 32})
+    return hf.Gemma3Processor(images, marks.tokenizer, image_seq_length=4, chat_template=marks.chat)
+
+
+GEMMA_3 = Family(
+    model=_gemma3, processor=_gemma3_processor, marks=("<image_soft_token>", "<boi>", "<eoi>"), placeholder="<boi>",
+    named=(("image_token", "<image_soft_token>"), ("boi_token", "<boi>"), ("eoi_token", "<eoi>")),
+)  # fmt: skip
+
+
+def test_a_model_whose_images_see_ahead_is_refused_and_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.FAMILIES, "gemma-3", GEMMA_3)
+    model, processor = build("gemma-3", tmp_path)
+    modules = {name: id(module) for name, module in model.named_modules()}
+    before = model.config.to_dict()
+    with pytest.raises(NotFromVectorsAlone, match="Gemma3ForConditionalGeneration"):
+        attach_vision(model, processor=processor)
+    assert {name: id(module) for name, module in model.named_modules()} == modules
+    assert model.config.to_dict() == before
