@@ -21,7 +21,7 @@ ORDER = (
     ("data",),
     ("neuron_card",),
     ("lens",),
-    ("attach",),
+    ("attach", "runs"),
     ("train", "experiments"),
     ("views",),
     ("reproduction",),
