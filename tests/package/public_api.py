@@ -17,6 +17,7 @@ PACKAGES = (
     "lens_multimodal.experiments",
     "lens_multimodal.explorer",
     "lens_multimodal.hooks",
+    "lens_multimodal.store",
     "lens_multimodal.views.plots",
     "lens_multimodal.train",
 )

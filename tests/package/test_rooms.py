@@ -22,7 +22,7 @@ ORDER = (
     ("neuron_card",),
     ("lens",),
     ("attach", "runs"),
-    ("train", "experiments"),
+    ("train", "experiments", "store"),
     ("views",),
     ("reproduction",),
     ("short_report",),
