@@ -126,7 +126,4 @@ def test_trained_on_image_positions_and_spliced_back(
         return float((own.exp() * (own - other)).sum())
 
     with torch.no_grad():
-        print(
-            f"unexplained {unexplained:.3f}, active {active:.3f}, {divergence(spliced):.4f} {divergence(averaged):.4f}"
-        )
         assert 0 < divergence(spliced) < divergence(averaged) / 2
