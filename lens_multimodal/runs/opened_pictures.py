@@ -20,17 +20,20 @@ class OpenedPicture:
 
     scene: Scene
     pixels: Float[Tensor, "3 height width"] | None
-    """None for a picture that cannot be read."""
+    """None for a picture that cannot be read, or whose objects alone are wanted."""
     error: str = ""
     """Why it cannot be read."""
     covered: dict[str, Float[Tensor, " patch"]]
     """For each category of the scene, the share of every image patch that its objects cover."""
 
 
-def open_picture(scene: Scene, vision: VisionEncoder, *, with_objects: bool) -> OpenedPicture:
-    """Read, check and preprocess a picture; the segmentations of its objects too if they are wanted."""
+def open_picture(scene: Scene, vision: VisionEncoder, *, with_objects: bool, pixels: bool = True) -> OpenedPicture:
+    """Read, check and preprocess a picture; the segmentations of its objects too if they are wanted.
+
+    Args: pixels: False for the objects alone.
+    """
     try:
-        pixels = vision.preprocessing([scene.open()])[0]
+        preprocessed = vision.preprocessing([scene.open()])[0] if pixels else None
         geometry = vision.geometry(scene.width, scene.height)
         covered = {
             category: covered_share(geometry, scene.seg_mask(category)).flatten()
@@ -38,7 +41,7 @@ def open_picture(scene: Scene, vision: VisionEncoder, *, with_objects: bool) -> 
         }
     except (ValueError, OSError) as error:
         return OpenedPicture(scene=scene, pixels=None, error=str(error), covered={})
-    return OpenedPicture(scene=scene, pixels=pixels, covered=covered)
+    return OpenedPicture(scene=scene, pixels=preprocessed, covered=covered)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from pathlib import Path
 PACKAGES = (
     "lens_multimodal",
     "lens_multimodal.analysis",
+    "lens_multimodal.atlas",
     "lens_multimodal.cli",
     "lens_multimodal.data",
     "lens_multimodal.experiments",

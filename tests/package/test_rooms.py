@@ -22,7 +22,7 @@ ORDER = (
     ("neuron_card",),
     ("lens",),
     ("attach", "runs"),
-    ("train", "experiments", "store"),
+    ("train", "experiments", "store", "atlas"),
     ("views",),
     ("reproduction",),
     ("short_report",),
