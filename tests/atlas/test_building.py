@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from lens_multimodal import VisionLens, attach_vision
 from lens_multimodal.atlas import Atlas, build_atlas
 from lens_multimodal.atlas import building as building_module
 from lens_multimodal.atlas.atlas_tables import COLUMNS
@@ -28,6 +29,7 @@ from lens_multimodal.files import SettingsChanged
 from tests.atlas.atlas_world import atlas_of, bytes_of, run_atlas, world_scenes
 from tests.experiments import planted
 from tests.lenses import random_lens
+from tests.models import wrapped_model
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +53,33 @@ def whole(lens, scenes, home) -> Atlas:
 
 
 CELL = planted.CELL
-CLEARLY, HARDLY = 1.3, 0.6
-"""Patches are red or not, by twice their red less green and blue, as the planted neuron reads them; none is between."""
+CLEARLY, HARDLY = 0.8, 0.2
+"""Dogs are patches with more red than `CLEARLY`, and less green and blue than `HARDLY`."""
+
+
+def colourful_world(folder: Path) -> VisionLens:
+    """The planted language model behind a projection that gives every colour strong directions of its own.
+
+    With the projection of `planted`, any neuron that reads red at all would do as well as the planted one; so here no
+    other reads what it reads or writes.
+    """
+    words = planted.make_tokenizer(folder / "tokenizer")
+    projection = torch.nn.Linear(3, planted.D_MODEL).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        projection.weight.copy_(torch.randn(projection.weight.shape, generator=generator))
+        projection.bias.copy_(-projection.weight.sum(dim=1) / 2)
+        projection.weight[[planted.DOG, planted.NOTHING]] = 0
+        projection.bias[[planted.DOG, planted.NOTHING]] = 0
+        projection.weight[planted.RED] = 6 * torch.tensor([1.0, -1.0, -1.0])
+        projection.bias[planted.RED] = 0
+    language_model = planted.language_model(words)
+    for layer, block in enumerate(language_model.transformer.h):
+        others = [n for n in range(planted.D_MLP) if (layer, n) != (planted.LAYER, planted.NEURON)]
+        for direction in (planted.RED, planted.DOG):
+            block.mlp.fc_in.weight[others, direction] = 0
+    model = wrapped_model("bridge", language_model, words)
+    return attach_vision(model, vision=planted.encoder(), projection=projection, tokenizer=words)
 
 
 def mosaics(folder: Path, count: int) -> list[Scene]:
@@ -62,16 +89,21 @@ def mosaics(folder: Path, count: int) -> list[Scene]:
     scenes = []
     while len(scenes) < count:
         colours = generator.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+        if len(scenes) % 2:
+            colours[tuple(generator.integers(0, 3, 2))] = generator.integers((215, 0, 0), (256, 40, 40))
         red, green, blue = (colours / 255).transpose(2, 0, 1)
-        strength = {"dog": 2 * red - green - blue, "cat": 2 * blue - red - green}
-        if ((strength["dog"] > HARDLY) & (strength["dog"] < CLEARLY)).any():
-            continue
+        shown = {
+            "dog": (red > CLEARLY) & (green < HARDLY) & (blue < HARDLY),
+            "cat": (blue > CLEARLY) & (red < 0.5) & (green < 0.5),
+        }
+        if ((red - green - blue > 0.2) & ~shown["dog"]).any():
+            continue  # nearly red
         number = len(scenes)
         path = folder / f"{number}.png"
         Image.fromarray(colours.repeat(CELL, axis=0).repeat(CELL, axis=1)).save(path)
         objects = []
-        for name, values in strength.items():
-            for row, col in np.argwhere(values > CLEARLY) * CELL:
+        for name, where in shown.items():
+            for row, col in np.argwhere(where) * CELL:
                 x, y = float(col), float(row)
                 corners = [x, y, x + CELL, y, x + CELL, y + CELL, x, y + CELL]
                 objects.append(
@@ -95,12 +127,12 @@ def mosaics(folder: Path, count: int) -> list[Scene]:
 
 
 def test_a_planted_neuron_comes_first_for_its_concept_and_recurs(tmp_path):
-    world = planted.make_world(tmp_path)
+    lens = colourful_world(tmp_path)
     scenes = mosaics(tmp_path / "mosaics", 80)
     n_dogs = sum(thing.category == "dog" for scene in scenes for thing in scene.objects)
     assert n_dogs > 20
     atlas = build_atlas(
-        world.lens,
+        lens,
         scenes,
         tmp_path / "out",
         quantile=1 - n_dogs / 720,
@@ -111,9 +143,8 @@ def test_a_planted_neuron_comes_first_for_its_concept_and_recurs(tmp_path):
     )
     first = atlas.concept("dog").iloc[0]
     assert (first["layer"], first["neuron"]) == (planted.LAYER, planted.NEURON)
-    assert first["iou"] == first["average_precision"] == 1.0
-    assert first["recurrence_even"] == first["recurrence_odd"] == 1.0
-    assert first["iou"] > 1.2 * atlas.concept("dog").iloc[1]["iou"]
+    assert min(first[["iou", "average_precision", "recurrence_even", "recurrence_odd"]]) > 0.9
+    assert first["iou"] > 1.5 * atlas.concept("dog").iloc[1]["iou"]
     assert atlas.concept("cat").iloc[0]["neuron"] != planted.NEURON
     entry = atlas.neuron(planted.LAYER, planted.NEURON)
     assert entry.facts["category"] == "dog"
@@ -121,6 +152,7 @@ def test_a_planted_neuron_comes_first_for_its_concept_and_recurs(tmp_path):
     assert entry.facts["p"] == atlas.neurons["p"].min()
     assert entry.facts["iou_permuted"] < 0.3
     dogs = {scene.id for scene in scenes if "dog" in scene.categories}
+    assert len(entry.patches) == 16
     assert set(entry.patches["image_id"]) <= dogs
     recurs = atlas.recurrence.set_index("category").loc["dog"]
     assert recurs["recurrence"] > recurs["random_high"]
