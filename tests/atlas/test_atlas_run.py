@@ -19,8 +19,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from lens_multimodal import VisionLens, attach_vision
-from lens_multimodal.atlas import Atlas, build_atlas
-from lens_multimodal.atlas import building as building_module
+from lens_multimodal.atlas import Atlas, atlas_run, build_atlas
 from lens_multimodal.atlas.atlas_tables import COLUMNS
 from lens_multimodal.atlas.layer_tally import LayerTally, thresholds_of
 from lens_multimodal.atlas.selectivity_measures import average_precision
@@ -169,7 +168,7 @@ def test_chunks_and_saves_do_not_show(lens, scenes, whole, tmp_path):
 
 
 def test_few_bytes_for_the_quantiles_change_nothing(lens, scenes, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(building_module.calibrated, "__kwdefaults__", {"budget_bytes": 1})
+    monkeypatch.setattr(atlas_run.calibrated, "__kwdefaults__", {"budget_bytes": 1})
     again = atlas_of(lens, scenes, tmp_path / "out")
     assert bytes_of(again.folder) == bytes_of(whole.folder)
 
@@ -222,19 +221,19 @@ def test_states_of_two_processes_are_continued_by_one(lens, scenes, whole, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(building_module, "write_tables", fail)
+        patched.setattr(atlas_run, "write_tables", fail)
         patched.setattr(Processes, "of_environment", classmethod(lambda cls: cls(rank=0, world=2)))
         with pytest.raises(KeyboardInterrupt):
             atlas_of(lens, scenes, out, save_every=0)
         patched.setattr(Processes, "of_environment", classmethod(lambda cls: cls(rank=1, world=2)))
-        count = building_module._Counter.count
+        count = atlas_run._Counter.count
         seen = []
 
         def twice(self, chunk, bar):
             seen.append(chunk)
             return fail() if len(seen) > 2 else count(self, chunk, bar)
 
-        patched.setattr(building_module._Counter, "count", twice)
+        patched.setattr(atlas_run._Counter, "count", twice)
         with pytest.raises(KeyboardInterrupt):
             atlas_of(lens, scenes, out, save_every=0)
     assert sorted(path.name for path in (out / "states").iterdir()) == ["r0.safetensors", "r1.safetensors"]
