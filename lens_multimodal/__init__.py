@@ -73,7 +73,19 @@ _HOMES = {
     "transformer.hooked_transformer": ("hooked_gpt_j",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = ("analysis", "arguments", "data", "experiments", "hooks", "image", "prompt", "train", "transformer", "views")
+_ROOMS = (
+    "analysis",
+    "arguments",
+    "data",
+    "experiments",
+    "hooks",
+    "image",
+    "prompt",
+    "store",
+    "train",
+    "transformer",
+    "views",
+)
 """Subpackages that can be reached without an import of their own: `lens_multimodal.hooks.ablate`."""
 
 

@@ -17,9 +17,9 @@ from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.registry import EXPERIMENTS
 from lens_multimodal.experiments.run_results import Results
 from lens_multimodal.experiments.shared.picture_state import PictureSettings
-from lens_multimodal.experiments.stream.processes import Processes
 from lens_multimodal.experiments.stream.streaming import Batching, stream
 from lens_multimodal.lens import VisionLens
+from lens_multimodal.runs.processes import Processes
 from lens_multimodal.tiny import scenes_folder
 from lens_multimodal.views.report import write_report
 

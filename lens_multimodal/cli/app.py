@@ -10,6 +10,7 @@ import typer
 
 from lens_multimodal.cli import (
     ablate_command,
+    activations_command,
     caption_command,
     decode_command,
     experiment_commands,
@@ -30,6 +31,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     ablate_command.ablate,
     patch_command.patch,
     train_command.train,
+    activations_command.activations,
     experiment_commands.reproduce,
     experiment_commands.report,
     explore_command.explore,

@@ -8,8 +8,7 @@ annotated as crowds are left out, since they are not one object, and so are pict
 from pathlib import Path
 
 from lens_multimodal.data import CocoScenes, read_coco
-
-SPLIT = "val2017"
+from lens_multimodal.data.any_scenes import split_of
 
 
 def scenes_of(folder: str | Path) -> CocoScenes:
@@ -23,18 +22,9 @@ def scenes_of(folder: str | Path) -> CocoScenes:
         FileNotFoundError: annotation files or pictures are missing; they are listed.
         ValueError: no picture has an object; or as `read_coco`.
     """
-    home, split = _split_of(Path(folder).absolute())
+    home, split = split_of(Path(folder).absolute())
     scenes = read_coco(home, split=split)
     kept = scenes.with_objects(crowds=False)
     if not len(kept):
         raise ValueError(f"none of the {len(scenes)} pictures of {str(folder)!r} has an object that is not a crowd")
     return kept
-
-
-def _split_of(folder: Path) -> tuple[Path, str | None]:
-    """The data set's folder and the split; None where the folder is that of one split."""
-    if (folder / "annotations").is_dir():
-        return folder, SPLIT if (folder / SPLIT).is_dir() else None
-    if (folder.parent / "annotations").is_dir() and not (folder / "instances.json").is_file():
-        return folder.parent, folder.name
-    return folder, None

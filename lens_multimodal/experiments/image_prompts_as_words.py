@@ -18,10 +18,10 @@ from lens_multimodal.experiments.shared import word_agreement as agreement
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.image_words import WORDS_READ, nearest_to_image_prompts, random_tokens
 from lens_multimodal.experiments.shared.nouns import says
-from lens_multimodal.experiments.shared.object_patches import covered_share
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.random_parts import random_projection, vectors_of
 from lens_multimodal.experiments.shared.summaries import Drawing, Pair, PairedVerdict, SummaryTable
+from lens_multimodal.image.patch_cover import covered_share
 
 
 @dataclass(frozen=True, kw_only=True)

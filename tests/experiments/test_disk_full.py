@@ -9,7 +9,8 @@ import pytest
 
 from lens_multimodal.experiments.stream import DiskFull
 from lens_multimodal.experiments.stream.merge import merge
-from lens_multimodal.experiments.stream.parts import disk_full, read_parts
+from lens_multimodal.experiments.stream.parts import read_parts
+from lens_multimodal.runs.disk_full import disk_full
 from tests.experiments.stream_world import make_scenes, run_probe
 from tests.experiments.test_stream import bytes_of
 
@@ -63,6 +64,6 @@ def test_a_disk_that_fills_up_during_a_run_loses_nothing(tmp_path: Path) -> None
     saved = tmp_path / "saved"
     safe = sum(len(part.done) for part in read_parts(saved))
     assert 0 < safe < 14
-    assert f"The rows of {safe} pictures" in said
+    assert f"{safe} pictures are safe" in said
     run_probe(tmp_path / "pictures", saved)
     assert bytes_of(saved) == bytes_of(tmp_path / "whole")

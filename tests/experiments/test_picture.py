@@ -7,8 +7,8 @@ import pytest
 
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.shared.nouns import noun_finder, says, singular
-from lens_multimodal.experiments.shared.object_patches import covered_share
 from lens_multimodal.experiments.shared.picture_state import PictureSettings, with_control
+from lens_multimodal.image.patch_cover import covered_share
 
 
 @pytest.mark.parametrize("index", range(3))

@@ -12,11 +12,13 @@ from pathlib import Path
 PACKAGES = (
     "lens_multimodal",
     "lens_multimodal.analysis",
+    "lens_multimodal.atlas",
     "lens_multimodal.cli",
     "lens_multimodal.data",
     "lens_multimodal.experiments",
     "lens_multimodal.explorer",
     "lens_multimodal.hooks",
+    "lens_multimodal.store",
     "lens_multimodal.views.plots",
     "lens_multimodal.train",
 )

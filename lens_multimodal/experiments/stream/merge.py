@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lens_multimodal.experiments.stream.frames import EMPTY, PICTURE, joined, unified
-from lens_multimodal.experiments.stream.parts import Part, disk_full, read_parts
+from lens_multimodal.experiments.stream.parts import Part, read_parts
 from lens_multimodal.files import write_atomically, write_text
+from lens_multimodal.runs.disk_full import disk_full
 
 ROWS_PER_GROUP = 65_536
 

@@ -5,7 +5,6 @@ parts/00000-00031.r0/                first and last picture (their places in the
     causal.ablations.parquet ...     rows of these pictures, in this order
 """
 
-import errno
 import json
 import re
 import shutil
@@ -19,14 +18,11 @@ import pyarrow.parquet as pq
 
 from lens_multimodal.experiments.stream.frames import joined
 from lens_multimodal.files import write_atomically
+from lens_multimodal.runs.disk_full import disk_full
 
 _REMEDY = "delete this folder; its pictures are then computed again"
 
 NAME = re.compile(r"(\d+)-(\d+)\.r(\d+)(?:\.\d+)?")
-
-
-class DiskFull(OSError):
-    """The disk of the output folder is full; everything written before is safe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +108,6 @@ def remove_unfinished(out: Path, *, rank: int) -> None:
     """Remove what this process had not finished writing when it was killed."""
     for left in (out / "parts").glob(f".*.r{rank}.*partial"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def disk_full(error: OSError, out: Path, *, safe: int) -> OSError:
-    """For a full disk, an error that says what is safe and how to continue; any other error unchanged."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    return DiskFull(
-        errno.ENOSPC,
-        f"no space left on the disk of {out}. The rows of {safe} pictures are safe; free some space and run the same "
-        f"command again: it continues after them and gives the same tables",
-    )
 
 
 def _free(home: Path, name: str) -> Path:

@@ -1,6 +1,5 @@
 """How a run continues: only under the settings it was made with, and only with the pictures that lack rows."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.stream import manifest as manifests
 from lens_multimodal.experiments.stream.parts import read_parts, remove_unfinished
-from lens_multimodal.experiments.stream.processes import Processes
-from lens_multimodal.files import SettingsChanged, check_same_settings, write_text
+from lens_multimodal.files import SettingsChanged
+from lens_multimodal.runs import claim as runs_claim
+from lens_multimodal.runs.processes import Processes
 
 MAY_DIFFER = ("limit", "folder")
 """Entries that may change between two starts: a run can be extended, and the data can be moved."""
@@ -23,23 +23,13 @@ def claim(out: Path, manifest: Mapping[str, Any]) -> None:
         ValueError: the manifest is damaged, or the folder holds files but no manifest.
     """
     before = manifests.read(out)
-    if before is None:
-        strangers = [p.name for p in out.iterdir() if not p.name.startswith(".")] if out.is_dir() else []
-        if strangers:
-            raise ValueError(
-                f"{out} holds {', '.join(sorted(strangers)[:5])} but no manifest of a run: choose an empty folder"
-            )
-    else:
-        remedy = "Use another folder, take the settings of this one, or delete it to start over"
-        check_same_settings(before, manifest, where=out, remedy=remedy, may_differ=MAY_DIFFER)
-        shrunk = _shrunk(before["limit"], manifest["limit"])
-        if shrunk:
-            raise SettingsChanged(
-                f"{out} was made for {shrunk} pictures, but the limit is now {manifest['limit']}: a run can be "
-                f"extended, not shortened; use another folder"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    shrunk = None if before is None else _shrunk(before["limit"], manifest["limit"])
+    if shrunk:
+        raise SettingsChanged(
+            f"{out} was made for {shrunk} pictures, but the limit is now {manifest['limit']}: a run can be extended, "
+            f"not shortened; use another folder"
+        )
+    runs_claim.claim(out, manifest, before=before, may_differ=MAY_DIFFER)
 
 
 def unfinished(out: Path, order: Sequence[Scene], processes: Processes) -> list[tuple[int, Scene]]:

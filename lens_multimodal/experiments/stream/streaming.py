@@ -20,10 +20,10 @@ from lens_multimodal.experiments.stream import manifest as manifests
 from lens_multimodal.experiments.stream.frames import as_arrow
 from lens_multimodal.experiments.stream.merge import merge
 from lens_multimodal.experiments.stream.parts import write_part
-from lens_multimodal.experiments.stream.processes import Processes
 from lens_multimodal.experiments.stream.resume import claim, unfinished
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.seeds import seed_for
+from lens_multimodal.runs.picture_order import in_order
+from lens_multimodal.runs.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +108,6 @@ def stream(
     if processes.rank == 0:
         merge(out, table_names(experiments), [scene.id for scene in order])
     processes.wait()
-
-
-def in_order(scenes: Sequence[Scene], seed: int) -> list[Scene]:
-    """A random order of the scenes that does not depend on the limit, so that every prefix is a random sample."""
-    return sorted(scenes, key=lambda scene: (seed_for(seed, "order", scene.id), scene.id))
 
 
 def table_names(experiments: Sequence[Experiment[Any]]) -> list[str]:

@@ -1,0 +1,208 @@
+"""Build an atlas: quantiles from a sample, one pass over all pictures, tables; continued after any interruption."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_multimodal import transformer
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.arguments.units import Layers, read_layers
+from lens_multimodal.atlas.atlas_reading import TABLES, Atlas
+from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, AtlasSettings
+from lens_multimodal.atlas.atlas_tables import write_tables
+from lens_multimodal.atlas.chunk_pass import Run, category_parts
+from lens_multimodal.atlas.layer_tally import LayerTally, moments, thresholds_of
+from lens_multimodal.atlas.state import State, merged, read_thresholds, remove_states, save_moments, save_thresholds
+from lens_multimodal.data import Scene
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.image_prompt import PROMPT
+from lens_multimodal.runs.claim import claim, read_manifest
+from lens_multimodal.runs.picture_order import in_order
+from lens_multimodal.runs.processes import Processes
+from lens_multimodal.runs.provenance import plain, provenance
+
+FORMAT = 1
+CALIBRATION_BYTES = 2**32
+"""Activations held at once while the quantiles are taken; fewer bytes mean more passes over the sample."""
+
+
+@public
+def build_atlas(
+    lens: VisionLens,
+    scenes: Sequence[Scene],
+    out: str | Path,
+    *,
+    layers: Layers = None,
+    found: str | Path | None = None,
+    quantile: float = NETWORK_DISSECTION,
+    n_calibration: int = 256,
+    n_top: int = 16,
+    text: str = PROMPT,
+    batch_size: int = 32,
+    pictures_per_chunk: int = 256,
+    seed: int = 0,
+    save_every: float | int = 120.0,
+    progress: bool = True,
+) -> Atlas:
+    """What every neuron of some layers responds to over a data set; started again, it continues where it stopped.
+
+    One pass, after a first look at a sample. Nothing grows with the data set but 16 bytes for each neuron and chunk.
+    Under `accelerate launch` or `torchrun` the chunks are shared; one process and several give equal tables.
+
+    Args:
+        scenes: pictures with objects (`data.scenes_in`). Without objects the atlas has no concepts.
+        out: a folder of its own.
+        layers: None for all.
+        found: a folder of `reproduce` whose `discovery` rows tell for which nouns a neuron was found, and how much it
+            contributed to them.
+        quantile: a neuron is on above this quantile of its activations over image patches (Bau et al. 2017: 0.995).
+        n_calibration: pictures from which the quantiles are taken; they are exact if these are all.
+        n_top: pictures kept for each neuron.
+        text: after the image.
+        batch_size: pictures in one forward pass.
+        pictures_per_chunk: pictures that one process takes at a time; half of them is lost on average when it is
+            killed, or what was done since the last save.
+        seed: of the order of the pictures, which decides the sample and the halves.
+        save_every: seconds between saves of all counts.
+
+    Raises:
+        ValueError: no scene, pictures of the same id, layers that do not exist, nothing readable.
+        SettingsChanged: `out` holds an atlas made in another way.
+    """
+    if not len(scenes) or len({scene.id for scene in scenes}) < len(scenes):
+        raise ArgumentValueError(f"expected pictures with an id of their own each, got {len(scenes)}", "scenes")
+    home = Path(out)
+    settings = AtlasSettings(
+        layers=read_layers(lens.model, layers),
+        quantile=quantile,
+        n_calibration=n_calibration,
+        n_top=n_top,
+        text=text,
+        batch_size=batch_size,
+        pictures_per_chunk=pictures_per_chunk,
+        seed=seed,
+    )
+    categories = sorted({category for scene in scenes for category in scene.categories})
+    run = Run(lens=lens, order=in_order(scenes, seed), categories=categories, settings=settings)
+    processes = Processes.of_environment()
+    if processes.rank == 0:
+        manifest = {
+            "format": FORMAT,
+            "kind": "atlas",
+            "settings": plain(asdict(settings)),
+            "categories": categories,
+            "n_patches": lens.vision.n_patches,
+            **provenance(lens, scenes),
+        }
+        claim(home, manifest, before=read_manifest(home), may_differ=("folder",))
+        if not (home / TABLES).is_dir() and read_thresholds(home) is None:
+            save_thresholds(home, calibrated(run, progress=progress))
+    processes.wait()
+    if not (home / TABLES).is_dir():
+        _tally(run, home, processes, save_every=save_every, progress=progress)
+        processes.wait()
+        if processes.rank == 0:
+            write_tables(run, home, merged(home, run), found=None if found is None else Path(found))
+            remove_states(home)
+    processes.wait()
+    return Atlas(home)
+
+
+@torch.no_grad()
+def calibrated(run: Run, *, progress: bool, budget_bytes: int = CALIBRATION_BYTES) -> dict[int, Tensor]:
+    """The quantiles of every neuron over the image patches of the first pictures, `[level, neuron]` by layer."""
+    places = range(min(len(run.order), run.settings.n_calibration))
+    dtype = next(run.lens.model.parameters()).dtype
+    n_values = len(places) * run.lens.vision.n_patches * run.lens.shape.d_mlp
+    at_once = max(1, budget_bytes // (n_values * dtype.itemsize))
+    result: dict[int, Tensor] = {}
+    layers = run.settings.layers
+    groups = [layers[i : i + at_once] for i in range(0, len(layers), at_once)]
+    for group in tqdm(groups, desc="quantiles", unit="group of layers", disable=not progress, delay=2.0):
+        kept: dict[int, list[Tensor]] = {layer: [] for layer in group}
+
+        def keep(layer: int, activation: Tensor, _: object, kept: dict[int, list[Tensor]] = kept) -> None:
+            kept[layer].append(activation.to(dtype))
+
+        for pairs in run.batches(places, with_objects=False):
+            readable = [pair for pair in pairs if pair.picture.pixels is not None]
+            if readable:
+                run.forward(readable, group, keep)
+        for layer in group:
+            if not kept[layer]:
+                raise ValueError(f"none of the first {len(places)} pictures can be read")
+            values = torch.cat([own.flatten(0, 1) for own in kept.pop(layer)])
+            columns = values.split(1024, dim=1)
+            result[layer] = torch.cat([thresholds_of(own, run.settings.levels) for own in columns], dim=1).cpu()
+    return result
+
+
+def _tally(run: Run, home: Path, processes: Processes, *, save_every: float | int, progress: bool) -> None:
+    """Count the chunks of this process that no saved state holds."""
+    size = run.settings.pictures_per_chunk
+    done = {chunk for state in State.all_in(home) for chunk in state.chunks}
+    own = range(processes.rank, -(-len(run.order) // size), processes.world)
+    missing = [chunk for chunk in own if chunk not in done]
+    counter = _Counter(run, home, State.of_rank(home, processes.rank) or State.empty(run))
+    saved = time.monotonic()
+    bar = tqdm(
+        total=sum(len(_places(run, chunk)) for chunk in missing),
+        desc="pictures",
+        unit="picture",
+        disable=not progress or processes.rank > 0,
+        delay=2.0,
+    )
+    with bar:
+        for chunk in missing:
+            counter.count(chunk, bar)
+            if chunk == missing[-1] or time.monotonic() - saved >= save_every:
+                counter.state.save(home, processes.rank)
+                saved = time.monotonic()
+
+
+def _places(run: Run, chunk: int) -> range:
+    size = run.settings.pictures_per_chunk
+    return range(chunk * size, min((chunk + 1) * size, len(run.order)))
+
+
+@dataclass(eq=False)
+class _Counter:
+    """Adds chunk after chunk to a state."""
+
+    run: Run
+    home: Path
+    state: State
+
+    def __post_init__(self) -> None:
+        found = read_thresholds(self.home)
+        assert found is not None
+        device = {layer: transformer.w_out(self.run.lens.model, layer).device for layer in found}
+        self.thresholds = {layer: own.to(device[layer]) for layer, own in found.items()}
+        for layer, tally in self.state.layers.items():
+            on_device = {name: tensor.to(device[layer]) for name, tensor in tally.tensors().items()}
+            self.state.layers[layer] = LayerTally(**on_device)
+
+    def count(self, chunk: int, bar: tqdm) -> None:
+        sums: dict[int, Tensor] = {}
+        on = self.run.settings.on
+
+        def seen(layer: int, activation: Tensor, facts: object) -> None:
+            self.state.layers[layer].add(activation, facts, self.thresholds[layer], on)  # type: ignore[arg-type]
+            sums[layer] = sums.get(layer, 0) + moments(activation)
+
+        for pairs in self.run.batches(_places(self.run, chunk)):
+            readable = [pair for pair in pairs if pair.picture.pixels is not None]
+            if readable:
+                self.run.forward(readable, self.run.settings.layers, seen)
+            self.state.add_pictures(pairs, *category_parts(self.run, readable))
+            bar.update(len(pairs))
+        broken = [layer for layer, own in sums.items() if not bool(own.isfinite().all())]
+        if broken:
+            raise FloatingPointError(f"activations of layers {broken} are infinite or NaN in chunk {chunk} of pictures")
+        save_moments(self.home, chunk, {layer: own.cpu() for layer, own in sums.items()})
+        self.state.chunks.append(chunk)

@@ -1,0 +1,46 @@
+"""Pictures without annotations as scenes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from lens_multimodal.data.coco import Scene
+from lens_multimodal.data.folders import pictures_in
+
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag, and its values for pictures stored lying on their side."""
+
+
+def pictures_as_scenes(pictures: str | Path | Sequence[str | Path]) -> list[Scene]:
+    """Scenes without captions and objects, numbered from 0, for whatever runs over a data set.
+
+    Args: pictures: a folder, read with its subfolders by path; or picture files.
+    Raises: FileNotFoundError for a folder or file that is not there; ValueError for a folder without pictures.
+    """
+    if isinstance(pictures, (str, Path)):
+        if not Path(pictures).is_dir():
+            raise FileNotFoundError(f"no folder at {str(pictures)!r}")
+        pictures = pictures_in(Path(pictures)) or _none(Path(pictures))
+    scenes = []
+    for number, path in enumerate(map(Path, pictures)):
+        width, height = _size(path)
+        scenes.append(Scene(id=number, path=path, height=height, width=width, captions=(), objects=(), extra={}))
+    return scenes
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """As the picture is opened; 1 x 1 for a file that is no picture, which a run then reports as unreadable."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no picture at {str(path)!r}")
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION) in TURNED
+    except Exception:  # a damaged header can fail in any way
+        return 1, 1
+    return (height, width) if turned else (width, height)
+
+
+def _none(folder: Path) -> list[Path]:
+    raise ValueError(f"no picture in the folder {str(folder)!r}")

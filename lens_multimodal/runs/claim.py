@@ -1,0 +1,53 @@
+"""A run's manifest on disk: the folder belongs to one run and is continued only under the settings it was made with."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from lens_multimodal.files import check_same_settings, write_text
+
+MANIFEST = "manifest.json"
+
+
+def read_manifest(out: Path) -> dict[str, Any] | None:
+    """The manifest of a run, or None where there is none.
+
+    Raises: ValueError for a damaged one.
+    """
+    path = out / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete {out} to start over") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not the manifest of a run: delete {out} to start over")
+    return found
+
+
+def claim(
+    out: Path, manifest: Mapping[str, Any], *, before: Mapping[str, Any] | None, may_differ: Collection[str]
+) -> None:
+    """Write the manifest of a run, after checking that it continues the one in `out`.
+
+    Args:
+        before: the manifest that is there, or None.
+        may_differ: top-level entries that may change between two starts.
+
+    Raises:
+        SettingsChanged: it does not continue it; the message lists every difference.
+        ValueError: the folder holds files but no manifest.
+    """
+    if before is None:
+        strangers = [p.name for p in out.iterdir() if not p.name.startswith(".")] if out.is_dir() else []
+        if strangers:
+            raise ValueError(
+                f"{out} holds {', '.join(sorted(strangers)[:5])} but no manifest of a run: choose an empty folder"
+            )
+    else:
+        remedy = "Use another folder, take the settings of this one, or delete it to start over"
+        check_same_settings(before, manifest, where=out, remedy=remedy, may_differ=may_differ)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")

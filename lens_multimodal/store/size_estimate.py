@@ -1,0 +1,124 @@
+"""How large a store will be and how long it will take, measured on a few pictures."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.data import Scene
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.image_prompt import PROMPT
+from lens_multimodal.runs.processes import Processes
+from lens_multimodal.store.reading import SHARDS
+from lens_multimodal.store.what_to_store import StoredPositions, WhatToStore
+from lens_multimodal.store.writing import check, dtype_name, write_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A plan for a run over a data set, from a measured sample of it."""
+
+    pictures: int
+    """That the plan is for."""
+    measured: int
+    """Pictures that were measured."""
+    bytes: int
+    seconds: float
+    """With one process."""
+    free_bytes: int | None = None
+    """On the disk of the output folder; None if it was not named."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.pictures:,} pictures, measured on {self.measured}: {_bytes(self.bytes)}, "
+            f"{_duration(self.seconds)} with one process ({self.pictures / self.seconds:,.1f} pictures a second)"
+        ]
+        if self.free_bytes is not None and self.free_bytes < self.bytes:
+            lines.append(f"the disk has only {_bytes(self.free_bytes)} left")
+        return "; ".join(lines)
+
+
+@public
+def estimate(
+    lens: VisionLens,
+    scenes: Sequence[Scene],
+    *,
+    at: Sequence[str] | str,
+    positions: StoredPositions = "image",
+    categories: Sequence[str] | None = None,
+    covered: float = 0.5,
+    text: str = PROMPT,
+    dtype: str | torch.dtype | None = None,
+    batch_size: int = 32,
+    max_new_tokens: int = 20,
+    n_pictures: int | None = None,
+    n_batches: int = 3,
+    out: str | Path | None = None,
+) -> Estimate:
+    """Size and time of `write_activations` with the same arguments: a few batches are written to a temporary folder.
+
+    Args:
+        n_pictures: for a data set of this many pictures like `scenes`; None for `scenes` themselves.
+        n_batches: that are measured, after one to warm up.
+        out: the folder that will be written, whose disk is measured and looked at.
+
+    Raises: as `write_activations`.
+    """
+    what = WhatToStore(
+        at=(at,) if isinstance(at, str) else tuple(at),
+        positions=positions,
+        categories=None if categories is None else tuple(categories),
+        covered=covered,
+        text=text,
+        max_new_tokens=max_new_tokens,
+        dtype=dtype_name(lens, dtype),
+        batch_size=batch_size,
+    )
+    if n_batches < 1:
+        raise ArgumentValueError(f"expected at least 1, got {n_batches}", "n_batches")
+    names = check(scenes, what)
+    total = len(scenes) if n_pictures is None else n_pictures
+    count = min(len(scenes), n_batches * batch_size)
+    sample = [scenes[i * len(scenes) // count] for i in range(count)]
+    place = _existing(Path(out)) if out is not None else None
+    one_shard = replace(what, pictures_per_shard=count)
+    alone = Processes()
+    with TemporaryDirectory(dir=place, prefix=".estimate-") as folder:
+        home = Path(folder)
+        write_shards(lens, sample[:batch_size], home / "warm", one_shard, names, processes=alone, progress=False)
+        started = time.perf_counter()
+        write_shards(lens, sample, home / "measured", one_shard, names, processes=alone, progress=False)
+        seconds = time.perf_counter() - started
+        size = sum(file.stat().st_size for file in (home / "measured" / SHARDS).iterdir())
+    return Estimate(
+        pictures=total,
+        measured=count,
+        bytes=round(size * total / count),
+        seconds=seconds * total / count,
+        free_bytes=None if place is None else shutil.disk_usage(place).free,
+    )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+def _bytes(number: float | int) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,244 @@
+"""Write activations of a whole data set: shards that appear whole or not at all, the same bytes however often killed.
+
+A shard holds the rows of a fixed run of pictures, taken in fixed batches. So its bytes depend neither on the number of
+processes nor on interruptions, and what is missing is seen from the files alone.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_multimodal.arguments.boundary import ArgumentValueError, public
+from lens_multimodal.data import Scene
+from lens_multimodal.files import write_atomically
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.image_prompt import PROMPT
+from lens_multimodal.runs.ahead import Background, ahead
+from lens_multimodal.runs.claim import claim, read_manifest
+from lens_multimodal.runs.disk_full import disk_full
+from lens_multimodal.runs.opened_pictures import OpenedPicture, open_picture
+from lens_multimodal.runs.processes import Processes
+from lens_multimodal.runs.provenance import plain, provenance
+from lens_multimodal.store.chosen_rows import BatchOfRows, rows_of
+from lens_multimodal.store.reading import SHARDS, Activations, shard_file
+from lens_multimodal.store.what_to_store import StoredPositions, WhatToStore, check_categories
+
+FORMAT = 1
+
+
+@public
+def write_activations(
+    lens: VisionLens,
+    scenes: Sequence[Scene],
+    out: str | Path,
+    *,
+    at: Sequence[str] | str,
+    positions: StoredPositions = "image",
+    categories: Sequence[str] | None = None,
+    covered: float = 0.5,
+    text: str = PROMPT,
+    dtype: str | torch.dtype | None = None,
+    batch_size: int = 32,
+    pictures_per_shard: int = 256,
+    max_new_tokens: int = 20,
+    progress: bool = True,
+) -> Activations:
+    """Store activations at chosen positions of every picture; started again, it continues where it stopped.
+
+    Under `accelerate launch` or `torchrun` every process writes a share of the shards; `out` must then be a folder
+    that all of them can reach.
+
+    Args:
+        scenes: pictures of a data set (`read_coco`, `data.pictures_as_scenes`).
+        out: a folder of its own.
+        at: hook points with activations `[batch, pos, ...]`, such as `blocks.5.mlp.hook_post`.
+        positions: `image` (every image patch), `objects` (patches covered by an annotated category), `text` (the words
+            after the image), `caption` (the words of the model's own caption), `all` (image and text).
+        categories: for `objects`, the categories that count; None for all.
+        covered: for `objects`, the least share of a patch that one category covers.
+        text: after the image.
+        dtype: of the stored numbers: float32, bfloat16 or float16; None for the model's own.
+        batch_size: pictures in one forward pass.
+        pictures_per_shard: pictures of one file. One shard is held in memory while it is made.
+        max_new_tokens: for `caption`, the longest caption.
+
+    Raises:
+        ValueError: no scene, unknown hook points or categories, pictures of the same id.
+        SettingsChanged: `out` holds activations made in another way; the differences are listed.
+        FloatingPointError: activations that `dtype` cannot hold.
+        DiskFull: nothing more can be written; what was written is safe.
+    Cost: one forward pass for each batch, no logits of image positions. The start hashes all weights.
+    """
+    home = Path(out)
+    what = WhatToStore(
+        at=(at,) if isinstance(at, str) else tuple(at),
+        positions=positions,
+        categories=None if categories is None else tuple(categories),
+        covered=covered,
+        text=text,
+        max_new_tokens=max_new_tokens,
+        dtype=dtype_name(lens, dtype),
+        batch_size=batch_size,
+        pictures_per_shard=pictures_per_shard,
+    )
+    names = check(scenes, what)
+    processes = Processes.of_environment()
+    rows_of(lens, [_blank(lens, scenes[0])], what, names)  # unknown hook points are refused before anything is written
+    if processes.rank == 0:
+        manifest = {
+            "format": FORMAT,
+            "kind": "activations",
+            "what": plain(asdict(what)),
+            "categories": names,
+            **provenance(lens, scenes),
+        }
+        claim(home, manifest, before=read_manifest(home), may_differ=("folder",))
+    processes.wait()
+    write_shards(lens, scenes, home, what, names, processes=processes, progress=progress)
+    processes.wait()
+    return Activations(home)
+
+
+def dtype_name(lens: VisionLens, dtype: str | torch.dtype | None) -> str:
+    """`float32` and the like; None gives the model's own."""
+    return str(next(lens.model.parameters()).dtype if dtype is None else dtype).removeprefix("torch.")
+
+
+def check(scenes: Sequence[Scene], what: WhatToStore) -> list[str]:
+    """The categories of the data set, in alphabetical order.
+
+    Raises: ArgumentValueError for no scene, two of one id, or categories that none shows.
+    """
+    if not len(scenes):
+        raise ArgumentValueError("the data set has no picture", "scenes")
+    if len({scene.id for scene in scenes}) < len(scenes):
+        raise ArgumentValueError("several pictures have the same id", "scenes")
+    names = sorted({category for scene in scenes for category in scene.categories}) if what.with_objects else []
+    if what.with_objects and not names:
+        raise ArgumentValueError('no picture has annotated objects, which positions="objects" needs', "positions")
+    check_categories(what.categories, names)
+    return names
+
+
+def write_shards(
+    lens: VisionLens,
+    scenes: Sequence[Scene],
+    home: Path,
+    what: WhatToStore,
+    categories: Sequence[str],
+    *,
+    processes: Processes,
+    progress: bool,
+) -> None:
+    """The shards of this process that are not there yet; pictures are opened ahead, files written in the background."""
+    size = what.pictures_per_shard
+    own = range(processes.rank, -(-len(scenes) // size), processes.world)
+    missing = [number for number in own if not shard_file(home, number).is_file()]
+    (home / SHARDS).mkdir(parents=True, exist_ok=True)
+    wanted = [scene for number in missing for scene in scenes[number * size : (number + 1) * size]]
+    opened = ahead(
+        lambda scene: open_picture(scene, lens.vision, with_objects=what.with_objects),
+        wanted,
+        waiting=2 * what.batch_size,
+    )
+    bar = tqdm(
+        total=len(wanted), desc="pictures", unit="picture", disable=not progress or processes.rank > 0, delay=2.0
+    )
+    with bar, Background() as background:
+        for number in missing:
+            shard = _Shard(home, number)
+            left = len(scenes[number * size : (number + 1) * size])
+            while left:
+                batch = [next(opened) for _ in range(min(what.batch_size, left))]
+                left -= len(batch)
+                readable = [picture for picture in batch if picture.pixels is not None]
+                rows = rows_of(lens, readable, what, categories) if readable else None
+                background.run(shard.add, batch, rows, _event())
+                bar.update(len(batch))
+            background.run(shard.write)
+
+
+class _Shard:
+    """The rows of one file; lives in the background thread."""
+
+    def __init__(self, home: Path, number: int) -> None:
+        self.home, self.number = home, number
+        self.pieces: dict[str, list[Tensor]] = {}
+        self.pictures: list[tuple[int, int]] = []
+        self.failed: list[dict[str, Any]] = []
+
+    def add(self, batch: Sequence[OpenedPicture], rows: BatchOfRows | None, event: torch.cuda.Event | None) -> None:
+        self.failed += [
+            {"image_id": picture.scene.id, "file": picture.scene.path.name, "error": picture.error}
+            for picture in batch
+            if picture.pixels is None
+        ]
+        if rows is None:
+            return
+        readable = [picture for picture in batch if picture.pixels is not None]
+        self.pictures += [(p.scene.id, n) for p, n in zip(readable, rows.per_picture, strict=True)]
+        for name, tensor in rows.columns.tensors().items():
+            self.pieces.setdefault(f"row.{name}", []).append(tensor)
+        for name, tensor in rows.activations.items():
+            self.pieces.setdefault(name, []).append(_to_cpu(tensor, event))
+            if not bool(rows.finite[name]):
+                raise FloatingPointError(
+                    f"activations of {name} are infinite or NaN as {tensor.dtype} in the pictures from "
+                    f"{readable[0].scene.path.name} on: store a wider dtype"
+                )
+
+    def write(self) -> None:
+        tensors = {}
+        for name in list(self.pieces):
+            tensors[name] = torch.cat(self.pieces.pop(name))
+        # One entry, since safetensors does not keep the order of several.
+        about = {"shard": json.dumps({"pictures": self.pictures, "failed": self.failed}, ensure_ascii=False)}
+        path = shard_file(self.home, self.number)
+        try:
+            with write_atomically(path, durable=True) as partial:
+                save_file(tensors, partial, metadata=about)
+        except OSError as error:
+            done = sum(1 for _ in path.parent.glob("[0-9]*.safetensors"))
+            raise disk_full(error, self.home, safe=done * len(self.pictures)) from error
+
+
+def _event() -> torch.cuda.Event | None:
+    """Marks on the GPU that everything handed over has been computed."""
+    if not torch.cuda.is_available():
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
+
+
+def _to_cpu(tensor: Tensor, event: torch.cuda.Event | None) -> Tensor:
+    """A copy on the CPU that does not hold up the GPU's next forward pass."""
+    if event is None or not tensor.is_cuda:
+        return tensor.cpu()
+    stream = _copies(tensor.device)
+    with torch.cuda.stream(stream):
+        stream.wait_event(event)
+        tensor.record_stream(stream)
+        return tensor.cpu()
+
+
+_STREAMS: dict[torch.device, torch.cuda.Stream] = {}
+
+
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    if device not in _STREAMS:
+        _STREAMS[device] = torch.cuda.Stream(device)
+    return _STREAMS[device]
+
+
+def _blank(lens: VisionLens, scene: Scene) -> OpenedPicture:
+    size = lens.vision.preprocessing
+    everywhere = {name: torch.ones(lens.vision.n_patches) for name in scene.categories}
+    return OpenedPicture(scene=scene, pixels=torch.zeros(3, size.height, size.width), covered=everywhere)

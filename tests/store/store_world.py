@@ -1,0 +1,34 @@
+"""Random pictures, a random lens and a store of them; run as a program, to be killed."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from lens_multimodal import VisionLens
+from lens_multimodal.data import Scene
+from lens_multimodal.store import Activations, write_activations
+from tests.experiments.stream_world import make_scenes
+from tests.lenses import random_lens
+
+AT = ("blocks.1.mlp.hook_post", "blocks.2.hook_resid_post")
+
+
+def run_store(home: Path, out: Path, *, count: int = 23) -> Activations:
+    lens = random_lens(home / f"tokenizer.{os.getpid()}")
+    return store_of(lens, make_scenes(home, count, anew=False), out)
+
+
+def store_of(lens: VisionLens, scenes: list[Scene], out: Path, **options: object) -> Activations:
+    options = {"at": AT, "batch_size": 2, "pictures_per_shard": 3, "progress": False, **options}
+    return write_activations(lens, scenes, out, **options)
+
+
+def bytes_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((out / "shards").iterdir()) if path.name[0] != "."}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_store(Path(sys.argv[1]), Path(sys.argv[2]))
