@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lens_multimodal.data.coco import Scene
 from lens_multimodal.data.coco_reader import read_coco
 from lens_multimodal.data.plain_pictures import pictures_as_scenes
 
