@@ -4,7 +4,7 @@ from lens_multimodal.analysis.decoding.dictionary import is_interpretable, is_wo
 from lens_multimodal.analysis.decoding.logit_lens import LogitLens, logit_lens
 from lens_multimodal.analysis.decoding.nearest_tokens import nearest_embeddings, unembed_tokens
 from lens_multimodal.analysis.decoding.neuron_inputs import driving_tokens, upstream_neurons
-from lens_multimodal.analysis.decoding.neuron_outputs import decode_layers, decode_neurons
+from lens_multimodal.analysis.decoding.neuron_outputs import decode_layers, decode_neurons, neuron_directions
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import TopTokens
 
@@ -18,6 +18,7 @@ __all__ = [
     "is_word",
     "logit_lens",
     "nearest_embeddings",
+    "neuron_directions",
     "token_strings",
     "unembed_tokens",
     "upstream_neurons",

@@ -22,7 +22,8 @@ from lens_multimodal.analysis.decoding.dictionary import TOKENS_CHECKED, is_inte
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
 from lens_multimodal.arguments.boundary import public
-from lens_multimodal.arguments.units import Layers, Neurons, read_layers, read_neurons
+from lens_multimodal.arguments.units import Layers, Neurons, read_layers, read_neuron_pairs, read_neurons
+from lens_multimodal.precision import wide
 
 
 @public
@@ -65,6 +66,24 @@ def decode_neurons(
     table = pd.concat(parts, ignore_index=True)
     table.attrs.update(final_norm=final_norm, weight_processing=transformer.weight_processing(model))
     return table
+
+
+@public
+def neuron_directions(model: nn.Module, neurons: Neurons) -> Float[Tensor, "neuron d_model"]:
+    """What each neuron adds to the residual stream per unit of activation: for steering, cosines and probes.
+
+    A norm behind the MLP (Gemma 2, OLMo 2) also divides by its scale, which depends on the prompt and is left out.
+
+    Args: neurons: as `decode_neurons`; the rows come in the order given.
+    Returns: float32 or wider, detached, on the device of the first neuron's layer.
+    Raises: ValueError, TypeError for neurons that do not exist.
+    """
+    pairs = read_neuron_pairs(model, neurons)
+    rows: dict[tuple[int, int], Tensor] = {}
+    for layer, index in read_neurons(model, neurons).items():
+        written = wide(transformer.written(model, layer, index))
+        rows.update(zip([(layer, neuron) for neuron in index.tolist()], written, strict=True))
+    return torch.stack([rows[pair].to(rows[pairs[0]].device) for pair in pairs])
 
 
 @public

@@ -1,18 +1,20 @@
 import pytest
 import torch
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from lens_multimodal import transformer
+from lens_multimodal import ablate, edit_knowledge, transformer
 from lens_multimodal.analysis import (
     decode_layers,
     decode_neurons,
     driving_tokens,
     nearest_embeddings,
+    neuron_directions,
     token_strings,
     unembed_tokens,
     upstream_neurons,
 )
 from lens_multimodal.analysis.decoding.vocabulary_search import chunk_sizes, search_vocabulary
-from tests.analysis.reference import PROMPT, each_case, final_norm_of, model_of, plain
+from tests.analysis.reference import PROMPT, each_case, final_norm_of, model_of, neuron_readers, plain
 from tests.models import MODEL_CLASSES, random_language_model, wrapped_model
 from tests.tokenizers import word_tokenizer
 
@@ -209,3 +211,62 @@ def test_bad_neurons(neurons):
     for function in (decode_neurons, driving_tokens):
         with pytest.raises(ValueError, match="neuron"):
             function(model_of("gpt-j", "bridge"), neurons)
+
+
+@each_case
+def test_neuron_directions_are_rows_in_the_order_given(layout, kind):
+    model = model_of(layout, kind)
+    found = neuron_directions(model, [(2, 5), (0, 1), (2, 3)])
+    expected = [neuron_readers(plain(layout))[layer] for layer in (2, 0, 2)]
+    for row, reader, neuron in zip(found, expected, (5, 1, 3), strict=True):
+        one = torch.nn.functional.one_hot(torch.tensor(neuron), 40).double()
+        with torch.no_grad():
+            torch.testing.assert_close(row, reader(one[None])[0] - reader(torch.zeros_like(one)[None])[0])
+
+
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
+def test_a_norm_behind_the_mlp_shapes_what_is_written():
+    """Gemma 3: the residual stream moves along the direction when a neuron is switched off, the norm's scale held."""
+    model = small_gemma_3()
+    tokens, layer, neuron = torch.tensor([[5, 9, 2, 7]]), 1, 11
+    scale = "blocks.1.ln2_post.hook_scale"
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens)
+        held = [(scale, lambda _, hook: cache[scale])]
+        hooks = [*held, *ablate(model, [(layer, neuron)])]
+        moved = {}
+        for name, added in (("with", held), ("without", hooks)):
+            with model.hooks(fwd_hooks=added), transformer.capture(model, [transformer.resid_post(layer)]) as kept:
+                model(tokens)
+            moved[name] = kept[transformer.resid_post(layer)][0, -1]
+    factor = cache[transformer.mlp_post(layer)][0, -1, neuron] / cache[scale][0, -1]
+    direction = neuron_directions(model, [(layer, neuron)])[0]
+    torch.testing.assert_close(moved["with"] - moved["without"], factor * direction, rtol=1e-3, atol=1e-5)
+    assert (direction - transformer.w_out(model, layer)[neuron]).abs().max() > 0.1
+    unembedded = (direction @ transformer.w_u(model)).topk(10).indices.tolist()
+    assert list(decode_neurons(model, [(layer, neuron)])["token_ids"][0]) == unembedded
+
+
+def test_knowledge_edit_moves_what_is_written_behind_a_norm():
+    model = small_gemma_3()
+    before = neuron_directions(model, [(1, 11)])[0]
+    with edit_knowledge(model, [(1, 11)], source=3, target=8, strength=0.7):
+        after = neuron_directions(model, [(1, 11)])[0]
+    difference = transformer.w_u(model)[:, 8] - transformer.w_u(model)[:, 3]
+    expected = before + 0.7 * before.norm() * difference / difference.norm()
+    torch.testing.assert_close(after, expected.detach(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(neuron_directions(model, [(1, 11)])[0], before)
+
+
+def small_gemma_3():
+    config = Gemma3TextConfig(
+        vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=12, max_position_embeddings=64, bos_token_id=1, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    language_model = Gemma3ForCausalLM(config)
+    with torch.no_grad():
+        for parameter in language_model.parameters():
+            spread = 0.8 if parameter.ndim == 1 else 0.3
+            parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
+    return transformer.wrap(language_model)
