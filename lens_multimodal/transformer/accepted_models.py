@@ -142,17 +142,24 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
     off = disagreement(after, before, before.dtype)
     if off is not None:
         raise WrongInTransformerLens(
-            f"{runner} runs this {name} wrongly: the logits of four tokens differ from the "
-            f"model's own by {off:.3g} of the largest"
+            f"{runner} runs this {name} wrongly: with and without the key-value cache the logits of four tokens "
+            f"differ from the model's own by up to {off:.3g} of the largest"
         )
     return bridge
 
 
 @torch.no_grad()
 def _few_logits(language_model: Any) -> Tensor:
+    """Logits of four tokens, and of the last one again behind the key-value cache of the others."""
     table: Tensor = language_model.get_input_embeddings().weight
     tokens = torch.arange(1, 5, device=table.device)[None] % len(table)
-    return language_model(input_ids=tokens, use_cache=False).logits.detach()
+    whole = language_model(input_ids=tokens, use_cache=False).logits
+    cache = getattr(language_model(input_ids=tokens[:, :-1], use_cache=True), "past_key_values", None)
+    if cache is None:
+        return whole
+    mask = torch.ones_like(tokens)
+    step = language_model(input_ids=tokens[:, -1:], past_key_values=cache, attention_mask=mask, use_cache=True).logits
+    return torch.cat([whole, step], dim=1)
 
 
 def untrained(model: nn.Module, *, tokenizer: Any) -> nn.Module:

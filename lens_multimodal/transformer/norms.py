@@ -57,7 +57,7 @@ def norm_map(module: nn.Module) -> NormMap:
     Raises: ValueError for a module that is no LayerNorm or RMSNorm with weights `w` or `1 + w`.
     """
     if hasattr(module, "original_component"):
-        return _free_of_weights(module) or _measured(module.original_component)
+        return _free_of_weights(module) or _measured(module.original_component, module.config.d_model)  # type: ignore[union-attr, arg-type]
     weight: Any = getattr(module, "w", None)
     if weight is None:
         weight = torch.ones(module.cfg.d_model)  # type: ignore[union-attr, arg-type]
@@ -71,11 +71,11 @@ def _free_of_weights(module: Any) -> NormMap | None:
     return NormMap(weight=torch.ones(module.config.d_model), centres=not module.uses_rms_norm)
 
 
-def _measured(norm: Any) -> NormMap:
+def _measured(norm: Any, d_model: int) -> NormMap:
     """The map of a Hugging Face norm, from what it does to zeros, to equal numbers and to numbers of mean zero."""
     parameter: Tensor | None = getattr(norm, "weight", None)
-    like = torch.empty(_width_without_weight(norm)) if parameter is None else parameter.detach()
-    balanced = torch.ones(like.shape[-1], dtype=torch.float32)
+    like = torch.empty(d_model) if parameter is None else parameter.detach()
+    balanced = torch.ones(d_model, dtype=torch.float32)
     balanced[1::2] = -1
     if len(balanced) % 2:
         balanced[-3:] = torch.tensor([1.0, 1.0, -2.0])
@@ -93,10 +93,3 @@ def _measured(norm: Any) -> NormMap:
             f"{errors[best]:.3g}), so what passes it cannot be followed"
         )
     return NormMap(weight=candidates[best], centres=centres)
-
-
-def _width_without_weight(norm: Any) -> int:
-    shape = getattr(norm, "normalized_shape", None)
-    if shape is None:
-        raise ValueError(f"{type(norm).__name__} has no weight and does not tell its width, so it cannot be followed")
-    return int(shape[-1])

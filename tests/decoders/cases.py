@@ -72,9 +72,9 @@ def new_lens(name: str) -> VisionLens:
     return attach_vision(twin(name), vision=vision, projection=projection, tokenizer=tokenizer())
 
 
-def image_vectors(name: str) -> Tensor:
+def image_vectors(name: str, *, count: int = 1) -> Tensor:
     """As large as the family's embeddings."""
-    noise = torch.randn(1, N_VECTORS, D_MODEL, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    noise = torch.randn(count, N_VECTORS, D_MODEL, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     size = plain(name).get_input_embeddings()(torch.tensor(WORDS)).std()
     return (noise * size).to(FAMILIES[name].dtype)
 

@@ -89,6 +89,7 @@ WORKING_FAMILIES: dict[str, Family] = {
         {"vocab_size": D_VOCAB, "d_model": D_MODEL, "n_layers": N_LAYERS, "n_heads": N_HEADS,
          "expansion_ratio": 2, "max_seq_len": 64, **IDS},
         blocks="transformer.blocks", neurons="ffn.down_proj", heads="attn.out_proj", final_norm="transformer.norm_f",
+        refused_by_3=WRONG_LOGITS,
     ),
     "bloom": gpt_like(
         "BloomForCausalLM", "BloomConfig",

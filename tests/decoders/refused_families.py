@@ -43,7 +43,7 @@ REFUSED_FAMILIES: dict[str, Family] = {
     # The residual stream itself is normalised in each block.
     "opt, norms behind": replace(
         with_sizes(OPT, do_layer_norm_before=False),
-        refused=Refusal(why="its blocks normalise the residual stream", shown="do_layer_norm_before=False"),
+        refused=Refusal(why="its blocks normalise the residual stream", shown="final_layer_norm"),
     ),
     "opt, projected": replace(
         with_sizes(OPT, word_embed_proj_dim=16),

@@ -3,8 +3,9 @@
 import torch
 
 from lens_multimodal import transformer
-from tests.decoders.cases import Case, assert_exact, case, difference, each_family, image_vectors
+from tests.decoders.cases import N_VECTORS, Case, assert_exact, case, difference, each_family, image_vectors
 from tests.decoders.plain_models import plain
+from tests.decoders.plain_runs import embedded
 
 N_NEW = 8
 
@@ -16,22 +17,37 @@ def measured(case: Case) -> dict[str, float]:
     return {
         "logits": difference(case.lens.logits(case.prompt), expected),
         "logits with left padding": padded(case),
-        "greedy tokens that differ": greedy(case),
+        **generated(case),
     }
 
 
-def greedy(case: Case) -> float:
+def generated(case: Case) -> dict[str, float]:
+    """Greedy tokens behind four images with the key-value cache, and the logits at each step."""
+    vectors = image_vectors(case.name, count=4)
+    prompt = case.lens.prompt_from_vectors(vectors, "a red dog", prepend_bos=False)
+    embeds = embedded(case.name, vectors, prompt.tokens[:, N_VECTORS:])
     expected = plain(case.name).generate(
-        inputs_embeds=case.embeds,
-        attention_mask=torch.ones(case.embeds.shape[:2], dtype=torch.long),
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
         max_new_tokens=N_NEW,
         do_sample=False,
         eos_token_id=None,
         pad_token_id=1,
         bos_token_id=None,
+        output_logits=True,
+        return_dict_in_generate=True,
     )
-    tokens = transformer.generate(case.lens.model, case.prompt.tokens, max_new_tokens=N_NEW, stop_ids=[])
-    return float((tokens[:, case.prompt.tokens.shape[1] :] != expected).sum())
+    steps: list[torch.Tensor] = []
+    inner = case.lens.model.original_model
+    handle = inner.register_forward_hook(lambda *given: steps.append(given[-1].logits[:, -1].detach()))
+    try:
+        tokens = transformer.generate(case.lens.model, prompt.tokens, max_new_tokens=N_NEW, stop_ids=[])
+    finally:
+        handle.remove()
+    return {
+        "greedy tokens that differ": float((tokens[:, prompt.tokens.shape[1] :] != expected.sequences).sum()),
+        "logits while generating": difference(torch.stack(steps), torch.stack(expected.logits)),
+    }
 
 
 def padded(case: Case) -> float:
