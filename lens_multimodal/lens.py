@@ -132,6 +132,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
     def detach(self) -> None:
         """Remove the lens: the model is as it was before, bit for bit."""
         self.virtual_tokens.remove()
+        transformer.count_as_before(self.model)
 
     def save_pretrained(self, folder: str | Path, *, without: Collection[str] = (), overwrite: bool = False) -> None:
         """Write one folder that `attach_vision(folder)` loads: language model, tokenizer, encoder, projection, card.

@@ -28,8 +28,14 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     num_beams: int = 1
+    repetition_penalty: float = 1.0
+    """Positive logits of words that the prompt or the text so far holds are divided by it, negative ones multiplied."""
+    frequency_penalty: float = 0.0
+    """What a word's logit, divided by the temperature, loses for each time that the prompt or the text so far holds it.
+    Image positions count as no word in either."""
 
     def __post_init__(self) -> None:
+        transformer.check_penalties(self.repetition_penalty, self.frequency_penalty)
         if not self.do_sample and (self.top_k, self.top_p, self.temperature) != (None, None, 1.0):
             raise ValueError("top_k, top_p and temperature choose among samples: set do_sample=True with them")
         if not LOWEST_TEMPERATURE <= self.temperature < float("inf"):
@@ -94,6 +100,8 @@ def generate(
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             num_beams=sampling.num_beams,
+            repetition_penalty=sampling.repetition_penalty,
+            frequency_penalty=sampling.frequency_penalty,
         )
         for row, ids in zip(rows, out[:, length:].tolist(), strict=True):
             new[row] = _until(ids, set(stop_ids), kept=set(last_ids))

@@ -77,3 +77,4 @@ from lens_multimodal.transformer.weights import (
     w_out,
     w_u,
 )
+from lens_multimodal.transformer.words import check_penalties, count_as_before, count_words_alone

@@ -12,6 +12,7 @@ from lens_multimodal.transformer.model_class import is_bridge
 from lens_multimodal.transformer.residual_stream import unembed_normed
 from lens_multimodal.transformer.sizes import shape
 from lens_multimodal.transformer.weights import config
+from lens_multimodal.transformer.words import penalise, penalised
 
 
 def logits_of(
@@ -56,29 +57,37 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     num_beams: int = 1,
+    repetition_penalty: float = 1.0,
+    frequency_penalty: float = 0.0,
 ) -> Int[Tensor, "batch pos_and_new"]:
     """TransformerLens' own generation with the key-value cache, over rows of one length without padding.
 
+    Args: repetition_penalty, frequency_penalty: as in `penalise`; `transformers` applies them to the log-probabilities
+        of beams.
     Raises: ValueError for beams on a model class that has none, and for a `HookedTransformer`'s prompt that both
         begins and ends with its padding token.
     """
+    penalties = {"repetition": repetition_penalty, "frequency": frequency_penalty}
     if num_beams > 1:
-        return _beam_search(model, tokens, max_new_tokens=max_new_tokens, stop_ids=stop_ids, num_beams=num_beams)
-    return model.generate(  # type: ignore[operator]
-        tokens,
-        max_new_tokens=max_new_tokens,
-        stop_at_eos=bool(stop_ids),
-        eos_token_id=list(stop_ids) or None,
-        do_sample=do_sample,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        use_past_kv_cache=True,
-        prepend_bos=False,
-        return_type="tokens",
-        verbose=False,
-        **({} if is_bridge(model) else {"padding_side": _side_without_padding(model, tokens)}),
-    )
+        return _beam_search(
+            model, tokens, max_new_tokens=max_new_tokens, stop_ids=stop_ids, num_beams=num_beams, penalties=penalties
+        )
+    with penalised(model, temperature=temperature, **penalties):
+        return model.generate(  # type: ignore[operator]
+            tokens,
+            max_new_tokens=max_new_tokens,
+            stop_at_eos=bool(stop_ids),
+            eos_token_id=list(stop_ids) or None,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            use_past_kv_cache=True,
+            prepend_bos=False,
+            return_type="tokens",
+            verbose=False,
+            **({} if is_bridge(model) else {"padding_side": _side_without_padding(model, tokens)}),
+        )
 
 
 def end_tokens(model: Any) -> list[int]:
@@ -103,7 +112,15 @@ def _side_without_padding(model: Any, tokens: Tensor) -> str:
     return "left" if ends else "right"
 
 
-def _beam_search(model: Any, tokens: Tensor, *, max_new_tokens: int, stop_ids: Sequence[int], num_beams: int) -> Tensor:
+def _beam_search(
+    model: Any,
+    tokens: Tensor,
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    num_beams: int,
+    penalties: dict[str, float],
+) -> Tensor:
     if not is_bridge(model):
         raise ValueError(
             f"{type(model).__name__} has no beam search (num_beams={num_beams}); a TransformerBridge of the same "
@@ -114,6 +131,7 @@ def _beam_search(model: Any, tokens: Tensor, *, max_new_tokens: int, stop_ids: S
         attention_mask=torch.ones_like(tokens),
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
+        logits_processor=[lambda ids, scores: penalise(scores, ids, **penalties)],
         do_sample=False,
         eos_token_id=list(stop_ids) or None,
         pad_token_id=stop_ids[0] if stop_ids else 0,
