@@ -9,11 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal.transformer.model_class import is_bridge
+from lens_multimodal.transformer.one_at_a_time import runs_alone
 from lens_multimodal.transformer.residual_stream import unembed_normed
 from lens_multimodal.transformer.sizes import shape
+from lens_multimodal.transformer.token_ids import check_token_ids
 from lens_multimodal.transformer.weights import config
 
 
+@runs_alone
 def logits_of(
     model: nn.Module,
     tokens: Int[Tensor, "batch pos"],
@@ -30,6 +33,7 @@ def logits_of(
         first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
             vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
     """
+    check_token_ids(model, tokens)
     if attention_mask is None:
         attention_mask = torch.ones_like(tokens)
     if is_bridge(model):
@@ -44,6 +48,7 @@ def logits_of(
     return model(tokens, return_type="logits", attention_mask=attention_mask)[:, first:]
 
 
+@runs_alone
 @torch.no_grad()
 def generate(
     model: nn.Module,
@@ -62,6 +67,7 @@ def generate(
     Raises: ValueError for beams on a model class that has none, and for a `HookedTransformer`'s prompt that both
         begins and ends with its padding token.
     """
+    check_token_ids(model, tokens)
     if num_beams > 1:
         return _beam_search(model, tokens, max_new_tokens=max_new_tokens, stop_ids=stop_ids, num_beams=num_beams)
     return model.generate(  # type: ignore[operator]
