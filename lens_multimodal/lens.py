@@ -20,6 +20,7 @@ from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.prompt.virtual_tokens import attached_to
 from lens_multimodal.prompt.vision_tower import VisionTower
 
 
@@ -129,6 +130,11 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
             return [names[p] if p in names else self.text.token(i) for p, i in enumerate(ids)]
         return ["<image>" if i >= self.shape.d_vocab else self.text.token(i) for i in prompt.tolist()]
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether the model takes images: False after `detach`, or if other code removed the hooks of the lens."""
+        return attached_to(transformer.embedding_module(self.model)) is self.virtual_tokens
+
     def detach(self) -> None:
         """Remove the lens: the model is as it was before, bit for bit."""
         self.virtual_tokens.remove()
@@ -171,7 +177,8 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
             f"VisionLens({self.name}: {type(self.model).__name__} with {s.n_layers} layers of d_model={s.d_model}, "
             f"{s.n_neurons:,} neurons; {self.images.name}, {self.images.summary}; "
             f"weight processing: {transformer.weight_processing(self.model)}; "
-            f"{len(self.virtual_tokens)} images in {self.virtual_tokens.nbytes / 2**20:.1f} MiB)"
+            f"{len(self.virtual_tokens)} images in {self.virtual_tokens.nbytes / 2**20:.1f} MiB"
+            f"{'' if self.is_attached else '; detached: it takes no images'})"
         )
 
 

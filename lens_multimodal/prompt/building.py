@@ -62,7 +62,7 @@ class PromptBuilder:
         if vectors.ndim != 3 or vectors.shape[-1] != d_model or not len(vectors):
             raise ValueError(f"expected vectors [batch, pos, d_model={d_model}], got {list(vectors.shape)}")
         n_positions = vectors.shape[1]
-        grid_h, grid_w = grid or self.images.grid(n_positions)
+        grid_h, grid_w = self.images.grid(n_positions) if grid is None else map(int, grid)
         if grid_h * grid_w != n_positions:
             raise ValueError(f"a grid of {grid_h} x {grid_w} image patches does not hold {n_positions} vectors")
         layout = ImageLayout.one_grid(grid_h, grid_w)

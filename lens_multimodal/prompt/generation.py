@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
+from lens_multimodal.arguments.boundary import read_integer
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 LOWEST_TEMPERATURE = 0.01
@@ -75,8 +76,7 @@ def generate(
     """
     sampling = sampling or Sampling()
     n_ctx = transformer.shape(model).n_ctx
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
-        raise TypeError(f"max_new_tokens must be an integer, got {max_new_tokens!r}")
+    max_new_tokens = read_integer(max_new_tokens, "max_new_tokens")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     longest = prompt.tokens.shape[1]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -129,6 +129,11 @@ class ImagePrompt(ShownInNotebooks):
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    if not TYPE_CHECKING:  # a type checker knows the attributes
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"a prompt has no {name!r}; what takes token ids wants prompt.tokens")
 
     @property
     def image_mask(self) -> Bool[Tensor, "batch pos"]:

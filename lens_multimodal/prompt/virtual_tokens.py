@@ -1,15 +1,15 @@
-"""Vectors behind token ids: an image prompt is a run of ids at or above `d_vocab`.
+"""Vectors behind token ids: an image prompt is a run of ids far above `d_vocab`.
 
 Two plain PyTorch hooks on the embedding lookup replace those ids by a harmless one and write the stored vectors into
 its output, so everything after the lookup, `hook_embed` included, sees the image. Nothing is kept between calls:
-cached decoding, padding and batches need no special case.
+cached decoding, padding and batches need no special case. Text passes untouched, also where its ids have no values yet
+(`torch.export`, fake tensors, the meta device).
 
 A prompt can be pickled and sent to another process. Its ids are known only where the image was made: elsewhere, or
-after `forget`, the model refuses them with `UnknownImageTokens`.
+after `forget`, the model refuses them with `UnknownImageTokens`. If other code removes the hooks, the library refuses
+images with `LensDetached`; where none of its code runs, the embedding itself refuses ids outside its vocabulary.
 """
 
-import os
-import secrets
 import threading
 import weakref
 from collections import OrderedDict
@@ -22,29 +22,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lens_multimodal.prompt import compiled_images
+from lens_multimodal.prompt.virtual_ids import fresh_ids
+from lens_multimodal.transformer.token_ids import LensDetached
+
 HARMLESS_ID = 0
 """Looked up in place of a virtual id; its embedding is overwritten."""
 
-_BLOCK = 2**24
-"""Larger than every vocabulary, and more ids than one process ever uses."""
-
 _lock = threading.Lock()
-_next_id = 0
-"""Shared by all models of this process: an image of one model is never a word or an image of another."""
-
-
-def _draw_block() -> None:
-    """Start the ids of this process at a random block, so that no other process uses them for another image.
-
-    Below 2**53, so that an id survives as a float64, for example in JSON.
-    """
-    global _next_id
-    _next_id = _BLOCK * (1 + secrets.randbelow(2**28))
-
-
-_draw_block()
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_draw_block)
 
 
 class UnknownImageTokens(ValueError):
@@ -100,24 +85,24 @@ class VirtualTokens:
         self.keep_latest = keep_latest
         self._by_first_id: weakref.WeakValueDictionary[int, SoftPrompt] = weakref.WeakValueDictionary()
         self._latest: OrderedDict[int, SoftPrompt] = OrderedDict()
-        self._found = threading.local()
-        _take_off_copies(embedding)
+        self._to_write = threading.local()
+        self._number = compiled_images.register(self)
+        self.embedding = embedding
+        _take_off_leftovers(embedding)
         self._handles: tuple[RemovableHandle, ...] = (
             embedding.register_forward_pre_hook(self._hide_virtual_ids),
             embedding.register_forward_hook(self._write_vectors),
         )
+        self._hook_ids = [handle.id for handle in self._handles]  # torch.compile cannot ask a handle
 
     def store(self, vectors: Float[Tensor, "pos d_model"]) -> SoftPrompt:
         """Give vectors token ids. Gradients flow to them if they require it.
 
         Raises:
             ValueError: wrong width, no vector at all, or values that are not finite.
-            RuntimeError: the lens was detached.
+            LensDetached: the lens was detached, or other code removed its hooks.
         """
-        if not self._handles:
-            raise RuntimeError(
-                "this lens is detached, or was copied together with its model: attach_vision(...) again to use images"
-            )
+        self.check_attached()
         if vectors.ndim != 2 or vectors.shape[1] != self.d_model or len(vectors) == 0:
             raise ValueError(
                 f"expected vectors of shape [pos, d_model={self.d_model}] with at least one position, got "
@@ -131,8 +116,8 @@ class VirtualTokens:
         if vectors.is_inference():
             with torch.inference_mode(False):
                 vectors = vectors.clone()
+        prompt = SoftPrompt(first_id=fresh_ids(len(vectors)), vectors=vectors)
         with _lock:
-            prompt = SoftPrompt(first_id=_fresh_ids(len(vectors), d_vocab=self.d_vocab), vectors=vectors)
             self._by_first_id[prompt.first_id] = prompt
             _alive[prompt.first_id] = prompt
             self._latest[prompt.first_id] = prompt
@@ -156,24 +141,24 @@ class VirtualTokens:
         """Bytes of all stored vectors."""
         return sum(p.vectors.nbytes for p in self._living())
 
-    def is_virtual(self, tokens: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-        """Where token ids stand for stored vectors rather than words."""
-        return tokens >= self.d_vocab
+    def no_words(self, tokens: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Where token ids are outside the vocabulary."""
+        return (tokens >= self.d_vocab) | (tokens < 0)
 
-    def vectors_of(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
-        """The stored vectors behind virtual ids, differentiable with respect to them.
+    def owners_of(self, ids: Int[Tensor, " n"]) -> list[SoftPrompt]:
+        """The soft prompts that virtual ids belong to, each once, in the order of their ids.
 
         Raises:
             UnknownImageTokens: an id that no living soft prompt owns.
         """
         prompts = sorted(self._living(), key=lambda p: p.first_id)
         firsts = np.array([p.first_id for p in prompts], dtype=np.int64)
-        lengths = np.array([len(p.vectors) for p in prompts], dtype=np.int64)
+        stops = firsts + np.array([len(p.vectors) for p in prompts], dtype=np.int64)
         wanted = ids.cpu().numpy().astype(np.int64)
         owner = np.searchsorted(firsts, wanted, side="right") - 1
-        known = (owner >= 0) & (len(prompts) > 0)
+        known = owner >= 0
         if len(prompts):
-            known &= wanted < firsts[owner] + lengths[owner]
+            known &= wanted < stops[owner]
         if not known.all():
             raise UnknownImageTokens(
                 f"token id {int(wanted[~known][0])} is not a word (the vocabulary ends at {self.d_vocab - 1}) and "
@@ -181,12 +166,34 @@ class VirtualTokens:
                 f"lens or in another process. Keep the prompt for as long as its tokens are used, or make it anew with "
                 f"lens.prompt(image)"
             )
-        needed, position = np.unique(owner, return_inverse=True)
-        starts = np.concatenate([[0], np.cumsum(lengths[needed])[:-1]])
-        rows = starts[position] + wanted - firsts[owner]
-        target = prompts[needed[0]].vectors.device
-        table = torch.cat([prompts[i].vectors.to(target) for i in needed])
-        return table[torch.from_numpy(rows).to(target)]
+        return [prompts[i] for i in np.unique(owner)]
+
+    def vectors_of(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
+        """The stored vectors behind virtual ids, differentiable with respect to them.
+
+        Raises:
+            UnknownImageTokens: an id that no living soft prompt owns.
+        """
+        known, table = _table_of(self.owners_of(ids))
+        return table[torch.searchsorted(known, ids.cpu().long()).to(table.device)]
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether both hooks are on the embedding; other code may have removed them."""
+        return self._hooks_are_on(self.embedding)
+
+    def check_attached(self) -> None:
+        """Raise LensDetached unless both hooks are on the embedding."""
+        if not self._handles:
+            raise LensDetached(
+                "this lens is detached, or was copied together with its model: attach_vision(...) again to use images"
+            )
+        if not self.is_attached:
+            raise LensDetached(
+                "other code removed the hooks of this lens from the model's embedding (a loop that clears "
+                "_forward_hooks, for example), so images cannot be placed: attach_vision(lens.model, ...) again with "
+                "the same parts"
+            )
 
     def remove(self) -> None:
         """Remove both hooks and drop every vector."""
@@ -202,33 +209,61 @@ class VirtualTokens:
     def __reduce__(self) -> tuple[Any, ...]:
         return _detached_copy, (self.d_vocab, self.d_model)
 
+    # --- inside ------------------------------------------------------------------------------------------
+
     def _living(self) -> list[SoftPrompt]:
         with _lock:
             return list(self._by_first_id.values())
 
-    def _hide_virtual_ids(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        self._found.vectors = None
+    def _hooks_are_on(self, embedding: nn.Module) -> bool:
+        before, after = self._hook_ids
+        return before in embedding._forward_pre_hooks and after in embedding._forward_hooks
+
+    def _hide_virtual_ids(self, embedding: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        self._to_write.found = None
         tokens = args[0] if args else None
+        if isinstance(getattr(tokens, "tokens", None), Tensor):
+            raise TypeError(f"expected token ids, got {type(tokens).__name__}: give the model prompt.tokens")
         if not isinstance(tokens, Tensor) or tokens.is_floating_point():
             return None
-        no_word = self.is_virtual(tokens) | (tokens < 0)
-        if not bool(no_word.any()):
+        if compiled_images.is_graph_of_text():
             return None
-        self._found.vectors = no_word, self.vectors_of(tokens[no_word])
-        return tokens.masked_fill(no_word, HARMLESS_ID), *args[1:]
+        if torch.compiler.is_compiling():
+            if not self._hooks_are_on(embedding):
+                return None
+            self._to_write.found = tokens
+            return tokens.masked_fill(self.no_words(tokens), HARMLESS_ID), *args[1:]
+        values = torch.func.debug_unwrap(tokens, recurse=True)  # under vmap and torch.func.grad, what is inside
+        no_words = self.no_words(values)
+        if compiled_images.has_no_values(no_words) or not bool(no_words.any()):
+            return None
+        known, table = _table_of(self.owners_of(values[no_words]))
+        self.check_attached()
+        rows = torch.searchsorted(known.to(tokens.device), tokens.long()).clamp(max=len(known) - 1)
+        places = self.no_words(tokens)
+        self._to_write.found = places, rows, table
+        return tokens.masked_fill(places, HARMLESS_ID), *args[1:]
 
-    def _write_vectors(self, _module: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor | None:
-        found, self._found.vectors = getattr(self._found, "vectors", None), None
+    def _write_vectors(self, _embedding: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor | None:
+        found, self._to_write.found = getattr(self._to_write, "found", None), None
         if found is None:
             return None
-        places, vectors = found
-        vectors = vectors.to(device=embedded.device, dtype=embedded.dtype)
-        return embedded.index_put((places.to(embedded.device),), vectors)
+        if isinstance(found, Tensor):
+            return compiled_images.write_images(embedded, found, self._number, torch.is_grad_enabled())
+        places, rows, table = found
+        vectors = table.to(device=embedded.device, dtype=embedded.dtype)[rows.to(embedded.device)]
+        return torch.where(places[..., None].to(embedded.device), vectors, embedded)
+
+
+def _table_of(prompts: list[SoftPrompt]) -> tuple[Int[Tensor, " known"], Float[Tensor, "known d_model"]]:
+    """All ids of these soft prompts in order, on the CPU, and their vectors."""
+    place = prompts[0].vectors.device
+    return torch.cat([p.ids for p in prompts]), torch.cat([p.vectors.to(place) for p in prompts])
 
 
 def attached_to(embedding: nn.Module) -> VirtualTokens | None:
-    """The virtual tokens that are in place on an embedding module, if any; those of a copied model do not count."""
-    return next((owner for owner in _owners(embedding) if owner._handles), None)
+    """The virtual tokens on an embedding module, if any: not those of a copied model, or with a hook missing."""
+    return next((owner for owner in _owners(embedding) if owner._hooks_are_on(embedding)), None)
 
 
 def check_free(embedding: nn.Module) -> None:
@@ -237,22 +272,19 @@ def check_free(embedding: nn.Module) -> None:
         raise RuntimeError("a lens is already attached to this model: use that lens, or call its detach() first")
 
 
-def _fresh_ids(n: int, *, d_vocab: int) -> int:
-    global _next_id
-    first = max(_next_id, d_vocab)
-    _next_id = first + n
-    return first
+def _hooks_of(embedding: nn.Module) -> list[dict[int, Any]]:
+    return [embedding._forward_pre_hooks, embedding._forward_hooks]
 
 
 def _owners(embedding: nn.Module) -> list[VirtualTokens]:
-    owners = (getattr(hook, "__self__", None) for hook in embedding._forward_pre_hooks.values())
+    owners = (getattr(hook, "__self__", None) for hooks in _hooks_of(embedding) for hook in hooks.values())
     return [owner for owner in owners if isinstance(owner, VirtualTokens)]
 
 
-def _take_off_copies(embedding: nn.Module) -> None:
-    copies = _owners(embedding)
-    for hooks in (embedding._forward_pre_hooks, embedding._forward_hooks):
-        for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) in copies]:
+def _take_off_leftovers(embedding: nn.Module) -> None:
+    leftovers = _owners(embedding)
+    for hooks in _hooks_of(embedding):
+        for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) in leftovers]:
             del hooks[key]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lens_multimodal.transformer.one_at_a_time import one_at_a_time
 from lens_multimodal.transformer.weights import config
 
 HookFunction = Callable[..., Any]
@@ -44,6 +45,8 @@ def check_hook_names(model: nn.Module, names: Iterable[str]) -> None:
 def fired_hooks(model: nn.Module, hooks: Sequence[NamedHook]) -> Iterator[None]:
     """`model.hooks(fwd_hooks=hooks)` with known names, and an error on exit if one of them never ran.
 
+    Other threads that run this model through the library wait until the block ends.
+
     Raises:
         ValueError: a name that the model does not have.
         HookDidNotFire: after the block, when a hook was accepted and no forward pass reached it.
@@ -58,7 +61,8 @@ def fired_hooks(model: nn.Module, hooks: Sequence[NamedHook]) -> Iterator[None]:
 
         return run
 
-    with model.hooks(fwd_hooks=[(name, watched(i, f)) for i, (name, f) in enumerate(hooks)]):  # type: ignore[operator]
+    named = [(name, watched(i, function)) for i, (name, function) in enumerate(hooks)]
+    with one_at_a_time(model), model.hooks(fwd_hooks=named):  # type: ignore[operator]
         yield
     silent = [name for (name, _), ran in zip(hooks, fired, strict=True) if not ran]
     if silent:

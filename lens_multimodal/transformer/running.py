@@ -9,12 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal.transformer.model_class import is_bridge
+from lens_multimodal.transformer.one_at_a_time import runs_alone
 from lens_multimodal.transformer.residual_stream import unembed_normed
 from lens_multimodal.transformer.sizes import shape
+from lens_multimodal.transformer.token_ids import check_token_ids
 from lens_multimodal.transformer.weights import config
 from lens_multimodal.transformer.words import penalise, penalised
 
 
+@runs_alone
 def logits_of(
     model: nn.Module,
     tokens: Int[Tensor, "batch pos"],
@@ -31,6 +34,7 @@ def logits_of(
         first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
             vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
     """
+    check_token_ids(model, tokens)
     if attention_mask is None:
         attention_mask = torch.ones_like(tokens)
     if is_bridge(model):
@@ -45,6 +49,7 @@ def logits_of(
     return model(tokens, return_type="logits", attention_mask=attention_mask)[:, first:]
 
 
+@runs_alone
 @torch.no_grad()
 def generate(
     model: nn.Module,
@@ -67,6 +72,7 @@ def generate(
     Raises: ValueError for beams on a model class that has none, and for a `HookedTransformer`'s prompt that both
         begins and ends with its padding token.
     """
+    check_token_ids(model, tokens)
     penalties = {"repetition": repetition_penalty, "frequency": frequency_penalty}
     if num_beams > 1:
         return _beam_search(

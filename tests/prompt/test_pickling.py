@@ -3,7 +3,6 @@
 import copy
 import gc
 import multiprocessing
-import os
 import pickle
 
 import pytest
@@ -95,18 +94,3 @@ def test_a_spawned_process_refuses_it(prompt):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         said = pool.apply(other_logits, (prompt,))
     assert said.startswith(f"{OWN} {OWN * prompt.spans[0][0].stop} token id {int(prompt.tokens[0, 0])} ")
-
-
-@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="no fork on this system")
-def test_a_forked_process_draws_ids_of_its_own():
-    from lens_multimodal.prompt import virtual_tokens
-
-    before = virtual_tokens._next_id
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(write, str(virtual_tokens._next_id).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert virtual_tokens._next_id == before
-    assert abs(int(os.read(read, 100)) - before) >= virtual_tokens._BLOCK // 2

@@ -23,4 +23,5 @@ def lens_html(lens: VisionLens) -> str:
         ("weight processing", transformer.weight_processing(lens.model)),
         ("images held", f"{len(lens.virtual_tokens)}, {lens.virtual_tokens.nbytes / 2**20:.1f} MiB"),
     ]
-    return fragment("lens.html", lens=lens, state="a language model that takes images", facts=facts)
+    state = "a language model that takes images" if lens.is_attached else "detached: the model takes no images"
+    return fragment("lens.html", lens=lens, state=state, facts=facts)
