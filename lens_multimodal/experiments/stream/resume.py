@@ -11,8 +11,9 @@ from lens_multimodal.experiments.stream.parts import read_parts, remove_unfinish
 from lens_multimodal.experiments.stream.processes import Processes
 from lens_multimodal.files import SettingsChanged, check_same_settings, write_text
 
-MAY_DIFFER = ("limit", "folder")
-"""Entries that may change between two starts: a run can be extended, and the data can be moved."""
+MAY_DIFFER = ("limit", "folder", "left_out")
+"""Entries that may change between two starts: a run can be extended, and the data can be moved. What was left out shows in
+the digest of the data."""
 
 
 def claim(out: Path, manifest: Mapping[str, Any]) -> None:
