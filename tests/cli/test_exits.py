@@ -1,5 +1,6 @@
 """Exit codes, one-line errors, help."""
 
+import io
 import json
 import os
 import re

@@ -1,6 +1,7 @@
 """Strategies: EXIF blocks and COCO objects as other programs write them, sound and broken."""
 
 import struct
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
@@ -77,4 +78,4 @@ def coco_objects(*, height: int, width: int) -> st.SearchStrategy[dict[str, Any]
 def _runs(cuts: list[int], pixels: int) -> list[int]:
     """Run lengths between these places, which cover so many pixels."""
     places = [0, *cuts, pixels]
-    return [after - before for before, after in zip(places, places[1:], strict=False)]
+    return [after - before for before, after in pairwise(places)]

@@ -12,8 +12,8 @@ from lens_multimodal.experiments.stream.processes import Processes
 from lens_multimodal.files import SettingsChanged, check_same_settings, write_text
 
 MAY_DIFFER = ("limit", "folder", "left_out")
-"""Entries that may change between two starts: a run can be extended, and the data can be moved. What was left out shows in
-the digest of the data."""
+"""Entries that may change between two starts: a run can be extended, and the data can be moved. What was left out
+of the data changes their digest."""
 
 
 def claim(out: Path, manifest: Mapping[str, Any]) -> None:
