@@ -69,6 +69,11 @@ def outside(names: Iterable[str]) -> list[str]:
     return [name for name in names if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
 
 
+def as_text(name: str) -> str:
+    """Text that any encoding of Unicode can hold: bytes of a file name that are no UTF-8 are written as \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def digest_of_file(path: Path) -> str:
     """SHA-256 of the content, read block by block."""
     digest = hashlib.sha256()

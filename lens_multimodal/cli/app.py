@@ -1,9 +1,11 @@
 """The application: all commands, its exit codes and its errors."""
 
+import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     own = given[: given.index("--")] if "--" in given else given
     debug = "--debug" in own
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _any_character():
             if not debug:
                 _quiet()
             application()(args=[a for a in own if a != "--debug"] + given[len(own) :], prog_name="lens-multimodal")
@@ -115,6 +117,19 @@ def _common(
     ] = False,
 ) -> None:
     """Options of every command."""
+
+
+@contextmanager
+def _any_character() -> Iterator[None]:
+    """Write characters that the terminal's encoding lacks as escapes, rather than fail when the work is done."""
+    streams = [(s, s.errors) for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)]
+    for stream, _ in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in streams:
+            stream.reconfigure(errors=errors)
 
 
 def _quiet() -> None:

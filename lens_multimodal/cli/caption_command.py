@@ -49,7 +49,7 @@ def caption(
             opened, after, prepend_bos=prepend_bos, max_new_tokens=max_new_tokens, batch_size=batch_size
         )
     )
-    read = [str(path) for path in found if path not in opened.unread]
+    read = pd.Series([path for path in found if path not in opened.unread], dtype=object)
     output.write(pd.DataFrame({"picture": read, "caption": captions}), title="Captions")
     if opened.unread:
         for message in opened.unread.values():

@@ -42,6 +42,7 @@ def neurons(
     for path in found:
         prompt = options.prompt_for(lens, path, word, text, prepend_bos)
         table = lens.neurons(prompt, options.as_token(word), top_k=top_k, score=score, reduce=reduce)
-        tables.append(table.assign(picture=str(path))[["picture", *table.columns]])
+        table.insert(0, "picture", pd.Series([path] * len(table), dtype=object, index=table.index))
+        tables.append(table)
         lens.forget(prompt)
     output.write(pd.concat(tables, ignore_index=True), title=f"Neurons behind {word!r}")

@@ -8,8 +8,8 @@ from typing import Any
 
 import lens_multimodal
 from lens_multimodal import transformer
-from lens_multimodal.data import Scene
-from lens_multimodal.files import digest_of_tensors
+from lens_multimodal.data import CocoScenes, Scene
+from lens_multimodal.files import as_text, digest_of_tensors
 from lens_multimodal.lens import VisionLens
 
 LIBRARIES = ("transformer-lens", "torch", "transformers", "timm", "numpy", "pandas", "pyarrow")
@@ -40,7 +40,8 @@ def provenance(lens: VisionLens, scenes: Sequence[Scene]) -> dict[str, Any]:
             **{name: digest_of_tensors(part.state_dict()) for name, part in lens.images.parts.items()},
         },
         "data": {"scenes": len(scenes), "sha256": data_hash(scenes)},
-        "folder": str(scenes[0].path.parent),
+        "folder": as_text(str(scenes[0].path.parent)),
+        "left_out": _left_out(scenes),
         "versions": {"lens-multimodal": lens_multimodal.__version__, **{name: version(name) for name in LIBRARIES}},
     }
 
@@ -54,6 +55,11 @@ def data_hash(scenes: Sequence[Scene]) -> str:
         entry = (scene.id, scene.path.name, size, scene.height, scene.width, scene.captions, objects)
         digest.update(json.dumps(entry, ensure_ascii=False, default=str).encode())
     return digest.hexdigest()
+
+
+def _left_out(scenes: Sequence[Scene]) -> dict[str, int]:
+    """How many entries of the data set's files could not be used, by reason."""
+    return dict(scenes.left_out.by_reason.most_common()) if isinstance(scenes, CocoScenes) else {}
 
 
 def plain(value: Any) -> Any:

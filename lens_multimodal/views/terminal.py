@@ -3,11 +3,14 @@
 import io
 import json
 import sys
+import unicodedata
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lens_multimodal.files import as_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,12 +44,14 @@ def write(
 ) -> None:
     """Write a table to a file or to stdout.
 
+    A column `picture` holds paths, not strings: pandas has no strings for names that are no UTF-8.
+
     Args: largest: on the screen, a long table shows only the rows largest in this column.
     Raises: ValueError for Parquet written to a terminal, or an ending of `out` that names no format.
     """
     form = form or _by_ending(out)
     made_with = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in table.attrs.items())
-    title = f"{title} ({made_with})" if made_with else title
+    title = as_text(f"{title} ({made_with})" if made_with else title)
     if out is None and form is Format.table and largest is not None and len(table) > ON_SCREEN:
         title += f"; {ON_SCREEN} of {len(table):,} rows, largest {largest} first (all with --out or --format)"
         table = table.nlargest(ON_SCREEN, largest)
@@ -82,26 +87,26 @@ def _as_table(table: "pd.DataFrame", title: str) -> bytes:
     for name in table.columns:
         shown.add_column(str(name), overflow="fold", justify="right" if table[name].dtype.kind in "if" else "left")
     for row in table.itertuples(index=False):
-        shown.add_row(*(_readable(value) for value in row))
+        shown.add_row(*(_visible(_readable(value)) for value in row))
     on_screen = sys.stdout.isatty()
     buffer = io.StringIO()
     console = Console(
         file=buffer, width=None if on_screen else 160, force_terminal=on_screen, markup=False, highlight=False
     )
-    console.print(title, style="bold", soft_wrap=True)
+    console.print(_visible(title), style="bold", soft_wrap=True)
     console.print(shown)
     return buffer.getvalue().encode()
 
 
 def _as_json(table: "pd.DataFrame", _title: str) -> bytes:
-    rows = json.loads(table.to_json(orient="records", double_precision=15))
+    rows = json.loads(_with_text(table).to_json(orient="records", double_precision=15))
     return (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _as_parquet(table: "pd.DataFrame", _title: str) -> bytes:
     buffer = io.BytesIO()
     try:
-        table.to_parquet(buffer, index=False, engine="pyarrow")
+        _with_text(table).to_parquet(buffer, index=False, engine="pyarrow")
     except ImportError as error:
         raise ImportError("Parquet needs pyarrow: pip install pyarrow, or choose --format json") from error
     return buffer.getvalue()
@@ -139,7 +144,19 @@ def _picture_at(column: Any, value: Any) -> "Image.Image | None":
 def _readable(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(_readable(item).strip() or repr(item) for item in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else as_text(str(value))
+
+
+def _visible(text: str) -> str:
+    """The text with escapes for characters that move the cursor of a terminal or colour it."""
+    return "".join(c if unicodedata.category(c) != "Cc" else repr(c)[1:-1] for c in text)
+
+
+def _with_text(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with the paths of pictures as text; no other column can hold bytes that are no UTF-8."""
+    if "picture" not in table.columns:
+        return table
+    return table.assign(picture=[as_text(str(path)) for path in table["picture"]])
 
 
 _RENDERERS = {Format.table: _as_table, Format.json: _as_json, Format.parquet: _as_parquet, Format.html: _as_html}

@@ -1,6 +1,7 @@
 """Every command against the library's own answer."""
 
 import json
+import os
 from importlib.metadata import version
 
 import pandas as pd
@@ -24,6 +25,17 @@ def test_captions_of_a_folder_are_those_of_the_lens(run, lens, pictures, tmp_pat
     assert ended.code == 0
     assert [row["picture"] for row in rows] == [str(folder / picture.name) for picture in pictures[:3]]
     assert [row["caption"] for row in rows] == lens.caption(pictures[:3])
+
+
+def test_captions_of_pictures_whose_names_are_no_utf8(run, lens, pictures, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    odd.write_bytes(pictures[0].read_bytes())
+    (tmp_path / "sound.jpg").write_bytes(pictures[1].read_bytes())
+    ended = run("caption", tmp_path, "--format", "json")
+    assert ended.code == 0
+    names = [f"{tmp_path}/caf\\xe9.jpg", f"{tmp_path}/sound.jpg"]
+    captions = lens.caption(pictures[:2])
+    assert json.loads(ended.out) == [{"picture": n, "caption": c} for n, c in zip(names, captions, strict=True)]
 
 
 def test_caption_takes_patterns_text_and_length(run, lens, pictures):

@@ -1,5 +1,6 @@
 """Exit codes, one-line errors, help."""
 
+import io
 import json
 import os
 import re
@@ -216,3 +217,14 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "lens_multimodal", *arguments],
         capture_output=True, text=True, cwd=_ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
+
+
+def test_a_terminal_that_lacks_a_character_shows_its_escape(monkeypatch):
+    """An error or a result is told in full; streams are as they were afterwards."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict"))
+    with pytest.raises(SystemExit):
+        main(["caption", "é.png"])
+    sys.stderr.flush()
+    assert rb"\xe9.png" in sys.stderr.buffer.getvalue()
+    assert (sys.stdout.errors, sys.stderr.errors) == ("strict", "strict")

@@ -1,6 +1,8 @@
 """One table in four forms, read back."""
 
+import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -88,6 +90,29 @@ def test_ids_of_spelt_tokens_are_for_programs(capsys):
     assert json.loads(capsys.readouterr().out)[0]["token_ids"] == [4242]
     write(found[["token_ids"]], title="t", out=None, form=Format.table)
     assert "4242" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", Format)
+def test_names_that_are_no_utf8(form, capsysbinary, tmp_path, pictures):
+    """Bytes are escaped in every form, and the picture of such a name still has its thumbnail."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9 \x1b[31m.jpg")
+    odd.write_bytes(pictures[0].read_bytes())
+    table = pd.DataFrame({"picture": pd.Series([odd, tmp_path / "é.jpg"], dtype=object), "caption": ["a dog", "ß"]})
+    write(table, title=f"in {odd}", out=None, form=form)
+    written = capsysbinary.readouterr().out
+    if form is Format.parquet:
+        names = list(pd.read_parquet(io.BytesIO(written))["picture"])
+    elif form is Format.json:
+        names = [row["picture"] for row in json.loads(written)]
+    else:
+        assert "ß" in written.decode()
+        names = re.findall(rf"{tmp_path}/(?:caf|é)[^<│\n]*g", written.decode())[-2:]
+    escape = "\\x1b" if form is Format.table else "\x1b"
+    assert names == [f"{tmp_path}/caf\\xe9 {escape}[31m.jpg", f"{tmp_path}/é.jpg"]
+    if form is Format.table:
+        assert b"\x1b[31m" not in written
+    if form is Format.html:
+        assert written.count(b"data:image/jpeg;base64,") == 1
 
 
 def test_pictures_come_once_in_order(tmp_path):

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from lens_multimodal.experiments.coco_scenes import scenes_of
+from lens_multimodal.experiments.stream.manifest import read
+from lens_multimodal.experiments.stream.streaming import stream
 from lens_multimodal.reproduction import reproduce
 from lens_multimodal.tiny import scenes_folder
 from tests.experiments.planted import CELL, make_scenes, make_world
@@ -84,6 +86,20 @@ def test_a_data_set_of_crowds_alone_is_refused(tmp_path):
 
 def test_the_scenes_of_the_package_pass_whole():
     assert len(scenes_of(scenes_folder())) == 440
+
+
+def test_unusable_entries_are_counted_in_the_manifest_of_a_run(tmp_path):
+    coco = published(tmp_path / "coco", splits=("val2017",))
+    path = coco / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    spoilt = [{**content["annotations"][0], "id": number, "image_id": 5000} for number in (7000, 7001)]
+    path.write_text(json.dumps({**content, "annotations": [*content["annotations"], *spoilt]}))
+    with pytest.warns(UserWarning, match=r"\b2 .*7000"):
+        scenes = scenes_of(coco)
+    assert [scene.id for scene in scenes] == [10, 11, 12, 13, 14]
+    world = make_world(tmp_path / "world")
+    stream(world.lens, [], scenes, tmp_path / "out", settings={}, progress=False)
+    assert read(tmp_path / "out")["left_out"] == {"objects whose picture is not listed": 2}
 
 
 def test_a_run_over_the_published_layout(tmp_path):

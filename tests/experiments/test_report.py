@@ -240,6 +240,16 @@ def test_what_went_wrong_is_reported() -> None:
     assert "<li>bad.jpg: cut off</li>" in page(broken)
 
 
+def test_entries_of_the_data_that_were_left_out_are_reported() -> None:
+    sound = report(summary())
+    left_out = {"objects whose picture is not listed": 12, "captions without text": 1}
+    told = report(summary(), manifest={**sound.manifest, "left_out": left_out})
+    for text in (page(told), markdown(told)):
+        assert "12 objects whose picture is not listed, 1 captions without text" in text
+    assert "<li>12 objects whose picture is not listed</li>" in page(told)
+    assert "not listed" not in page(sound)
+
+
 def test_markdown_holds_the_tables_and_the_settings() -> None:
     text = markdown(report(summary(verdict="a | b")))
     assert "| top | 1,000 | -0.800 [-0.900, -0.700] | 20 | -0.8 (recalled) |" in text

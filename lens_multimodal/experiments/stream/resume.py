@@ -11,8 +11,9 @@ from lens_multimodal.files import SettingsChanged
 from lens_multimodal.runs import claim as runs_claim
 from lens_multimodal.runs.processes import Processes
 
-MAY_DIFFER = ("limit", "folder")
-"""Entries that may change between two starts: a run can be extended, and the data can be moved."""
+MAY_DIFFER = ("limit", "folder", "left_out")
+"""Entries that may change between two starts: a run can be extended, and the data can be moved. What was left out
+of the data changes their digest."""
 
 
 def claim(out: Path, manifest: Mapping[str, Any]) -> None:

@@ -38,6 +38,9 @@ def facts(report: Report) -> str:
     said = (
         f"{of_them}; language model with {manifest['model']['n_layers']} layers of d_mlp {manifest['model']['d_mlp']:,}"
     )
+    if left_out := report.manifest.get("left_out"):
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        said += f". Left out of the data set, since they could not be read: {counts}"
     if report.errors:
         files = ", ".join(str(error["file"]) for error in report.errors[:5])
         more = f" and {len(report.errors) - 5} more" if len(report.errors) > 5 else ""
