@@ -72,8 +72,27 @@ def test_both_parts_can_be_replaced(llava):
     from tests.lenses import encoder, linear
 
     model, processor = llava
-    lens = attach_vision(text_decoder(model), vision=encoder(), projection=linear(), tokenizer=processor.tokenizer)
+    lens = attach_vision(model, vision=encoder(), projection=linear(), processor=processor)
     assert lens.vision.n_patches == lens.prompt(noise(0), " a dog").image_pos.shape[1]
+    assert type(lens.model.original_model).__name__ == "LlamaForCausalLM"
+
+
+def test_another_encoder_keeps_the_models_own_projector(llava):
+    from tests.lenses import Sizes, encoder
+
+    model, processor = llava
+    own = model.model.multi_modal_projector
+    sizes = Sizes(height=32, width=32, d_vision=16, depth=1)
+    lens = attach_vision(model, vision=encoder(sizes=sizes), processor=processor)
+    assert lens.projection.linear is own
+    with torch.no_grad():
+        expected = own(lens.vision.features([noise(0)]))[0]
+    assert_close(lens.prompt(noise(0)).spans[0][0].image.soft_prompt.vectors, expected, **EXACT)
+
+
+def test_another_projection_alone_is_refused(llava):
+    with pytest.raises(ValueError, match="vision"):
+        attach_vision(llava[0], projection=torch.nn.Linear(16, 24), processor=llava[1])
 
 
 def test_a_saved_lens_is_a_hugging_face_folder(llava, tmp_path):
