@@ -42,8 +42,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [row(family, Path(folder)) for family in FAMILIES if not wrong_here(family)]
     head = [
-        "| model | decoder | positions of a 96 x 60 picture | patch grids | positions without pixels | largest difference "
-        "of logits | greedy tokens |",
+        "| model | decoder | positions of a 96 x 60 picture | patch grids | positions without pixels | "
+        "largest difference of logits | greedy tokens |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     table = "\n".join([*head, *rows])
