@@ -118,7 +118,7 @@ class Projection(Experiment[ProjectionSettings]):
     def rows(self, context: Context[ProjectionSettings]) -> dict[str, pd.DataFrame]:
         picture, model, n_tokens = context.picture, context.lens.model, context.settings.n_tokens
         shown = _what_positions_show(picture, context.settings.covered)
-        random_vectors = vectors_of(context.lens, picture.image, projection=random_projection(context))
+        random_vectors = vectors_of(context.lens, picture.image, images=random_projection(context))
         nearest = nearest_to_image_prompts(context)
         unembedded, random_unembedded = (
             unembed_tokens(model, vectors, top_k=WORDS_READ, probabilities=False)
