@@ -72,10 +72,13 @@ def attach_vision(
         model = "tiny"
     with restored_on_failure(*(part for part in (model, vision, projection) if isinstance(part, nn.Module))):
         trio = _named_trio(model)
-        if trio is None and vision is None and projection is None:
-            own = vision_language.read(model, processor=processor, device=device, dtype=dtype)
-            if own is not None:
-                return vision_language.attach(*own, device=device, dtype=dtype)
+        own = None if trio else vision_language.read(model, processor=processor, device=device, dtype=dtype)
+        if own is not None and vision is None and projection is None:
+            return vision_language.attach(*own, device=device, dtype=dtype)
+        if own is not None:
+            model, own_projector = vision_language.without_vision(own[0])
+            tokenizer = getattr(own[1], "tokenizer", None) if tokenizer is None else tokenizer
+            projection = own_projector if projection is None else projection
         if weights is not None:
             trio = presets.with_random_weights(trio, weights, device=device, dtype=dtype)
         language_model, own_tokenizer = _language_model(model, trio, device=device, dtype=dtype)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.lens import VisionLens
@@ -39,34 +39,47 @@ class NotFromVectorsAlone(ValueError):
 
 def read(
     model: Any, *, processor: Any = None, device: Any = None, dtype: torch.dtype | None = None
-) -> tuple[Any, VisionTower] | None:
-    """A vision-language model, its folder or a bridge around it, and its tower; None for anything else.
+) -> tuple[Any, Any] | None:
+    """A vision-language model, or a bridge around one, and its processor if there is one; None for anything else.
 
-    Raises: ValueError for a model given itself without a processor; otherwise as `load_vision_language`.
+    Args: model: may be a folder. Raises: as `load_vision_language`.
     """
     if isinstance(model, (str, Path)):
         loaded = load_vision_language(model, device=device, dtype=dtype)
-        return None if loaded is None else (loaded[0], VisionTower(loaded[0], processor or loaded[1]))
-    inner = getattr(model, "original_model", model)
-    if not is_vision_language(inner):
-        return None
+        return None if loaded is None else (loaded[0], processor or loaded[1])
+    return (model, processor) if is_vision_language(getattr(model, "original_model", model)) else None
+
+
+def without_vision(model: Any) -> tuple[nn.Module, nn.Module | None]:
+    """The text decoder for another encoder, and the model's own projector, if it is a module of that name.
+
+    Raises: ValueError for a bridge around the whole model.
+    """
+    if transformer.is_bridge(model):
+        raise ValueError(
+            "the encoder or projection of a bridge around a whole vision-language model cannot be replaced: give the "
+            "Hugging Face model itself"
+        )
+    inner = getattr(model, "model", model)
+    return text_decoder(model), getattr(inner, "multi_modal_projector", None)
+
+
+def attach(model: Any, processor: Any, *, device: Any = None, dtype: torch.dtype | None = None) -> VisionLens:
+    """A lens on a vision-language model or on a bridge around it; a failure leaves the model changed.
+
+    Raises:
+        NotFromVectorsAlone: image vectors in the prompt do not give the logits that pixels give.
+        ValueError: no processor, or no causal language model class for the decoder.
+        HookDidNotFire, HookHasNoEffect: as `self_check`.
+    """
+    is_bridge = transformer.is_bridge(model)
+    inner = model.original_model if is_bridge else model
     if processor is None:
         raise ValueError(
             f"{type(inner).__name__} needs its processor, which prepares pictures and writes marks around them: "
             f"attach_vision(model, processor=AutoProcessor.from_pretrained(...)), or give the model's folder"
         )
-    return model, VisionTower(inner, processor)
-
-
-def attach(model: Any, tower: VisionTower, *, device: Any = None, dtype: torch.dtype | None = None) -> VisionLens:
-    """A lens on a vision-language model or on a bridge around it; a failure leaves the model changed.
-
-    Raises:
-        NotFromVectorsAlone: image vectors in the prompt do not give the logits that pixels give.
-        ValueError: no causal language model class for the decoder.
-        HookDidNotFire, HookHasNoEffect: as `self_check`.
-    """
-    is_bridge = transformer.is_bridge(model)
+    tower = VisionTower(inner, processor)
     if is_bridge:
         transformer.move(model, device=device, dtype=dtype)
     else:

@@ -245,6 +245,6 @@ def _vectors(context: Context[ControlsSettings]) -> dict[str, Float[Tensor, "pos
         "blank picture": vectors_of(lens, blank(picture.image)),
         "shuffled positions": own[order.to(own.device)],
         **({"another picture": vectors_of(lens, other)} if other is not None else {}),
-        "random projection": vectors_of(lens, picture.image, projection=random_projection(context)),
-        "random encoder": vectors_of(lens, picture.image, vision=random_encoder(context)),
+        "random projection": vectors_of(lens, picture.image, images=random_projection(context)),
+        "random encoder": vectors_of(lens, picture.image, images=random_encoder(context)),
     }

@@ -21,7 +21,7 @@ from lens_multimodal.experiments.shared.nouns import says
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.random_parts import random_projection, vectors_of
 from lens_multimodal.experiments.shared.summaries import Drawing, Pair, PairedVerdict, SummaryTable
-from lens_multimodal.image.patch_cover import covered_share
+from lens_multimodal.image.patch_cover import covered_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class Projection(Experiment[ProjectionSettings]):
     def rows(self, context: Context[ProjectionSettings]) -> dict[str, pd.DataFrame]:
         picture, model, n_tokens = context.picture, context.lens.model, context.settings.n_tokens
         shown = _what_positions_show(picture, context.settings.covered)
-        random_vectors = vectors_of(context.lens, picture.image, projection=random_projection(context))
+        random_vectors = vectors_of(context.lens, picture.image, images=random_projection(context))
         nearest = nearest_to_image_prompts(context)
         unembedded, random_unembedded = (
             unembed_tokens(model, vectors, top_k=WORDS_READ, probabilities=False)
@@ -149,7 +149,7 @@ def _what_positions_show(picture: PictureState, covered: float) -> list[str | No
     """For each image position the category that covers most of its patch, or None."""
     best: list[tuple[float, str | None]] = [(covered, None)] * len(picture.image_pos)
     for category in picture.scene.categories:
-        share = covered_share(picture.geometry, picture.scene.seg_mask(category)).flatten().tolist()
+        share = covered_positions(picture.layout, picture.scene.seg_mask(category)).tolist()
         best = [max(old, (new, category), key=lambda pair: pair[0]) for old, new in zip(best, share, strict=True)]
     return [name for _, name in best]
 
@@ -167,7 +167,7 @@ def _positions(
     human, said = set(picture.human_nouns), {noun.name for noun in picture.nouns}
     for index, (ids, values) in enumerate(zip(found.tokens.tolist(), found.values.tolist(), strict=True)):
         strings = token_strings(picture.lens.model, ids)
-        row, col = divmod(index, picture.grid[1])
+        row, col = picture.cell(int(picture.image_pos[index]))
         own = shown[index]
         yield {
             "image_id": picture.scene.id,

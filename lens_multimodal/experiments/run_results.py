@@ -117,7 +117,7 @@ class Results:
 def is_paper_setting(manifest: Mapping[str, Any]) -> bool:
     """Whether model and data are those of the paper: GPT-J-6B with 14 x 14 image patches, and COCO 2017."""
     model = manifest["model"]
-    shape = (model["n_layers"], model["d_model"], tuple(model["grid"]))
+    shape = (model["n_layers"], model["d_model"], tuple(model.get("grid", ())))
     return shape == (28, 4096, (14, 14)) and "2017" in str(manifest["folder"])
 
 

@@ -155,7 +155,7 @@ ACROSS = SummaryTable(
 class Selectivity(Experiment[SelectivitySettings]):
     """Receptive fields of found and of random neurons."""
 
-    name, version = "selectivity", 2
+    name, version = "selectivity", 3
     question = "Do these neurons look at the object?"
     answer = "overlap"
     tables = ("fields", "maps")
@@ -206,21 +206,20 @@ def _chosen(picture: PictureState, index: int, count: int) -> pd.DataFrame:
     return pd.concat([top.assign(neurons="top"), random.assign(neurons="random")], ignore_index=True)
 
 
-def _maps(picture: PictureState, neurons: pd.DataFrame) -> Float[Tensor, "neuron grid_h grid_w"]:
-    """Activations over the image patches, in the order of the table."""
-    found = neuron_activations(picture.lens.model, picture.prompt.tokens, neurons, picture.image_pos)[0]
-    return found.reshape(-1, *picture.grid).cpu()
+def _maps(picture: PictureState, neurons: pd.DataFrame) -> Float[Tensor, "neuron image_pos"]:
+    """Activations at the image positions, in the order of the table."""
+    return neuron_activations(picture.lens.model, picture.prompt.tokens, neurons, picture.image_pos)[0].cpu()
 
 
 def _fields(
     picture: PictureState,
     neurons: pd.DataFrame,
-    activations: Float[Tensor, "neuron grid_h grid_w"],
+    activations: Float[Tensor, "neuron image_pos"],
     seg_mask: Bool[Tensor, "height width"],
     quantile: float,
 ) -> Iterator[Row]:
     def measured(activation: Tensor) -> Row:
-        mask = receptive_field(activation, picture.geometry, quantile=quantile).mask.cpu()
+        mask = receptive_field(activation, picture.layout, quantile=quantile).mask.cpu()
         inside = float((mask & seg_mask).sum() / mask.sum()) if bool(mask.any()) else None
         return {"iou": intersection_over_union(mask, seg_mask), "inside": inside}
 
@@ -237,22 +236,21 @@ def _fields(
 def _kept(
     picture: PictureState,
     neurons: pd.DataFrame,
-    activations: Float[Tensor, "neuron grid_h grid_w"],
+    activations: Float[Tensor, "neuron image_pos"],
     settings: SelectivitySettings,
     seg_mask: Bool[Tensor, "height width"] | None,
 ) -> Iterator[Row]:
     """Maps for the report: the mean over the top neurons, then the first few one by one."""
 
     def row(layer: int, neuron: int, attribution: float | None, tokens: list[str], activation: Tensor) -> Row:
-        mask = receptive_field(activation, picture.geometry, quantile=settings.quantile).mask.cpu()
+        mask = receptive_field(activation, picture.layout, quantile=settings.quantile).mask.cpu()
         return {
             "layer": layer,
             "neuron": neuron,
             "attribution": attribution,
             "tokens": tokens,
-            "activation": activation.flatten().tolist(),
-            "grid_h": picture.grid[0],
-            "grid_w": picture.grid[1],
+            "activation": activation.tolist(),
+            "layout": picture.layout.to_json(),
             "iou": None if seg_mask is None else intersection_over_union(mask, seg_mask),
         }
 

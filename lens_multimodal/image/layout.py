@@ -5,8 +5,9 @@ whole picture and a finer one over its tiles, and some positions that show no pi
 LLaVA-NeXT puts at the end of each row.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import torch
@@ -50,6 +51,25 @@ class ImageLayout:
         n_positions = grid_h * grid_w
         grid = PatchGrid(grid_h=grid_h, grid_w=grid_w, indices=tuple(range(n_positions)), geometry=geometry)
         return cls(n_positions=n_positions, grids=(grid,))
+
+    def to_json(self) -> str:
+        """For tables; `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ImageLayout":
+        """From what `to_json` wrote."""
+        found = json.loads(text)
+        grids = [
+            PatchGrid(
+                grid_h=grid["grid_h"],
+                grid_w=grid["grid_w"],
+                indices=tuple(grid["indices"]),
+                geometry=ImageGeometry(**grid["geometry"]) if grid["geometry"] else None,
+            )
+            for grid in found["grids"]
+        ]
+        return cls(n_positions=found["n_positions"], grids=tuple(grids))
 
     @property
     def only_grid(self) -> PatchGrid | None:

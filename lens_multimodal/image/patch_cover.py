@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.image.layout import ImageLayout
 
 
 def covered_share(
@@ -30,6 +31,19 @@ def covered_share(
     covered = down @ seg_mask.astype(np.float64) @ across.T
     area = (y[:, 1] - y[:, 0]).clip(0)[:, None] * (x[:, 1] - x[:, 0]).clip(0)
     return torch.from_numpy(np.divide(covered, area, out=np.zeros_like(covered), where=area > 0)).float()
+
+
+def covered_positions(layout: ImageLayout, seg_mask: Bool[np.ndarray, "height width"]) -> Float[Tensor, " image_pos"]:
+    """`covered_share` at each position of an image, 0 at positions that show no part of the picture.
+
+    Raises: ValueError for a mask of another size than the picture, or an image without a place in a picture.
+    """
+    shares = torch.zeros(layout.n_positions)
+    for grid in layout.grids:
+        if grid.geometry is None:
+            raise ValueError("it is not known which part of the picture each image position shows")
+        shares[list(grid.indices)] = covered_share(grid.geometry, seg_mask).flatten()
+    return shares
 
 
 def _weights(intervals: Float[np.ndarray, "cell 2"], n_pixels: int) -> Float[np.ndarray, "cell pixel"]:

@@ -36,7 +36,11 @@ class ImageEmbedder(ABC):
     @property
     @abstractmethod
     def parts(self) -> Mapping[str, nn.Module]:
-        """Its modules by name; their weights are all of its weights."""
+        """Its modules by name, in the order in which a picture passes them."""
+
+    @abstractmethod
+    def replaced(self, name: str, part: nn.Module) -> "ImageEmbedder":
+        """The same with another module as one of its parts; this one is not changed."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -99,6 +103,10 @@ class EncoderAndProjection(ImageEmbedder):
     @property
     def parts(self) -> Mapping[str, nn.Module]:
         return {"vision": self.vision, "projection": self.projection}
+
+    def replaced(self, name: str, part: nn.Module) -> ImageEmbedder:
+        own: dict[str, Any] = {**self.parts, name: part}
+        return EncoderAndProjection(**own)
 
     def settings(self) -> dict[str, Any]:
         own = self.vision

@@ -1,5 +1,6 @@
 """The image encoder, projection and preprocessing of a vision-language model, as it was trained with them."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import Parameter, signature
@@ -62,6 +63,14 @@ class VisionTower(ImageEmbedder):
             for name, child in inner.named_children()
             if not {id(module) for module in child.modules()} & decoder
         }
+
+    def replaced(self, name: str, part: nn.Module) -> "VisionTower":
+        outer = _shallow(self.model)
+        inner = outer
+        if hasattr(outer, "model"):
+            inner = outer._modules["model"] = _shallow(outer.model)
+        inner._modules[name] = part
+        return VisionTower(outer, self.processor)
 
     def settings(self) -> dict[str, Any]:
         return {"vision": self.name, "preprocessing": self.processor.image_processor.to_dict()}
@@ -267,3 +276,10 @@ class VisionTower(ImageEmbedder):
     @property
     def _like(self) -> Tensor:
         return next(parameter for part in self.parts.values() for parameter in part.parameters())
+
+
+def _shallow(module: Any) -> Any:
+    """The same module with a table of children of its own."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin

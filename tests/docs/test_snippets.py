@@ -3,6 +3,7 @@
 import ast
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,12 @@ def _placed(snippet: Snippet) -> str:
 
 
 def _own_parts(page: Path) -> dict[str, Any]:
-    """The parts that the README calls the reader's own."""
+    """The parts that a page calls the reader's own."""
+    if page.name == "vision-language.md":
+        from tests.vision_language.models import build
+
+        model, processor = build("llava-next", Path(tempfile.mkdtemp()))
+        return {"my_vlm": model, "my_processor": processor}
     if page.name != "README.md":
         return {}
     from torch import nn

@@ -8,7 +8,7 @@ import pytest
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.shared.nouns import noun_finder, says, singular
 from lens_multimodal.experiments.shared.picture_state import PictureSettings, with_control
-from lens_multimodal.image.patch_cover import covered_share
+from lens_multimodal.image.patch_cover import covered_positions
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -92,11 +92,11 @@ def test_invalid_settings_are_refused(bad, said):
 
 def test_patches_under_an_object_by_counting_pixels(world):
     picture = world.picture(2)
-    share = covered_share(picture.geometry, picture.scene.seg_mask("dog")).numpy()
+    share = covered_positions(picture.layout, picture.scene.seg_mask("dog")).reshape(3, 3).numpy()
     counted = picture.scene.seg_mask("dog").reshape(3, 16, 3, 16).mean(axis=(1, 3))
     np.testing.assert_allclose(share, counted, atol=1e-6)
     with pytest.raises(ValueError, match=r"5 x 5 .* 48 x 48"):
-        covered_share(picture.geometry, np.ones((5, 5), dtype=bool))
+        covered_positions(picture.layout, np.ones((5, 5), dtype=bool))
 
 
 def names(finder, text: str) -> list[str]:

@@ -70,7 +70,7 @@ def test_its_receptive_field_is_the_red_square(world):
     assert planted["inside"] == 1.0
     assert planted["iou"] > 0.4, "5 % of the pixels, all inside a square of 11 %, can reach 0.45"
     own = found["maps"][found["maps"]["neuron"] == NEURON].iloc[0]
-    activation = torch.tensor(own["activation"]).reshape(int(own["grid_h"]), int(own["grid_w"]))
+    activation = torch.tensor(own["activation"])
     assert int(activation.argmax()) == RED_CELL[0] * 3 + RED_CELL[1]
 
 

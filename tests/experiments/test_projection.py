@@ -74,7 +74,7 @@ def test_random_tokens_are_as_many_and_fixed_by_the_picture(world, rows):
 
 def test_the_random_projection_keeps_scale_and_loses_weights(world):
     context = world.context(world.picture(0), ProjectionSettings())
-    twin, trained = (p.linear.weight.detach() for p in (random_projection(context), world.lens.projection))
+    twin, trained = (p.linear.weight.detach() for p in (random_projection(context).projection, world.lens.projection))
     assert random_projection(context) is random_projection(context)
     assert float(twin.std() / trained.std()) == pytest.approx(1.0, abs=0.3)
     assert abs(float(torch.corrcoef(torch.stack([twin.flatten(), trained.flatten()]))[0, 1])) < 0.4

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lens_multimodal import Preprocessing
 from lens_multimodal.experiments import EXPERIMENTS, Drawing, Summary
 from lens_multimodal.experiments.paper_reference import PaperNumber, paper_number, paper_numbers
 from lens_multimodal.experiments.run_results import against_of, is_paper_setting
+from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.views.report import markdown, page
 from lens_multimodal.views.report.cases import Cases, cases_of
 from lens_multimodal.views.report.content import Report, Section, entry_of
@@ -273,6 +274,14 @@ def test_the_papers_numbers_state_their_status() -> None:
         PaperNumber(**common, value=0.5, status="guessed")
 
 
+LAYOUT = ImageLayout.one_grid(
+    3, 3, ImageGeometry(
+        width=30, height=20, resized_width=24, resized_height=24, left=0, top=0, input_width=24, input_height=24,
+        grid_h=3, grid_w=3,
+    )
+)  # fmt: skip
+
+
 def world(folder: Path, overlaps: list[float | None]) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Tables as the experiments write them, for random pictures."""
     maps, captions, ablations = [], [], []
@@ -286,7 +295,7 @@ def world(folder: Path, overlaps: list[float | None]) -> tuple[dict[str, pd.Data
                 "neuron": neuron,
                 "tokens": np.array([" dog", " cat"] if neuron > 0 else [], dtype=object),
             }
-            grid = {"activation": np.arange(9.0).tolist(), "grid_h": 3, "grid_w": 3, "iou": overlap}
+            grid = {"activation": np.arange(9.0).tolist(), "layout": LAYOUT.to_json(), "iou": overlap}
             maps.append({"image_id": i, "noun": "dog", **own, **grid})
         for count in (10, 100, 1000):
             for kind, change in (("top", -0.1 * i), ("random", 0.0)):
@@ -308,8 +317,7 @@ def world(folder: Path, overlaps: list[float | None]) -> tuple[dict[str, pd.Data
             columns=["image_id", "noun", "neurons", "n_neurons", "caption_after"],
         ),
     }
-    preprocessing = Preprocessing(height=24, width=24).to_json()
-    return tables, {"folder": str(folder), "model": {"preprocessing": preprocessing}}
+    return tables, {"folder": str(folder)}
 
 
 def test_the_extremes_are_the_extremes(tmp_path: Path) -> None:

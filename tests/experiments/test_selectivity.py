@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lens_multimodal.experiments.selectivity import MEAN_MAP, Selectivity, SelectivitySettings
+from lens_multimodal.image.layout import ImageLayout
 from tests.experiments.planted import World
 from tests.experiments.reference import bilinear, overlap
 
@@ -54,7 +55,7 @@ def test_maps_are_the_plain_activations(rows, maps):
     assert table["neuron"].iloc[0] == MEAN_MAP
     for row in table.iloc[1:].itertuples():
         np.testing.assert_allclose(row.activation, maps[row.layer, :, :, row.neuron].ravel(), rtol=1e-5, atol=1e-9)
-        assert (row.grid_h, row.grid_w) == (3, 3)
+        assert ImageLayout.from_json(row.layout).only_grid.indices == tuple(range(9))
 
 
 def test_a_noun_that_is_not_annotated_has_maps_and_no_overlap(world):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from lens_multimodal.analysis import receptive_field
 from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.image.measured_layout import painted_coordinates, tile_scales
 from tests.vision_language.conftest import noise
 
@@ -80,6 +81,7 @@ def test_grids_and_positions_without_pixels(pair):
     (span,) = prompt.spans[0]
     layout = span.image.layout
     assert [(grid.grid_h, grid.grid_w) for grid in layout.grids] == GRIDS[pair.family]
+    assert ImageLayout.from_json(layout.to_json()) == layout
     without = [index for index in range(len(span.image)) if layout.place(index) is None]
     if pair.family in ("llava-next", "llava-onevision"):
         assert without == [16 + 8 + 9 * row for row in range(6)]

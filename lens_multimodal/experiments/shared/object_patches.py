@@ -4,7 +4,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from lens_multimodal.experiments.shared.picture_state import PictureState
-from lens_multimodal.image.patch_cover import covered_share
+from lens_multimodal.image.patch_cover import covered_positions
 
 
 def object_patches(picture: PictureState, category: str, covered: float) -> Bool[Tensor, " image_pos"]:
@@ -12,5 +12,5 @@ def object_patches(picture: PictureState, category: str, covered: float) -> Bool
 
     Args: covered: the least share of a patch; if no patch reaches it, the patch with the largest share counts.
     """
-    share = covered_share(picture.geometry, picture.scene.seg_mask(category)).flatten()
+    share = covered_positions(picture.layout, picture.scene.seg_mask(category))
     return share >= min(covered, float(share.max()))

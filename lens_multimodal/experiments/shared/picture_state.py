@@ -6,7 +6,7 @@ there would.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
@@ -16,12 +16,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis import SCORES, ImageGeometry, Logit, decode_neurons, top_neurons
+from lens_multimodal.analysis import SCORES, Logit, decode_neurons, top_neurons
 from lens_multimodal.analysis.effects.by_row import Reading, read_without
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.shared.nouns import Noun, NounFinder
 from lens_multimodal.experiments.shared.settings_checks import require_at_least
 from lens_multimodal.hooks import random_neurons_like
+from lens_multimodal.image.layout import NO_PATCH, ImageLayout
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import PROMPT, ImagePrompt
 from lens_multimodal.seeds import generator_for
@@ -103,14 +104,9 @@ class PictureState:
         return self.prompt.image_pos[0]
 
     @cached_property
-    def grid(self) -> tuple[int, int]:
-        return self.prompt.grid
-
-    @cached_property
-    def geometry(self) -> ImageGeometry:
-        """Where the image patches lie on the picture."""
-        of_encoder = self.lens.vision.geometry(self.image.width, self.image.height)
-        return replace(of_encoder, grid_h=self.grid[0], grid_w=self.grid[1])
+    def layout(self) -> ImageLayout:
+        """What each image position shows."""
+        return self.prompt.spans[0][0].image.layout
 
     @cached_property
     def caption_ids(self) -> list[int]:
@@ -235,8 +231,9 @@ class PictureState:
         return neurons.merge(self.decoded, left_on=["layer", "neuron"], right_index=True, how="left", sort=False)
 
     def cell(self, pos: int) -> tuple[int, int]:
-        """Row and column of the image patch at a position."""
-        return divmod(pos - int(self.image_pos[0]), self.grid[1])
+        """Row and column of the image patch at a position; -1 where it shows none."""
+        (span,) = self.prompt.spans[0]
+        return span.image.cell(span.positions.index(pos)) or NO_PATCH
 
     def _said(self, noun: Noun, ends: Sequence[int]) -> SaidNoun:
         first = next(i for i, end in enumerate(ends) if end > noun.start)

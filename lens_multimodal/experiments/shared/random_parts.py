@@ -10,11 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.shared.context import Context
-from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.image_embedder import ImageEmbedder
 from lens_multimodal.seeds import generator_for, seed_for
 
 
@@ -33,23 +32,20 @@ def with_random_weights(module: nn.Module, generator: torch.Generator) -> nn.Mod
     return twin.requires_grad_(False).eval()
 
 
-def random_projection(context: Context[Any]) -> nn.Module:
-    """The projection with random weights; the same for all pictures and experiments of a run."""
-    return context.once(
-        "random projection",
-        lambda: with_random_weights(context.lens.projection, generator_for(context.seed, "random projection")),
-    )
+def random_projection(context: Context[Any]) -> ImageEmbedder:
+    """The lens' images through a projection with random weights; the same for all pictures and experiments of a run."""
+    return context.once("random projection", lambda: _with_random(context, "random projection", -1))
 
 
-def random_encoder(context: Context[Any]) -> VisionEncoder:
-    """The image encoder with random weights; the same for all pictures."""
+def random_encoder(context: Context[Any]) -> ImageEmbedder:
+    """The lens' images through an encoder with random weights; the same for all pictures."""
+    return context.once("random encoder", lambda: _with_random(context, "random encoder", 0))
 
-    def make() -> VisionEncoder:
-        vision = context.lens.vision
-        module = with_random_weights(vision.module, generator_for(context.seed, "random encoder"))
-        return VisionEncoder(module, preprocessing=vision.preprocessing, name=f"random {vision.name}")
 
-    return context.once("random encoder", make)
+def _with_random(context: Context[Any], purpose: str, which: int) -> ImageEmbedder:
+    images = context.lens.images
+    name = list(images.parts)[which]
+    return images.replaced(name, with_random_weights(images.parts[name], generator_for(context.seed, purpose)))
 
 
 def untrained_lens(context: Context[Any]) -> VisionLens:
@@ -62,29 +58,17 @@ def untrained_lens(context: Context[Any]) -> VisionLens:
         like, made = transformer.w_e(context.lens.model), transformer.w_e(model)
         if (made.device, made.dtype) != (like.device, like.dtype):
             transformer.move(model, device=like.device, dtype=like.dtype)
-        return attach_vision(
-            model,
-            vision=context.lens.vision,
-            projection=context.lens.projection.linear,
-            tokenizer=context.lens.tokenizer,
-        )
+        return VisionLens(model, images=context.lens.images, tokenizer=context.lens.tokenizer)
 
     return context.once("untrained language model", make)
 
 
 @torch.no_grad()
 def vectors_of(
-    lens: VisionLens,
-    picture: Image.Image,
-    *,
-    vision: VisionEncoder | None = None,
-    projection: nn.Module | None = None,
+    lens: VisionLens, picture: Image.Image, *, images: ImageEmbedder | None = None
 ) -> Float[Tensor, "pos d_model"]:
-    """Image vectors of a picture, optionally through another encoder or projection."""
-    features = (vision or lens.vision).features([picture])
-    like = next(lens.projection.parameters(), features)
-    mapped: Tensor = (projection or lens.projection)(features.to(like))
-    return mapped[0]
+    """Image vectors of a picture, optionally through other parts than the lens has."""
+    return (lens.images if images is None else images).vectors([picture])[0]
 
 
 def blank(picture: Image.Image) -> Image.Image:

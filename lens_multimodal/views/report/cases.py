@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from lens_multimodal.analysis import ImageGeometry, receptive_field
+from lens_multimodal.analysis import receptive_field
 from lens_multimodal.experiments.extreme_pictures import (
     Extremes,
     captions_after,
@@ -19,7 +19,7 @@ from lens_multimodal.experiments.extreme_pictures import (
     ranked_fields,
 )
 from lens_multimodal.experiments.selectivity import MEAN_MAP
-from lens_multimodal.image.preprocessing import Preprocessing
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.views.html import data_uri
 from lens_multimodal.views.plots import heat_over_picture
 from lens_multimodal.views.report.tables import number
@@ -95,10 +95,9 @@ def cases_of(tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], *,
     captions = captions.set_index("image_id")
     absent = [str(name) for name in captions["file_name"] if not (folder / name).is_file()]
     there = captions[~captions["file_name"].isin(absent)]
-    preprocessing = Preprocessing.from_json(dict(manifest["model"]["preprocessing"]))
 
     def field(row: Mapping[Any, Any]) -> Case:
-        return _case(folder, there.loc[row["image_id"]], row, maps_of(tables, row), preprocessing)
+        return _case(folder, there.loc[row["image_id"]], row, maps_of(tables, row))
 
     def ablated(row: Mapping[Any, Any]) -> Ablated:
         return _ablated(folder, there.loc[row["image_id"]], row, captions_after(tables, row))
@@ -115,7 +114,6 @@ def _case(
     said: pd.Series,
     row: Mapping[Any, Any],
     maps: Iterable[Mapping[Any, Any]],
-    preprocessing: Preprocessing,
 ) -> Case:
     picture = _open(folder / str(said["file_name"]))
     return Case(
@@ -124,7 +122,7 @@ def _case(
         human_caption=str(said["human_caption"] or ""),
         noun=str(row["noun"]),
         iou=None if pd.isna(row["iou"]) else float(row["iou"]),
-        maps=tuple(_shown(picture, one, preprocessing) for one in maps),
+        maps=tuple(_shown(picture, one) for one in maps),
     )
 
 
@@ -151,20 +149,14 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def _shown(picture: Image.Image, row: Mapping[Any, Any], preprocessing: Preprocessing) -> Shown:
-    geometry = ImageGeometry.of(
-        preprocessing,
-        width=picture.width,
-        height=picture.height,
-        grid_h=int(row["grid_h"]),
-        grid_w=int(row["grid_w"]),
-    )
-    grid = torch.tensor(list(row["activation"]), dtype=torch.float32).reshape(int(row["grid_h"]), int(row["grid_w"]))
+def _shown(picture: Image.Image, row: Mapping[Any, Any]) -> Shown:
+    layout = ImageLayout.from_json(row["layout"]).for_picture(picture.width, picture.height)
+    activation = torch.tensor(list(row["activation"]), dtype=torch.float32)
     is_mean = row["neuron"] == MEAN_MAP
     name = "mean of the top neurons" if is_mean else f"layer {row['layer']}, neuron {row['neuron']}"
     overlap = "" if pd.isna(row["iou"]) else f", IoU {number(float(row['iou']))}"
     return Shown(
-        image=data_uri(heat_over_picture(picture, receptive_field(grid, geometry).heat)),
+        image=data_uri(heat_over_picture(picture, receptive_field(activation, layout).heat)),
         label=name + overlap,
         tokens=_words(row["tokens"]),
     )

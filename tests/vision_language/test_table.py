@@ -1,0 +1,10 @@
+"""The documented table has a row for each family."""
+
+from tests.vision_language.models import FAMILIES
+from tests.vision_language.table import MARKS, PAGE
+
+
+def test_every_family_has_its_row():
+    rows = MARKS.search(PAGE.read_text())[0].count("ForConditionalGeneration |")
+    assert rows == len(FAMILIES)
+    assert "differ |" not in MARKS.search(PAGE.read_text())[0]
