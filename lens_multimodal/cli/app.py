@@ -11,6 +11,7 @@ import typer
 from lens_multimodal.cli import (
     ablate_command,
     activations_command,
+    atlas_command,
     caption_command,
     decode_command,
     experiment_commands,
@@ -32,6 +33,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     patch_command.patch,
     train_command.train,
     activations_command.activations,
+    atlas_command.atlas,
     experiment_commands.reproduce,
     experiment_commands.report,
     explore_command.explore,
