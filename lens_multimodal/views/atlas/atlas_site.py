@@ -6,9 +6,9 @@ on disk, and pages refer to small copies of the pictures beside them.
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ class _Site:
     def write(self, folder: Path, *, progress: bool) -> None:
         for name in ("neuron", "concept", "layer", "pictures"):
             (folder / name).mkdir(parents=True)
-        _write(folder / "index.html", "atlas_index.html", title="Atlas of neurons", **self._index())
+        (folder / "style.css").write_text(render("atlas_style.css"), encoding="utf-8")
+        _write(folder / "index.html", "atlas_index.html", up="", title="Atlas of neurons", **self._index())
         (folder / "neurons.js").write_text(f"const NEURONS = {json.dumps(self._columns())};\n", encoding="utf-8")
         shutil.copy(Path(__file__).parents[1] / "templates" / "atlas_search.js", folder / "search.js")
         for category, number in self.number_of.items():
@@ -143,35 +144,42 @@ class _Site:
         return {"neurons": _rows(listed), "facts": facts.to_dict(), "recurrence": _rows(of_category)}
 
     def _neuron_pages(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        patches = {key: own for key, own in self.patches.groupby(["layer", "neuron"])}
-        of_neuron = self.atlas.neuron_concepts.merge(self.shown[["layer", "neuron"]], on=["layer", "neuron"])
-        concepts = {key: own for key, own in of_neuron.groupby(["layer", "neuron"])}
-        for facts in _rows(self.shown):
-            key = facts["layer"], facts["neuron"]
-            best = concepts.get(key, of_neuron.head(0))
-            pictures = [self._picture(row) for row in _rows(patches[key])]
-            yield (
-                *key,
-                {
-                    "facts": facts,
-                    "concepts": _rows(best.assign(page=best["category"].map(self.number_of))),
-                    "pictures": pictures,
-                },
-            )
+        concepts = self.atlas.neuron_concepts.merge(self.shown[["layer", "neuron"]], on=["layer", "neuron"])
+        concepts = concepts.assign(page=concepts["category"].map(self.number_of))
+        for layer, shown in self.shown.groupby("layer"):
+            pictures = _by_neuron(self.patches[self.patches["layer"] == layer])
+            of_layer = _by_neuron(concepts[concepts["layer"] == layer])
+            for facts in _rows(shown):
+                neuron = facts["neuron"]
+                yield (
+                    int(layer),
+                    neuron,
+                    {
+                        "facts": facts,
+                        "concepts": of_layer.get(neuron, []),
+                        "pictures": [self._picture(row) for row in pictures[neuron]],
+                    },
+                )
 
     def _picture(self, row: dict[str, Any]) -> dict[str, Any]:
         scene = self.scenes[row["image_id"]]
-        geometry = self._geometry(scene.width, scene.height)
-        box = geometry.patch_box(row["patch_row"], row["patch_col"])
         width, height = shown_size(scene.width, scene.height, side=SIDE)
-        style = cell_style(box, width=scene.width, height=scene.height)
-        return {**row, "width": width, "height": height, "cell": style}
+        cell = self.cell_of(scene.width, scene.height, row["patch_row"], row["patch_col"])
+        return {**row, "width": width, "height": height, "cell": cell}
 
-    def _geometry(self, width: int, height: int) -> ImageGeometry:
+    @cached_property
+    def cell_of(self) -> Callable[[int, int, int, int], str]:
+        """Where an image patch lies in a picture of some size, as CSS; remembered, since pages repeat them."""
         model = self.atlas.manifest["model"]
         grid_h, grid_w = model["grid"]
         preprocessing = Preprocessing.from_json(model["preprocessing"])
-        return ImageGeometry.of(preprocessing, width=width, height=height, grid_h=grid_h, grid_w=grid_w)
+
+        @cache
+        def cell(width: int, height: int, row: int, col: int) -> str:
+            geometry = ImageGeometry.of(preprocessing, width=width, height=height, grid_h=grid_h, grid_w=grid_w)
+            return cell_style(geometry.patch_box(row, col), width=width, height=height)
+
+        return cell
 
     def _write_pictures(self, folder: Path, *, progress: bool) -> None:
         wanted = sorted(self.patches["image_id"].unique().tolist())
@@ -186,6 +194,14 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
 
 
+def _by_neuron(table: pd.DataFrame) -> dict[int, list[dict[str, Any]]]:
+    """The rows of each neuron of one layer."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in _rows(table):
+        found.setdefault(row["neuron"], []).append(row)
+    return found
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
@@ -198,5 +214,6 @@ def _rounded(column: pd.Series) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 4) for value in column]
 
 
-def _write(path: Path, template: str, **values: Any) -> None:
-    path.write_text(render(template, **values), encoding="utf-8")
+def _write(path: Path, template: str, *, up: str = "../", **values: Any) -> None:
+    """Args: up: from the page to the folder of the site."""
+    path.write_text(render(template, up=up, **values), encoding="utf-8")
