@@ -148,7 +148,7 @@ def _tally(run: Run, home: Path, processes: Processes, *, save_every: float | in
     done = {chunk for state in State.all_in(home) for chunk in state.chunks}
     own = range(processes.rank, -(-len(run.order) // size), processes.world)
     missing = [chunk for chunk in own if chunk not in done]
-    counter = _Counter(run, home, State.of_rank(home, processes.rank) or State.empty(run))
+    counter = Counter(run, home, State.of_rank(home, processes.rank) or State.empty(run))
     saved = time.monotonic()
     bar = tqdm(
         total=sum(len(_places(run, chunk)) for chunk in missing),
@@ -171,7 +171,7 @@ def _places(run: Run, chunk: int) -> range:
 
 
 @dataclass(eq=False)
-class _Counter:
+class Counter:
     """Adds chunk after chunk to a state."""
 
     run: Run

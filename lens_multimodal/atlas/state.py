@@ -86,8 +86,8 @@ def merged(home: Path, run: Run) -> State:
     """The counts of all processes, with failures in the order of the pictures."""
     total = State.empty(run)
     for state in State.all_in(home):
-        for layer, tally in state.layers.items():
-            total.layers[layer].merge(tally)
+        for layer, tally in total.layers.items():
+            tally.merge(state.layers[layer])
         total.parts += state.parts
         total.pictures += state.pictures
         total.n_pictures += state.n_pictures

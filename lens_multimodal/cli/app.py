@@ -13,6 +13,7 @@ import typer
 from lens_multimodal.cli import (
     ablate_command,
     activations_command,
+    atlas_command,
     caption_command,
     decode_command,
     experiment_commands,
@@ -34,6 +35,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     patch_command.patch,
     train_command.train,
     activations_command.activations,
+    atlas_command.atlas,
     experiment_commands.reproduce,
     experiment_commands.report,
     explore_command.explore,

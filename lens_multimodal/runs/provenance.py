@@ -52,7 +52,7 @@ def data_hash(scenes: Sequence[Scene]) -> str:
     for scene in scenes:
         objects = [(o.id, o.category, o.supercategory, o.area, o.box, o.is_crowd, o.extra) for o in scene.objects]
         size = scene.path.stat().st_size if scene.path.is_file() else None
-        entry = (scene.id, scene.path.name, size, scene.height, scene.width, scene.captions, objects)
+        entry = (scene.id, as_text(scene.path.name), size, scene.height, scene.width, scene.captions, objects)
         digest.update(json.dumps(entry, ensure_ascii=False, default=str).encode())
     return digest.hexdigest()
 

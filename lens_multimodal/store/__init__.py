@@ -1,7 +1,8 @@
 """Activations of a whole data set on disk: written once, read by picture, by image patch or at random."""
 
+from lens_multimodal.runs.plan import Estimate
 from lens_multimodal.store.reading import Activations, StoredRows
-from lens_multimodal.store.size_estimate import Estimate, estimate
+from lens_multimodal.store.size_estimate import estimate
 from lens_multimodal.store.writing import write_activations
 
 __all__ = ["Activations", "Estimate", "StoredRows", "estimate", "write_activations"]

@@ -1,9 +1,8 @@
 """How large a store will be and how long it will take, measured on a few pictures."""
 
-import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,34 +12,11 @@ from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.data import Scene
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import PROMPT
+from lens_multimodal.runs.plan import Estimate, disk_of
 from lens_multimodal.runs.processes import Processes
 from lens_multimodal.store.reading import SHARDS
 from lens_multimodal.store.what_to_store import StoredPositions, WhatToStore
 from lens_multimodal.store.writing import check, dtype_name, write_shards
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A plan for a run over a data set, from a measured sample of it."""
-
-    pictures: int
-    """That the plan is for."""
-    measured: int
-    """Pictures that were measured."""
-    bytes: int
-    seconds: float
-    """With one process."""
-    free_bytes: int | None = None
-    """On the disk of the output folder; None if it was not named."""
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.pictures:,} pictures, measured on {self.measured}: {_bytes(self.bytes)}, "
-            f"{_duration(self.seconds)} with one process ({self.pictures / self.seconds:,.1f} pictures a second)"
-        ]
-        if self.free_bytes is not None and self.free_bytes < self.bytes:
-            lines.append(f"the disk has only {_bytes(self.free_bytes)} left")
-        return "; ".join(lines)
 
 
 @public
@@ -85,7 +61,7 @@ def estimate(
     total = len(scenes) if n_pictures is None else n_pictures
     count = min(len(scenes), n_batches * batch_size)
     sample = [scenes[i * len(scenes) // count] for i in range(count)]
-    place = _existing(Path(out)) if out is not None else None
+    place, free = disk_of(out)
     one_shard = replace(what, pictures_per_shard=count)
     alone = Processes()
     with TemporaryDirectory(dir=place, prefix=".estimate-") as folder:
@@ -100,25 +76,5 @@ def estimate(
         measured=count,
         bytes=round(size * total / count),
         seconds=seconds * total / count,
-        free_bytes=None if place is None else shutil.disk_usage(place).free,
+        free_bytes=free,
     )
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    folder = folder.absolute()
-    return next(place for place in (folder, *folder.parents) if place.is_dir())
-
-
-def _bytes(number: float | int) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -16,9 +16,9 @@ from tests.lenses import random_lens
 OPTIONS = {"batch_size": 2, "pictures_per_chunk": 3, "quantile": 0.8, "n_calibration": 6, "n_top": 4}
 
 
-def world_scenes(home: Path, count: int = 23, *, anew: bool = True) -> list[Scene]:
+def world_scenes(home: Path, count: int = 23, *, write: bool = True) -> list[Scene]:
     """Every picture has a dog in the upper left corner, two of three a cat that covers patches in part."""
-    scenes = make_scenes(home, count, anew=anew)
+    scenes = make_scenes(home, count, write=write)
     return [scene if n % 3 == 0 else _with_cat(scene, n) for n, scene in enumerate(scenes)]
 
 
@@ -39,7 +39,7 @@ def atlas_of(lens: VisionLens, scenes: list[Scene], out: Path, **options: object
 
 def run_atlas(home: Path, out: Path) -> Atlas:
     lens = random_lens(home / f"tokenizer.{os.getpid()}")
-    return atlas_of(lens, world_scenes(home, anew=False), out, save_every=0)
+    return atlas_of(lens, world_scenes(home, write=False), out, save_every=0)
 
 
 def bytes_of(out: Path) -> dict[str, bytes]:

@@ -226,14 +226,14 @@ def test_states_of_two_processes_are_continued_by_one(lens, scenes, whole, tmp_p
         with pytest.raises(KeyboardInterrupt):
             atlas_of(lens, scenes, out, save_every=0)
         patched.setattr(Processes, "of_environment", classmethod(lambda cls: cls(rank=1, world=2)))
-        count = atlas_run._Counter.count
+        count = atlas_run.Counter.count
         seen = []
 
         def twice(self, chunk, bar):
             seen.append(chunk)
             return fail() if len(seen) > 2 else count(self, chunk, bar)
 
-        patched.setattr(atlas_run._Counter, "count", twice)
+        patched.setattr(atlas_run.Counter, "count", twice)
         with pytest.raises(KeyboardInterrupt):
             atlas_of(lens, scenes, out, save_every=0)
     assert sorted(path.name for path in (out / "states").iterdir()) == ["r0.safetensors", "r1.safetensors"]

@@ -32,7 +32,7 @@ def one_error(run):
 
 
 def test_the_commands():
-    expected = "caption neurons decode ablate patch train activations reproduce report explore info"
+    expected = "caption neurons decode ablate patch train activations atlas reproduce report explore info"
     assert expected.split() == NAMES
 
 

@@ -17,7 +17,7 @@ AT = ("blocks.1.mlp.hook_post", "blocks.2.hook_resid_post")
 
 def run_store(home: Path, out: Path, *, count: int = 23) -> Activations:
     lens = random_lens(home / f"tokenizer.{os.getpid()}")
-    return store_of(lens, make_scenes(home, count, anew=False), out)
+    return store_of(lens, make_scenes(home, count, write=False), out)
 
 
 def store_of(lens: VisionLens, scenes: list[Scene], out: Path, **options: object) -> Activations:

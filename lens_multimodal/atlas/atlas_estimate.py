@@ -1,0 +1,93 @@
+"""How large an atlas will be and how long it will take, measured on a few pictures."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tqdm.auto import tqdm
+
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.units import Layers, read_layers
+from lens_multimodal.atlas.atlas_reading import TABLES
+from lens_multimodal.atlas.atlas_run import CALIBRATION_BYTES, Counter, calibrated
+from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, AtlasSettings
+from lens_multimodal.atlas.atlas_tables import write_tables
+from lens_multimodal.atlas.chunk_pass import Run
+from lens_multimodal.atlas.state import STATES, State, merged, save_thresholds
+from lens_multimodal.data import Scene
+from lens_multimodal.lens import VisionLens
+from lens_multimodal.runs.picture_order import in_order
+from lens_multimodal.runs.plan import Estimate, disk_of
+
+
+@public
+def estimate_atlas(
+    lens: VisionLens,
+    scenes: Sequence[Scene],
+    *,
+    layers: Layers = None,
+    quantile: float = NETWORK_DISSECTION,
+    n_calibration: int = 256,
+    n_top: int = 16,
+    batch_size: int = 32,
+    n_pictures: int | None = None,
+    n_batches: int = 3,
+    out: str | Path | None = None,
+) -> Estimate:
+    """Size and time of `build_atlas` with the same arguments, its site left out.
+
+    The pass is measured on a few batches after one to warm up, the quantiles on one batch, the tables on one layer.
+
+    Args:
+        n_pictures: for a data set of this many pictures like `scenes`; None for `scenes` themselves.
+        n_batches: that are measured.
+        out: the folder that will be written, whose disk is looked at.
+
+    Returns: `bytes` is the most that is on the disk at once, with one process.
+    Raises: as `build_atlas`.
+    """
+    settings = AtlasSettings(
+        layers=read_layers(lens.model, layers),
+        quantile=quantile,
+        n_calibration=min(batch_size, n_calibration),
+        n_top=n_top,
+        batch_size=batch_size,
+    )
+    total = len(scenes) if n_pictures is None else n_pictures
+    order = in_order(scenes, settings.seed)[: n_batches * batch_size]
+    categories = sorted({category for scene in scenes for category in scene.categories})
+    run = Run(lens=lens, order=order, categories=categories, settings=replace(settings, pictures_per_chunk=len(order)))
+    warm = replace(run, order=order[:batch_size])
+    place, free = disk_of(out)
+    with TemporaryDirectory(dir=place, prefix=".estimate-") as folder, tqdm(disable=True) as bar:
+        home = Path(folder)
+        calibrated(warm, progress=False)
+        started = time.perf_counter()
+        save_thresholds(home, calibrated(warm, progress=False))
+        calibration = (time.perf_counter() - started) / len(warm.order)
+        Counter(warm, home, State.empty(warm)).count(0, bar)
+        counter = Counter(run, home, State.empty(run))
+        started = time.perf_counter()
+        counter.count(0, bar)
+        counting = (time.perf_counter() - started) / len(order)
+        counter.state.save(home, 0)
+        states = sum(file.stat().st_size for file in (home / STATES).iterdir())
+        one = replace(run, settings=replace(run.settings, layers=run.settings.layers[:1]))
+        started = time.perf_counter()
+        write_tables(one, home, merged(home, one), found=None)
+        tables = time.perf_counter() - started
+        of_tables = sum(file.stat().st_size for file in (home / TABLES).iterdir())
+    n_layers, sample = len(settings.layers), min(total, n_calibration)
+    values = sample * lens.vision.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
+    passes = -(-n_layers // max(1, CALIBRATION_BYTES // values))
+    chunks = -(-total // settings.pictures_per_chunk)
+    moments = 16 * n_layers * lens.shape.d_mlp * chunks
+    return Estimate(
+        pictures=total,
+        measured=len(order),
+        bytes=states + moments + of_tables * n_layers,
+        seconds=counting * total + calibration * sample * passes + tables * n_layers,
+        free_bytes=free,
+    )
