@@ -12,6 +12,7 @@ from lens_multimodal import saved_lens, transformer
 from lens_multimodal.analysis.image_neurons import image_neurons
 from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.arguments.targets import Token, read_token
 from lens_multimodal.image.pictures import Picture
 from lens_multimodal.neuron_card import NeuronCard, neuron_card
@@ -42,6 +43,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         image: Picture | ImagePrompt,
         target: Token,
         *,
+        positions: Positions = "image",
         top_k: int = 100,
         score: str = "activation_x_gradient",
         reduce: str = "max",
@@ -53,21 +55,24 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
             image: a picture, whose caption must say the target; or a prompt of one row that ends where the target
                 is predicted (`lens.prompt(image, "A picture of a")`).
             target: a token id, or a string that is one token, its leading space included.
+            positions: where neurons are scored: "image", where the picture is read (paper); "last", where the word is
+                predicted (Pan et al. 2024); "text"; or positions of the prompt by number, None for all.
             score: a name of `analysis.attribution.SCORES`.
-            reduce: over image positions: max (paper), sum or mean.
+            reduce: over the positions: max (paper), sum or mean.
             prepend_bos: as in `prompt`, for a picture; a prompt has its own.
 
         Returns:
-            One row per neuron, best first: layer, neuron, attribution (logits), image_pos (position in the prompt
-            where the attribution is largest), row, col (its image patch), tokens (decoded, best first),
-            interpretable (at least 7 of 10 are English words).
+            One row per neuron, best first: layer, neuron, attribution (logits), pos (position in the prompt where the
+            attribution is largest), row, col (its image patch; -1 at a word), tokens (decoded, best first),
+            interpretable (at least 7 of 10 are English words; parts of words such as "ing" or "s" count if the
+            dictionary has them).
 
         Raises: as `analysis.top_neurons` and `prompt_before`; ValueError for a prompt without an image.
         """
         token = read_token(self.model, target, name="target", tokenizer=self.tokenizer)
         if not isinstance(image, ImagePrompt):
             image = self.prompt_before(image, token, prepend_bos=prepend_bos)
-        return image_neurons(self.model, image, token, top_k=top_k, score=score, reduce=reduce)
+        return image_neurons(self.model, image, token, positions=positions, top_k=top_k, score=score, reduce=reduce)
 
     def chat(
         self, image: Picture, question: str, *, max_new_tokens: int = 100, sampling: Sampling | None = None

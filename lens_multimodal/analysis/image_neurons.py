@@ -5,12 +5,20 @@ from torch import nn
 from lens_multimodal.analysis.attribution.neuron_attribution import top_neurons
 from lens_multimodal.analysis.decoding import decode_neurons
 from lens_multimodal.analysis.neuron_table import NeuronTable
+from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.image.layout import NO_PATCH
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 
 def image_neurons(
-    model: nn.Module, prompt: ImagePrompt, token: int, *, top_k: int, score: str, reduce: str
+    model: nn.Module,
+    prompt: ImagePrompt,
+    token: int,
+    *,
+    positions: Positions,
+    top_k: int,
+    score: str,
+    reduce: str,
 ) -> NeuronTable:
     """The paper's ranking (sections 2.1 and 2.2) for a prompt of one row that ends where the token is predicted.
 
@@ -20,14 +28,13 @@ def image_neurons(
     spans = prompt.row(0).spans[0]
     if not spans:
         raise ValueError("this prompt holds no image, so no neuron can be attributed to one")
-    found = top_neurons(
-        model, prompt.tokens, token, prompt.image_pos[0], top_k=top_k, score=score, reduce=reduce
-    ).rename(columns={"pos": "image_pos"})
+    found = top_neurons(model, prompt.tokens, token, prompt.at(positions), top_k=top_k, score=score, reduce=reduce)
     cells = {pos: span.image.cell(i) or NO_PATCH for span in spans for i, pos in enumerate(span.positions)}
-    found["row"] = [cells[pos][0] for pos in found["image_pos"]]
-    found["col"] = [cells[pos][1] for pos in found["image_pos"]]
+    found["row"], found["col"] = ([cells.get(pos, NO_PATCH)[axis] for pos in found["pos"]] for axis in (0, 1))
     decoded = decode_neurons(model, found)[["layer", "neuron", "tokens", "interpretable"]]
     table = found.merge(decoded, on=["layer", "neuron"], how="left", validate="one_to_one")
     table.attrs.update(found.attrs)
+    if isinstance(positions, str):
+        table.attrs["positions"] = positions
     only = spans[0].image if len(spans) == 1 else None
     return NeuronTable.of(table.drop(columns=["target", "rank"]), image=only)

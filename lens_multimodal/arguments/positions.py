@@ -6,7 +6,8 @@ work everywhere:
 - `None`: all positions;
 - an integer (also NumPy's), or several in a list, a range, a tensor or an array of one axis;
 - a slice;
-- a boolean mask, `[pos]` or `[batch, pos]`, such as `prompt.image_mask`. Positions beyond the mask are not chosen.
+- a boolean mask, `[pos]` or `[batch, pos]`, such as `prompt.image_mask`. Positions beyond the mask are not chosen;
+- a name of `NAMED_POSITIONS`, where the function is given an `ImagePrompt`. Elsewhere, write `prompt.at("image")`.
 
 Hooks also see the passes of cached generation: first the whole prompt, then each new token alone. How positions were
 given decides what happens to generated tokens:
@@ -18,7 +19,7 @@ given decides what happens to generated tokens:
 Without the cache every pass is over the whole row so far, and negative positions count from its end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,6 +31,10 @@ from torch import Tensor
 from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, called_as, read_integer, shown
 
 CPU = torch.device("cpu")
+
+NAMED_POSITIONS = ("image", "text", "last")
+"""image: where the picture is read; text: at its words; last: where the next token is predicted, generated tokens
+included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,20 +164,26 @@ class PositionSet:
         return torch.nn.functional.pad(self.rows.to(device), (0, missing))
 
 
-Positions: TypeAlias = int | np.integer | Sequence[Any] | slice | Tensor | np.ndarray | PositionSet | None
+Positions: TypeAlias = int | np.integer | str | Sequence[Any] | slice | Tensor | np.ndarray | PositionSet | None
 """Any form of the module's docstring, or what `read_positions` returned."""
 
 
-def read_positions(positions: Any, *, name: str = "positions") -> PositionSet:
+def read_positions(
+    positions: Any, *, name: str = "positions", named: Mapping[str, Callable[[], Any]] | None = None
+) -> PositionSet:
     """Check positions before any prompt is known.
 
+    Args: named: what each name of `NAMED_POSITIONS` means in the prompt at hand; None without an `ImagePrompt`.
     Raises:
-        ArgumentValueError: no position, one given twice, an open slice with a step, or a mask of another shape.
+        ArgumentValueError: no position, one given twice, an open slice with a step, a mask of another shape, or an
+            unknown name.
         ArgumentTypeError: something that is not a position.
     """
     if isinstance(positions, PositionSet):
         return positions
     source = called_as(name)
+    if isinstance(positions, str):
+        positions = _positions_named(positions, name, named)
     if positions is None:
         return PositionSet(source=source, span=slice(0, None))
     if isinstance(positions, slice):
@@ -196,6 +207,18 @@ def positions_in(positions: Any, n_pos: int, *, name: str = "positions") -> Int[
     if not len(index):
         raise ArgumentValueError(f"{positions} chooses no position of this prompt of {n_pos}", name)
     return index
+
+
+def _positions_named(given: str, name: str, named: Mapping[str, Callable[[], Any]] | None) -> Any:
+    if given not in NAMED_POSITIONS:
+        raise ArgumentValueError(
+            f"expected {', '.join(map(repr, NAMED_POSITIONS))}, or positions by number, got {given!r}", name
+        )
+    if named is None:
+        raise ArgumentValueError(
+            f"token ids do not say which positions are {given!r}: give prompt.at({given!r}), of the ImagePrompt", name
+        )
+    return named[given]()
 
 
 def _read_slice(positions: slice, name: str) -> PositionSet:
@@ -223,7 +246,7 @@ def _checked_list(positions: Any, name: str) -> tuple[int, ...]:
     values = positions.tolist() if isinstance(positions, Tensor | np.ndarray) else positions
     if hasattr(values, "__index__"):
         values = [values]
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if not isinstance(values, Iterable):
         raise ArgumentTypeError(
             f"expected integers, a range, a slice, a boolean mask or None, got {shown(positions)}", name
         )

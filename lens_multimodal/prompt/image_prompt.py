@@ -10,6 +10,8 @@ from jaxtyping import Bool, Int
 from PIL import Image
 from torch import Tensor
 
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.arguments.positions import Positions, PositionSet, read_positions
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.image.layout import ImageLayout, PatchGrid
 from lens_multimodal.notebook import ShownInNotebooks
@@ -173,6 +175,23 @@ class ImagePrompt(ShownInNotebooks):
     def last_pos(self) -> int:
         """The position whose logits predict the first generated token, the same in every row."""
         return self.tokens.shape[1] - 1
+
+    @public
+    def at(self, positions: Positions) -> PositionSet:
+        """Positions of this prompt, for any function that takes positions: `ablate(..., positions=prompt.at("last"))`.
+
+        Args: positions: "image" (every image position), "text" (the words), "last" (where the next token is predicted;
+            while text is generated, each new token as well), or positions by number in any form.
+        Raises: ValueError for an unknown name, or "image" in a prompt without an image; as every `positions`.
+        """
+        return read_positions(
+            positions,
+            named={
+                "image": lambda: self.image_mask,
+                "text": lambda: self.text_mask,
+                "last": lambda: slice(self.last_pos, None),
+            },
+        )
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def test_neurons_are_ranked_by_the_attribution_on_pixels(pair, prompt):
     np.testing.assert_allclose(found["attribution"], best[0], rtol=1e-3, atol=1e-6)
     image = prompt.spans[0][0].image
     for row in found.itertuples():
-        index = prompt.spans[0][0].positions.index(row.image_pos)
+        index = prompt.spans[0][0].positions.index(row.pos)
         assert score[row.layer, index, row.neuron] == score[row.layer, :, row.neuron].max()
         assert (row.row, row.col) == image.cell(index)
 

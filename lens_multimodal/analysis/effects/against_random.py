@@ -58,6 +58,7 @@ class CaptionCase:
     """One row, whose continuation is the caption."""
     neurons: Neurons
     positions: Positions = None
+    """Names such as "last" mean the positions of `prompt` for the caption, and those of `read` for the target."""
     to: Replacement = ZERO
     target: Targets | None = None
     """What is predicted as well; None for captions alone."""
@@ -163,7 +164,7 @@ def caption_effects_against_random(
             lens,
             tokens.expand(len(tried) + 1, -1),
             [None, *(trial.neurons for trial in tried)],
-            positions=case.positions,
+            positions=case.prompt.row(0).at(case.positions),
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             to=case.to,
@@ -227,7 +228,7 @@ def summary_against_random(
 def _effects(model: nn.Module, case: Case, tried: Sequence[Trial], batch_size: int) -> pd.DataFrame:
     """One row for each trial and target; the untouched prompt is the first row of the first batch."""
     targets = read_targets(model, case.target, case.tokens)
-    at = _checked_positions(model, case, tried, case.tokens.shape[1])
+    at = _checked_positions(model, case, case.positions, tried, case.tokens.shape[1])
     rows = [[], *(replaced_neurons(trial.neurons, at) for trial in tried)]
     first = first_read(targets)
     before, tables = None, []
@@ -245,9 +246,10 @@ def _predictions(model: nn.Module, case: CaptionCase, tried: Sequence[Trial], ba
     """One row for each trial; None for a case without target."""
     read = case.prompt if case.read is None else case.read
     if case.target is None:
-        _checked_positions(model, case, tried, case.prompt.tokens.shape[1])
+        _checked_positions(model, case, case.prompt.row(0).at(case.positions), tried, case.prompt.tokens.shape[1])
         return None
-    predicted = Case(tokens=read.row(0).tokens, target=case.target, positions=case.positions, to=case.to)
+    at = read.row(0).at(case.positions)
+    predicted = Case(tokens=read.row(0).tokens, target=case.target, positions=at, to=case.to)
     found = _effects(model, predicted, tried, batch_size)
     if len(found) != len(tried):
         raise ValueError(f"expected one target for each case, got {len(found) // len(tried)}")
@@ -269,11 +271,13 @@ def _ranked(model: nn.Module, neurons: Neurons | None) -> pd.DataFrame:
     return pd.DataFrame(read_neuron_pairs(model, neurons, name="cases"), columns=["layer", "neuron"])
 
 
-def _checked_positions(model: nn.Module, case: Case | CaptionCase, tried: Sequence[Trial], n_pos: int) -> PositionSet:
+def _checked_positions(
+    model: nn.Module, case: Case | CaptionCase, given: Positions, tried: Sequence[Trial], n_pos: int
+) -> PositionSet:
     """Where a case's neurons are replaced, after a check that there is something to replace them by."""
     layers = {int(layer) for trial in tried for layer in trial.neurons["layer"].unique()}
     case.to.check({transformer.mlp_post(layer): (transformer.shape(model).d_mlp,) for layer in layers})
-    positions = read_positions(case.positions, name="cases")
+    positions = read_positions(given, name="cases")
     positions.index(n_pos)
     return positions
 

@@ -13,7 +13,7 @@ from lens_multimodal.views.notebook.shown import html_of
 
 MOST_ROWS = 25
 
-_SHOWN_OTHERWISE = ("layer", "neuron", "attribution", "image_pos", "row", "col", "tokens", "token_ids", "weights")
+_SHOWN_OTHERWISE = ("layer", "neuron", "attribution", "pos", "row", "col", "tokens", "token_ids", "weights")
 
 
 @html_of.register
@@ -63,8 +63,8 @@ def _row(
     attribution = float(row.get("attribution", 0.0))
     cut = None
     if picture is not None and geometry is not None:
-        box = geometry.patch_box(int(row["row"]), int(row["col"]))
-        cut = sprite(box, width=picture.width, height=picture.height)
+        box = geometry.patch_box(int(row["row"]), int(row["col"])) if int(row["row"]) >= 0 else None
+        cut = None if box is None else sprite(box, width=picture.width, height=picture.height)
     words = row.get("tokens", ())
     return {
         "index": index,
@@ -73,11 +73,17 @@ def _row(
         "attribution": f"{attribution:.4g}",
         "share": abs(attribution) / largest if largest > 0 else 0.0,
         "below": attribution < 0,
-        "place": f"row {row['row']}, column {row['col']}" if "row" in row and "col" in row else "",
+        "place": _place(row),
         "sprite": cut,
         "words": list(words) if isinstance(words, (list, tuple)) else [str(words)],
         "further": [_text(row[name]) for name in further],
     }
+
+
+def _place(row: dict[Any, Any]) -> str:
+    if "row" not in row or "col" not in row:
+        return ""
+    return f"row {row['row']}, column {row['col']}" if int(row["row"]) >= 0 else "at a word"
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,7 @@ def found(lens):
 def test_it_is_a_table_like_any_other(lens, found):
     assert isinstance(found, pd.DataFrame)
     assert list(found.columns) == [
-        "layer", "neuron", "attribution", "image_pos", "row", "col", "tokens", "interpretable",
+        "layer", "neuron", "attribution", "pos", "row", "col", "tokens", "interpretable",
     ]  # fmt: skip
     assert found.attrs["score"] == "activation_x_gradient"
     assert isinstance(found["layer"], pd.Series)
