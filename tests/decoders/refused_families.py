@@ -41,63 +41,63 @@ def _no_adapter(name: str) -> Refusal:
 
 REFUSED_FAMILIES: dict[str, Family] = {
     # The residual stream itself is normalised in each block.
-    "opt, norms behind": replace(
+    "OPT, norms behind": replace(
         with_sizes(OPT, do_layer_norm_before=False),
         refused=Refusal(why="its blocks normalise the residual stream", shown="final_layer_norm"),
     ),
-    "opt, projected": replace(
+    "OPT, projected": replace(
         with_sizes(OPT, word_embed_proj_dim=16),
         refused=Refusal(why="embeddings narrower than the residual stream", shown="16 wide"),
     ),
-    "openai-gpt": gpt_like(
+    "GPT": gpt_like(
         "OpenAIGPTLMHeadModel", "OpenAIGPTConfig",
         refused=Refusal(why="its blocks normalise the residual stream", shown="hook_resid_post"),
     ),
     # No plain MLP in each block.
-    "mixtral": llama_like("Mixtral", {**HEADS, "num_local_experts": 4}, **_EXPERTS),
-    "qwen 2, experts": llama_like("Qwen2Moe", {**EXPERTS, "shared_expert_intermediate_size": D_MLP}, **_EXPERTS),
-    "qwen 3, experts": llama_like("Qwen3Moe", {**EXPERTS, "head_dim": D_HEAD}, **_EXPERTS),
-    "olmo, experts": llama_like("Olmoe", EXPERTS, **_EXPERTS),
-    "granite, experts": llama_like("GraniteMoe", {**LLAMA, "num_local_experts": 4}, **_EXPERTS),
-    "gpt-oss": llama_like("GptOss", {**HEADS, "num_local_experts": 4}, **_EXPERTS),
-    "deepseek v3": llama_like("DeepseekV3", {**DEEPSEEK, "first_k_dense_replace": 1}, **_EXPERTS),
-    "llama 4": Family(model="Llama4ForCausalLM", config="Llama4TextConfig", sizes=HEADS, **_EXPERTS),
-    "mamba": Family(
+    "Mixtral": llama_like("Mixtral", {**HEADS, "num_local_experts": 4}, **_EXPERTS),
+    "Qwen 2, experts": llama_like("Qwen2Moe", {**EXPERTS, "shared_expert_intermediate_size": D_MLP}, **_EXPERTS),
+    "Qwen 3, experts": llama_like("Qwen3Moe", {**EXPERTS, "head_dim": D_HEAD}, **_EXPERTS),
+    "OLMo, experts": llama_like("Olmoe", EXPERTS, **_EXPERTS),
+    "Granite, experts": llama_like("GraniteMoe", {**LLAMA, "num_local_experts": 4}, **_EXPERTS),
+    "GPT-OSS": llama_like("GptOss", {**HEADS, "num_local_experts": 4}, **_EXPERTS),
+    "DeepSeek V3": llama_like("DeepseekV3", {**DEEPSEEK, "first_k_dense_replace": 1}, **_EXPERTS),
+    "Llama 4": Family(model="Llama4ForCausalLM", config="Llama4TextConfig", sizes=HEADS, **_EXPERTS),
+    "Mamba": Family(
         model="MambaForCausalLM", config="MambaConfig", **_NO_MLP,
         sizes={"vocab_size": D_VOCAB, "hidden_size": D_MODEL, "num_hidden_layers": N_LAYERS, "state_size": 4, **IDS},
     ),
-    "rwkv": llama_like("Rwkv", NEOX, **_NO_MLP),
+    "RWKV": llama_like("Rwkv", NEOX, **_NO_MLP),
     # No attention in each block, or a second way for tokens into the model.
-    "lfm 2": llama_like("Lfm2", {**LLAMA, "layer_types": ["conv", "full_attention"]}, refused=_HYBRID),
-    "qwen 3.5": Family(model="Qwen3_5ForCausalLM", config="Qwen3_5TextConfig", sizes=LINEAR_ATTENTION, refused=_HYBRID),
-    "olmo, hybrid": llama_like("OlmoHybrid", LINEAR_ATTENTION, refused=_HYBRID),
-    "falcon h1": llama_like(
+    "LFM 2": llama_like("Lfm2", {**LLAMA, "layer_types": ["conv", "full_attention"]}, refused=_HYBRID),
+    "Qwen 3.5": Family(model="Qwen3_5ForCausalLM", config="Qwen3_5TextConfig", sizes=LINEAR_ATTENTION, refused=_HYBRID),
+    "OLMo, hybrid": llama_like("OlmoHybrid", LINEAR_ATTENTION, refused=_HYBRID),
+    "Falcon-H1": llama_like(
         "FalconH1",
         {**HEADS, "mamba_d_ssm": D_MODEL, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
          "mamba_chunk_size": 8, "lm_head_multiplier": 2.0, "embedding_multiplier": 3.0, "mlp_multipliers": [2.0, 3.0]},
         refused=Refusal(why="multiplies the output of its MLPs", shown="MLP of block 0"),
     ),
-    "gemma 3n": Family(
+    "Gemma 3n": Family(
         model="Gemma3nForCausalLM", config="Gemma3nTextConfig", refused=_no_adapter("Gemma3n"),
         sizes={**HEADS, "vocab_size_per_layer_input": D_VOCAB, "hidden_size_per_layer_input": 8,
                "num_kv_shared_layers": 0, "laurel_rank": 4},
     ),
-    "gemma 4": Family(
+    "Gemma 4": Family(
         model="Gemma4ForCausalLM", config="Gemma4TextConfig", refused=_SCALED_STREAM,
         sizes={**HEADS, "global_head_dim": D_HEAD, "vocab_size_per_layer_input": D_VOCAB,
                "hidden_size_per_layer_input": 8},
     ),
-    "gemma 4, no inputs per layer": Family(
+    "Gemma 4, no inputs per layer": Family(
         model="Gemma4ForCausalLM", config="Gemma4TextConfig", refused=_SCALED_STREAM,
         sizes={**HEADS, "global_head_dim": D_HEAD, "hidden_size_per_layer_input": 0},
     ),
-    "deepseek v3, dense": llama_like("DeepseekV3", {**DEEPSEEK, "first_k_dense_replace": N_LAYERS}, refused=_LATENT),
-    "youtu": llama_like("Youtu", LATENT, refused=_LATENT),
+    "DeepSeek V3, dense": llama_like("DeepseekV3", {**DEEPSEEK, "first_k_dense_replace": N_LAYERS}, refused=_LATENT),
+    "Youtu": llama_like("Youtu", LATENT, refused=_LATENT),
     # TransformerLens does not know them, or runs them wrongly.
-    "falcon, grouped heads": replace(
+    "Falcon, grouped heads": replace(
         with_sizes(FALCON, new_decoder_architecture=True, num_kv_heads=2), refused=WRONG_LOGITS
     ),
-    "helium": llama_like("Helium", HEADS, refused=_no_adapter("Helium")),
-    "biogpt": llama_like("BioGpt", NEOX, refused=_no_adapter("BioGpt")),
-    "persimmon": llama_like("Persimmon", NEOX, refused=_no_adapter("Persimmon")),
+    "Helium": llama_like("Helium", HEADS, refused=_no_adapter("Helium")),
+    "BioGPT": llama_like("BioGpt", NEOX, refused=_no_adapter("BioGpt")),
+    "Persimmon": llama_like("Persimmon", NEOX, refused=_no_adapter("Persimmon")),
 }  # fmt: skip

@@ -31,7 +31,9 @@ def measured(case: Case) -> dict[str, float]:
             key = "tokens that differ" + (", final norm" if final_norm else "")
             found[key] += float((told != expected.indices).sum())
             if not final_norm:
-                weights = torch.tensor([table[table["neuron"] == k]["weights"].iloc[0] for k in neurons])
+                weights = torch.tensor(
+                    [table[table["neuron"] == k]["weights"].iloc[0] for k in neurons], dtype=torch.float64
+                )
                 scaled = FAMILIES[case.name].norm_behind_mlp is not None
                 if scaled:
                     weights = weights * (expected.values.norm(dim=-1) / weights.norm(dim=-1))[:, None]

@@ -41,6 +41,22 @@ def test_what_transformer_lens_cannot_run_is_refused(family):
         wrap(model)
 
 
+def test_a_model_that_continues_otherwise_from_its_cache_is_refused(monkeypatch):
+    """TransformerLens 3.8 forgets the positions of MPT behind the key-value cache, so that only generation is wrong."""
+    from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
+
+    whole = NormalizationBridge.forward
+
+    def weightless_for_one_position(norm, hidden_states, **others):
+        if hidden_states.shape[1] > 1:
+            return whole(norm, hidden_states, **others)
+        return nn.functional.rms_norm(hidden_states, hidden_states.shape[-1:])
+
+    monkeypatch.setattr(NormalizationBridge, "forward", weightless_for_one_position)
+    with pytest.raises(WrongInTransformerLens, match=r"LlamaForCausalLM.*cache.*differ.*by"):
+        wrap(random_language_model("llama"))
+
+
 def test_a_model_with_other_logits_inside_is_refused(monkeypatch):
     """Here the bridge's own final norm forgets its weight; in HunYuan, TransformerLens 3.8 forgets a norm."""
     from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
