@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 SHARE = 64
@@ -88,27 +88,31 @@ class LayerTally:
         n_patches = activation.shape[1]
         even = facts.place % 2 == 0
         self.positive += (activation > 0).sum(dim=(0, 1))
+        covered = facts.share.any(dim=-1)
+        share, on_objects = facts.share[covered], activation[covered]
         for level, threshold in enumerate(thresholds):
             is_on = activation > threshold
             self.above[level] += is_on.sum(dim=(0, 1))
-            by_picture = is_on.transpose(1, 2).float()
+            self.inside[level].index_add_(1, facts.columns, _whole((on_objects > threshold).float().T @ share))
             if level == on:
-                per_picture = by_picture @ facts.share
-                self.inside[level].index_add_(1, facts.columns, _whole(per_picture.sum(0)))
-                self.inside_half.index_add_(1, facts.columns, _whole(per_picture[even].sum(0)))
-                self.above_half += is_on[even].sum(dim=(0, 1))
-                for half, chosen in enumerate((even, ~even)):
-                    mostly = (by_picture[chosen] @ (facts.share[chosen] * 2 >= SHARE).float() > 0).sum(0)
-                    self.pictures_on[half].index_add_(1, facts.columns, mostly)
-                other = by_picture.transpose(0, 1).flatten(1) @ facts.shifted.flatten(0, 1)
-                self.shifted.index_add_(1, facts.shifted_columns, _whole(other))
-            else:
-                total = by_picture.transpose(0, 1).flatten(1) @ facts.share.flatten(0, 1)
-                self.inside[level].index_add_(1, facts.columns, _whole(total))
+                self._count_on(is_on, even, facts)
         value = activation.amax(dim=1)
         patch = torch.arange(n_patches, device=activation.device)[:, None]
         first = torch.where(activation == value[:, None], patch, n_patches).amin(dim=1)
         self._keep_best(value.T, (facts.place[:, None] * n_patches + first).T)
+
+    def _count_on(self, is_on: Bool[Tensor, "picture patch neuron"], even: Tensor, facts: BatchFacts) -> None:
+        """The halves, the pictures and the permutation control."""
+        covered = facts.share.any(dim=-1)
+        of_even = covered & even[:, None]
+        self.inside_half.index_add_(1, facts.columns, _whole(is_on[of_even].float().T @ facts.share[of_even]))
+        self.above_half += is_on[even].sum(dim=(0, 1))
+        mostly = is_on.transpose(1, 2).float() @ (facts.share * 2 >= SHARE).float() > 0
+        for half, chosen in enumerate((even, ~even)):
+            self.pictures_on[half].index_add_(1, facts.columns, mostly[chosen].sum(0))
+        shifted = facts.shifted.any(dim=-1)
+        inside = is_on[shifted].float().T @ facts.shifted[shifted]
+        self.shifted.index_add_(1, facts.shifted_columns, _whole(inside))
 
     def merge(self, other: "LayerTally") -> None:
         """Count another tally's pictures too, which must be different ones."""
