@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lens_multimodal.analysis import effects_of, neuron_activations, receptive_field
+from lens_multimodal.analysis import decode_neurons, effects_of, neuron_activations, receptive_field
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene, read_coco
 from lens_multimodal.hooks import ablate, random_neurons_like
@@ -16,7 +16,7 @@ from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.short_report import short_report
 from lens_multimodal.tiny import scenes_folder
-from lens_multimodal.views.demo_page import CaptionedScene, ExplainedWord, page
+from lens_multimodal.views.demo_page import TOP_WRITING, CaptionedScene, ExplainedWord, NeuronsAt, page
 
 COUNTS = (10, 30, 100, 300)
 """Numbers of top neurons to ablate."""
@@ -45,20 +45,16 @@ def caption_scenes(lens: VisionLens, scenes: Sequence[Scene]) -> list[CaptionedS
 
 
 def explain(lens: VisionLens, scene: CaptionedScene, *, shown: int = 5) -> ExplainedWord:
-    """The neurons behind the noun in a caption, their receptive fields, and the noun's probability without them."""
-    word = f" {scene.noun}"
-    prompt = lens.prompt_before(scene.picture, word)
-    ranked = lens.neurons(prompt, word, top_k=max(COUNTS))
-    first = ranked[ranked["interpretable"]].head(shown)
-    first = first if len(first) else ranked.head(shown)
-    geometry = lens.vision.geometry(*scene.picture.size)
-    activations = neuron_activations(lens.model, prompt.tokens, first, prompt.image_pos[0])[0]
-    return ExplainedWord(
-        scene=scene,
-        neurons=first,
-        fields=tuple(receptive_field(values.reshape(prompt.grid), geometry) for values in activations),
-        probability_left=_probability_left(lens, prompt, lens.text.token_id(word), ranked),
-    )
+    """The neurons behind the noun in a caption, where the picture is read and where the noun is predicted."""
+    prompt = lens.prompt_before(scene.picture, f" {scene.noun}")
+    image, last = (_neurons_at(lens, scene, prompt, positions, shown) for positions in ("image", "last"))
+    lens.forget(prompt)
+    return ExplainedWord(scene=scene, image=image, last=last)
+
+
+def examples(explained: Sequence[ExplainedWord]) -> list[ExplainedWord]:
+    """The pictures to show: first those whose caption changes without the top neurons, otherwise in their order."""
+    return sorted(explained, key=lambda one: not one.changed)[:MOST_EXPLAINED]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,14 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for scene in scenes:
         sys.stdout.write(f"{scene.drawings:>8}  {scene.noun:<12} -> {scene.caption}\n")
     right = [scene for scene in scenes if scene.names_its_object]
-    explained = [explain(lens, scene) for scene in right[:MOST_EXPLAINED]]
+    explained = examples([explain(lens, scene) for scene in right])
     for one in explained:
-        best, left = one.neurons.iloc[0], one.probability_left
+        left, best = one.image.probability_left, one.last.neurons.iloc[0]
         sys.stdout.write(
-            f"neurons behind {one.word!r}: layer {best.layer}, neuron {best.neuron} writes"
-            f"{''.join(best.tokens[:6])}; "
-            f"without the top {COUNTS[-1]}, {left['top'][-1]:.0%} of the probability is left; without as many "
-            f"random neurons, {left['random'][-1]:.0%}\n"
+            f"{one.word!r}: without the top {COUNTS[-1]} neurons where the picture is read, {left['top'][-1]:.0%} of "
+            f"its probability is left (random: {left['random'][-1]:.0%}) and the caption is {one.image.caption!r}; "
+            f"where the word is predicted, layer {best.layer}, neuron {best.neuron} writes{''.join(best.tokens[:6])}\n"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     report = options.out.with_name(f"{options.out.stem}_report.html")
@@ -101,16 +96,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.stdout.write(f"wrote {options.out} and {report}\n")
 
 
-def _probability_left(
-    lens: VisionLens, prompt: ImagePrompt, token: int, ranked: pd.DataFrame
-) -> dict[str, list[float]]:
+def _neurons_at(lens: VisionLens, scene: CaptionedScene, prompt: ImagePrompt, positions: str, shown: int) -> NeuronsAt:
+    word = f" {scene.noun}"
+    ranked = lens.neurons(prompt, word, positions=positions, top_k=max(COUNTS))
+    first = ranked[ranked["whole_words"]].head(shown)
+    first = first if len(first) else ranked.head(shown)
+    activations = neuron_activations(lens.model, prompt.tokens, first, prompt.at("image"))[0]
     generator = torch.Generator().manual_seed(0)
     top = [ranked.head(count) for count in COUNTS]
     random = [random_neurons_like(lens.model, neurons, generator) for neurons in top]
-    hooks = [ablate(lens.model, neurons, positions=prompt.image_pos[0]) for neurons in [*top, *random]]
-    effects = effects_of(lens.model, prompt.tokens, hooks, token)
+    some, some_random = ranked.head(TOP_WRITING), random_neurons_like(lens.model, ranked.head(TOP_WRITING), generator)
+    hooks = [ablate(lens.model, neurons, positions=prompt.at(positions)) for neurons in [*top, *random]]
+    effects = effects_of(lens.model, prompt.tokens, hooks, lens.text.token_id(word))
     left = [1 + float(effect.relative_probability_change) for effect in effects]
-    return {"top": left[: len(COUNTS)], "random": left[len(COUNTS) :]}
+    return NeuronsAt(
+        neurons=first,
+        fields=tuple(receptive_field(values, prompt.spans[0][0].image.layout) for values in activations),
+        n_writing=_n_writing(lens, some, scene.noun),
+        n_writing_random=_n_writing(lens, some_random, scene.noun),
+        probability_left={"top": left[: len(COUNTS)], "random": left[len(COUNTS) :]},
+        caption=_caption_without(lens, scene, top[-1], positions),
+        caption_random=_caption_without(lens, scene, random[-1], positions),
+    )
+
+
+def _n_writing(lens: VisionLens, neurons: pd.DataFrame, noun: str) -> int:
+    """How many of some neurons have the noun among their ten tokens."""
+    tokens = decode_neurons(lens.model, neurons)["tokens"]
+    return sum(noun in [token.strip().lower() for token in own] for own in tokens)
+
+
+def _caption_without(lens: VisionLens, scene: CaptionedScene, neurons: pd.DataFrame, positions: str) -> str:
+    prompt = lens.prompt(scene.picture)
+    with lens.model.hooks(fwd_hooks=ablate(lens.model, neurons, positions=prompt.at(positions))):
+        (caption,) = lens.generate(prompt)
+    lens.forget(prompt)
+    return caption
 
 
 if __name__ == "__main__":

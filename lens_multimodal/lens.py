@@ -64,8 +64,8 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         Returns:
             One row per neuron, best first: layer, neuron, attribution (logits), pos (position in the prompt where the
             attribution is largest), row, col (its image patch; -1 at a word), tokens (decoded, best first),
-            interpretable (at least 7 of 10 are English words; parts of words such as "ing" or "s" count if the
-            dictionary has them).
+            interpretable (at least 7 of 10 are English words, the paper's rule), whole_words (at least 7 begin a word
+            and have three letters or more).
 
         Raises: as `analysis.top_neurons` and `prompt_before`; ValueError for a prompt without an image.
         """

@@ -29,6 +29,7 @@ from lens_multimodal.analysis.decoding import (
     token_strings,
     unembed_tokens,
     upstream_neurons,
+    writes_whole_words,
 )
 from lens_multimodal.analysis.effects.against_random import (
     CaptionCase,
@@ -140,4 +141,5 @@ __all__ = [
     "top_neurons_by_row",
     "unembed_tokens",
     "upstream_neurons",
+    "writes_whole_words",
 ]

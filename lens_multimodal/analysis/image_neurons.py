@@ -31,7 +31,7 @@ def image_neurons(
     found = top_neurons(model, prompt.tokens, token, prompt.at(positions), top_k=top_k, score=score, reduce=reduce)
     cells = {pos: span.image.cell(i) or NO_PATCH for span in spans for i, pos in enumerate(span.positions)}
     found["row"], found["col"] = ([cells.get(pos, NO_PATCH)[axis] for pos in found["pos"]] for axis in (0, 1))
-    decoded = decode_neurons(model, found)[["layer", "neuron", "tokens", "interpretable"]]
+    decoded = decode_neurons(model, found)[["layer", "neuron", "tokens", "interpretable", "whole_words"]]
     table = found.merge(decoded, on=["layer", "neuron"], how="left", validate="one_to_one")
     table.attrs.update(found.attrs)
     if isinstance(positions, str):

@@ -55,12 +55,12 @@ class Neuron:
     """Logits."""
     row: int
     col: int
-    """The image patch with the largest attribution."""
+    """The image patch with the largest attribution; -1 at a word."""
     tokens: list[str]
     """The tokens it writes, strongest first."""
     interpretable: bool
     activations: list[float]
-    """At each image patch."""
+    """At each image patch, wherever it is ranked."""
     field: str
     """Its activation over the picture, as a data URI."""
 

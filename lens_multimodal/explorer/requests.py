@@ -1,6 +1,6 @@
 """Requests of the page, checked before anything runs."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,7 +30,13 @@ class Place(Request):
     target: TokenId
 
 
-class Why(Place):
+class Where(Place):
+    """The positions whose neurons are ranked or changed."""
+
+    positions: Literal["image", "last"] = "image"
+
+
+class Why(Where):
     """Rank the neurons behind a word."""
 
     picture: PictureId
@@ -45,7 +51,7 @@ class Factor(Request):
     factor: float = Field(ge=-10, le=10, allow_inf_nan=False)
 
 
-class Change(Place):
+class Change(Where):
     """Change the activations of these neurons."""
 
     picture: PictureId

@@ -110,14 +110,14 @@ def _add_questions(app: FastAPI, bench: Workbench) -> None:
 
     @app.post("/api/why")
     def why(ask: requests.Why) -> answers.Why:
-        return bench.why(ask.picture, ask.text, ask.before, ask.target, top_k=ask.top_k)
+        return bench.why(ask.picture, ask.text, ask.before, ask.target, positions=ask.positions, top_k=ask.top_k)
 
     @app.post("/api/change")
     def change(ask: requests.Change) -> answers.Changed:
         factors = {(one.layer, one.neuron): one.factor for one in ask.neurons}
         if len(factors) < len(ask.neurons):
             raise ValueError("the same neuron is given more than once")
-        return bench.change(ask.picture, ask.text, ask.before, ask.target, factors=factors)
+        return bench.change(ask.picture, ask.text, ask.before, ask.target, positions=ask.positions, factors=factors)
 
     @app.post("/api/patch")
     def patch(ask: requests.Patch) -> answers.Patched:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import neuron_activations, receptive_field
+from lens_multimodal.arguments.positions import Positions, PositionSet
 from lens_multimodal.arguments.targets import read_token
 from lens_multimodal.data.coco import Scene
 from lens_multimodal.explorer.answers import Caption, Changed, Neuron, PatchGrid, Seen, Why, Word
@@ -84,9 +85,12 @@ class Workbench:
             image = self.pictures.get(picture)
             return Seen(caption=self.caption(self.prompt(image, text)), patches=self._grid(image))
 
-    def why(self, picture: str, text: str, before: Sequence[int], target: int, *, top_k: int) -> Why:
+    def why(
+        self, picture: str, text: str, before: Sequence[int], target: int, *, positions: Positions, top_k: int
+    ) -> Why:
         """The neurons that turn a picture into a word, with the tokens they write and where they are active.
 
+        Args: positions: where neurons are ranked, as in `VisionLens.neurons`.
         Raises: as `look`; ValueError for tokens outside the vocabulary or too many neurons.
         """
         if not 1 <= top_k <= self.limits.neurons:
@@ -96,7 +100,7 @@ class Workbench:
             prompt = self.prompt(image, text, before)
             token = self._known(target)
             logits = self.next_logits(prompt)
-            table = self.lens.neurons(prompt, token, top_k=top_k)
+            table = self.lens.neurons(prompt, token, positions=positions, top_k=top_k)
             active = neuron_activations(self.lens.model, prompt.tokens, table, prompt.image_pos[0])[0]
             assert image.picture is not None
             shown = thumbnail(image.picture, FIELD_SIDE)
@@ -115,11 +119,14 @@ class Workbench:
         before: Sequence[int],
         target: int,
         *,
+        positions: Positions,
         factors: dict[tuple[int, int], float],
     ) -> Changed:
-        """Multiply the activations of neurons at the image positions, and read what the model says.
+        """Multiply the activations of neurons, and read what the model says.
 
-        Args: factors: by (layer, neuron); 0 ablates, 1 changes nothing.
+        Args:
+            positions: where, as in `ImagePrompt.at`.
+            factors: by (layer, neuron); 0 ablates, 1 changes nothing.
         Raises: as `why`; ValueError for neurons that the model does not have.
         """
         if len(factors) > self.limits.neurons:
@@ -128,15 +135,16 @@ class Workbench:
             image = self.pictures.get(picture)
             prompt = self.prompt(image, text, before)
             token = self._known(target)
-            hooks = self._scaled(factors, prompt)
+            hooks = self._scaled(factors, prompt.at(positions))
             control = self._control(factors)
             before_logits, after_logits = self.next_logits(prompt), self.next_logits(prompt, hooks)
-            random = None if control is None else self.next_logits(prompt, self._scaled(control, prompt))
+            random = None if control is None else self.next_logits(prompt, self._scaled(control, prompt.at(positions)))
+            free = self.prompt(image, text)
             return Changed(
                 before=self.word(token, before_logits),
                 after=self.word(token, after_logits),
                 random=None if random is None else self.word(token, random),
-                caption=self.caption(self.prompt(image, text), hooks),
+                caption=self.caption(free, self._scaled(factors, free.at(positions))),
                 likeliest=self.likeliest(after_logits),
             )
 
@@ -203,8 +211,7 @@ class Workbench:
             )
         return longer
 
-    def _scaled(self, factors: dict[tuple[int, int], float], prompt: ImagePrompt) -> list[transformer.NamedHook]:
-        at = prompt.image_pos[0]
+    def _scaled(self, factors: dict[tuple[int, int], float], at: PositionSet) -> list[transformer.NamedHook]:
         groups: dict[float, list[tuple[int, int]]] = {}
         for neuron, factor in factors.items():
             groups.setdefault(factor, []).append(neuron)

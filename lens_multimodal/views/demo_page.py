@@ -17,6 +17,9 @@ from lens_multimodal.views.plots import ablation_curve, heat_over_picture, layer
 SHOWN_TOKENS = 8
 """Decoded tokens shown of one neuron."""
 
+TOP_WRITING = 20
+"""Top neurons in which the word itself is looked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedScene:
@@ -35,19 +38,41 @@ class CaptionedScene:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainedWord:
-    """The neurons behind one word of a caption, and the word's probability without them."""
+class NeuronsAt:
+    """The neurons behind one word of a caption at some positions, and what happens without them."""
 
-    scene: CaptionedScene
     neurons: pd.DataFrame
+    """Those that are shown."""
     fields: tuple[ReceptiveField, ...]
-    """One for each row of `neurons`."""
+    """Where on the picture each row of `neurons` is active."""
+    n_writing: int
+    """How many of the top `TOP_WRITING` have the word among the ten tokens that they write."""
+    n_writing_random: int
+    """The same of as many random neurons of the same layers."""
     probability_left: dict[str, list[float]]
     """Share of the word's probability left after ablating the `top` or as many `random` neurons, for each count."""
+    caption: str
+    """Without the largest number of top neurons."""
+    caption_random: str
+    """Without as many random neurons."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedWord:
+    """The neurons behind one word of a caption, where the picture is read and where the word is predicted."""
+
+    scene: CaptionedScene
+    image: NeuronsAt
+    last: NeuronsAt
 
     @property
     def word(self) -> str:
         return self.scene.noun
+
+    @property
+    def changed(self) -> bool:
+        """Whether the top neurons where the picture is read change the caption when ablated, and random ones do not."""
+        return self.image.caption != self.scene.caption == self.image.caption_random
 
 
 def page(
@@ -69,6 +94,10 @@ def page(
         verdicts: of the paper's experiments, one sentence each.
         report: the name of their report beside this page.
     """
+    shown = [
+        {"scene": one.scene, "changed": one.changed, "places": [_place(one, at) for at in ("image", "last")]}
+        for one in explained
+    ]
     figures = _figures(explained, n_layers=n_layers, counts=counts)
     return render(
         "demo.html",
@@ -77,7 +106,10 @@ def page(
         lens=lens,
         scenes=scenes,
         n_right=sum(scene.names_its_object for scene in scenes),
-        explained=[{"scene": one.scene, "neurons": _neurons(one)} for one in explained],
+        explained=shown,
+        writing={at: _writing(explained, at) for at in ("image", "last")},
+        top_writing=TOP_WRITING,
+        most=max(counts),
         verdicts=verdicts,
         report=report,
         figures=figures,
@@ -89,16 +121,41 @@ def _figures(explained: Sequence[ExplainedWord], *, n_layers: int, counts: Seque
     if not explained:
         return []
     mean = {
-        kind: [sum(one.probability_left[kind][i] for one in explained) / len(explained) for i in range(len(counts))]
+        kind: [
+            sum(one.image.probability_left[kind][i] for one in explained) / len(explained) for i in range(len(counts))
+        ]
         for kind in ("top", "random")
     }
-    layers = [int(layer) for one in explained for layer in one.neurons["layer"]]
+    layers = [int(layer) for one in explained for layer in one.image.neurons["layer"]]
     return [ablation_curve(counts, mean), layer_histogram(layers, n_layers=n_layers)]
 
 
-def _neurons(one: ExplainedWord) -> list[dict[Any, Any]]:
-    overlays = [data_uri(heat_over_picture(one.scene.picture, field.heat)) for field in one.fields]
-    return [
-        {**row, "overlay": overlay, "tokens": " ".join(row["tokens"][:SHOWN_TOKENS])}
-        for row, overlay in zip(one.neurons.to_dict("records"), overlays, strict=True)
+def _writing(explained: Sequence[ExplainedWord], at: str) -> dict[str, int]:
+    """In how many pictures a top neuron, or one of as many random ones, writes the word."""
+    places: list[NeuronsAt] = [getattr(one, at) for one in explained]
+    return {
+        "top": sum(place.n_writing > 0 for place in places),
+        "random": sum(place.n_writing_random > 0 for place in places),
+    }
+
+
+def _place(one: ExplainedWord, at: str) -> dict[str, Any]:
+    place: NeuronsAt = getattr(one, at)
+    overlays = [data_uri(heat_over_picture(one.scene.picture, field.heat)) for field in place.fields]
+    neurons = [
+        {
+            **row,
+            "overlay": overlay,
+            "tokens": [
+                (token.strip(), token.strip().lower() == one.word.lower()) for token in row["tokens"][:SHOWN_TOKENS]
+            ],
+        }
+        for row, overlay in zip(place.neurons.to_dict("records"), overlays, strict=True)
     ]
+    return {
+        "at": at,
+        "neurons": neurons,
+        "n_writing": place.n_writing,
+        "caption": place.caption,
+        "caption_random": place.caption_random,
+    }

@@ -62,11 +62,12 @@ def test_each_word_has_the_probability_with_which_it_was_chosen(page, lens, two)
         assert word["probability"] == pytest.approx(expected, **CLOSE)
 
 
-def test_the_neurons_behind_a_word_are_those_of_the_library(page, lens, two):
+@pytest.mark.parametrize("positions", ["image", "last"])
+def test_the_neurons_behind_a_word_are_those_of_the_library(page, lens, two, positions):
     place = page.place(two[0], 1)
-    why = page.ask("/api/why", picture=two[0], **place, top_k=12)
+    why = page.ask("/api/why", picture=two[0], **place, positions=positions, top_k=12)
     prompt = prompt_at(lens, picture(0), place)
-    expected = lens.neurons(prompt, place["target"], top_k=12)
+    expected = lens.neurons(prompt, place["target"], positions=positions, top_k=12)
     assert [(n["layer"], n["neuron"]) for n in why["neurons"]] == list(
         zip(expected["layer"], expected["neuron"], strict=True)
     )
@@ -82,14 +83,15 @@ def test_the_neurons_behind_a_word_are_those_of_the_library(page, lens, two):
     assert why["likeliest"][0]["token_id"] == place["target"], "a greedy word is the likeliest"
 
 
-def test_ablation_and_scaling_change_the_word_as_the_library_does(page, lens, two):
+@pytest.mark.parametrize("positions", ["image", "last"])
+def test_ablation_and_scaling_change_the_word_as_the_library_does(page, lens, two, positions):
     place = page.place(two[0], 0)
     neurons = [(0, 3), (1, 7), (1, 8), (2, 30)]
     factors = [0.0, 0.0, 2.5, 0.0]
     asked = [{"layer": a, "neuron": b, "factor": f} for (a, b), f in zip(neurons, factors, strict=True)]
-    changed = page.ask("/api/change", picture=two[0], **place, neurons=asked)
+    changed = page.ask("/api/change", picture=two[0], **place, positions=positions, neurons=asked)
     prompt = prompt_at(lens, picture(0), place)
-    at = prompt.image_pos[0]
+    at = prompt.image_pos[0] if positions == "image" else slice(prompt.last_pos, None)
     hooks = ablate(lens.model, [neurons[0], neurons[1], neurons[3]], positions=at)
     hooks += scale(lens.model, [neurons[2]], factor=2.5, positions=at)
     before, after = (probability(lens, prompt, place["target"], h) for h in ([], hooks))
@@ -163,5 +165,5 @@ def test_the_oldest_uploads_are_dropped_with_their_vectors(page, lens):
 def test_what_the_page_says_of_the_lens(page, lens):
     about = page.client.get("/api/about").json()
     assert (about["n_layers"], about["d_mlp"]) == (lens.shape.n_layers, lens.shape.d_mlp)
-    assert (about["grid_h"], about["grid_w"]) == (3, 3)
+    assert "3 x 3 image patches" in about["vision"]
     assert about["upload_bytes"] == LIMITS.upload_bytes

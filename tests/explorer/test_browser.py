@@ -138,6 +138,73 @@ def test_scaling_by_the_keyboard_and_pointing_at_a_neuron(tab):
     tab.until(lambda: tab.all("#why-bars .after"))
 
 
+SLOW_RANKING = """
+const plain = window.fetch;
+window.fetch = async (path, options) => {
+  if (path === "/api/why") await new Promise((go) => setTimeout(go, 1500));
+  return window.failing ? new Response('{"error": "on purpose"}', {status: 503}) : plain(path, options);
+};
+"""
+
+
+def ticked(tab) -> list[str]:
+    rows = tab.all("#neurons-table tbody tr:has(input:checked)")
+    return [row.get_attribute("data-neuron") for row in rows]
+
+
+def test_what_is_changed_stays_when_more_rows_are_shown_and_no_click_is_lost(tab):
+    tab.click("#look-caption .word")
+    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    tab.driver.execute_script(SLOW_RANKING)
+    tab.click("#neurons-table input[type=checkbox]", 2)
+    tab.until(lambda: "1 neuron changed" in tab.text("#why-bars"))
+    (own,) = ticked(tab)
+    count = Select(tab.one("#neurons-count"))
+
+    count.select_by_visible_text("50")
+    tab.click("#neurons-table input[type=checkbox]", 4)  # of the rows still shown
+    assert "50" in tab.text("#neurons-status")
+    tab.until(lambda: len(tab.all("#neurons-table tbody tr")) == 50)
+    assert len(ticked(tab)) == 2
+    assert own in ticked(tab)
+    tab.until(lambda: "2 neurons changed" in tab.text("#why-bars"))
+
+    count.select_by_visible_text("100")
+    tab.click("#ablate-all")
+    tab.until(lambda: "100 neurons changed" in tab.text("#why-bars"))
+    assert len(ticked(tab)) == 100
+
+    count.select_by_visible_text("10")
+    tab.until(lambda: "90 of the changed" in tab.text("#neurons-status"))
+    assert len(ticked(tab)) == 10
+    assert "100 neurons changed" in tab.text("#why-bars")
+
+    tab.driver.execute_script("window.failing = true")
+    count.select_by_visible_text("20")
+    tab.until(lambda: tab.one("#error").is_displayed())
+    tab.until(lambda: count.first_selected_option.text == "10")
+    assert len(tab.all("#neurons-table tbody tr")) == 10
+
+
+def test_another_word_or_place_starts_afresh(tab):
+    tab.click("#look-caption .word")
+    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    image = [row.get_attribute("data-neuron") for row in tab.all("#neurons-table tbody tr")]
+    tab.driver.execute_script(SLOW_RANKING)
+    tab.click("#ablate-all")
+    tab.until(lambda: "20 neurons changed" in tab.text("#why-bars"))
+    note = tab.text("#where-note")
+    tab.click("input[name=where][value=last]")
+    assert tab.one("#neurons-table tbody").get_property("inert"), "rows of another question cannot be clicked"
+    tab.until(lambda: tab.text("#where-note") != note)
+    assert ticked(tab) == []
+    assert not tab.all("#why-bars .after")
+    assert {cell.text for cell in tab.all("#neurons-table .place")} == {"last position"}
+    assert [row.get_attribute("data-neuron") for row in tab.all("#neurons-table tbody tr")] != image
+    tab.click("#ablate-all")
+    tab.until(lambda: "20 neurons changed" in tab.text("#why-bars"))
+
+
 def test_patching_between_two_pictures(tab):
     tab.click("#tab-between")
     tab.click("#gallery button", 0)
@@ -196,7 +263,7 @@ def test_the_gallery_filters_and_the_theme_stays(tab):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1360, 400])
+@pytest.mark.parametrize("width", [1360, 700, 400])
 def test_text_is_readable_and_nothing_is_wider_than_the_window(tab, theme, width):
     tab.driver.set_window_size(width, 1000)
     tab.driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
@@ -205,6 +272,8 @@ def test_text_is_readable_and_nothing_is_wider_than_the_window(tab, theme, width
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert tab.driver.execute_script(wide) <= 0
     assert tab.driver.execute_script(CONTRAST) == []
+    cut = "const at = arguments[0].getBoundingClientRect(); return at.right <= innerWidth && at.width > 40"
+    assert tab.driver.execute_script(cut, tab.one("#neurons-table input[type=range]"))
     tab.driver.set_window_size(1360, 1000)
 
 

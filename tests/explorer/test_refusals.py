@@ -246,6 +246,7 @@ def test_nothing_is_written_to_disk(page, tmp_path, monkeypatch):
         ("/api/why", {"top_k": 3, "before": [5] * 129}, "before"),
         ("/api/why", {"top_k": 3, "text": "a dog" * 200}, "text"),
         ("/api/why", {"top_k": 3, "text": None}, "text"),
+        ("/api/why", {"top_k": 3, "positions": "first"}, "positions"),
         ("/api/change", {"neurons": [{"layer": 3, "neuron": 0, "factor": 0}]}, "layer 3 is outside"),
         ("/api/change", {"neurons": [{"layer": 0, "neuron": 40, "factor": 0}]}, "neuron 40 is outside"),
         ("/api/change", {"neurons": [{"layer": -1, "neuron": 0, "factor": 0}]}, "layer"),

@@ -1,6 +1,6 @@
 """Decoding: the tokens of neurons, soft prompts and the residual stream."""
 
-from lens_multimodal.analysis.decoding.dictionary import is_interpretable, is_word
+from lens_multimodal.analysis.decoding.dictionary import is_interpretable, is_word, writes_whole_words
 from lens_multimodal.analysis.decoding.logit_lens import LogitLens, logit_lens
 from lens_multimodal.analysis.decoding.nearest_tokens import nearest_embeddings, unembed_tokens
 from lens_multimodal.analysis.decoding.neuron_inputs import driving_tokens, upstream_neurons
@@ -22,4 +22,5 @@ __all__ = [
     "token_strings",
     "unembed_tokens",
     "upstream_neurons",
+    "writes_whole_words",
 ]

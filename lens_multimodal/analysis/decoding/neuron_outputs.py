@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.decoding.dictionary import TOKENS_CHECKED, is_interpretable
+from lens_multimodal.analysis.decoding.dictionary import TOKENS_CHECKED, is_interpretable, writes_whole_words
 from lens_multimodal.analysis.decoding.token_text import token_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
 from lens_multimodal.arguments.boundary import public
@@ -43,7 +43,8 @@ def decode_neurons(
         final_norm: through the final norm's centring and scale; the paper's way is without.
         probabilities: weights as a softmax over the vocabulary instead of dot products.
     Returns: one row per neuron, ordered by layer: `layer`, `neuron`, `tokens` (tuple of strings, best first),
-        `token_ids`, `weights`, `interpretable` (the paper's rule on the first 10 tokens).
+        `token_ids`, `weights`, `interpretable` (the paper's rule on the first 10 tokens), `whole_words` (a
+        stricter one: `writes_whole_words`).
     Raises: ValueError, TypeError for neurons that do not exist or a bad `top_k`.
     """
     with torch.no_grad():
@@ -145,5 +146,6 @@ def _token_table(model: nn.Module, layer: int, neurons: list[int], found: TopTok
             "token_ids": [tuple(row[:top_k]) for row in ids],
             "weights": [tuple(row[:top_k]) for row in found.values.tolist()],
             "interpretable": [is_interpretable(row) for row in strings],
+            "whole_words": [writes_whole_words(row) for row in strings],
         }
     )

@@ -7,6 +7,14 @@ import { NeuronTable } from "./neurons.js";
 
 const PAUSE_MS = 120;
 
+const WHERE = {
+  image: `The paper’s ranking: the neurons that turn image patches into the word. It found them in the middle layers of a model
+    of 6 billion parameters. Small models do this work in their first layers, so the words these neurons write need not be about
+    the picture.`,
+  last: `The neurons active when the word is chosen (Pan et al. 2024). In small models as well, many of them write the word
+    itself. They need not read the picture: they may fire before this word in any sentence.`,
+};
+
 export class Look {
   constructor(about) {
     this.board = new Board($("look-picture"), { empty: "no picture yet" });
@@ -17,7 +25,9 @@ export class Look {
     this.asking = { look: latest(), why: latest(), change: latest() };
     $("look-text").value = about.prompt;
     $("look-text").addEventListener("change", () => this.#look());
-    $("neurons-count").addEventListener("change", () => this.#why());
+    $("neurons-count").addEventListener("change", () => this.#why({ afresh: false }));
+    for (const radio of this.#radios) radio.addEventListener("change", () => this.#why({ afresh: true }));
+    this.turn = { look: 0, why: 0 };
     for (const option of $("neurons-count").options) option.disabled = Number(option.value) > about.neurons;
   }
 
@@ -25,32 +35,53 @@ export class Look {
     return this.picture ? [this.picture] : [];
   }
 
-  take(picture, label) {
+  async take(picture, label) {
     this.picture = picture;
     this.label = label;
-    this.#look();
+    await this.#look();
   }
 
+  // Until the answer is here, words and neurons of the picture before cannot be clicked.
   async #look() {
     if (!this.picture) return;
     this.#dropChange();
     this.asking.why.drop();
-    const [picture, text] = [this.picture, $("look-text").value];
+    this.turn.why += 1;
+    const mine = (this.turn.look += 1);
+    const [picture, label, text] = [this.picture, this.label, $("look-text").value];
+    this.#stale(true);
     const seen = await this.asking.look.post("/api/look", { picture, text });
-    if (!seen) return;
-    this.seen = { ...seen, picture, text };
+    if (mine !== this.turn.look) return;
+    this.#stale(false);
+    if (!seen) return this.#lookAgain();
+    this.seen = { ...seen, picture, label, text };
     this.index = null;
-    this.board.show(picture, this.label, seen.patches);
+    this.board.show(picture, label, seen.patches);
     $("neurons").hidden = true;
     $("look-hint").hidden = !seen.caption.words.length;
     this.#caption();
+  }
+
+  // No answer: the picture before is still the one that is shown.
+  #lookAgain() {
+    this.picture = this.seen?.picture;
+    this.label = this.seen?.label;
+    this.table.keep();
+    this.#loaded();
+  }
+
+  #stale(stale) {
+    for (const id of ["look-caption", "neurons"]) {
+      $(id).inert = stale;
+      $(id).classList.toggle("stale", stale);
+    }
   }
 
   #caption() {
     const onchoose = (index) => {
       this.index = index;
       this.#caption();
-      this.#why();
+      this.#why({ afresh: true });
     };
     $("look-caption").replaceChildren(
       ...words(this.seen.caption, { before: this.seen.text, chosen: this.index, onchoose }),
@@ -65,18 +96,56 @@ export class Look {
     return { picture, text, before: ids.slice(0, this.index), target: ids[this.index] };
   }
 
-  async #why() {
+  // afresh: another word or place; otherwise more or fewer rows of the same list, and what was changed stays so.
+  async #why({ afresh }) {
     if (this.index === null) return;
     this.#dropChange();
-    const why = await this.asking.why.post("/api/why", { ...this.#place, top_k: Number($("neurons-count").value) });
-    if (!why) return;
+    const mine = (this.turn.why += 1);
+    const asked = { ...this.#place, positions: this.#where, top_k: Number($("neurons-count").value) };
+    this.table.expect({ afresh });
+    $("look-word").classList.toggle("stale", afresh);
+    $("neurons").setAttribute("aria-busy", "true");
+    $("neurons-status").textContent = `ranking ${asked.top_k} neurons …`;
+    const why = await this.asking.why.post("/api/why", asked);
+    if (mine !== this.turn.why) return;
+    this.#loaded();
+    if (!why) return this.#whyAgain();
     this.why = why;
+    this.asked = { ...asked, index: this.index };
+    $("where-note").textContent = WHERE[asked.positions];
     const name = readable(why.word.text);
     $("why-title").replaceChildren("Why ", el("em", {}, name), "?");
     $("neurons-title").replaceChildren("The neurons behind ", el("em", {}, name));
     this.table.show(why.neurons, name);
-    this.#asItIs();
     $("neurons").hidden = false;
+    if (!this.table.factors.length) return this.#asItIs();
+    this.#changeSoon(this.table.factors);
+  }
+
+  // No answer: the word and the rows before are still the ones that are shown.
+  #whyAgain() {
+    this.index = this.asked?.index ?? null;
+    if (this.asked) {
+      $("neurons-count").value = String(this.asked.top_k);
+      for (const radio of this.#radios) radio.checked = radio.value === this.asked.positions;
+    }
+    this.#caption();
+    this.table.keep();
+    this.#changeSoon(this.table.factors);
+  }
+
+  #loaded() {
+    $("neurons").removeAttribute("aria-busy");
+    $("neurons-status").textContent = "";
+    $("look-word").classList.remove("stale");
+  }
+
+  get #radios() {
+    return [...document.querySelectorAll("input[name=where]")];
+  }
+
+  get #where() {
+    return this.#radios.find((radio) => radio.checked).value;
   }
 
   #asItIs() {
@@ -100,14 +169,17 @@ export class Look {
 
   #changeSoon(factors) {
     this.#dropChange();
-    if (!factors.length) return this.#asItIs();
+    if (!factors.length) return this.why && this.#asItIs();
     this.timer = setTimeout(() => this.#change(factors), PAUSE_MS);
   }
 
   async #change(factors) {
-    const changed = await this.asking.change.post("/api/change", { ...this.#place, neurons: factors });
+    const { picture, text, before, target, positions } = this.asked;
+    const changed = await this.asking.change.post("/api/change", { picture, text, before, target, positions, neurons: factors });
     if (!changed) return;
     const many = factors.length === 1 ? "1 neuron" : `${factors.length} neurons`;
+    const unseen = this.table.notShown;
+    $("neurons-status").textContent = unseen ? `${unseen} of the changed neurons are not among the rows shown` : "";
     $("why-bars").replaceChildren(
       bar("unchanged", changed.before.probability, "before"),
       bar(`${many} changed`, changed.after.probability, "after"),
@@ -126,6 +198,6 @@ export class Look {
 
   #point(neuron) {
     this.board.cover(neuron?.field ?? null);
-    this.board.point(neuron ? neuron.row * this.seen.patches.grid_w + neuron.col : -1);
+    this.board.point(neuron && neuron.row >= 0 ? neuron.row * this.seen.patches.grid_w + neuron.col : -1);
   }
 }

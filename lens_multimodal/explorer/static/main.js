@@ -48,7 +48,7 @@ function tabs(onchange) {
 function describe(about) {
   $("about").textContent =
     `${about.name}: ${about.n_layers} layers of ${about.d_mlp.toLocaleString("en")} MLP neurons; ` +
-    `${about.vision}; weight processing: ${about.weight_processing}`;
+    `${about.vision}; ${about.weight_processing === "none" ? "weights as trained" : `weights: ${about.weight_processing}`}`;
 }
 
 async function start() {
@@ -65,8 +65,10 @@ async function start() {
     mark();
   });
   $("find").addEventListener("input", () => setTimeout(mark));
-  const choose = (id, label) => {
-    parts[part].take(id, label);
+  const choose = async (id, label) => {
+    const taken = parts[part].take(id, label);
+    mark();
+    await taken;
     mark();
   };
   const samples = await gallery({ uploadBytes: about.upload_bytes, onchoose: choose });

@@ -1,4 +1,5 @@
-// The table of neurons: tick to ablate, slide to scale, point to see where a neuron is active.
+// The table of neurons: tick to ablate, slide to scale, point to see where a neuron is active. What was changed stays changed
+// until another word or another place is asked about, whichever rows are shown.
 
 import { $, el, readable } from "./dom.js";
 
@@ -11,8 +12,25 @@ export class NeuronTable {
     this.onpoint = onpoint;
     this.onchange = onchange;
     this.rows = [];
+    this.changed = new Map();
+    this.shownNext = null;
+    this.loading = false;
     $("ablate-all").addEventListener("click", () => this.#all(0));
     $("reset").addEventListener("click", () => this.#all(1));
+  }
+
+  // Another list is on its way. afresh: of another word or place, so nothing done to this one applies to it.
+  expect({ afresh }) {
+    this.loading = true;
+    if (!afresh) return;
+    this.changed.clear();
+    this.shownNext = null;
+    this.body.inert = true;
+  }
+
+  // No list came: what is shown still holds, and what was asked of the next list applies to it.
+  keep() {
+    this.#settle();
   }
 
   // word: the one asked about, marked among what the neurons write.
@@ -20,18 +38,34 @@ export class NeuronTable {
     const most = Math.max(...neurons.map((neuron) => Math.abs(neuron.attribution)), 1e-9);
     this.rows = neurons.map((neuron) => this.#row(neuron, most, word));
     this.body.replaceChildren(...this.rows.map((row) => row.node));
+    for (const row of this.rows) row.set(this.changed.get(row.key)?.factor ?? 1);
+    this.#settle();
   }
 
-  // What differs from 1, as the server takes it.
+  // What differs from 1, as the server takes it, shown or not.
   get factors() {
-    return this.rows
-      .filter((row) => row.factor !== 1)
-      .map((row) => ({ layer: row.neuron.layer, neuron: row.neuron.neuron, factor: row.factor }));
+    return [...this.changed.values()];
   }
 
+  get notShown() {
+    const shown = new Set(this.rows.map((row) => row.key));
+    return [...this.changed.keys()].filter((key) => !shown.has(key)).length;
+  }
+
+  #settle() {
+    this.loading = false;
+    this.body.inert = false;
+    if (this.shownNext === null) return;
+    for (const row of this.rows) row.set(this.shownNext);
+    this.shownNext = null;
+  }
+
+  // While a list loads, a button means the rows that it will show.
   #all(factor) {
-    for (const row of this.rows) row.set(factor);
-    this.onchange(this.factors);
+    if (factor === 1) this.changed.clear();
+    if (this.loading) this.shownNext = factor;
+    if (!this.loading || factor === 1) for (const row of this.rows) row.set(factor);
+    if (!this.loading) this.onchange(this.factors);
   }
 
   #row(neuron, most, word) {
@@ -39,9 +73,10 @@ export class NeuronTable {
     const tick = el("input", { type: "checkbox", "aria-label": `Ablate ${name}` });
     const slider = el("input", { type: "range", ...SCALE, value: 1, "aria-label": `Scale ${name}` });
     const output = el("output", { class: "number" }, "× 1");
-    const row = { neuron, factor: 1 };
+    const row = { neuron, key: `${neuron.layer}.${neuron.neuron}` };
     row.set = (factor) => {
-      row.factor = factor;
+      if (factor === 1) this.changed.delete(row.key);
+      else this.changed.set(row.key, { layer: neuron.layer, neuron: neuron.neuron, factor });
       tick.checked = factor === 0;
       slider.value = factor;
       output.textContent = `× ${factor}`;
@@ -56,14 +91,14 @@ export class NeuronTable {
     row.node = el(
       "tr",
       {
-        "data-neuron": `${neuron.layer}.${neuron.neuron}`,
+        "data-neuron": row.key,
         onpointerenter: () => this.onpoint(neuron),
         onpointerleave: () => this.onpoint(null),
         onfocusin: () => this.onpoint(neuron),
         onfocusout: () => this.onpoint(null),
       },
-      el("td", {}, tick),
-      el("td", {}, el("img", { class: "thumb", src: neuron.field, alt: `Where ${name} is active`, width: 56, height: 56 })),
+      el("td", { class: "tick" }, tick),
+      el("td", { class: "picture" }, el("img", { class: "thumb", src: neuron.field, alt: `Where ${name} is active`, width: 56, height: 56 })),
       el("th", { scope: "row" }, el("span", { class: "layer" }, `L${neuron.layer}`), ` ${neuron.neuron}`),
       el("td", { class: "writes" }, ...neuron.tokens.map((token) => written(token, word))),
       el(
@@ -79,7 +114,7 @@ export class NeuronTable {
           }),
         ),
       ),
-      el("td", { class: "small" }, `row ${neuron.row}, col ${neuron.col}`),
+      el("td", { class: "small place" }, neuron.row < 0 ? "last position" : `row ${neuron.row}, col ${neuron.col}`),
       el("td", { class: "scale" }, slider, output),
     );
     return row;

@@ -1,6 +1,6 @@
 import pytest
 
-from lens_multimodal.analysis import is_interpretable, is_word
+from lens_multimodal.analysis import is_interpretable, is_word, writes_whole_words
 from lens_multimodal.analysis.decoding.dictionary import english_words
 
 WORDS = [" swimming", " swim", " fishes", "Water", " Aqua", " dogs", " London", " and"]
@@ -26,6 +26,25 @@ def test_seven_of_ten():
 def test_fewer_than_ten_tokens_are_refused():
     with pytest.raises(ValueError, match=r"\b10 top tokens.* 9\b"):
         is_interpretable([" dog"] * 9)
+
+
+PIECES = [" ants", "ates", "ous", "ung", "ground", "ph", "pill", "king", "ing", "ness"]
+LITTLE = [" to", " a", " in", " of", " it", " at", " by", " on", " as", " or"]
+
+
+@pytest.mark.parametrize("tokens", [PIECES, LITTLE])
+def test_pieces_and_little_words_are_no_whole_words(tokens):
+    assert sum(map(is_word, tokens)) >= 5
+    assert not writes_whole_words(tokens)
+
+
+@pytest.mark.parametrize("space", [" ", "\u0120", "\u2581"])
+def test_seven_whole_words_of_ten(space):
+    whole = [f"{space}{word}" for word in ("dog", "Dogs", "puppy", "leash", "hound", "and", "London")]
+    assert writes_whole_words([*whole, *PIECES[1:4]])
+    assert not writes_whole_words([*whole[:6], *PIECES[1:5], *whole])
+    with pytest.raises(ValueError, match=r"\b10 top tokens.* 7\b"):
+        writes_whole_words(whole)
 
 
 def test_list_is_plain_lower_case_english():

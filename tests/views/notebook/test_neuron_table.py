@@ -21,6 +21,7 @@ def test_it_is_a_table_like_any_other(lens, found):
     assert isinstance(found, pd.DataFrame)
     assert list(found.columns) == [
         "layer", "neuron", "attribution", "pos", "row", "col", "tokens", "interpretable",
+        "whole_words",
     ]  # fmt: skip
     assert found.attrs["score"] == "activation_x_gradient"
     assert isinstance(found["layer"], pd.Series)
