@@ -128,7 +128,8 @@ def _n_writing(lens: VisionLens, neurons: pd.DataFrame, noun: str) -> int:
 
 def _caption_without(lens: VisionLens, scene: CaptionedScene, neurons: pd.DataFrame, positions: str) -> str:
     prompt = lens.prompt(scene.picture)
-    with lens.model.hooks(fwd_hooks=ablate(lens.model, neurons, positions=prompt.at(positions))):
+    hooks = ablate(lens.model, neurons, positions=prompt.at(positions))
+    with lens.model.hooks(fwd_hooks=hooks):  # type: ignore[operator]
         (caption,) = lens.generate(prompt)
     lens.forget(prompt)
     return caption
