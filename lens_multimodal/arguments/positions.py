@@ -9,14 +9,16 @@ work everywhere:
 - a boolean mask, `[pos]` or `[batch, pos]`, such as `prompt.image_mask`. Positions beyond the mask are not chosen;
 - a name of `NAMED_POSITIONS`, where the function is given an `ImagePrompt`. Elsewhere, write `prompt.at("image")`.
 
-Hooks also see the passes of cached generation: first the whole prompt, then each new token alone. How positions were
-given decides what happens to generated tokens:
+Hooks also see generated tokens, which continue the row: with the cache each in a pass of its own, without it together
+with everything before them. Both edit the same positions, and none before its time:
 
-- `None` and `slice(start, None)` include them; a slice with a negative start still begins in the prompt;
-- anything with an end (an integer, a list, a slice with a stop, a mask) refers to the prompt alone. A pass over a
-  single position is taken for a generated token and left alone, so a prompt of one token needs `None` or an open slice.
+- `None` and a slice of positions counted from 0 include generated tokens as far as they reach; so does an open slice
+  with a negative start, which begins in the prompt;
+- an integer, a list, a mask, or a slice that ends at a negative position refers to the prompt alone, and a listed
+  position outside it is an error.
 
-Without the cache every pass is over the whole row so far, and negative positions count from its end.
+Negative positions count from the end of the prompt. Without the cache every pass is a prompt of its own, so they count
+from the end of the row so far.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +50,8 @@ class PositionSet:
     span: slice | None = None
     """An open slice, or one whose length depends on that of the prompt."""
     rows: Bool[Tensor, "batch pos"] | None = None
+    reaches_on: bool = False
+    """Listed by a slice, which may reach beyond the prompt."""
 
     @property
     def open_ended(self) -> bool:
@@ -83,9 +87,38 @@ class PositionSet:
     def _rows_agree(self) -> bool:
         return self.rows is not None and bool((self.rows == self.rows[0]).all())
 
-    def applies_to(self, n_pos: int) -> bool:
-        """Whether a pass over `n_pos` positions is edited at all: not if it is a single generated token."""
-        return self.open_ended or n_pos > 1
+    def within(
+        self, n_pos: int, *, start: int = 0, n_prompt: int | None = None, device: torch.device = CPU
+    ) -> tuple[Int[Tensor, " pos"], Int[Tensor, " pos"]]:
+        """The chosen ones among the positions that a pass computes, counted from its first, and the rank of each.
+
+        Args:
+            n_pos: how many positions the pass computes.
+            start: how many come before them, from the cache.
+            n_prompt: length of the prompt from whose end negative positions count; None for `start + n_pos`.
+        Returns: the index of each along the pass, and which of the positions given it is.
+        Raises: ValueError as `index`, except for a slice that reaches beyond the row.
+        """
+        stop = start + n_pos
+        if start == 0 and not self.reaches_on:
+            here = self.index(n_pos, device=device, n_prompt=n_prompt)
+            return here, torch.arange(len(here), device=device)
+        if self.rows is not None:
+            counted = self._same_in_all_rows(stop, device)
+        else:
+            counted = torch.tensor(self._counted(stop, n_prompt), dtype=torch.long, device=device)
+        rank = ((counted >= start) & (counted < stop)).nonzero().flatten()
+        return counted[rank] - start, rank
+
+    def mask_within(
+        self, batch: int, n_pos: int, *, start: int = 0, n_prompt: int | None = None, device: torch.device = CPU
+    ) -> Bool[Tensor, "rows pos"]:
+        """As `within`, as a mask of the pass with one row or `batch` rows. Raises: ValueError for other rows."""
+        if self.rows is not None:
+            return self.mask_of_batch(batch, start + n_pos, device=device)[:, start:]
+        chosen = torch.zeros(1, n_pos, dtype=torch.bool, device=device)
+        chosen[:, self.within(n_pos, start=start, n_prompt=n_prompt, device=device)[0]] = True
+        return chosen
 
     def mask(self, n_pos: int, *, device: torch.device = CPU, n_prompt: int | None = None) -> Bool[Tensor, "rows pos"]:
         """The chosen ones among `n_pos` positions counted from the start; one row if all rows agree.
@@ -113,19 +146,13 @@ class PositionSet:
 
         Raises: ValueError if a position lies outside, is named twice, or if the positions differ by row.
         """
-        n_prompt = n_pos if n_prompt is None else n_prompt
         if self.rows is not None:
             return self._same_in_all_rows(n_pos, device)
-        if self.span is not None and self.open_ended:
-            return torch.arange(min(self._from_start(self.start, n_prompt), n_pos), n_pos, device=device)
-        if self.span is not None:
-            first, stop = (self._from_start(end, n_prompt) for end in (self.span.start, self.span.stop))
-            counted = list(range(first, stop, self.span.step))
-        else:
-            counted = [self._from_start(position, n_prompt) for position in self.listed or ()]
-        if not counted:
+        counted = self._counted(n_pos, n_prompt)
+        n_prompt = n_pos if n_prompt is None else n_prompt
+        if not counted and not self.open_ended:
             raise ValueError(f"{self.source}: {self.span} chooses no position of a prompt of {n_prompt}")
-        if max(counted) >= n_pos:
+        if max(counted, default=-1) >= n_pos:
             raise ValueError(
                 f"{self.source}: position {max(counted)} is outside this prompt of {n_pos} positions "
                 f"({-n_prompt} to {n_pos - 1})"
@@ -136,6 +163,16 @@ class PositionSet:
                 f"once, counted from the start and from the end"
             )
         return torch.tensor(counted, dtype=torch.long, device=device)
+
+    def _counted(self, stop: int, n_prompt: int | None) -> list[int]:
+        """The positions in the order given, counted from 0; of an open slice, those below `stop`."""
+        n_prompt = stop if n_prompt is None else n_prompt
+        if self.span is None:
+            return [self._from_start(position, n_prompt) for position in self.listed or ()]
+        first = self._from_start(self.span.start, n_prompt)
+        if self.open_ended:
+            return list(range(first, stop))
+        return list(range(first, self._from_start(self.span.stop, n_prompt), self.span.step))
 
     def _from_start(self, position: int, n_prompt: int) -> int:
         if position < -n_prompt:
@@ -230,7 +267,8 @@ def _read_slice(positions: slice, name: str) -> PositionSet:
     if step == 0 or (stop is None and step != 1):
         raise ArgumentValueError(f"expected an open slice with step 1, or a slice with an end; got {positions}", name)
     if stop is not None and (start < 0) == (stop < 0):
-        return PositionSet(source=called_as(name), listed=_checked_list(range(start, stop, step or 1), name))
+        listed = _checked_list(range(start, stop, step or 1), name)
+        return PositionSet(source=called_as(name), listed=listed, reaches_on=start >= 0)
     return PositionSet(source=called_as(name), span=slice(start, stop, step))
 
 

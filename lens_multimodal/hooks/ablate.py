@@ -44,9 +44,9 @@ def ablate(
         positions: where; None everywhere, generated tokens included (all forms: `arguments.positions`).
     Raises: ValueError for neurons or positions that do not exist, or values of another model.
     """
-    where, width = read_positions(positions), (transformer.shape(model).d_mlp,)
+    where, passes, width = read_positions(positions), transformer.passes_of(model), (transformer.shape(model).d_mlp,)
     places = [
-        Place(name=transformer.mlp_post(layer), units=units, positions=where)
+        Place(name=transformer.mlp_post(layer), units=units, positions=where, passes=passes)
         for layer, units in read_neurons(model, neurons).items()
     ]
     return _replaced(places, width, to)
@@ -57,9 +57,9 @@ def ablate_heads(
     model: nn.Module, heads: Heads, *, to: Replacement = ZERO, positions: Positions = None
 ) -> list[transformer.NamedHook]:
     """Replace the outputs of attention heads, before the output projection; settings as in `ablate`."""
-    where, sizes = read_positions(positions), transformer.shape(model)
+    where, passes, sizes = read_positions(positions), transformer.passes_of(model), transformer.shape(model)
     places = [
-        Place(name=transformer.head_z(layer), units=units, axis=-2, positions=where)
+        Place(name=transformer.head_z(layer), units=units, axis=-2, positions=where, passes=passes)
         for layer, units in read_heads(model, heads).items()
     ]
     return _replaced(places, (sizes.n_heads, sizes.d_head), to)
@@ -97,8 +97,8 @@ def replace_sites(
     model: nn.Module, site: Callable[[int], str], layers: Layers, *, to: Replacement, positions: Positions
 ) -> list[transformer.NamedHook]:
     """Replace whole activations of width d_model at one site of some layers, such as `transformer.mlp_out`."""
-    where = read_positions(positions)
-    places = [Place(name=site(layer), positions=where) for layer in read_layers(model, layers)]
+    where, passes = read_positions(positions), transformer.passes_of(model)
+    places = [Place(name=site(layer), positions=where, passes=passes) for layer in read_layers(model, layers)]
     return _replaced(places, (transformer.shape(model).d_model,), to)
 
 

@@ -85,13 +85,14 @@ def freeze_attention(
         layers, heads: as in `cut_attention`.
     Raises: ValueError for missing patterns, patterns of another model, or rows that do not sum to one.
     """
-    n_heads = transformer.shape(model).n_heads
+    n_heads, passes = transformer.shape(model).n_heads, transformer.passes_of(model)
     hooks: list[transformer.NamedHook] = []
     for layer, chosen in _heads_by_layer(model, layers, heads).items():
         pattern = _checked_pattern(run, transformer.attn_pattern(layer), n_heads)
         values: dict[str, Tensor] = {}
         hooks.append((transformer.head_v(layer), partial(keep_values_hook, kept=values)))
-        hooks.append((transformer.head_z(layer), partial(frozen_z_hook, pattern=pattern, values=values, heads=chosen)))
+        frozen = partial(frozen_z_hook, pattern=pattern, values=values, heads=chosen, passes=passes)
+        hooks.append((transformer.head_z(layer), frozen))
     return hooks
 
 
@@ -169,11 +170,12 @@ def frozen_z_hook(
     pattern: Float[Tensor, "rows head query_pos key_pos"],
     values: MutableMapping[str, Tensor],
     heads: Bool[Tensor, " head"] | None,
+    passes: transformer.Passes,
 ) -> Tensor:
     """Hook function on head outputs: `pattern @ values` with a given pattern."""
     value = values.pop("values")
     n_pos, n_heads = activation.shape[1:3]
-    if n_pos == 1 and pattern.shape[2] != 1:
+    if passes.start:
         return activation
     if pattern.shape[2] != n_pos or pattern.shape[0] not in (1, len(activation)):
         raise ValueError(
@@ -194,7 +196,7 @@ def _cut(
     """The cut itself, on scores or on a mask added to them: `[batch, head or 1, query_pos, key_pos]`."""
     n_queries, n_keys = scores.shape[-2:]
     n_prompt = _prompt_length(n_queries, n_keys, state, needed=queries.from_the_end or keys.from_the_end)
-    among = partial(PositionSet.mask_of_batch, batch=len(scores), n_pos=n_keys, n_prompt=n_prompt, device=scores.device)
+    among = partial(PositionSet.mask_within, batch=len(scores), n_pos=n_keys, n_prompt=n_prompt, device=scores.device)
     looking = among(queries)[:, n_keys - n_queries :]
     cut = looking[:, None, :, None] & among(keys)[:, None, None, :]
     if heads is not None:

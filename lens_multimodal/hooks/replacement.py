@@ -78,24 +78,25 @@ class Resample:
 
     def values(self, part: Tensor, place: Place) -> Tensor:
         source = place.of(self.run[place.name]).to(part)
-        batch, n_pos, n_source = *part.shape[:2], source.shape[1]
+        batch, n_pos, n_source, start = *part.shape[:2], source.shape[1], place.passes.start
         if source.shape[0] not in (1, batch):
             raise ValueError(
                 f"{place.name}: the run to take values from has a batch of {source.shape[0]}, this pass one of "
                 f"{batch}; record the same number of prompts, or a single one"
             )
-        if n_pos == 1 and n_source > 1:
+        source = source.expand(batch, *source.shape[1:])
+        if self.source_positions is None and n_source == n_pos and not start:
+            return source
+        to, rank = place.within(part)
+        take = to + start
+        if start and (place.positions.from_the_end or int(take.max()) >= n_source):
             raise ValueError(
                 f"{place.name}: the run to take values from has no generated tokens; limit the intervention to "
                 f"positions of the prompt (a list, or a slice with an end) before generating"
             )
-        source = source.expand(batch, *source.shape[1:])
-        if self.source_positions is None and n_source == n_pos:
-            return source
-        to = place.positions.index(n_pos, device=part.device)
-        take = to
         if self.source_positions is not None or place.positions.from_the_end:
             take = (self.source_positions or place.positions).index(n_source, device=part.device)
+            take = take[rank] if len(take) == place.positions.count else take
         if len(take) != len(to):
             raise ValueError(f"{len(take)} source positions cannot be copied to {len(to)} positions one by one")
         if int(take.max()) >= n_source:

@@ -83,9 +83,9 @@ def residual_hook(activation: Tensor, hook: Any, *, place: Place, vector: Tensor
         values = vector.to(resid)
         if values.ndim == 1:
             return resid + values if adding else values.expand_as(resid)
-        index = place.positions.index(resid.shape[1], device=resid.device)
+        index, rank = place.within(resid)
         write = resid.index_add if adding else resid.index_copy
-        return write(1, index, values.expand(len(resid), -1, -1))
+        return write(1, index, values[rank].expand(len(resid), -1, -1))
 
     return edit_at(activation, place=place, change=change)
 
@@ -102,9 +102,9 @@ def _as_float(number: Any, name: str) -> float:
 def _change_neurons(
     model: nn.Module, neurons: Neurons, change: Callable[[Tensor], Tensor], positions: Positions
 ) -> list[transformer.NamedHook]:
-    where = read_positions(positions)
+    where, passes = read_positions(positions), transformer.passes_of(model)
     places = [
-        Place(name=transformer.mlp_post(layer), units=units, positions=where)
+        Place(name=transformer.mlp_post(layer), units=units, positions=where, passes=passes)
         for layer, units in read_neurons(model, neurons).items()
     ]
     return [(place.name, partial(neuron_hook, place=place, change=change)) for place in places]
@@ -113,7 +113,11 @@ def _change_neurons(
 def _residual(
     model: nn.Module, vector: Tensor, layer: Index, positions: Positions, *, adding: bool
 ) -> list[transformer.NamedHook]:
-    place = Place(name=transformer.resid_pre(read_layer(model, layer)), positions=read_positions(positions))
+    place = Place(
+        name=transformer.resid_pre(read_layer(model, layer)),
+        positions=read_positions(positions),
+        passes=transformer.passes_of(model),
+    )
     d_model = transformer.shape(model).d_model
     if vector.ndim not in (1, 2) or vector.shape[-1] != d_model:
         raise ArgumentValueError(

@@ -53,6 +53,7 @@ from lens_multimodal.transformer.model_class import (
     is_bridge,
     weight_processing,
 )
+from lens_multimodal.transformer.passes import Passes, passes_of
 from lens_multimodal.transformer.residual_stream import (
     embeddings,
     entering,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from lens_multimodal.arguments.boundary import ArgumentError
 from lens_multimodal.arguments.positions import positions_in, read_positions
 from lens_multimodal.hooks.editing import Place, edit_at
+from lens_multimodal.transformer import Passes
 
 
 def chosen(positions, n_pos=6):
@@ -59,23 +62,61 @@ def test_positions_keep_their_order(positions, expected):
     assert positions_in(positions, 4).tolist() == expected
 
 
-def test_a_single_generated_token_is_edited_only_by_open_positions():
-    token = torch.ones(2, 1, 3)
+def standing(start: int, n_prompt: int) -> Passes:
+    """The pass of a model behind `start` positions."""
+    passes = Passes()
+    passes.begin(0, n_prompt)
+    passes.begin(start, 1)
+    return passes
+
+
+def test_a_generated_token_is_edited_when_its_time_comes():
+    """After a prompt of 6 positions, each generated token alone, as with a cache."""
     for positions, edited in [
-        (None, True),
-        (slice(4, None), True),
-        (0, False),
-        (range(9), False),
-        (slice(0, 4), False),
-        (slice(-2, None), True),
-        (-1, False),
-        ([-1, -2], False),
-        (slice(-3, -1), False),
-        (slice(1, -1), False),
-        (torch.tensor([True]), False),
+        (None, {6, 7, 8, 9}),
+        (slice(4, None), {6, 7, 8, 9}),
+        (slice(8, None), {8, 9}),
+        (slice(7, 9), {7, 8}),
+        (slice(0, 8, 3), {6}),
+        (slice(-2, None), {6, 7, 8, 9}),
+        (0, set()),
+        (range(6), set()),
+        (slice(0, 4), set()),
+        (-1, set()),
+        ([-1, -2], set()),
+        (slice(-3, -1), set()),
+        (slice(1, -1), set()),
+        (torch.tensor([True]), set()),
     ]:
-        result = edit_at(token, place=at(positions), change=torch.zeros_like)
-        assert bool((result == 0).all()) is edited, positions
+        place = at(positions)
+        found = {
+            start
+            for start in range(6, 10)
+            if not edit_at(
+                torch.ones(2, 1, 3), place=replace(place, passes=standing(start, 6)), change=torch.zeros_like
+            ).any()
+        }
+        assert found == edited, positions
+
+
+def test_a_prompt_of_one_position_is_no_generated_token():
+    for positions in (None, 0, [0], slice(0, 1), -1, torch.tensor([True])):
+        assert (edit_at(torch.ones(2, 1, 3), place=at(positions), change=torch.zeros_like) == 0).all()
+    assert (edit_at(torch.ones(2, 1, 3), place=at(slice(4, None)), change=torch.zeros_like) == 1).all()
+
+
+def test_a_slice_reaches_beyond_the_row_and_a_list_does_not():
+    result = edit_at(torch.ones(1, 6, 1), place=at(slice(4, 99)), change=torch.zeros_like)
+    assert result[0, :, 0].tolist() == [1, 1, 1, 1, 0, 0]
+    with pytest.raises(ValueError, match=r"99.*6 positions"):
+        edit_at(torch.ones(1, 6, 1), place=at([4, 99]), change=torch.zeros_like)
+
+
+def test_positions_from_the_end_of_a_prompt_that_nobody_saw():
+    passes = Passes()
+    passes.begin(6, 1)
+    with pytest.raises(ValueError, match="row of 6 positions"):
+        edit_at(torch.ones(2, 1, 3), place=replace(at([-1]), passes=passes), change=torch.zeros_like)
 
 
 def test_mask_by_row_reaches_each_row_and_not_the_generated_tokens():

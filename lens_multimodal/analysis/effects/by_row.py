@@ -121,14 +121,14 @@ def captions_without(
     """The greedy caption of each row with its neurons replaced, zero if nothing else is given; see `read_without`."""
     where = read_positions(positions)
     rows = [replaced_neurons(neurons, where) for neurons in without]
-    captions = []
+    passes, captions = transformer.passes_of(lens.model), []
     for batch in batches(len(rows), batch_size):
         prompt = ImagePrompt(
             tokens=tokens[batch],
             attention_mask=torch.ones_like(tokens[batch]),
             spans=tuple(() for _ in tokens[batch]),
         )
-        with transformer.fired_hooks(lens.model, hooks_by_row(rows[batch], n_pos=tokens.shape[1], to=to)):
+        with transformer.fired_hooks(lens.model, hooks_by_row(rows[batch], passes=passes, to=to)):
             captions += lens.generate(prompt, max_new_tokens=max_new_tokens)
     return captions
 
@@ -166,21 +166,19 @@ def logits_by_row(
         to: what units are replaced by.
     Yields: the logits of the rows of one batch.
     """
+    passes = transformer.passes_of(model)
     for batch in batches(len(rows), batch_size):
         prompts, mask = (_rows_of(values, len(rows), batch) for values in (tokens, attention_mask))
-        hooks = hooks_by_row(rows[batch], n_pos=tokens.shape[1], to=to)
+        hooks = hooks_by_row(rows[batch], passes=passes, to=to)
         with torch.no_grad(), transformer.fired_hooks(model, hooks):
             logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first)
         yield logits
 
 
 def hooks_by_row(
-    rows: Sequence[Sequence[Replaced]], *, n_pos: int, to: Replacement = ZERO
+    rows: Sequence[Sequence[Replaced]], *, passes: transformer.Passes, to: Replacement = ZERO
 ) -> list[transformer.NamedHook]:
-    """Hooks that replace each row's own units in a prompt of `n_pos` positions.
-
-    Tokens that cached generation adds are left alone, unless the positions have an open end.
-    """
+    """Hooks that replace each row's own units; `passes` are those of the model that will run under them."""
     groups: dict[str, dict[tuple[int, bool], list[tuple[int, Replaced]]]] = {}
     for row, replaced in enumerate(rows):
         for part in replaced:
@@ -189,7 +187,7 @@ def hooks_by_row(
     return [
         (
             name,
-            partial(replace_by_row_hook, groups=[_Group.of(members) for members in by.values()], n_pos=n_pos, to=to),
+            partial(replace_by_row_hook, groups=[_Group.of(members, passes) for members in by.values()], to=to),
         )
         for name, by in groups.items()
     ]
@@ -205,36 +203,31 @@ class _Group:
     units: Int[Tensor, "unit 1"] | None
 
     @classmethod
-    def of(cls, members: Sequence[tuple[int, Replaced]]) -> "_Group":
+    def of(cls, members: Sequence[tuple[int, Replaced]], passes: transformer.Passes) -> "_Group":
         units = [part.units.cpu() for _, part in members if part.units is not None]
         repeats = torch.tensor([1 if part.units is None else len(part.units) for _, part in members])
         first = members[0][1]
         return cls(
-            place=Place(name=first.name, positions=first.positions),
+            place=Place(name=first.name, positions=first.positions, passes=passes),
             rows=torch.tensor([row for row, _ in members]).repeat_interleave(repeats)[:, None],
             units=torch.cat(units)[:, None] if units else None,
         )
 
-    def index(self, activation: Tensor, n_pos: int) -> tuple[Tensor, ...] | None:
-        """Where an activation is edited, as `[unit, pos]`; None if this is a generated token to be left alone."""
-        device, n_here = activation.device, activation.shape[1]
-        if n_here == n_pos:
-            at = self.place.positions.index(n_pos, device=device)
-        elif self.place.positions.open_ended:
-            at = torch.arange(n_here, device=device)
-        else:
+    def index(self, activation: Tensor) -> tuple[Tensor, ...] | None:
+        """Where an activation is edited, as `[unit, pos]`; None if this pass has none of the positions."""
+        device = activation.device
+        at, _ = self.place.within(activation)
+        if not len(at):
             return None
         units = () if self.units is None else (self.units.to(device),)
         return self.rows.to(device), at[None], *units
 
 
-def replace_by_row_hook(
-    activation: Tensor, hook: Any, *, groups: Sequence[_Group], n_pos: int, to: Replacement
-) -> Tensor:
+def replace_by_row_hook(activation: Tensor, hook: Any, *, groups: Sequence[_Group], to: Replacement) -> Tensor:
     """Hook function: a copy of the activation in which each row has its own units replaced."""
     result = activation
     for group in groups:
-        index = group.index(activation, n_pos)
+        index = group.index(activation)
         if index is None:
             continue
         if result is activation:

@@ -4,6 +4,7 @@ from lens_multimodal import transformer
 from lens_multimodal.analysis.effects.by_row import Replaced, hooks_by_row, replaced_neurons
 from lens_multimodal.arguments.positions import read_positions
 from lens_multimodal.hooks import Resample
+from lens_multimodal.transformer import Passes
 
 
 def run(hooks, activation):
@@ -15,7 +16,9 @@ def test_the_hook_edits_a_copy_its_own_rows_and_no_generated_token():
     activation = torch.randn(3, 4, 3)
     before = activation.clone()
     without = [{0: torch.tensor([0])}, {0: torch.tensor([2, 1])}, None]
-    hooks = hooks_by_row([replaced_neurons(neurons, read_positions([1, -2])) for neurons in without], n_pos=4)
+    passes, where = Passes(), read_positions([1, -2])
+    hooks = hooks_by_row([replaced_neurons(neurons, where) for neurons in without], passes=passes)
+    passes.begin(0, 4)
     assert [name for name, _ in hooks] == [transformer.mlp_post(0)]
     after = run(hooks, activation)
     assert torch.equal(activation, before)
@@ -24,17 +27,20 @@ def test_the_hook_edits_a_copy_its_own_rows_and_no_generated_token():
     expected[1, 1:3, 1:] = 0
     assert torch.equal(after, expected)
     single = torch.randn(3, 1, 3)
+    passes.begin(4, 1)
     assert run(hooks, single) is single
 
 
 def test_positions_with_an_open_end_include_generated_tokens():
     where = read_positions(slice(2, None))
-    hooks = hooks_by_row([replaced_neurons({0: torch.tensor([1])}, where), []], n_pos=4)
+    passes = Passes()
+    hooks = hooks_by_row([replaced_neurons({0: torch.tensor([1])}, where), []], passes=passes)
     prompt, generated = torch.randn(2, 4, 3), torch.randn(2, 1, 3)
     after = run(hooks, prompt)
     assert (after[0, 2:, 1] == 0).all()
     assert torch.equal(after[0, :2], prompt[0, :2])
     assert torch.equal(after[1], prompt[1])
+    passes.begin(4, 1)
     after = run(hooks, generated)
     assert after[0, 0, 1] == 0
     assert torch.equal(after[1], generated[1])
@@ -49,7 +55,7 @@ def test_rows_take_whole_activations_and_heads_of_another_run():
         [Replaced(name=name, positions=both), Replaced(name=name, positions=at, units=torch.tensor([0]))],
         [],
     ]
-    after = run(hooks_by_row(rows, n_pos=5, to=Resample({name: other})), activation)
+    after = run(hooks_by_row(rows, passes=Passes(), to=Resample({name: other})), activation)
     expected = activation.clone()
     expected[0, 3] = other[0, 3]
     expected[1, 3, 1] = other[0, 3, 1]
