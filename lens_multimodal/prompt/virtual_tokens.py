@@ -16,7 +16,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -152,21 +151,19 @@ class VirtualTokens:
             UnknownImageTokens: an id that no living soft prompt owns.
         """
         prompts = sorted(self._living(), key=lambda p: p.first_id)
-        firsts = np.array([p.first_id for p in prompts], dtype=np.int64)
-        stops = firsts + np.array([len(p.vectors) for p in prompts], dtype=np.int64)
-        wanted = ids.cpu().numpy().astype(np.int64)
-        owner = np.searchsorted(firsts, wanted, side="right") - 1
-        known = owner >= 0
-        if len(prompts):
-            known &= wanted < stops[owner]
-        if not known.all():
+        firsts = torch.tensor([p.first_id for p in prompts], dtype=torch.int64)
+        stops = torch.tensor([torch.iinfo(torch.int64).min, *(p.first_id + len(p.vectors) for p in prompts)])
+        wanted = ids.cpu().long()
+        owner = torch.searchsorted(firsts, wanted, right=True) - 1
+        unknown = wanted[wanted >= stops[owner + 1]]
+        if len(unknown):
             raise UnknownImageTokens(
-                f"token id {int(wanted[~known][0])} is not a word (the vocabulary ends at {self.d_vocab - 1}) and "
+                f"token id {int(unknown[0])} is not a word (the vocabulary ends at {self.d_vocab - 1}) and "
                 f"stands for no image here: its prompt was forgotten or no longer exists, or it was made by another "
                 f"lens or in another process. Keep the prompt for as long as its tokens are used, or make it anew with "
                 f"lens.prompt(image)"
             )
-        return [prompts[i] for i in np.unique(owner)]
+        return [prompts[int(i)] for i in owner.unique()]
 
     def vectors_of(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
         """The stored vectors behind virtual ids, differentiable with respect to them.

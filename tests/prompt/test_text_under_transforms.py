@@ -14,6 +14,8 @@ from lens_multimodal.prompt.virtual_tokens import SoftPrompt, UnknownImageTokens
 from tests.lenses import D_MODEL, assert_different, encoder, linear, make_lens
 from tests.models import D_VOCAB, MODEL_CLASSES, random_language_model, wrapped_model
 
+pytestmark = pytest.mark.usefixtures("as_users_have_it")  # torch.compile cannot see through run-time type checks
+
 WORDS = torch.tensor([[40, 41, 42, 3], [5, 60, 7, 8]])
 
 
@@ -89,7 +91,9 @@ def test_forward_mode_gradients(plain, seeing):
     def run(model: nn.Module) -> Tensor:
         weights = weights_of(model)
         direction = {name: torch.ones_like(weight) for name, weight in weights.items()}
-        return torch.func.jvp(lambda own: loss_of(model)(own, WORDS[0]), (weights,), (direction,))[1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch itself, whose forward mode uses what it deprecates
+            return torch.func.jvp(lambda own: loss_of(model)(own, WORDS[0]), (weights,), (direction,))[1]
 
     both_equal(run, plain, seeing)
 
@@ -143,7 +147,9 @@ def test_the_meta_device(layout):
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(plain, seeing, strict):
     def run(model: nn.Module) -> Tensor:
-        exported = torch.export.export(model, (WORDS,), {"use_cache": False}, strict=strict)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of transformers itself, about what its forward passes set
+            exported = torch.export.export(model, (WORDS,), {"use_cache": False}, strict=strict)
         assert "lens_multimodal" not in str(exported.graph)
         return exported.module()(WORDS, use_cache=False).logits
 
@@ -154,7 +160,7 @@ def test_graphs_that_leave_the_process_refuse_images(seeing, mixed):
     embedding = seeing.get_input_embeddings()
     exported = torch.export.export(embedding, (WORDS,), dynamic_shapes=({1: torch.export.Dim.DYNAMIC},)).module()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         traced = torch.jit.trace(embedding, (WORDS,))
     drawn = make_fx(embedding)(WORDS)
     for graph in (exported, traced, drawn):
@@ -193,8 +199,8 @@ def test_compiled_training(plain, seeing, mixed, compiled):
 
 def test_vmap_inside_a_compiled_function(seeing, mixed, compiled):
     embedding = seeing.get_input_embeddings()
-    assert torch.equal(compiled(torch.vmap(embedding))(mixed), embedding(mixed))
-    assert torch.equal(compiled(torch.vmap(embedding))(WORDS), embedding(WORDS))
+    assert torch.equal(compiled(torch.vmap(lambda tokens: embedding(tokens)))(mixed), embedding(mixed))
+    assert torch.equal(compiled(torch.vmap(lambda tokens: embedding(tokens)))(WORDS), embedding(WORDS))
 
 
 def test_a_compiled_graph_gives_no_gradient_to_an_image(seeing, compiled):
