@@ -52,11 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args: arguments: those of the command line, without the program's name; None reads `sys.argv`.
     Raises: SystemExit always, or with `--debug` whatever the command raised.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with _any_character():
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(given: list[str]) -> NoReturn:
     own = given[: given.index("--")] if "--" in given else given
     debug = "--debug" in own
     try:
-        with warnings.catch_warnings(), _any_character():
+        with warnings.catch_warnings():
             if not debug:
                 _quiet()
             application()(args=[a for a in own if a != "--debug"] + given[len(own) :], prog_name="lens-multimodal")

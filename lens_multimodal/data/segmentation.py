@@ -3,9 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
-
-Polygon = Float[np.ndarray, "_points 2"]
+from jaxtyping import Bool
 
 LONGEST_RUN_BITS = 35
 """Of one run in the compressed form: seven characters, which hold more than any picture has pixels."""
@@ -30,14 +28,11 @@ def decode(value: Any, *, height: int, width: int) -> Bool[np.ndarray, "height w
 
 
 def check(value: Any, *, height: int, width: int) -> None:
-    """Raise what `decode` would raise, and ValueError for a mask without a pixel. Decodes only where in doubt."""
-    if not isinstance(value, list):
-        covered = any(_runs(value, height, width)[1::2])
+    """Raise what `decode` would raise, and ValueError for a mask without a pixel."""
+    if isinstance(value, list):
+        covered = _area(_polygons(value, height, width), height, width)
     else:
-        polygons = _polygons(value, height, width)
-        covered = any(_is_thick(polygon, height, width) for polygon in polygons) or bool(
-            _filled(polygons, height, width).any()
-        )
+        covered = sum(_runs(value, height, width)[1::2])
     if not covered:
         raise ValueError("it covers no pixel of its picture")
 
@@ -88,41 +83,35 @@ def _runs(value: Any, height: int, width: int) -> list[int]:
     return runs
 
 
-def _polygons(value: list[Any], height: int, width: int) -> list[Polygon]:
+def _polygons(value: list[Any], height: int, width: int) -> list[list[int | float]]:
     """The polygons of a list that have an inside."""
-    found, far = [], 2 * max(height, width)
+    far = 2 * max(height, width)
     for part in value:
         if not isinstance(part, list) or len(part) % 2 or not {type(x) for x in part} <= {int, float}:
             raise ValueError(f"expected polygons of numbers x, y, x, y, ..., got {str(part)[:80]}")
         if not all(-far <= x <= far for x in part):
             raise ValueError("a polygon has points that are not finite or lie far outside of its picture")
-        if len(part) >= 6:
-            found.append(np.array(part, dtype=np.float64).reshape(-1, 2))
+    found = [part for part in value if len(part) >= 6]
     if not found:
         raise ValueError(f"expected a polygon of at least three points, got {str(value)[:80]}")
     return found
 
 
-def _filled(
-    polygons: list[Float[np.ndarray, "_points 2"]], height: int, width: int
-) -> Bool[np.ndarray, "height width"]:
-    try:
-        from pycocotools import mask as rle
-    except ImportError as error:
-        raise ImportError("segmentation masks need pycocotools: pip install pycocotools") from error
-    encoded = rle.frPyObjects([polygon.reshape(-1).tolist() for polygon in polygons], height, width)
-    filled: np.ndarray = rle.decode(rle.merge(encoded)).astype(bool)
+def _filled(polygons: list[list[int | float]], height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    rle = _pycocotools()
+    filled: np.ndarray = rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).astype(bool)
     return filled
 
 
-def _is_thick(polygon: Polygon, height: int, width: int) -> bool:
-    """Whether it surely covers a pixel: it lies in the picture and holds a circle of radius one.
+def _area(polygons: list[list[int | float]], height: int, width: int) -> int:
+    """The pixels of all polygons together, counted without making a mask."""
+    rle = _pycocotools()
+    return int(rle.area(rle.merge(rle.frPyObjects(polygons, height, width))))
 
-    The radius of the largest circle inside is at least area / perimeter.
-    """
-    low, high = polygon.min(0), polygon.max(0)
-    if low.min() < 0 or high[0] > width or high[1] > height:
-        return False
-    following = np.roll(polygon, -1, axis=0)
-    area = abs(float((polygon[:, 0] * following[:, 1] - polygon[:, 1] * following[:, 0]).sum())) / 2
-    return area >= float(np.hypot(*(following - polygon).T).sum())
+
+def _pycocotools() -> Any:
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise ImportError("segmentation masks need pycocotools: pip install pycocotools") from error
+    return mask

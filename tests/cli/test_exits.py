@@ -222,9 +222,9 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_terminal_that_lacks_a_character_shows_its_escape(monkeypatch):
     """An error or a result is told in full; streams are as they were afterwards."""
     for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict"))
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors="strict"))
     with pytest.raises(SystemExit):
-        main(["caption", "é.png"])
+        main(["caption", "犬.png"])
     sys.stderr.flush()
-    assert rb"\xe9.png" in sys.stderr.buffer.getvalue()
+    assert rb"\u72ac.png" in sys.stderr.buffer.getvalue()
     assert (sys.stdout.errors, sys.stderr.errors) == ("strict", "strict")

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from lens_multimodal.experiments.coco_scenes import scenes_of
-from lens_multimodal.experiments.stream.manifest import read
-from lens_multimodal.experiments.stream.streaming import stream
+from lens_multimodal.experiments.stream.manifest import describe
 from lens_multimodal.reproduction import reproduce
 from lens_multimodal.tiny import scenes_folder
 from tests.experiments.planted import CELL, make_scenes, make_world
@@ -98,8 +97,8 @@ def test_unusable_entries_are_counted_in_the_manifest_of_a_run(tmp_path):
         scenes = scenes_of(coco)
     assert [scene.id for scene in scenes] == [10, 11, 12, 13, 14]
     world = make_world(tmp_path / "world")
-    stream(world.lens, [], scenes, tmp_path / "out", settings={}, progress=False)
-    assert read(tmp_path / "out")["left_out"] == {"objects whose picture is not listed": 2}
+    made = describe(world.lens, [], scenes, settings={}, seed=0, limit=None)
+    assert made["left_out"] == {"objects whose picture is not listed": 2}
 
 
 def test_a_run_over_the_published_layout(tmp_path):

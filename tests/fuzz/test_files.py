@@ -116,6 +116,7 @@ def test_damaged_weights_of_a_projection(attempt, saved, tmp_path_factory, name,
     attempt(lambda: load_linear(path))
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")
 @given(st.sampled_from(["instances.json", "captions.json"]), st.data())
 def test_annotations(attempt, coco, tmp_path_factory, name, data):
     folder = _copy(coco, tmp_path_factory)
