@@ -155,7 +155,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         if isinstance(self.images, VisionTower):
             if without or overwrite:
                 raise ValueError("a vision-language model is saved whole, to a folder of its own")
-            saved_lens.save_vision_language(Path(folder), model=self.images.model, processor=self.images.processor)
+            self.images.save(Path(folder))
             return
         saved_lens.save(
             Path(folder),

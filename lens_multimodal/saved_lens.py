@@ -28,7 +28,7 @@ from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.preprocessing import Preprocessing
 from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
 from lens_multimodal.transformer.loading import in_class, load_causal_lm
-from lens_multimodal.transformer.to_hugging_face import to_hugging_face, unwrapped
+from lens_multimodal.transformer.to_hugging_face import to_hugging_face
 
 FORMAT = 1
 """Version of the folder's layout; other versions are refused."""
@@ -114,20 +114,6 @@ def save(
         (partial / "README.md").write_text(_readme(card, language_model, vision))
         card["files"] = {path: digest_of_file(partial / path) for path in _weighed(partial)}
         (partial / CARD).write_text(json.dumps(card, indent=1) + "\n")
-
-
-def save_vision_language(folder: Path, *, model: Any, processor: Any) -> None:
-    """Write a vision-language model and its processor as Hugging Face does; `attach_vision(folder)` reads them.
-
-    Args: model: also one whose decoder is part of a bridge.
-    Raises: FileExistsError: the folder holds something.
-    """
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise FileExistsError(f"{str(folder)!r} exists")
-    with write_atomically(folder) as partial:
-        partial.mkdir()
-        unwrapped(model).save_pretrained(partial)
-        processor.save_pretrained(partial)
 
 
 def is_saved_lens(folder: object) -> bool:

@@ -20,6 +20,7 @@ from lens_multimodal.explorer.answers import Caption, Changed, Neuron, PatchGrid
 from lens_multimodal.explorer.limits import Limits
 from lens_multimodal.explorer.uploads import Pictures, Sample, read_upload, thumbnail
 from lens_multimodal.hooks import random_neurons_like, scale
+from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
 from lens_multimodal.views.html import data_uri
@@ -231,8 +232,7 @@ class Workbench:
         return {pair: factors[neuron] for pair, neuron in zip(pairs, changed, strict=True)}
 
     def _neuron(self, row: dict[Any, Any], active: Float[Tensor, " pos"], image: EmbeddedImage) -> Neuron:
-        geometry = image.geometry
-        assert geometry is not None
+        geometry = _placed(image)
         assert image.picture is not None
         field = receptive_field(active.reshape(image.grid_h, image.grid_w), geometry)
         return Neuron(
@@ -243,8 +243,7 @@ class Workbench:
         )
 
     def _grid(self, image: EmbeddedImage) -> PatchGrid:
-        geometry = image.geometry
-        assert geometry is not None
+        geometry = _placed(image)
         width, height = geometry.width, geometry.height
         boxes = [geometry.patch_box(*divmod(i, image.grid_w)) for i in range(len(image))]
         return PatchGrid(
@@ -254,6 +253,17 @@ class Workbench:
                 (b.left / width, b.top / height, (b.right - b.left) / width, (b.bottom - b.top) / height) for b in boxes
             ],
         )
+
+
+def _placed(image: EmbeddedImage) -> ImageGeometry:
+    """The geometry of the one grid that the page draws. Raises: ValueError for an image that has none, or several."""
+    if image.geometry is None:
+        shapes = ", ".join(f"{grid.grid_h} x {grid.grid_w}" for grid in image.layout.grids) or "none"
+        raise ValueError(
+            f"the explorer draws one grid of image patches, and this model reads a picture in others ({shapes}); use "
+            f"lens.show and image.layout"
+        )
+    return image.geometry
 
 
 def _probabilities(logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:

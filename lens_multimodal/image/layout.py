@@ -6,7 +6,6 @@ LLaVA-NeXT puts at the end of each row.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -137,27 +136,3 @@ class ImageLayout:
         return {
             index: (grid, *divmod(cell, grid.grid_w)) for grid in self.grids for cell, index in enumerate(grid.indices)
         }
-
-
-def layout_of_cells(
-    cells: Sequence[tuple[int, int, int] | None], geometries: Sequence[ImageGeometry | None]
-) -> ImageLayout:
-    """A layout from the grid, row and column of every position; each grid must be full.
-
-    Raises: ValueError for a grid with a cell that no position, or more than one, shows.
-    """
-    grids = []
-    for number, geometry in enumerate(geometries):
-        at = [
-            (row, col, index)
-            for index, cell in enumerate(cells)
-            if cell is not None
-            for g, row, col in [cell]
-            if g == number
-        ]
-        grid_h, grid_w = 1 + max(row for row, _, _ in at), 1 + max(col for _, col, _ in at)
-        if {(row, col) for row, col, _ in at} != {(r, c) for r in range(grid_h) for c in range(grid_w)}:
-            raise ValueError(f"the cells of grid {number} do not fill {grid_h} rows of {grid_w} columns")
-        indices = tuple(index for _, _, index in sorted(at))
-        grids.append(PatchGrid(grid_h=grid_h, grid_w=grid_w, indices=indices, geometry=geometry))
-    return ImageLayout(n_positions=len(cells), grids=tuple(sorted(grids, key=lambda grid: -len(grid.indices))))

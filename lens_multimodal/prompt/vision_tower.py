@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lens_multimodal.files import write_atomically
 from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.image.measured_layout import (
     measured_layout,
@@ -23,6 +25,7 @@ from lens_multimodal.image.measured_layout import (
 from lens_multimodal.prompt.image_embedder import ImageEmbedder
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePart, Piece
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
+from lens_multimodal.transformer.to_hugging_face import unwrapped
 
 INSTRUCTION = "Describe the picture in one sentence."
 """What an instruction-tuned model is asked for a caption."""
@@ -269,6 +272,18 @@ class VisionTower(ImageEmbedder):
             for name, value in inputs.items()
             if isinstance(value, Tensor)
         }
+
+    def save(self, folder: Path) -> None:
+        """Write the whole model, its decoder from a bridge or not, and the processor, as Hugging Face does.
+
+        Raises: FileExistsError: the folder holds something.
+        """
+        if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+            raise FileExistsError(f"{str(folder)!r} exists")
+        with write_atomically(folder) as partial:
+            partial.mkdir()
+            unwrapped(self.model).save_pretrained(partial)
+            self.processor.save_pretrained(partial)
 
     def _processed(self, written: str, pictures: Sequence[Any], **options: Any) -> Any:
         return self.processor(text=[written], images=[list(pictures)], return_tensors="pt", **options)

@@ -67,7 +67,7 @@ def test_a_bridge_around_the_whole_model(llava):
     ).eval()
     lens = attach_vision(bridge, processor=processor)
     assert lens.model is bridge
-    assert_close(lens.logits(lens.prompt(noise(0), " a dog")).detach(), expected, **EXACT)
+    assert_close(lens.logits(lens.prompt(noise(0), " a dog")).detach(), expected, rtol=0, atol=1e-4)
 
 
 def test_both_parts_can_be_replaced(llava):
