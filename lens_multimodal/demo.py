@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis import decode_neurons, effects_of, neuron_activations, receptive_field
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene, read_coco
@@ -128,8 +129,7 @@ def _n_writing(lens: VisionLens, neurons: pd.DataFrame, noun: str) -> int:
 
 def _caption_without(lens: VisionLens, scene: CaptionedScene, neurons: pd.DataFrame, positions: str) -> str:
     prompt = lens.prompt(scene.picture)
-    hooks = ablate(lens.model, neurons, positions=prompt.at(positions))
-    with lens.model.hooks(fwd_hooks=hooks):  # type: ignore[operator]
+    with transformer.fired_hooks(lens.model, ablate(lens.model, neurons, positions=prompt.at(positions))):
         (caption,) = lens.generate(prompt)
     lens.forget(prompt)
     return caption
