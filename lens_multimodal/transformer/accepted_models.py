@@ -41,9 +41,10 @@ def as_transformer_lens(model: nn.Module, *, tokenizer: Any = None) -> nn.Module
 
     Raises: TypeError, ValueError as `wrap` and `check_model`.
     """
-    wrapped = model if is_transformer_lens_model(model) else wrap(model, tokenizer=tokenizer)
-    check_model(wrapped)
-    return wrapped
+    if not is_transformer_lens_model(model):
+        return wrap(model, tokenizer=tokenizer)
+    check_model(model)
+    return model
 
 
 def check_model(model: Any) -> None:
@@ -132,10 +133,19 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
             f"pass that bridge, or load the model again"
         )
     language_model.eval().set_attn_implementation("eager")  # type: ignore[operator]
-    before = _few_logits(language_model)
     name, runner = type(language_model).__name__, f"TransformerLens {version('transformer-lens')}"
     try:
+        before: Tensor | Exception = _few_logits(language_model)
+    except Exception as error:  # a reason that the model's structure shows is told instead, below
+        before = error
+    try:
         bridge = build_bridge_from_module(language_model, name, hf_config=config, tokenizer=as_loaded(tokenizer)).eval()
+    except Exception as error:
+        raise WrongInTransformerLens(f"{runner} cannot take this {name}: {error}") from error
+    check_model(bridge)
+    if isinstance(before, Exception):
+        raise WrongInTransformerLens(f"this {name} does not run by itself: {before}") from before
+    try:
         after = _few_logits(bridge.original_model)
     except Exception as error:
         raise WrongInTransformerLens(f"{runner} cannot run this {name}: {error}") from error

