@@ -19,6 +19,7 @@ from torch import Tensor
 import lens_multimodal
 from lens_multimodal import analysis, hooks, transformer
 from lens_multimodal.analysis import Logit
+from lens_multimodal.arguments.positions import PositionSet
 from tests.hooks import reference
 from tests.lenses import picture, random_lens
 
@@ -257,6 +258,8 @@ def settled(value: Any, model: Any) -> Any:
             return transformer.logits_of(model, PROMPT)
     if isinstance(value, pd.DataFrame):
         return settled(value.drop(columns="target", errors="ignore").to_dict("list"), model)
+    if isinstance(value, PositionSet):  # a slice may reach into generated tokens, a list may not
+        return value.mask(PROMPT.shape[1])
     if is_dataclass(value):
         return settled({field.name: getattr(value, field.name) for field in fields(value)}, model)
     if isinstance(value, Mapping):
