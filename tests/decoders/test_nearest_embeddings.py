@@ -1,4 +1,4 @@
-"""The tokens nearest to image vectors are those by cosine with what the embedding module of plain transformers gives."""
+"""The tokens nearest to image vectors are those by cosine with what plain transformers looks up."""
 
 import torch
 from torch.nn import functional
