@@ -13,34 +13,40 @@ TOP = 10
 
 @torch.no_grad()
 def measured(case: Case) -> dict[str, float]:
-    """Weights are compared up to a factor for each neuron: the scales of norms depend on the position."""
-    found = {"tokens that differ": 0.0, "weights": 0.0, "tokens that differ, final norm": 0.0}
+    tokens, tokens_behind_final_norm, weights = 0.0, 0.0, 0.0
     unembedding = plain(case.name).get_output_embeddings().weight * FAMILIES[case.name].logit_multiplier
     through, _ = final_norm_and_gradient(case.name, case.embeds, TOKEN)
-    acts = activations(case.name, case.embeds)
     for layer in layers:
         neurons = case.active_neurons(layer)
-        adds = written(case.name, case.embeds, layer, neurons)
-        positions = acts[layer][:, neurons].abs().argmax(0)
-        rows = torch.arange(len(neurons))
-        per_unit = adds / acts[layer][:, neurons].T[..., None]
-        for final_norm, direct in ((False, per_unit), (True, through(per_unit))):
-            expected = (direct[rows, positions] @ unembedding.T).topk(TOP)
-            table = decode_neurons(case.lens.model, [(layer, k) for k in neurons], final_norm=final_norm, top_k=TOP)
-            told = torch.tensor([table[table["neuron"] == k]["token_ids"].iloc[0] for k in neurons])
-            key = "tokens that differ" + (", final norm" if final_norm else "")
-            found[key] += float((told != expected.indices).sum())
-            if not final_norm:
-                weights = torch.tensor(
-                    [table[table["neuron"] == k]["weights"].iloc[0] for k in neurons], dtype=torch.float64
-                )
-                scaled = FAMILIES[case.name].norm_behind_mlp is not None
-                if scaled:
-                    weights = weights * (expected.values.norm(dim=-1) / weights.norm(dim=-1))[:, None]
-                found["weights"] = max(found["weights"], difference(weights.to(expected.values), expected.values))
-                ((_, whole),) = decode_layers(case.lens.model, [layer], top_k=TOP)
-                found[key] += float((whole.tokens[neurons] != expected.indices).sum())
-    return found
+        active = activations(case.name, case.embeds)[layer][:, neurons].T
+        per_unit = written(case.name, case.embeds, layer, neurons) / active[..., None]
+        where = torch.arange(len(neurons)), active.abs().argmax(-1)
+        expected = (per_unit[where] @ unembedding.T).topk(TOP)
+        expected_behind = (through(per_unit)[where] @ unembedding.T).topk(TOP)
+        told = _decoded(case, layer, neurons)
+        ((_, whole),) = decode_layers(case.lens.model, [layer], top_k=TOP)
+        tokens += float((told.indices != expected.indices).sum() + (whole.tokens[neurons] != expected.indices).sum())
+        behind = _decoded(case, layer, neurons, final_norm=True)
+        tokens_behind_final_norm += float((behind.indices != expected_behind.indices).sum())
+        weights = max(weights, difference(_in_units_of(case, told.values, expected.values), expected.values))
+    return {"tokens": tokens, "tokens, final norm": tokens_behind_final_norm, "weights": weights}
+
+
+def _decoded(case: Case, layer: int, neurons: list[int], *, final_norm: bool = False) -> torch.return_types.topk:
+    table = decode_neurons(case.lens.model, [(layer, k) for k in neurons], final_norm=final_norm, top_k=TOP)
+    rows = table.set_index("neuron").loc[neurons]
+    weights = torch.tensor(rows["weights"].tolist(), dtype=torch.float64)
+    return torch.return_types.topk((weights, torch.tensor(rows["token_ids"].tolist())))
+
+
+def _in_units_of(case: Case, weights: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Weights as they are; where a norm stands behind the MLP, up to a factor for each neuron.
+
+    What such a neuron adds is divided by the norm's scale, which depends on the position.
+    """
+    if FAMILIES[case.name].norm_behind_mlp is None:
+        return weights
+    return weights * (expected.norm(dim=-1) / weights.norm(dim=-1))[:, None]
 
 
 @each_family
