@@ -65,9 +65,9 @@ def draw(lens: VisionLens, explained: ExplainedWord) -> Image.Image:
     _grid(pen, lens.vision.grid_h, lens.vision.grid_w)
     said = f"“{PROMPT} {scene.caption}”"
     pen.text((GAP, 22), said, fill=INK, font=_fitting(said, SIDE))
-    for index, neuron in enumerate(explained.neurons.head(SHOWN).itertuples()):
+    for index, neuron in enumerate(explained.image.neurons.head(SHOWN).itertuples()):
         left = GAP + (index + 1) * (SIDE + GAP)
-        overlay = heat_over_picture(scene.picture, explained.fields[index].heat)
+        overlay = heat_over_picture(scene.picture, explained.image.fields[index].heat)
         board.paste(overlay.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (left, TOP))
         pen.text((left, 22), f"layer {neuron.layer}, neuron {neuron.neuron}", fill=INK, font=big)
         lines = _wrapped([visible(token).lstrip("·") for token in neuron.tokens], small)
