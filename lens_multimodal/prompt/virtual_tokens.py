@@ -154,7 +154,7 @@ class VirtualTokens:
         firsts = torch.tensor([p.first_id for p in prompts], dtype=torch.int64)
         stops = torch.tensor([torch.iinfo(torch.int64).min, *(p.first_id + len(p.vectors) for p in prompts)])
         wanted = ids.cpu().long()
-        owner = torch.searchsorted(firsts, wanted, right=True) - 1
+        owner = torch.searchsorted(firsts, wanted.contiguous(), right=True) - 1
         unknown = wanted[wanted >= stops[owner + 1]]
         if len(unknown):
             raise UnknownImageTokens(
@@ -172,7 +172,7 @@ class VirtualTokens:
             UnknownImageTokens: an id that no living soft prompt owns.
         """
         known, table = _table_of(self.owners_of(ids))
-        return table[torch.searchsorted(known, ids.cpu().long()).to(table.device)]
+        return table[torch.searchsorted(known, ids.cpu().long().contiguous()).to(table.device)]
 
     @property
     def is_attached(self) -> bool:
@@ -236,7 +236,7 @@ class VirtualTokens:
             return None
         known, table = _table_of(self.owners_of(values[no_words]))
         self.check_attached()
-        rows = torch.searchsorted(known.to(tokens.device), tokens.long()).clamp(max=len(known) - 1)
+        rows = torch.searchsorted(known.to(tokens.device), tokens.long().contiguous()).clamp(max=len(known) - 1)
         places = self.no_words(tokens)
         self._to_write.found = places, rows, table
         return tokens.masked_fill(places, HARMLESS_ID), *args[1:]

@@ -27,7 +27,7 @@ def test_lens(lens):
     html = lens._repr_html_()
     assert_self_contained(html)
     text = read(html).whole_text
-    for part in ("TransformerBridge", "3 layers", "d_model 24", "120 MLP neurons", "2 x 3", "d_vision 10", "none"):
+    for part in ("TransformerBridge", "3 layers", "d_model 24", "120 MLP neurons", "2 x 3", "d_vision=10", "none"):
         assert part in text
 
 
