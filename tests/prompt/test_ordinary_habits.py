@@ -13,9 +13,9 @@ from tests.models import MODEL_CLASSES
 def test_a_prompt_given_to_the_model(kind, tokenizers):
     lens = make_lens("gpt-j", kind, tokenizer=tokenizers("gpt-j"))
     prompt = lens.prompt(picture())
-    calls = [lens.model, lens.model.run_with_cache, lambda it: lens.model.generate(it, max_new_tokens=1)]
-    if kind != "hooked":
-        calls.append(lens.model.original_model)
+    calls = [lens.model, lens.model.run_with_cache]
+    if kind != "hooked":  # whose `generate` looks at the type itself
+        calls += [lens.model.original_model, lambda it: lens.model.generate(it, max_new_tokens=1)]
     for call in calls:
         with pytest.raises((TypeError, AttributeError), match=r"prompt\.tokens"):
             call(prompt)

@@ -6,7 +6,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM as CausalLM
 from transformers import (
     DeepseekV3Config,
-    JambaConfig,
     LlamaConfig,
     MambaConfig,
     MixtralConfig,
@@ -48,7 +47,6 @@ REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
         ),
         "block 1 .* DeepseekV3MoE",
     ),
-    "Jamba": (JambaConfig(**SIZES, **EXPERTS, use_mamba_kernels=False, mamba_d_state=4), "block 1 .* JambaSparseMoe"),
     "Mamba": (MambaConfig(**BARE, state_size=4), "block 0 .* MambaBlock"),
     "RWKV": (RwkvConfig(**BARE, context_length=32), "block 0 .* RwkvBlock"),
 }  # fmt: skip
