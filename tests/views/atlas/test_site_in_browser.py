@@ -25,6 +25,8 @@ def test_the_search_finds_words_categories_layers_and_names(tmp_path):
         assert found("cat") >= {f"L{row.layer} N{row.neuron}" for row in cats.itertuples()}
         assert found("l2n7") == {"L2 N7"}
         assert found("", layer="2") == {f"L2 N{n}" for n in range(40)}
+        browser.get("about:blank")
+        browser.get(f"{index.as_uri()}#l2n3")
         browser.get(f"{index.as_uri()}#l0n3")
         browser.find_element("css selector", "#found a").click()
         assert browser.title == "Layer 0, neuron 3"
