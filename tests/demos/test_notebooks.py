@@ -66,5 +66,5 @@ def test_it_names_no_path_of_a_machine(notebook):
     assert not re.search(r"(?<![\w.~\"'])/(?:home|work|tmp|root)/", text)
 
 
-def test_there_are_ten():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, 11)]
+def test_there_are_eleven():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, 12)]

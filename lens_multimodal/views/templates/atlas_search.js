@@ -44,6 +44,11 @@ function show() {
   history.replaceState(null, "", wanted ? "#" + encodeURIComponent(wanted) : location.pathname + location.search);
 }
 
-query.value = decodeURIComponent(location.hash.slice(1));
+function fromAddress() {
+  query.value = decodeURIComponent(location.hash.slice(1));
+  show();
+}
+
 for (const input of [query, layer, highest]) input.addEventListener("input", show);
-show();
+addEventListener("hashchange", fromAddress);
+fromAddress();
