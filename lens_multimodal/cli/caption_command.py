@@ -46,7 +46,12 @@ def caption(
     after = PROMPT if text is None else text
     captions = list(
         lens.caption_stream(
-            opened, after, prepend_bos=prepend_bos, max_new_tokens=max_new_tokens, batch_size=batch_size
+            opened,
+            after,
+            prepend_bos=prepend_bos,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            progress=False,
         )
     )
     read = pd.Series([path for path in found if path not in opened.unread], dtype=object)
@@ -59,7 +64,7 @@ def caption(
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """Pictures, each opened only when the iteration reaches it."""
+    """Pictures, each opened only when the iteration reaches it; its progress bar counts those skipped as well."""
 
     paths: Sequence[Path]
     keep_going: bool
@@ -70,9 +75,11 @@ class Opened:
         return len(self.paths)
 
     def __iter__(self) -> Iterator["Image.Image"]:
+        from tqdm.auto import tqdm
+
         from lens_multimodal.image.pictures import as_picture
 
-        for path in self.paths:
+        for path in tqdm(self.paths, desc="pictures", unit="picture", delay=2):
             try:
                 yield as_picture(path)
             except (ValueError, OSError) as error:
