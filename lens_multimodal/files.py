@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
-
 _BLOCK = 1 << 22
 
 
