@@ -38,11 +38,12 @@ def caption(
 
     lens-multimodal caption 'photos/*.jpg' --text "I see" --model gpt-j-limber-beit --device cuda --dtype bfloat16
     """
+    found = find_pictures(pictures)
+
     import pandas as pd
 
     from lens_multimodal.prompt.image_prompt import PROMPT
 
-    found = find_pictures(pictures)
     lens = lens_options.open()
     opened = Opened(paths=found, keep_going=keep_going)
     after = PROMPT if text is None else text

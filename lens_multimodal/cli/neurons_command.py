@@ -53,9 +53,10 @@ def neurons(
 
     lens-multimodal neurons photos/ --word dog --text "A picture of a" --format json
     """
+    found = find_pictures(pictures)
+
     import pandas as pd
 
-    found = find_pictures(pictures)
     lens = lens_options.open()
     tables, sections = [], []
     for path in found:

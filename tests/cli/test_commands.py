@@ -139,7 +139,7 @@ def test_patch_as_a_page_and_layers_as_ranges(run, lens, pictures, tmp_path):
     assert ended.code == 0
     page = out.read_text()
     n_pos = lens.prompt(pictures[0], AFTER[1]).tokens.shape[1]
-    assert page.count("data:image/") == 2, "both pictures"
+    assert page.count("data:image/jpeg;base64,") == 2, "both pictures"
     assert "plotly" in page
     assert "<details>" in page
     assert page.split("<tbody>")[1].count("<tr>") == 3 * n_pos
@@ -157,7 +157,7 @@ def test_neurons_at_named_positions_and_their_page(run, lens, said, tmp_path, po
     out = tmp_path / "found.html"
     assert run("neurons", said.picture, *options, "-o", out).code == 0
     page = out.read_text()
-    assert page.count("data:image/") == 1 + 4, "the picture once, and each neuron's activation over it"
+    assert page.count("data:image/jpeg;base64,") == 1 + 4, "the picture once, and each neuron's activation over it"
     assert all(f"layer {row['layer']}, neuron {row['neuron']}<br>" in page for row in rows)
     assert page.count("logits, strongest at row") == (4 if positions == "image" else 0)
 
