@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
-import torch
-from torch import Tensor
-
 _BLOCK = 1 << 22
 
 
@@ -88,9 +85,11 @@ def digest_of_tensors(tensors: Mapping[str, Any]) -> str:
 
     Cost: every byte passes through the CPU, one tensor at a time, at about a second per gigabyte.
     """
+    import torch  # only here: the command line's help and its first checks must not wait for it
+
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, torch.Tensor):
             continue
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -16,7 +16,7 @@ from lens_multimodal.analysis import (
     Effect,
     ReceptiveField,
     decode_neurons,
-    effect_of,
+    effects_of,
     neuron_activations,
     neuron_attribution,
     receptive_field,
@@ -95,6 +95,10 @@ class NeuronCard(ShownInNotebooks):
     """Contribution of the neuron at each image position to the target's logit."""
     effect: Effect
     """Of setting the neuron to zero at the image positions, on the target."""
+    last_attribution: float
+    """Contribution of the neuron at the last position, where the target is predicted, to the target's logit."""
+    last_effect: Effect
+    """Of setting the neuron to zero at the last position, on the target."""
     samples: tuple[SampleActivation, ...]
     """All sample pictures, the most active first."""
     weight_processing: str
@@ -139,8 +143,15 @@ def neuron_card(
         )
     positions = list(span.positions)
     activations = neuron_activations(lens.model, prompt.tokens, [pair], positions)[0, 0].cpu()
-    attribution = neuron_attribution(lens.model, prompt.tokens, token, positions, layers=[pair[0]])[0, 0, :, pair[1]]
-    ablation = ablate(lens.model, [pair], positions=prompt.image_pos[0])
+    attribution = neuron_attribution(lens.model, prompt.tokens, token, [*positions, prompt.last_pos], layers=[pair[0]])[
+        0, 0, :, pair[1]
+    ]
+    effect, last_effect = effects_of(
+        lens.model,
+        prompt.tokens,
+        [ablate(lens.model, [pair], positions=prompt.at(where)) for where in ("image", "last")],
+        token,
+    )
     decoded = decode_neurons(lens.model, [pair]).iloc[0]
     d_vocab = transformer.shape(lens.model).d_vocab
     return NeuronCard(
@@ -155,8 +166,10 @@ def neuron_card(
         target=lens.text.token(token),
         activations=activations,
         field=receptive_field(activations, layout),
-        attribution=attribution.cpu(),
-        effect=effect_of(lens.model, prompt.tokens, ablation, token),
+        attribution=attribution[:-1].cpu(),
+        effect=effect,
+        last_attribution=float(attribution[-1]),
+        last_effect=last_effect,
         samples=tuple(samples),
         weight_processing=transformer.weight_processing(lens.model),
     )

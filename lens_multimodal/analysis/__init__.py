@@ -8,7 +8,6 @@ from lens_multimodal.analysis.attribution.gradients import ActivationXGradient
 from lens_multimodal.analysis.attribution.integrated_gradients import IntegratedGradients
 from lens_multimodal.analysis.attribution.memory import MemoryEstimate, estimate_attribution
 from lens_multimodal.analysis.attribution.neuron_attribution import (
-    REDUCTIONS,
     neuron_attribution,
     neuron_attribution_by_row,
     top_neurons,
@@ -60,6 +59,7 @@ from lens_multimodal.analysis.receptive_fields import (
     neuron_activations,
     receptive_field,
 )
+from lens_multimodal.arguments.score_names import REDUCTIONS
 from lens_multimodal.arguments.targets import (
     CaptionToken,
     CentredLogit,

@@ -1,4 +1,5 @@
-"""The attribution scores by name. To add one, write its class in `analysis/attribution` and enter it here.
+"""The attribution scores and reductions by name. To add a score, write its class in
+`analysis/attribution` and enter it here.
 
 The command line's help lists the scores and must not wait for PyTorch, so this module has only their names.
 """
@@ -12,3 +13,6 @@ SCORE_CLASSES = {
     "ablation": "ablation_effect.Ablation",
 }
 """The module and class of each score, in the order in which they are listed. The first is the paper's."""
+
+REDUCTIONS = ("max", "sum", "mean")
+"""Ways to one number per neuron from its positions; the paper takes the maximum."""

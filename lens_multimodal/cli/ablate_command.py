@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lens_multimodal.cli import options
+from lens_multimodal.cli import options, picture_sources
 from lens_multimodal.cli.neuron_list import NeuronsFrom, given_neurons
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lens_multimodal.lens import VisionLens
     from lens_multimodal.prompt.image_prompt import ImagePrompt
 
@@ -30,12 +32,13 @@ def ablate(
     ] = None,
     random_draws: Annotated[int, typer.Option(min=1, help="Draws of random neurons from the same layers.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
+    positions: options.Positions = options.Where.image,
     text: options.Before = None,
     prepend_bos: options.PrependBos = None,
     lens_options: options.LensOptions = options.TINY,
     output: options.OutputOptions = options.SCREEN,
 ) -> None:
-    """Set neurons to zero at the image positions; report the probability of the word and the new caption.
+    """Set neurons to zero, by default at the image positions; report the probability of the word and the new caption.
 
     The neurons are the top of the paper's ranking, or those given. The control is an equal number of random neurons
     from the same layers.
@@ -50,13 +53,15 @@ def ablate(
     """
     if sum(bool(way) for way in (neurons, neurons_from, top)) > 1:
         raise typer.BadParameter("give one of --neurons, --neurons-from and --top")
+    picture_sources.check_files(picture)
     given: Any = given_neurons(neurons, neurons_from)
     counts = sorted(set(top or (10, 100)))
     lens = lens_options.open()
     target = options.as_token(word)
     prompt = options.prompt_for(lens, picture, word, text, prepend_bos)
     if given is None:
-        ranked = lens.neurons(prompt, target, top_k=counts[-1])
+        ranked = lens.neurons(prompt, target, positions=positions.value, top_k=counts[-1])
+        _check_control(ranked, counts[-1], lens.shape.d_mlp)
         chosen = [ranked.head(count) for count in counts]
     else:
         chosen = [given]
@@ -64,8 +69,22 @@ def ablate(
     import pandas as pd
 
     free = lens.prompt(picture, prepend_bos=prepend_bos)
-    rows = [row for some in chosen for row in _rows(lens, free, prompt, target, some, random_draws, seed)]
-    output.write(pd.DataFrame(rows), title=f"Ablation at the image positions, {word!r} in {picture}")
+    rows = [
+        row for some in chosen for row in _rows(lens, free, prompt, target, some, positions.value, random_draws, seed)
+    ]
+    output.write(pd.DataFrame(rows), title=f"Ablation, positions {positions.value}, {word!r} in {picture}")
+
+
+def _check_control(ranked: "pd.DataFrame", wanted: int, d_mlp: int) -> None:
+    """Raises: ValueError if a layer has too few other neurons for a random control of as many."""
+    place_in_layer = ranked.groupby("layer").cumcount() + 1
+    crowded = ranked.index[2 * place_in_layer > d_mlp]
+    most = int(crowded[0]) if len(crowded) else len(ranked)
+    if wanted > most:
+        raise ValueError(
+            f"--top {wanted}: at most {most} here, because the control needs as many other neurons of the same layers "
+            f"(layers have {d_mlp:,} neurons)"
+        )
 
 
 def _rows(
@@ -74,6 +93,7 @@ def _rows(
     prompt: "ImagePrompt",
     target: str,
     chosen: Any,
+    positions: str,
     random_draws: int,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
@@ -91,9 +111,9 @@ def _rows(
     generator = torch.Generator().manual_seed(seed)
     drawn = (random_neurons_like(lens.model, chosen, generator) for _ in range(random_draws))
     for draw, neurons in enumerate([chosen, *drawn]):
-        hooks = ablation(lens.model, neurons, positions=prompt.image_pos[0])
+        hooks = ablation(lens.model, neurons, positions=prompt.at(positions))
         effect = effect_of(lens.model, prompt.tokens, hooks, lens.text.token_id(target))
-        with transformer.fired_hooks(lens.model, ablation(lens.model, neurons, positions=free.image_pos[0])):
+        with transformer.fired_hooks(lens.model, ablation(lens.model, neurons, positions=free.at(positions))):
             (caption,) = lens.generate(free)
         yield {
             "neurons": "random" if draw else "chosen",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lens_multimodal.cli import options
+from lens_multimodal.cli import options, picture_sources
 from lens_multimodal.cli.neuron_list import NeuronsFrom, given_neurons
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def decode(
     given = sum(bool(way) for way in (neurons, neurons_from, picture))
     if given != 1:
         raise typer.BadParameter(f"give exactly one of neurons, --neurons-from and --picture, got {given}")
+    picture_sources.check_files(picture)
     chosen = given_neurons(neurons, neurons_from)
     lens = lens_options.open()
     if picture is not None:

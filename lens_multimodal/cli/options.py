@@ -1,7 +1,8 @@
 """Options that several commands share, and the lens they open."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
     from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 PANEL = "Which lens"
+
+
+class Where(str, Enum):
+    """Positions by the names of `arguments.positions`."""
+
+    image = "image"
+    last = "last"
+    text = "text"
+
+
+Positions = Annotated[
+    Where,
+    typer.Option(
+        help="image: where the picture is read (the paper); last: where the word is predicted, and at each new token "
+        "of a caption; text: at the words."
+    ),
+]
 
 
 class Precision(str, Enum):
@@ -74,6 +92,10 @@ class LensOptions:
     )
     dtype: Annotated[Precision | None, typer.Option(help="Precision of all weights.", rich_help_panel=PANEL)] = None
 
+    def __post_init__(self) -> None:
+        if self.projection is not None and not self.projection.exists():
+            raise FileNotFoundError(f"no projection at {str(self.projection)!r}")
+
     def open(self) -> "VisionLens":
         """The lens that the options name.
 
@@ -124,9 +146,24 @@ class OutputOptions:
     form: terminal.AsFormat = None
     out: terminal.Out = None
 
-    def write(self, table: "pd.DataFrame", *, title: str, largest: str | None = None) -> None:
+    def __post_init__(self) -> None:
+        terminal.check(self.out, self.form)
+
+    @property
+    def is_page(self) -> bool:
+        """Whether the output is an HTML page."""
+        return (self.form or terminal.format_by_ending(self.out)) is terminal.Format.html
+
+    def write(
+        self,
+        table: "pd.DataFrame",
+        *,
+        title: str,
+        largest: str | None = None,
+        page: Callable[[str], str] | None = None,
+    ) -> None:
         """Write the table, as `terminal.write`."""
-        terminal.write(table, title=title, out=self.out, form=self.form, largest=largest)
+        terminal.write(table, title=title, out=self.out, form=self.form, largest=largest, page=page)
 
 
 TINY, SCREEN = LensOptions(), OutputOptions()
@@ -144,6 +181,34 @@ def device_of_this_process() -> str | None:
 def is_first_process() -> bool:
     """Whether this process prints for all."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def one_of(known: Collection[str]) -> Callable[[str], str]:
+    """A Typer callback that accepts only known names."""
+
+    def check(given: str) -> str:
+        if given not in known:
+            raise typer.BadParameter(f"{given!r} is not one of {', '.join(known)}")
+        return given
+
+    return check
+
+
+def layer_numbers(given: str | None) -> list[int] | None:
+    """Layers written as `0,3-5`; None without any.
+
+    Raises: ValueError for anything else, or a range that runs backwards.
+    """
+    if given is None:
+        return None
+    layers: list[int] = []
+    for part in given.split(","):
+        found = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part)
+        first, last = (0, -1) if found is None else (int(found[1]), int(found[2] or found[1]))
+        if last < first:
+            raise ValueError(f"expected layers such as 0,3-5, got {given!r}")
+        layers += range(first, last + 1)
+    return layers
 
 
 def as_token(word: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lens_multimodal.cli import options
+from lens_multimodal.cli import options, picture_sources
 
 
 class Site(str, Enum):
@@ -25,7 +25,7 @@ def patch(
     text: options.Before = None,
     prepend_bos: options.PrependBos = None,
     site: Annotated[Site, typer.Option(help="The activation to copy.")] = Site.resid_pre,
-    layers: Annotated[str | None, typer.Option(help="Layers, such as 0,3,5. Default: all.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers, such as 0,3-5. Default: all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Patched runs per batch.")] = 32,
     lens_options: options.LensOptions = options.TINY,
     output: options.OutputOptions = options.SCREEN,
@@ -41,11 +41,13 @@ def patch(
 
     lens-multimodal patch dog.png cat.png --word dog --text "A picture of a" --site mlp_out --out sweep.parquet
 
-    lens-multimodal patch dog.png cat.png --word dog --site heads --layers 0,1,2 --format json
+    lens-multimodal patch dog.png cat.png --word dog --site heads --layers 0-2 --out sweep.html
     """
+    chosen = options.layer_numbers(layers)
+    picture_sources.check_files(clean, corrupted)
+
     from lens_multimodal import analysis
 
-    chosen = None if layers is None else _layers(layers)
     lens = lens_options.open()
     target = options.as_token(word)
     if text is None:
@@ -72,11 +74,15 @@ def patch(
         f"{site.value} of {clean} into {corrupted}, logit of {word!r}: {sweep.clean:.4g} clean, "
         f"{sweep.corrupted:.4g} corrupted"
     )
-    output.write(table, title=title, largest="recovered")
 
+    def page(title: str) -> str:
+        # Imported here, because only a page needs plotly.
+        from lens_multimodal.image.pictures import as_picture
+        from lens_multimodal.views.command_pages import patch_page
 
-def _layers(given: str) -> list[int]:
-    try:
-        return [int(part) for part in given.split(",")]
-    except ValueError:
-        raise ValueError(f"expected layers as numbers such as 0,3,5, got {given!r}") from None
+        names = lens.to_str_tokens(prompt.row(0)) if "pos" in table else [str(head) for head in sweep.axes["head"]]
+        return patch_page(
+            title, sweep, table=table, names=names, clean=as_picture(clean), corrupted=as_picture(corrupted)
+        )
+
+    output.write(table, title=title, largest="recovered", page=page)

@@ -24,13 +24,22 @@ def find_pictures(given: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _expand(name: str) -> list[Path]:
-    from lens_multimodal.data.folders import ENDINGS, pictures_in
+def check_files(*paths: Path | None) -> None:
+    """Before a model is loaded. Raises: FileNotFoundError for a file that does not exist, ValueError for a folder."""
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise ValueError(f"{str(path)!r} is a folder; give one picture")
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"no picture at {str(path)!r}")
 
+
+def _expand(name: str) -> list[Path]:
     path = Path(name)
     if path.is_file():
         return [path]
     if path.is_dir():
+        from lens_multimodal.data.folders import ENDINGS, pictures_in
+
         inside = pictures_in(path)
         if not inside:
             raise ValueError(f"no picture in the folder {name!r}: looked for {', '.join(sorted(ENDINGS))}")

@@ -43,6 +43,8 @@ class Seen:
 
     caption: Caption
     patches: PatchGrid
+    unfamiliar: bool
+    """Whether the picture is unlike the scenes that the tiny trio knows; false for every other lens."""
 
 
 @dataclass(frozen=True, kw_only=True)

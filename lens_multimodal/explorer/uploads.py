@@ -75,6 +75,10 @@ class Pictures:
             self._encoded.put(name, held)
         return held
 
+    def is_sample(self, name: str) -> bool:
+        """Whether the picture is one of the sample scenes."""
+        return name in self._scenes
+
     def png(self, name: str) -> bytes:
         """The picture for the page.
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -23,6 +24,7 @@ from lens_multimodal.hooks import random_neurons_like, scale
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
+from lens_multimodal.tiny.familiarity import Familiarity, familiarity_of
 from lens_multimodal.views.html import data_uri
 from lens_multimodal.views.notebook.embedded_pictures import field_over_picture
 
@@ -84,7 +86,11 @@ class Workbench:
         """
         with self.alone():
             image = self.pictures.get(picture)
-            return Seen(caption=self.caption(self.prompt(image, text)), patches=self._grid(image))
+            return Seen(
+                caption=self.caption(self.prompt(image, text)),
+                patches=self._grid(image),
+                unfamiliar=not self.pictures.is_sample(picture) and self._unfamiliar(image),
+            )
 
     def why(
         self, picture: str, text: str, before: Sequence[int], target: int, *, positions: Positions, top_k: int
@@ -198,6 +204,14 @@ class Workbench:
         return [self.word(i, logits) for i in logits.topk(min(LIKELIEST, len(logits))).indices.tolist()]
 
     # --- inside -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _familiarity(self) -> Familiarity | None:
+        return familiarity_of(self.lens.images)
+
+    def _unfamiliar(self, image: EmbeddedImage) -> bool:
+        assert image.picture is not None
+        return self._familiarity is not None and bool(self._familiarity.unfamiliar([image.picture])[0])
 
     def _known(self, token: int) -> int:
         return read_token(self.lens.model, token)

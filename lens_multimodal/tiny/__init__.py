@@ -21,6 +21,8 @@ from lens_multimodal.transformer.loading import load_causal_lm
 
 FOLDER = Path(__file__).parent
 
+ENCODER_NAME = "tiny BEiT"
+
 
 class MissingWeights(RuntimeError):
     """A part of the tiny trio is missing or damaged."""
@@ -57,7 +59,7 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
         preprocessing = Preprocessing.from_json(config["preprocessing"])
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise _damaged(weights_file, error) from error
-    return VisionEncoder(module.requires_grad_(False), preprocessing=preprocessing, name="tiny BEiT")
+    return VisionEncoder(module.requires_grad_(False), preprocessing=preprocessing, name=ENCODER_NAME)
 
 
 def read_vision_config(folder: Path = FOLDER) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import unicodedata
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,33 +41,53 @@ AsFormat = Annotated[
 
 
 def write(
-    table: "pd.DataFrame", *, title: str, out: Path | None, form: Format | None, largest: str | None = None
+    table: "pd.DataFrame",
+    *,
+    title: str,
+    out: Path | None,
+    form: Format | None,
+    largest: str | None = None,
+    page: Callable[[str], str] | None = None,
 ) -> None:
     """Write a table to a file or to stdout.
 
     A column `picture` holds paths, not strings: pandas has no strings for names that are no UTF-8.
 
-    Args: largest: on the screen, a long table shows only the rows largest in this column.
-    Raises: ValueError for Parquet written to a terminal, or an ending of `out` that names no format.
+    Args:
+        largest: on the screen, a long table shows only the rows largest in this column.
+        page: makes the HTML page from its title; None for a page that holds the table.
+    Raises: ValueError for an ending of `out` that names no format.
     """
-    form = form or _by_ending(out)
+    form = form or format_by_ending(out)
     made_with = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in table.attrs.items())
     title = as_text(f"{title} ({made_with})" if made_with else title)
     if out is None and form is Format.table and largest is not None and len(table) > ON_SCREEN:
         title += f"; {ON_SCREEN} of {len(table):,} rows, largest {largest} first (all with --out or --format)"
         table = table.nlargest(ON_SCREEN, largest)
-    content = _RENDERERS[form](table, title)
+    custom = page if form is Format.html else None
+    content = _RENDERERS[form](table, title) if custom is None else custom(title).encode()
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)
         typer.echo(f"wrote {len(table):,} rows to {out}", err=True)
         return
-    if form is Format.parquet and sys.stdout.isatty():
-        raise ValueError("Parquet cannot be read on a terminal: give a file with --out, or pipe it to a program")
     typer.echo(content, nl=False)
 
 
-def _by_ending(out: Path | None) -> Format:
+def check(out: Path | None, form: Format | None) -> None:
+    """What can be known about an output before anything is computed.
+
+    Raises: ValueError for Parquet written to a terminal, an ending of `out` that names no format, or a folder.
+    """
+    form = form or format_by_ending(out)
+    if out is not None and out.is_dir():
+        raise ValueError(f"{str(out)!r} is a folder; give --out a file, such as {str(out / 'table.json')!r}")
+    if out is None and form is Format.parquet and sys.stdout.isatty():
+        raise ValueError("Parquet cannot be read on a terminal: give a file with --out, or pipe it to a program")
+
+
+def format_by_ending(out: Path | None) -> Format:
+    """The format that a file's name says. Raises: ValueError for an ending that names none."""
     if out is None or out.suffix in (".txt", ""):
         return Format.table
     try:

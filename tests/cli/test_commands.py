@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lens_multimodal import transformer
+from lens_multimodal import ablate, transformer
+from lens_multimodal.analysis import effect_of
 
 AFTER = ["--text", "A picture of a"]
 
@@ -130,6 +131,62 @@ def test_patch_sweeps_over_positions_and_heads(run, lens, pictures, tmp_path):
     heads = json.loads(run("patch", pictures[0], pictures[1], "-w", "dog", *AFTER, "--site", "heads", "--layers", 3,
                            "-f", "json").out)  # fmt: skip
     assert [row["head"] for row in heads] == list(range(lens.shape.n_heads))
+
+
+def test_patch_as_a_page_and_layers_as_ranges(run, lens, pictures, tmp_path):
+    out = tmp_path / "sweep.html"
+    ended = run("patch", pictures[0], pictures[1], "-w", "dog", *AFTER, "--layers", "0,3-4", "-o", out)
+    assert ended.code == 0
+    page = out.read_text()
+    n_pos = lens.prompt(pictures[0], AFTER[1]).tokens.shape[1]
+    assert page.count("data:image/jpeg;base64,") == 2, "both pictures"
+    assert "plotly" in page
+    assert "<details>" in page
+    assert page.split("<tbody>")[1].count("<tr>") == 3 * n_pos
+
+
+@pytest.mark.parametrize("positions", ["image", "last"])
+def test_neurons_at_named_positions_and_their_page(run, lens, said, tmp_path, positions):
+    options = ["-w", said.word, "--top-k", 4, "--positions", positions]
+    rows = json.loads(run("neurons", said.picture, *options, "-f", "json").out)
+    prompt = lens.prompt_before(said.picture, f" {said.word}")
+    expected = lens.neurons(prompt, f" {said.word}", positions=positions, top_k=4)
+    assert [(row["layer"], row["neuron"], row["pos"]) for row in rows] == list(
+        expected[["layer", "neuron", "pos"]].itertuples(index=False, name=None)
+    )
+    out = tmp_path / "found.html"
+    assert run("neurons", said.picture, *options, "-o", out).code == 0
+    page = out.read_text()
+    assert page.count("data:image/jpeg;base64,") == 1 + 4, "the picture once, and each neuron's activation over it"
+    assert all(f"layer {row['layer']}, neuron {row['neuron']}<br>" in page for row in rows)
+    assert page.count("logits, strongest at row") == (4 if positions == "image" else 0)
+
+
+def test_ablate_where_the_word_is_predicted(run, lens, said):
+    rows = json.loads(
+        run(
+            "ablate",
+            said.picture,
+            "-w",
+            said.word,
+            "--top",
+            30,
+            "--positions",
+            "last",
+            "--random-draws",
+            1,
+            "-f",
+            "json",
+        ).out
+    )
+    word = f" {said.word}"
+    prompt = lens.prompt_before(said.picture, word)
+    ranked = lens.neurons(prompt, word, positions="last", top_k=30)
+    effect = effect_of(lens.model, prompt.tokens, ablate(lens.model, ranked, positions=[-1]), word)
+    assert rows[0]["probability_after"] == pytest.approx(float(effect.probability_after), rel=1e-4)
+    free = lens.prompt(said.picture)
+    with lens.model.hooks(fwd_hooks=ablate(lens.model, ranked, positions=slice(free.last_pos, None))):
+        assert [rows[0]["caption_after"]] == lens.generate(free)
 
 
 def test_patch_reads_the_word_where_the_clean_caption_says_it(run, said, pictures):

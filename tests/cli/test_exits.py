@@ -65,6 +65,9 @@ def test_version_and_general_help(run):
         ["decode", "3.1", "--picture", "x.png"],
         ["ablate", "x.png", "-w", "dog", "--top", "3", "--neurons", "3.1"],
         ["patch", "x.png", "-w", "dog"],
+        ["neurons", "x.png", "-w", "dog", "--score", "gradients"],
+        ["neurons", "x.png", "-w", "dog", "--reduce", "median"],
+        ["neurons", "x.png", "-w", "dog", "--positions", "first"],
         ["explore", "--port", "70000"],
         ["reproduce", "--limit", "0"],
     ],
@@ -98,6 +101,37 @@ def test_pictures_that_are_not_there(one_error, tmp_path):
     assert "no picture in the folder" in one_error("caption", tmp_path / "empty")
 
 
+CHEAP_MISTAKES = [
+    (["caption", "nowhere.png"], "nowhere.png"),
+    (["neurons", "nowhere.png", "-w", "dog"], "nowhere.png"),
+    (["ablate", "nowhere.png", "-w", "dog"], "nowhere.png"),
+    (["patch", "HERE", "nowhere.png", "-w", "dog"], "nowhere.png"),
+    (["patch", "HERE", "HERE", "-w", "dog", "--layers", "5-2"], "5-2"),
+    (["decode", "--picture", "nowhere.png"], "nowhere.png"),
+    (["decode", "3.1", "--projection", "nowhere.ckpt"], "nowhere.ckpt"),
+    (["caption", "HERE", "--out", "captions.xyz"], "captions.xyz"),
+    (["caption", "HERE", "--out", "."], "folder"),
+    (["neurons", "HERE", "-w", "dog", "--score", "gradients"], "gradients"),
+]
+
+
+def test_cheap_mistakes_are_told_before_anything_heavy_is_imported(pictures):
+    code = f"""
+import sys
+from lens_multimodal.cli import main
+for arguments, named in {CHEAP_MISTAKES!r}:
+    try:
+        main([{str(pictures[0])!r} if a == "HERE" else a for a in arguments])
+    except SystemExit as ended:
+        assert ended.code in (1, 2), arguments
+    heavy = [name for name in ("torch", "pandas", "transformers", "transformer_lens", "plotly") if name in sys.modules]
+    assert not heavy, (arguments, heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [named for _, named in CHEAP_MISTAKES if named not in done.stderr] == []
+
+
 def test_a_file_that_is_no_picture(one_error, run, pictures, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
@@ -119,6 +153,7 @@ def test_words(one_error, pictures):
 def test_neurons(one_error, pictures, tmp_path):
     assert "got 'three'" in one_error("decode", "three")
     assert "outside the model's" in one_error("decode", "99.1")
+    assert "at most" in one_error("ablate", pictures[0], "-w", "dog", "--text", "A picture of a", "--top", 99999)
     assert "expected neurons" in one_error("ablate", pictures[0], "-w", "dog", "--text", "A", "-n", ",")
     for name, content, words in (
         ("a.csv", "layer,unit\n1,2\n", "has layer, unit"),
@@ -154,7 +189,7 @@ def test_settings_of_training(one_error, tmp_path, content, words):
 
 def test_parts_that_are_not_there(one_error, pictures):
     assert "no language model 'no-such-model'" in one_error(
-        "caption", pictures[0], "--model", "no-such-model", "--vision", "tiny", "--projection", "x.ckpt"
+        "caption", pictures[0], "--model", "no-such-model", "--vision", "tiny"
     )
     assert "no projection at 'x.ckpt'" in one_error("caption", pictures[0], "--projection", "x.ckpt")
     assert "`lens-multimodal info` lists the devices" in one_error("caption", pictures[0], "--device", "abacus")

@@ -33,6 +33,7 @@ def test_an_uploaded_picture_is_captioned_as_by_the_library(page, lens, kind):
     seen = page.ask("/api/look", picture=page.upload(data, f"image/{kind.lower()}").json()["id"], text=TEXT)
     expected = lens.caption(Image.open(BytesIO(data)), TEXT, max_new_tokens=LIMITS.new_tokens)
     assert seen["caption"]["text"] == expected
+    assert seen["unfamiliar"] is False, "nothing is known of this encoder's training"
     assert len(seen["patches"]["boxes"]) == seen["patches"]["grid_h"] * seen["patches"]["grid_w"] == 9
     assert sum(width * height for _, _, width, height in seen["patches"]["boxes"]) == pytest.approx(1)
 

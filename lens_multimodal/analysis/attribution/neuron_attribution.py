@@ -29,11 +29,9 @@ from lens_multimodal.analysis.attribution.attribution_inputs import (
 from lens_multimodal.analysis.attribution.scores import read_score
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions
+from lens_multimodal.arguments.score_names import REDUCTIONS
 from lens_multimodal.arguments.targets import Targets
 from lens_multimodal.arguments.units import Layers
-
-REDUCTIONS = ("max", "sum", "mean")
-"""Ways to one number per neuron from its positions; the paper takes the maximum."""
 
 
 @public

@@ -58,6 +58,7 @@ export class Look {
     this.index = null;
     this.board.show(picture, label, seen.patches);
     $("neurons").hidden = true;
+    $("look-unfamiliar").hidden = !seen.unfamiliar;
     $("look-hint").hidden = !seen.caption.words.length;
     this.#caption();
   }

@@ -18,18 +18,30 @@ SAMPLE_SIDE = 96
 @html_of.register
 def card_html(card: NeuronCard) -> str:
     """The card laid out; hovering over an image patch shows its number."""
-    before, after = float(card.effect.probability_before[0]), float(card.effect.probability_after[0])
+    before = float(card.effect.probability_before[0])
+    ablated = [
+        ("image positions", "where the picture is read", card.effect, float(card.attribution.max())),
+        ("last position", "where the word is predicted", card.last_effect, card.last_attribution),
+    ]
+    scale = max(before, *(float(effect.probability_after[0]) for _, _, effect, _ in ablated)) or 1.0
     return fragment(
         "card.html",
         card=card,
         about=f"for {visible(card.target)} after “{card.text}”; weight processing: {card.weight_processing}",
         panels=[_activation_panel(card), _attribution_panel(card)],
         before=before,
-        after=after,
         before_text=f"{before:.4g}",
-        after_text=f"{after:.4g}",
-        scale=max(before, after) or 1.0,
-        effect_note=_effect_note(card.effect, card.target),
+        scale=scale,
+        ablated=[
+            {
+                "where": where,
+                "meaning": meaning,
+                "after": float(effect.probability_after[0]),
+                "after_text": f"{float(effect.probability_after[0]):.4g}",
+                "note": f"attribution {largest:+.3g} logits; {_effect_note(effect, card.target)}",
+            }
+            for where, meaning, effect, largest in ablated
+        ],
         samples=[_sample(sample) for sample in card.samples[:SHOWN_SAMPLES]],
         n_samples=len(card.samples),
         samples_note=_samples_note(card.samples),
@@ -85,12 +97,19 @@ def _panel(
 
 
 def _effect_note(effect: Effect, target: str) -> str:
-    # Adding zero turns a rounded -0.0 into 0.0.
-    change = round(float(effect.relative_probability_change[0]), 3) + 0.0
+    change = _percent(float(effect.relative_probability_change[0]))
     return (
-        f"probability of {visible(target)}: {change:+.1%}; logit {float(effect.logit_change[0]):+.3g}; rank "
+        f"probability of {visible(target)}: {change}; logit {float(effect.logit_change[0]):+.3g}; rank "
         f"{int(effect.rank_before[0])} → {int(effect.rank_after[0])} (0 is the top)"
     )
+
+
+def _percent(change: float) -> str:
+    """With its sign, to a tenth of a percent, or to one digit if that is smaller; plain 0% only for no change."""
+    percent = 100 * change
+    if percent == 0:
+        return "0%"
+    return f"{percent:+.1f}%" if abs(percent) >= 0.05 else f"{percent:+.1g}%"
 
 
 def _sample(sample: SampleActivation) -> dict[str, Any]:

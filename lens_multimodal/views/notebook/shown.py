@@ -4,9 +4,11 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
-from lens_multimodal.views.html import render
+from lens_multimodal.views.html import figure_html, render
 
 
 @singledispatch
@@ -28,6 +30,16 @@ def title_of(value: Any) -> str:  # noqa: ARG001 (the default for every type)
     return "lens_multimodal"
 
 
+@html_of.register
+def _figure(figure: go.Figure) -> str:
+    return figure_html(figure)
+
+
+@title_of.register
+def _figure_title(figure: go.Figure) -> str:
+    return figure.layout.title.text or "lens_multimodal"
+
+
 def page(value: Any, *, title: str | None = None) -> str:
     """A whole page around a value's HTML, dark where the reader's system is.
 
@@ -38,11 +50,16 @@ def page(value: Any, *, title: str | None = None) -> str:
         raise TypeError(
             f"this {type(value).__name__} has no HTML representation now; switch on pandas' display.notebook_repr_html"
         )
-    return render("page.html", title=title_of(value) if title is None else title, body=Markup(body))
+    return render(
+        "page.html",
+        title=title_of(value) if title is None else title,
+        body=Markup(body),
+        plotly=get_plotlyjs() if isinstance(value, go.Figure) else "",
+    )
 
 
 def save_html(value: Any, path: str | Path, *, title: str | None = None) -> Path:
-    """Write what a notebook would show as one self-contained page.
+    """Write what a notebook would show, or a plotly figure, as one self-contained page, dark where the system is.
 
     Returns: the path of the page.
     Raises: TypeError as `page`; FileNotFoundError for a folder that does not exist.

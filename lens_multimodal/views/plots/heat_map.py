@@ -10,6 +10,12 @@ from torch import Tensor
 from lens_multimodal.views.plots.labels import escaped, token_list, visible
 from lens_multimodal.views.plots.theme import colour_bar, colour_scale, themed
 
+MOST_COLUMNS = 20
+"""Labels below a map: more would overlap or be too small to read."""
+
+MOST_WORDS = 14
+"""Positions of a depth map whose cells have room for a word."""
+
 
 def depth_map(
     values: Shaped[Tensor, "depth pos"],
@@ -25,7 +31,8 @@ def depth_map(
         values: such as `LogitLens.probability[0]`; depth 0 is what enters the first layer.
         position_names: one name per position, as `lens.to_str_tokens(prompt)` gives them.
         token: the token whose values these are, for the title.
-        words: the top token of each depth and position.
+        words: the top token of each depth and position; written into the cells of at most `MOST_WORDS` positions,
+            otherwise shown on hovering.
 
     Raises: ValueError for names or words that do not fit the values.
     """
@@ -46,9 +53,10 @@ def depth_map(
         columns=[visible(name) for name in position_names],
         label=label,
         hover=hover,
+        words=words if n_positions <= MOST_WORDS else None,
         signed=False,
         title=f"{label.capitalize()} of {visible(token)} by depth",
-        x_title="position",
+        x_title="position (row,column of the image patch, or the word)" if _has_patches(position_names) else "position",
         y_title="depth (layers passed)",
     )
 
@@ -98,6 +106,7 @@ def _map(
     x_title: str,
     y_title: str = "layer",
     hover: list[list[str]] | None = None,
+    words: Sequence[Sequence[str]] | None = None,
 ) -> go.Figure:
     if tuple(values.shape) != (len(rows), len(columns)):
         raise ValueError(
@@ -116,11 +125,18 @@ def _map(
             **colour_scale(signed=signed),
         )
     )
-    for update, names in ((figure.update_xaxes, columns), (figure.update_yaxes, row_names)):
+    if words is not None:
+        figure.update_traces(
+            customdata=[[escaped(visible(word)) for word in row] for row in words],
+            texttemplate="%{customdata}",
+            textfont_size=11,
+        )
+    for update, names, most in ((figure.update_xaxes, columns, MOST_COLUMNS), (figure.update_yaxes, row_names, 48)):
+        shown = _ticks(names, most)
         update(
-            tickvals=_ticks(names),
-            ticktext=[escaped(_short(names[i])) for i in _ticks(names)],
-            tickfont_size=12 if len(names) <= 24 else 10,
+            tickvals=shown,
+            ticktext=[escaped(_short(names[i])) for i in shown],
+            tickfont_size=12,
             showgrid=False,
             zeroline=False,
         )
@@ -138,6 +154,20 @@ def _short(name: str) -> str:
     return re.sub(r"^<image:(\d+,\d+)>$", r"\1", name)
 
 
-def _ticks(names: Sequence[str]) -> list[int]:
-    """Numeric places of at most about 48 ticks."""
-    return list(range(0, len(names), -(-len(names) // 48) or 1))
+def _has_patches(names: Sequence[str]) -> bool:
+    return any(name.startswith("<image:") for name in names)
+
+
+def _ticks(names: Sequence[str], most: int) -> list[int]:
+    """Numeric places of the ticks: all words, and of the others every n-th, so that at most about `most` are left.
+
+    Words stay because each says something of its own, while image patches and numbers follow from their neighbours.
+    """
+    regular = [i for i, name in enumerate(names) if name.startswith("<image:") or name.isdecimal()]
+    words = [i for i in range(len(names)) if i not in set(regular)]
+    if len(names) <= most:
+        return list(range(len(names)))
+    room = max(most - len(words), 2)
+    kept = regular[:: max(1, -(-len(regular) // room))]
+    every = -(-len(words) // most) or 1
+    return sorted([*kept, *words[::every]])

@@ -8,7 +8,7 @@ import torch
 from lens_multimodal import transformer
 from lens_multimodal.analysis import neuron_attribution, receptive_field
 from lens_multimodal.views import plots
-from lens_multimodal.views.notebook.neuron_card_html import SHOWN_SAMPLES
+from lens_multimodal.views.notebook.neuron_card_html import SHOWN_SAMPLES, _percent
 from tests.lenses import CASES, GRID, IDS, picture
 from tests.views.notebook.html_reader import assert_self_contained, read
 
@@ -42,17 +42,21 @@ def test_attribution_and_words_are_the_librarys(case):
     lens, prompt, card = case
     whole = neuron_attribution(lens.model, prompt.tokens, " cat", prompt.image_pos[0])
     torch.testing.assert_close(card.attribution, whole[0, PAIR[0], :, PAIR[1]])
+    last = neuron_attribution(lens.model, prompt.tokens, " cat", -1)
+    assert card.last_attribution == pytest.approx(float(last[0, PAIR[0], 0, PAIR[1]]), rel=1e-5, abs=1e-7)
     written = transformer.w_out(lens.model, PAIR[0])[PAIR[1]].detach() @ transformer.w_u(lens.model).detach()
     assert list(card.tokens) == [lens.text.token(i) for i in written.topk(10).indices.tolist()]
     np.testing.assert_allclose(card.weights, written.topk(10).values.tolist(), rtol=1e-4)
 
 
-def test_the_effect_is_that_of_setting_the_neuron_to_zero(case):
+@pytest.mark.parametrize("where", ["image", "last"])
+def test_the_effect_is_that_of_setting_the_neuron_to_zero(case, where):
     lens, prompt, card = case
+    at, effect = (prompt.image_pos[0], card.effect) if where == "image" else (prompt.last_pos, card.last_effect)
 
     def zero(activation, hook):
         activation = activation.clone()
-        activation[:, prompt.image_pos[0], PAIR[1]] = 0
+        activation[:, at, PAIR[1]] = 0
         return activation
 
     target = lens.text.token_id(" cat")
@@ -60,8 +64,8 @@ def test_the_effect_is_that_of_setting_the_neuron_to_zero(case):
         before = lens.model(prompt.tokens)[0, -1].softmax(-1)[target]
         with lens.model.hooks(fwd_hooks=[(transformer.mlp_post(PAIR[0]), zero)]):
             after = lens.model(prompt.tokens)[0, -1].softmax(-1)[target]
-    torch.testing.assert_close(card.effect.probability_before[0], before, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(card.effect.probability_after[0], after, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(effect.probability_before[0], before, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(effect.probability_after[0], after, rtol=1e-4, atol=1e-7)
     assert float(before) != float(after)
 
 
@@ -160,3 +164,11 @@ def test_what_cannot_be_shown(lens, pictures):
         lens.show(PAIR, image=lens.prompt_from_vectors(torch.randn(1, 6, 24)), pictures=pictures[:1])
     with pytest.raises(ValueError, match="no picture"):
         lens.show(PAIR, pictures=[])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [(0.0, "0%"), (-0.0003, "-0.03%"), (0.0003, "+0.03%"), (-3e-7, "-3e-05%"), (-0.126, "-12.6%"), (0.0005, "+0.1%")],
+)
+def test_a_small_change_keeps_its_sign(change, text):
+    assert _percent(change) == text

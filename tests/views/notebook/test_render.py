@@ -1,11 +1,13 @@
 """Pieces and pages: escaped, scoped, self-contained."""
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.views.html import fragment
 from lens_multimodal.views.notebook import page, save_html
+from lens_multimodal.views.plots.theme import themed
 from tests.views.notebook.html_reader import assert_self_contained, read
 
 
@@ -29,6 +31,14 @@ def test_a_saved_page_is_whole(tmp_path):
     assert "prefers-color-scheme:dark" in text
     assert "<title>&lt;b&gt;title&lt;/b&gt;</title>" in text
     assert table()._repr_html_() in text
+
+
+def test_a_figure_is_saved_on_a_page_that_follows_the_readers_theme(tmp_path):
+    figure = themed(go.Figure(go.Scatter(y=[1, 2])), title="a <b> title")
+    text = save_html(figure, tmp_path / "figure.html").read_text()
+    assert "prefers-color-scheme:dark" in text
+    assert "Plotly.newPlot" in text
+    assert "<script src=" not in text
 
 
 def test_lone_surrogates_do_not_break_a_page(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lens_multimodal.views.plots import depth_map, head_map, sweep_map
+from lens_multimodal.views.plots.heat_map import MOST_COLUMNS
 
 
 def test_depth_map_holds_values_names_and_words():
@@ -38,9 +39,25 @@ def test_head_map_is_centred_only_where_signed():
     np.testing.assert_allclose(signed.data[0].z, values.double().numpy())
 
 
+def test_words_keep_their_ticks_among_many_image_patches():
+    names = [*(f"<image:{i // 6},{i % 6}>" for i in range(36)), " A", " picture", " of"]
+    figure = depth_map(torch.rand(3, 39), position_names=names, token=" dog", words=[["x"] * 39] * 3)
+    assert list(figure.layout.xaxis.tickvals)[-3:] == [36, 37, 38]
+    assert len(figure.layout.xaxis.tickvals) <= MOST_COLUMNS
+    assert figure.layout.xaxis.tickfont.size >= 11
+    assert figure.data[0].texttemplate is None, "no room for words"
+
+
+def test_few_positions_show_their_words():
+    words = [[" dog", " cat<b>"], [" a", " of"]]
+    figure = depth_map(torch.rand(2, 2), position_names=["<image:0,0>", " A"], token=" dog", words=words)
+    assert figure.data[0].texttemplate == "%{customdata}"
+    assert [list(row) for row in figure.data[0].customdata] == [["·dog", "·cat&lt;b&gt;"], ["·a", "·of"]]
+
+
 def test_many_columns_get_few_ticks():
     figure = sweep_map(torch.randn(2, 500), layers=[0, 1], column_names=[str(i) for i in range(500)])
-    assert len(figure.layout.xaxis.tickvals) <= 48
+    assert 5 <= len(figure.layout.xaxis.tickvals) <= MOST_COLUMNS
     assert list(figure.layout.xaxis.ticktext) == [str(i) for i in figure.layout.xaxis.tickvals]
 
 
