@@ -27,7 +27,8 @@ def card_html(card: NeuronCard) -> str:
     return fragment(
         "card.html",
         card=card,
-        about=f"for {visible(card.target)} after “{card.text}”; weight processing: {card.weight_processing}",
+        about=f"for {visible(card.target)} after “{card.text}”; "
+        f"{'weights as trained' if card.weight_processing == 'none' else f'weights: {card.weight_processing}'}",
         panels=[_activation_panel(card), _attribution_panel(card)],
         before=before,
         before_text=f"{before:.4g}",

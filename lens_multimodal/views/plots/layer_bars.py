@@ -54,7 +54,7 @@ def attribution_scatter(found: pd.DataFrame, *, n_layers: int, d_mlp: int) -> go
     kinds = {"neurons": np.ones(len(found), dtype=bool)}
     if "interpretable" in found:
         words = found["interpretable"].to_numpy(dtype=bool)
-        kinds = {"writes English words": words, "writes other tokens": ~words}
+        kinds = {"interpretable (the paper's rule)": words, "not interpretable": ~words}
     figure = go.Figure()
     for (kind, chosen), colour in zip(kinds.items(), (ORANGE, SLATE), strict=False):
         part = found[chosen]
@@ -70,11 +70,15 @@ def attribution_scatter(found: pd.DataFrame, *, n_layers: int, d_mlp: int) -> go
     return themed(
         figure,
         title="Attribution of the found neurons",
-        xaxis={"title": "layer", "dtick": 1 if n_layers <= 16 else 2, "range": [-0.5, n_layers - 0.5]},
+        xaxis={
+            "title": "layer (points within a layer are spread by neuron number)",
+            "dtick": 1 if n_layers <= 16 else 2,
+            "range": [-0.5, n_layers - 0.5],
+        },
         yaxis={"title": "attribution (logits)"},
     )
 
 
 def _about(row: dict[str, object]) -> str:
     tokens = token_list(row["tokens"][:8]) if "tokens" in row else ""  # type: ignore[index]
-    return f"layer {row['layer']}, neuron {row['neuron']}<br>attribution {row['attribution']:.3f}<br>{tokens}"
+    return f"layer {row['layer']}, neuron {row['neuron']}<br>attribution {row['attribution']:.3f} logits<br>{tokens}"
