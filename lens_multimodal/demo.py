@@ -17,13 +17,10 @@ from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.short_report import short_report
 from lens_multimodal.tiny import scenes_folder
-from lens_multimodal.views.demo_page import TOP_WRITING, CaptionedScene, ExplainedWord, NeuronsAt, page
+from lens_multimodal.views.demo_page import MOST_SHOWN, TOP_WRITING, CaptionedScene, ExplainedWord, NeuronsAt, page
 
 COUNTS = (10, 30, 100, 300)
 """Numbers of top neurons to ablate."""
-
-MOST_EXPLAINED = 6
-"""Captions whose neurons are shown."""
 
 
 def sample_scenes(*, each: int) -> list[Scene]:
@@ -45,7 +42,7 @@ def caption_scenes(lens: VisionLens, scenes: Sequence[Scene]) -> list[CaptionedS
     ]
 
 
-def explain(lens: VisionLens, scene: CaptionedScene, *, shown: int = 5) -> ExplainedWord:
+def explain(lens: VisionLens, scene: CaptionedScene, *, shown: int = 4) -> ExplainedWord:
     """The neurons behind the noun in a caption, where the picture is read and where the noun is predicted."""
     prompt = lens.prompt_before(scene.picture, f" {scene.noun}")
     image, last = (_neurons_at(lens, scene, prompt, positions, shown) for positions in ("image", "last"))
@@ -53,9 +50,9 @@ def explain(lens: VisionLens, scene: CaptionedScene, *, shown: int = 5) -> Expla
     return ExplainedWord(scene=scene, image=image, last=last)
 
 
-def examples(explained: Sequence[ExplainedWord]) -> list[ExplainedWord]:
-    """The pictures to show: first those whose caption changes without the top neurons, otherwise in their order."""
-    return sorted(explained, key=lambda one: not one.changed)[:MOST_EXPLAINED]
+def in_order_shown(explained: Sequence[ExplainedWord]) -> list[ExplainedWord]:
+    """First the pictures whose caption changes without the top neurons, otherwise in their order."""
+    return sorted(explained, key=lambda one: not one.changed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for scene in scenes:
         sys.stdout.write(f"{scene.drawings:>8}  {scene.noun:<12} -> {scene.caption}\n")
     right = [scene for scene in scenes if scene.names_its_object]
-    explained = examples([explain(lens, scene) for scene in right])
-    for one in explained:
+    explained = in_order_shown([explain(lens, scene) for scene in right])
+    for one in explained[:MOST_SHOWN]:
         left, best = one.image.probability_left, one.last.neurons.iloc[0]
         sys.stdout.write(
             f"{one.word!r}: without the top {COUNTS[-1]} neurons where the picture is read, {left['top'][-1]:.0%} of "

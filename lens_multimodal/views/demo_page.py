@@ -17,6 +17,9 @@ from lens_multimodal.views.plots import ablation_curve, heat_over_picture, layer
 SHOWN_TOKENS = 8
 """Decoded tokens shown of one neuron."""
 
+MOST_SHOWN = 6
+"""Captions whose neurons are shown; tables and figures count all of them."""
+
 TOP_WRITING = 20
 """Top neurons in which the word itself is looked for."""
 
@@ -88,6 +91,7 @@ def page(
     """One self-contained HTML page.
 
     Args:
+        explained: the first of them are shown, all are counted.
         lens: the lens in one line (`repr(lens)`).
         n_layers: of the language model.
         counts: how many neurons were ablated.
@@ -96,7 +100,7 @@ def page(
     """
     shown = [
         {"scene": one.scene, "changed": one.changed, "places": [_place(one, at) for at in ("image", "last")]}
-        for one in explained
+        for one in explained[:MOST_SHOWN]
     ]
     figures = _figures(explained, n_layers=n_layers, counts=counts)
     return render(
@@ -107,6 +111,7 @@ def page(
         scenes=scenes,
         n_right=sum(scene.names_its_object for scene in scenes),
         explained=shown,
+        n_explained=len(explained),
         writing={at: _writing(explained, at) for at in ("image", "last")},
         top_writing=TOP_WRITING,
         most=max(counts),

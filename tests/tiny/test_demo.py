@@ -40,7 +40,7 @@ def test_both_places_are_measured_and_captions_that_change_come_first() -> None:
     lens = attach_vision()
     scenes = [scene for scene in demo.caption_scenes(lens, demo.sample_scenes(each=3)) if scene.names_its_object]
     explained = [demo.explain(lens, scene, shown=2) for scene in scenes]
-    shown = demo.examples(explained[::-1])
+    shown = demo.in_order_shown(explained[::-1])
     assert [one.changed for one in shown] == sorted((one.changed for one in explained), reverse=True)
     for one in explained:
         word = f" {one.word}"
