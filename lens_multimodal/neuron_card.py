@@ -143,9 +143,7 @@ def neuron_card(
         )
     positions = list(span.positions)
     activations = neuron_activations(lens.model, prompt.tokens, [pair], positions)[0, 0].cpu()
-    attribution = neuron_attribution(lens.model, prompt.tokens, token, [*positions, prompt.last_pos], layers=[pair[0]])[
-        0, 0, :, pair[1]
-    ]
+    attribution = neuron_attribution(lens.model, prompt.tokens, token, layers=[pair[0]])[0, 0, :, pair[1]].cpu()
     effect, last_effect = effects_of(
         lens.model,
         prompt.tokens,
@@ -166,9 +164,9 @@ def neuron_card(
         target=lens.text.token(token),
         activations=activations,
         field=receptive_field(activations, layout),
-        attribution=attribution[:-1].cpu(),
+        attribution=attribution[positions],
         effect=effect,
-        last_attribution=float(attribution[-1]),
+        last_attribution=float(attribution[prompt.last_pos]),
         last_effect=last_effect,
         samples=tuple(samples),
         weight_processing=transformer.weight_processing(lens.model),

@@ -46,6 +46,7 @@ from lens_multimodal.transformer.hook_names import (
     resid_post,
     resid_pre,
 )
+from lens_multimodal.transformer.losses_and_penalties import check_penalties, count_as_before, count_words_alone
 from lens_multimodal.transformer.model_class import (
     attention_is_left_to_hugging_face,
     class_name,
@@ -78,4 +79,3 @@ from lens_multimodal.transformer.weights import (
     w_out,
     w_u,
 )
-from lens_multimodal.transformer.words import check_penalties, count_as_before, count_words_alone

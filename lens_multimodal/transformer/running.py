@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lens_multimodal.transformer.losses_and_penalties import penalise, penalised
 from lens_multimodal.transformer.model_class import is_bridge
 from lens_multimodal.transformer.one_at_a_time import runs_alone
 from lens_multimodal.transformer.residual_stream import unembed_normed
 from lens_multimodal.transformer.sizes import shape
 from lens_multimodal.transformer.token_ids import check_token_ids
 from lens_multimodal.transformer.weights import config
-from lens_multimodal.transformer.words import penalise, penalised
 
 
 @runs_alone

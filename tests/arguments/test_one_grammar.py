@@ -208,7 +208,7 @@ def given(lens):
     ablated = hooks.ablate(model, [(0, 1), (1, 3)])
     return {name: kind.groups[0][0] for name, kind in KINDS.items()} | dict(
         self=lens, model=model, tokens=PROMPT, clean_tokens=PROMPT, corrupted_tokens=OTHER, batches=[PROMPT, OTHER],
-        image=lens.prompt(picture(), "a"), run=run, to=hooks.Resample(run), names=[transformer.mlp_post(1)],
+        image=lens.prompt(picture(), ""), run=run, to=hooks.Resample(run), names=[transformer.mlp_post(1)],
         hooks=ablated, interventions=[ablated], n_pos=N_POS, vector=torch.linspace(-3, 3, 24), amount=2.0, factor=3.0,
         value=4.0, source=CAT, queries=slice(4, None), keys=[1, 2], positions=[2, 3],
     )  # fmt: skip

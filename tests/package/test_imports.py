@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 
 HEAVY = {"plotly", "timm", "torchvision", "accelerate", "pyarrow", "pycocotools", "typer", "fastapi", "jinja2"}
 
-ALLOWED = {"lens_multimodal", "transformers"}
-"""Packages that the library may import beyond those; transformers is imported by transformer_lens in any case."""
+ALLOWED = {"lens_multimodal", "transformers", "PIL"}
+"""Packages of which the library may import further parts; transformer_lens imports them in any case."""
 
 LATER = """
 import json, sys

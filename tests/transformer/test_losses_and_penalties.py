@@ -10,7 +10,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from lens_multimodal import Sampling, VisionLens, transformer
 from lens_multimodal.prompt.image_prompt import ImagePrompt
-from lens_multimodal.transformer.words import penalise
+from lens_multimodal.transformer.losses_and_penalties import penalise
 from tests.lenses import CASES, each_case, hugging_face, inputs_embeds, make_lens, plain_logits, random_prompt
 from tests.models import D_VOCAB
 
