@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lens_multimodal.experiments.shared.picture_statistics import NO_VERDICT
+from lens_multimodal.experiments.shared.summaries import TOO_FEW
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.reproduction import reproduce
 
@@ -30,8 +30,7 @@ def short_report(
     # On the same disk as the page, so that the finished page can be moved there in one step.
     with TemporaryDirectory(prefix=".reproduction-", dir=page.parent) as folder:
         results = reproduce(lens, only=ONLY, limit=pictures, out=Path(folder) / "run", seed=seed, progress=progress)
-        every = [summary.verdict for summaries in results.summaries.values() for summary in summaries.values()]
-        verdicts = [verdict for verdict in every if verdict and not verdict.startswith(NO_VERDICT)]
+        verdicts = [claim.text for claim in results.claims if claim.answer != TOO_FEW]
         os.replace(results.html, page)
         shutil.copyfile(results.markdown, page.with_suffix(".md"))
     return verdicts

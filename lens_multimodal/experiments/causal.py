@@ -22,7 +22,15 @@ from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.pretrained_scores import bert_score
-from lens_multimodal.experiments.shared.summaries import TOP_AGAINST_RANDOM, Drawing, Evidence, SummaryTable
+from lens_multimodal.experiments.shared.summaries import (
+    TOP_AGAINST_RANDOM,
+    Drawing,
+    Evidence,
+    SummaryTable,
+    Verdict,
+    answer_of,
+    too_few,
+)
 from lens_multimodal.experiments.shared.word_agreement import embedding_space
 
 
@@ -85,30 +93,26 @@ def _papers_counts(own: pd.DataFrame) -> Mapping[str, Any]:
     return {"largest": largest, "neurons": neurons, "share": 100 * _papers_share(), "papers": papers_count(own)}
 
 
-def _verdict(evidence: Evidence) -> str:
+def _verdict(evidence: Evidence) -> Verdict:
     """At the paper's count, over the pictures that have a control there."""
-    own, seed = evidence.rows, evidence.seed
-    count = evidence.facts["papers"]
-    at = own[own["n_neurons"] == count]
+    count, seed = evidence.facts["papers"], evidence.seed
+    at = evidence.rows[evidence.rows["n_neurons"] == count]
     paired = TOP_AGAINST_RANDOM.differences(at, "relative_change", seed=seed)
     n = int(paired["n"].sum())
-    if n < stats.ENOUGH:
-        return stats.too_few(n)
-    at = at[at["image_id"].isin(at.loc[at["neurons"] == "random", "image_id"])]
-    means = stats.interval_table(at, "relative_change", by=["neurons"], seed=seed).set_index("neurons")
-    top, random = (stats.in_words(means.loc[kind], percent=True, signed=True) for kind in ("top", "random"))
-    lowers = stats.is_above(means.loc["top"]) is False
-    said = {
-        False: "lowers its probability MORE than" if lowers else "leaves it LESS probable than",
-        True: "lowers its probability LESS than" if lowers else "leaves it MORE probable than",
-        None: "is NOT distinguishable from",
-    }[stats.is_above(paired.iloc[0])]
+    if n < stats.needed():
+        return too_few(n)
+    sides = TOP_AGAINST_RANDOM.sides(at, "relative_change", seed=seed)
+    top, random = (stats.in_words(row, percent=True, signed=True) for _, row in sides.iterrows())
+    above = stats.is_above(paired.iloc[0])
+    how = "NOT distinguishably less" if above is None else "MORE" if above else "LESS"
     share = 100 * count / int(at["n_model"].iloc[0])
-    return (
-        f"Ablating the neurons of largest attribution for a noun {said} ablating random neurons of the same layers: "
-        f"without the top {count:,} ({share:.1f} % of all) it changes by {top}, without {count:,} random ones by "
-        f"{random} (n = {n} pictures)."
+    text = (
+        f"Without its top {count:,} neurons ({share:.1f} % of all), the noun's probability changes by {top}; without "
+        f"{count:,} random neurons of the same layers by {random}. It is {how} probable without the top "
+        f"neurons (n = {n} pictures)."
     )
+    answer = answer_of(above, expected=False)
+    return Verdict(text=text, answer=answer, compared=sides, unit="relative change of the probability")
 
 
 CURVE = Drawing(
@@ -140,6 +144,8 @@ PROBABILITY = SummaryTable(
         f"causal.relative_probability_change.{row.neurons}" if row.n_neurons == facts["papers"] else None
     ),
     verdict=_verdict,
+    claim="Ablating a noun's top neurons lowers its probability more than ablating random neurons.",
+    control="ablation",
     drawing=CURVE,
 )
 

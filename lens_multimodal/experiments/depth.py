@@ -24,7 +24,15 @@ from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.object_patches import object_patches
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.settings_checks import require_share
-from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
+from lens_multimodal.experiments.shared.summaries import (
+    Drawing,
+    Evidence,
+    Pair,
+    SummaryTable,
+    Verdict,
+    answer_of,
+    too_few,
+)
 from lens_multimodal.hooks import cut_attention
 
 
@@ -44,45 +52,73 @@ class DepthSettings:
 
 # --- summaries over all pictures ------------------------------------------------------------------------------
 
+OBJECT_AGAINST_BACKGROUND = Pair(column="place", first="object", second="background")
+
 NEEDED = 0.1
 """The image counts as needed where the cut costs at least this share of the probability on average."""
 
 
-def _cut_verdict(evidence: Evidence) -> str:
+def _cut_verdict(evidence: Evidence) -> Verdict:
     """The earliest layer from which the image is no longer needed."""
-    n = evidence.facts["n"]
-    if n < stats.ENOUGH:
-        return stats.too_few(n)
-    frame = evidence.frame
+    rows = evidence.rows
+    whole = rows[(rows["cut"] == "from") & (rows["layer"] == rows["layer"].min())]
+    tested = stats.table_against(whole, "relative_change", seed=evidence.seed)
+    n = int(tested["n"].sum())
+    if n < stats.needed():
+        return too_few(n)
+    below = stats.is_above(tested.iloc[0])
+    changes = stats.in_words(tested.iloc[0], percent=True, signed=True)
+    if below is not False:
+        text = f"Cutting the text off from the image does NOT lower the noun's probability here ({changes}, n = {n})."
+    else:
+        text = (
+            f"If text never attends to the image, the noun's probability changes by {changes}; "
+            f"{_needed_until(evidence.frame)}, n = {n} pictures)."
+        )
+    return Verdict(
+        text=text,
+        answer=answer_of(below, expected=False),
+        compared=tested.assign(compared="no attention to the image"),
+        unit="relative change of the probability",
+    )
+
+
+def _needed_until(frame: pd.DataFrame) -> str:
     cut = frame[frame["cut"] == "from"].sort_values("layer").set_index("layer")
-    whole = stats.in_words(cut.iloc[0], percent=True, signed=True)
-    if stats.is_above(cut.iloc[0]) is not False:
-        return f"Cutting the text off from the image does NOT lower the noun's probability here ({whole}, n = {n})."
     # The last row is a cut after the last layer, which cuts nothing.
     needed = cut.iloc[:-1]
     later = needed.index[needed["mean"] > -NEEDED]
     if len(later):
-        until = f"from layer {int(later.min())} on the image is no longer needed (the loss is below a tenth on average"
-    else:
-        last = stats.in_words(needed.iloc[-1], percent=True, signed=True)
-        layer = int(needed.index[-1])
-        until = f"the image is needed up to the last layer (a cut in layer {layer} alone changes it by {last}"
-    return f"If text never attends to the image, the noun's probability changes by {whole}; {until}, n = {n} pictures)."
+        return f"from layer {int(later.min())} on the image is no longer needed (the loss is below a tenth on average"
+    last = stats.in_words(needed.iloc[-1], percent=True, signed=True)
+    return f"the image is needed up to the last layer (a cut in layer {needed.index[-1]} alone changes it by {last}"
 
 
-def _object_verdict(evidence: Evidence) -> str:
+def _object_verdict(evidence: Evidence) -> Verdict:
     """At the depth of the largest difference, tested as the best of all depths."""
     paired = evidence.frame
+    tests = len(paired)
     n = int(paired["n"].max())
-    if n < stats.ENOUGH:
-        return stats.too_few(n)
+    if n < stats.needed(tests):
+        return too_few(n, tests=tests)
     best = int(paired["mean"].to_numpy().argmax())
     row, p = paired.iloc[best], stats.holm(paired["p"].tolist())[best]
-    said = "MORE" if stats.is_above(row) and p < 0.05 else "NOT distinguishably more"
-    return (
-        f"Under the logit lens the noun is {said} likely at its object's patches than at the background: "
-        f"{stats.in_words(row)} nats at depth {int(row['depth'])}, where the difference is largest (p = {p:.3f} after "
-        f"Holm's correction for {len(paired)} depths, n = {int(row['n'])} pictures)."
+    above = stats.is_above(row, p=p)
+    said = {
+        True: "MORE likely at its object's patches than at the background",
+        False: "LESS likely at its object's patches than at the background, at every depth",
+        None: "NOT shown to be more likely at its object's patches than at the background",
+    }[above]
+    at = evidence.rows[evidence.rows["depth"] == row["depth"]]
+    return Verdict(
+        text=(
+            f"Under the logit lens the noun is {said}: the difference is largest at depth {int(row['depth'])}, "
+            f"{stats.in_words(row)} nats (p = {p:.3f} after Holm's correction for {tests} depths, "
+            f"n = {int(row['n'])} pictures)."
+        ),
+        answer=answer_of(above),
+        compared=OBJECT_AGAINST_BACKGROUND.sides(at, "log_probability", seed=evidence.seed),
+        unit=f"log probability of the noun at depth {int(row['depth'])} (nats)",
     )
 
 
@@ -103,6 +139,7 @@ CUTS = SummaryTable(
     value="relative_change",
     by=("cut", "layer"),
     verdict=_cut_verdict,
+    claim="The noun needs the text's attention to the image.",
     drawing=Drawing(
         kind="curve", x="layer", series="cut", y_title="relative change of the noun's probability", reference=0.0
     ),
@@ -137,8 +174,9 @@ OBJECT = SummaryTable(
     rows=lambda tables: _object_and_background(tables["lens"]),
     value="log_probability",
     by=("depth",),
-    difference=Pair(column="place", first="object", second="background"),
+    difference=OBJECT_AGAINST_BACKGROUND,
     verdict=_object_verdict,
+    claim="Under the logit lens, the noun is more likely at its object than at the background.",
     drawing=replace(BY_DEPTH, y_title="log probability, object minus background (nats)", reference=0.0),
 )
 

@@ -25,6 +25,9 @@ from lens_multimodal.experiments.shared.summaries import (
     Evidence,
     PairedVerdict,
     SummaryTable,
+    Verdict,
+    answer_of,
+    too_few,
 )
 
 
@@ -42,8 +45,8 @@ THIRDS = ("first", "middle", "last")
 
 NEURON_SHARES = {
     "interpretable": "interpretable",
-    "says_noun": "say the noun",
-    "says_human_noun": "say a noun of people's captions",
+    "says_noun": "write the noun",
+    "says_human_noun": "write a noun of people's captions",
 }
 
 
@@ -64,24 +67,30 @@ def _layer_shares(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def _layers_verdict(evidence: Evidence) -> str:
-    """The third of the layers that holds most of the found neurons, against an even spread."""
+def _layers_verdict(evidence: Evidence) -> Verdict:
+    """Whether fewer of the found neurons lie in the first third of the layers than an even spread would put there."""
     n, n_layers = evidence.facts["n"], evidence.facts["n_layers"]
-    if n < stats.ENOUGH or n_layers < len(THIRDS):
-        return stats.too_few(n) if n < stats.ENOUGH else ""
-    third_of = [layer * len(THIRDS) // n_layers for layer in range(n_layers)]
+    if n_layers < len(THIRDS):
+        return Verdict()
+    if n < stats.needed():
+        return too_few(n)
+    third_of = [THIRDS[layer * len(THIRDS) // n_layers] for layer in range(n_layers)]
     long = evidence.rows[evidence.rows["neurons"] == "top"]
     long = long.assign(third=[third_of[layer] for layer in long["layer"]])
     of_thirds = long.groupby(["third", "image_id"], as_index=False)["value"].sum()
-    table = stats.interval_table(of_thirds, "value", by=["third"], seed=evidence.seed)
-    most = table.loc[table["mean"].idxmax()]
-    even = third_of.count(most["third"]) / n_layers
-    concentrated = stats.is_above(most, even)
-    said = "concentrate in" if concentrated else "do NOT concentrate in any third of the layers; most are in"
-    return (
-        f"Found neurons {said} the {THIRDS[int(most['third'])]} third of the {n_layers} layers: "
-        f"{stats.in_words(most, percent=True)} of a picture's, where an even spread would put {100 * even:.0f} % "
-        f"(n = {n} pictures)."
+    even = third_of.count(THIRDS[0]) / n_layers
+    table = stats.table_against(of_thirds, "value", threshold=even, by=["third"], seed=evidence.seed).set_index("third")
+    first = table.loc[THIRDS[0]]
+    above = stats.is_above(first, even)
+    said = {True: "They lie EARLY", False: "They lie DEEP", None: "A difference is NOT established"}[above]
+    return Verdict(
+        text=(
+            f"{stats.in_words(first, percent=True)} of a picture's top neurons are in the first third of the "
+            f"{n_layers} layers, where an even spread would put {100 * even:.0f} %. {said} (n = {n} pictures)."
+        ),
+        answer=answer_of(above, expected=False),
+        compared=table.loc[list(THIRDS)].rename_axis("compared").reset_index(),
+        unit="share of a picture's top neurons, by third of the layers",
     )
 
 
@@ -120,16 +129,19 @@ WORDS = SummaryTable(
         pair=TOP_AGAINST_RANDOM,
         where=lambda rows: rows[rows["share"] == NEURON_SHARES["says_noun"]],
         sentence=(
-            "The neurons found by attribution {said} random neurons of the same layers: {first} of the found against "
-            "{second} of the random (n = {n} pictures)."
+            "{first} of the top neurons write the noun for which they were found, and {second} of random neurons of "
+            "the same layers. {said} (n = {n} pictures)."
         ),
         said={
-            True: "write the noun they were found for MORE often than",
-            False: "write the noun they were found for LESS often than",
-            None: "do NOT write the noun they were found for distinguishably more often than",
+            True: "The top neurons write it MORE often",
+            False: "The top neurons write it LESS often",
+            None: "The difference is NOT established",
         },
+        unit="share of neurons that write the noun",
         percent=True,
     ),
+    claim="The top neurons write their noun more often than random neurons do.",
+    control="writes the noun",
     drawing=Drawing(kind="bars", x="share", series="neurons", y_title="share of neurons"),
 )
 
@@ -145,6 +157,7 @@ LAYERS = SummaryTable(
     by=("neurons", "layer"),
     facts=lambda rows: {"n_layers": int(rows["layer"].max()) + 1},
     verdict=_layers_verdict,
+    claim="The top neurons lie deep in the model: beyond the first third of the layers.",
     drawing=Drawing(kind="bars", x="layer", series="neurons", y_title="share of a picture's neurons"),
 )
 

@@ -84,3 +84,29 @@ def captions_after(tables: Mapping[str, pd.DataFrame], row: Mapping[Any, Any]) -
     count = int(both.index[both == 2].max())
     at = own[own["n_neurons"] == count]
     return count, {kind: str(group["caption_after"].iloc[0]) for kind, group in at.groupby("neurons")}
+
+
+def example_of(
+    tables: Mapping[str, pd.DataFrame], captions: pd.DataFrame
+) -> tuple[dict[Any, Any], dict[Any, Any]] | None:
+    """The rows of one worked example: a mean activation map, and the ablation of the same noun.
+
+    Pictures whose caption changes without the top neurons and not without random ones come first, then those that lose
+    most of the noun's probability.
+
+    Args: captions: the pictures that may be shown, by `image_id`.
+    """
+    fields, ablations = ranked_fields(tables, captions), ranked_ablations(tables, captions)
+    if not len(fields) or not len(ablations):
+        return None
+    maps = {(row["image_id"], row["noun"]): row for row in fields.to_dict("records")}
+    found = [row for row in ablations.to_dict("records") if (row["image_id"], row["noun"]) in maps]
+    if not found:
+        return None
+
+    def changes(row: Mapping[Any, Any]) -> bool:
+        before, (_, after) = captions.loc[row["image_id"], "caption"], captions_after(tables, row)
+        return "top" in after and after["top"] != before and after["random"] == before
+
+    best = next((row for row in found if changes(row)), found[0])
+    return maps[best["image_id"], best["noun"]], best

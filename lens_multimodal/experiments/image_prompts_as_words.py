@@ -72,16 +72,18 @@ POSITIONS = SummaryTable(
         pair=PROMPTS_AGAINST_RANDOM,
         where=_nearest_to_the_captions_nouns,
         sentence=(
-            "Image prompts {said}: {first} of the image positions have one among their ten nearest tokens, {second} "
-            "with random tokens (n = {n} pictures)."
+            "{first} of the image positions have a noun of the caption among their ten nearest tokens, against "
+            "{second} with ten random tokens. {said} (n = {n} pictures)."
         ),
         said={
-            True: "DO decode into the caption's nouns here more often than random tokens do",
-            False: "DO NOT decode into the caption's nouns here more often than random tokens",
-            None: "DO NOT decode into the caption's nouns here more often than random tokens",
+            True: "Image prompts have MORE",
+            False: "Image prompts have LESS",
+            None: "The difference is NOT established",
         },
+        unit="share of image positions with a noun of the caption",
         percent=True,
     ),
+    claim="Image prompts already decode into the caption's nouns.",
     drawing=Drawing(kind="bars", x="read_as", series="tokens", y_title="share of image positions"),
 )
 
@@ -91,15 +93,17 @@ COMPARED = replace(
         pair=PROMPTS_AGAINST_RANDOM,
         where=lambda rows: rows[rows["measure"] == agreement.MEASURES["f1"]],
         sentence=(
-            "By closeness of embeddings, decoded image prompts {said}: difference of F1 {difference} (n = {n} "
-            "pictures)."
+            "Matched by their embeddings, decoded image prompts agree with people's nouns to an F1 of {first}, random "
+            "tokens to {second}. {said} (n = {n} pictures)."
         ),
         said={
-            True: "agree MORE with people's nouns than random tokens do",
-            False: "agree LESS with people's nouns than random tokens do",
-            None: "do NOT agree distinguishably more with people's nouns than random tokens do",
+            True: "Image prompts agree MORE",
+            False: "Image prompts agree LESS",
+            None: "The difference is NOT established",
         },
+        unit="F1 of the embedding match with people's nouns",
     ),
+    claim="Decoded image prompts are closer to people's nouns than random tokens are.",
 )
 
 

@@ -9,21 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from lens_multimodal.experiments.claims import Claim, claims_of
 from lens_multimodal.experiments.experiment import Experiment
-from lens_multimodal.experiments.paper_reference import PaperNumber, paper_number
 from lens_multimodal.experiments.registry import EXPERIMENTS
 from lens_multimodal.experiments.shared.summaries import Summary
 from lens_multimodal.experiments.stream.manifest import read
 from lens_multimodal.experiments.stream.parts import read_parquet
-
-
-@dataclass(frozen=True, kw_only=True)
-class Against:
-    """A finding of the paper beside ours."""
-
-    question: str
-    paper: PaperNumber
-    here: str
 
 
 @dataclass(frozen=True)
@@ -93,10 +84,10 @@ class Results:
         """Whether model and data are those of the paper."""
         return is_paper_setting(self.manifest)
 
-    @property
-    def against(self) -> list["Against"]:
-        """The paper's findings beside the verdicts on the same questions."""
-        return against_of(self.summaries)
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """Every claim with its one verdict, and the paper's finding where there is one."""
+        return claims_of(self.summaries)
 
     @property
     def errors(self) -> list[dict[str, Any]]:
@@ -119,14 +110,3 @@ def is_paper_setting(manifest: Mapping[str, Any]) -> bool:
     model = manifest["model"]
     shape = (model["n_layers"], model["d_model"], tuple(model.get("grid", ())))
     return shape == (28, 4096, (14, 14)) and "2017" in str(manifest["folder"])
-
-
-def against_of(summaries: Mapping[str, Mapping[str, Summary]]) -> list[Against]:
-    """Every finding of the paper beside the verdict on the same question, by experiment and summary."""
-    found = []
-    for name, experiment in EXPERIMENTS.items():
-        summary = summaries.get(name, {}).get(experiment.answer or "")
-        if summary is not None and summary.verdict:
-            finding = paper_number(f"{name}.finding")
-            found.append(Against(question=finding.what, paper=finding, here=summary.verdict))
-    return found

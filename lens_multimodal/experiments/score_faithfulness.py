@@ -15,7 +15,7 @@ from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context
 from lens_multimodal.experiments.shared.settings_checks import require_at_least
-from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
+from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable, Verdict, too_few
 from lens_multimodal.seeds import seed_for
 
 PAPERS = "activation_x_gradient"
@@ -51,36 +51,38 @@ class FaithfulnessSettings:
 # --- summaries over all pictures ------------------------------------------------------------------------------
 
 
-def _verdict(evidence: Evidence) -> str:
+def _verdict(evidence: Evidence) -> Verdict:
     """The score with the highest rank correlation, and its lead over the next score and over the paper's."""
     measured = evidence.rows[evidence.rows["measure"] == MEASURES["spearman"]]
     usable = measured[~measured["score"].isin(["ablation", "random"])]
-    means = stats.interval_table(usable, "value", by=["score"], seed=evidence.seed)
-    means = means[means["n"] >= stats.ENOUGH].sort_values("mean", ascending=False, kind="stable")
+    every = stats.interval_table(usable, "value", by=["score"], seed=evidence.seed)
+    means = every[every["n"] >= stats.needed()].sort_values("mean", ascending=False, kind="stable")
     if not len(means):
-        return stats.too_few(usable["image_id"].nunique())
+        return too_few(usable["image_id"].nunique())
     best = means.iloc[0]
-    said = (
-        f"Of the scores {best['score']} has the highest rank correlation with the true effects: "
-        f"{stats.in_words(best)} (n = {int(best['n'])} pictures)"
-    )
-    short = sorted(set(usable["score"]) - set(means["score"]))
-    if short:
-        said += f", leaving out {', '.join(short)}, measured on fewer than {stats.ENOUGH}"
+    said = [
+        f"{best['score']} ranks neurons most like their true effects: rank correlation {stats.in_words(best)} "
+        f"(n = {int(best['n'])} pictures)."
+    ]
     behind = means.iloc[1:]
     behind = behind[behind["score"].isin([*behind["score"].head(1), PAPERS])]
-    others = [_behind(usable, str(best["score"]), row, evidence.seed) for _, row in behind.iterrows()]
-    return "; ".join([said, *others]) + "."
+    said += [_behind(usable, str(best["score"]), row, evidence.seed) for _, row in behind.iterrows()]
+    short = sorted(set(usable["score"]) - set(means["score"]))
+    if short:
+        said.append(f"Measured on too few pictures to be ranked ({stats.needed()} are needed): {', '.join(short)}.")
+    return Verdict(
+        text=" ".join(said), compared=means.rename(columns={"score": "compared"}), unit="rank correlation (Spearman)"
+    )
 
 
 def _behind(usable: pd.DataFrame, best: str, row: pd.Series, seed: int) -> str:
     paired = Pair(column="score", first=best, second=row["score"]).differences(usable, seed=seed)
     name = f"{row['score']} (the paper's)" if row["score"] == PAPERS else str(row["score"])
     n = int(paired["n"].sum())
-    if n < stats.ENOUGH:
-        return f"{name} has {stats.in_words(row)}, on too few of the same pictures to compare"
-    clear = "clearly less" if stats.is_above(paired.iloc[0]) else "not distinguishably less"
-    return f"{name} has {stats.in_words(row)}, {clear} on the {n} pictures that have both"
+    if n < stats.needed():
+        return f"{name} has {stats.in_words(row)}; too few pictures have both scores ({n} of {stats.needed()} needed)."
+    said = "LESS" if stats.is_above(paired.iloc[0]) else "the difference is NOT established"
+    return f"{name} has {stats.in_words(row)}: {said} (n = {n} pictures with both)."
 
 
 SCORES_AGAINST_EFFECTS = SummaryTable(

@@ -128,11 +128,17 @@ OVERLAP = SummaryTable(
         where=lambda rows: rows[rows["unit"] == "mean"],
         value="iou",
         sentence=(
-            "Receptive fields of the found neurons {said} those of random neurons of the same layers: IoU {first} "
-            "against {second} (n = {n} pictures)."
+            "The receptive fields of the top neurons overlap the object with an IoU of {first}, those of random "
+            "neurons of the same layers with {second}. {said} (n = {n} pictures)."
         ),
-        said={True: "overlap the object MORE than", False: "overlap the object LESS than", None: "do NOT differ from"},
+        said={
+            True: "The top neurons overlap it MORE",
+            False: "The top neurons overlap it LESS",
+            None: "The difference is NOT established",
+        },
+        unit="IoU with the object",
     ),
+    claim="The receptive fields of the top neurons overlap the object more than those of random neurons.",
     drawing=Drawing(kind="bars", x="receptive_field_of", series="neurons", y_title="intersection over union"),
 )
 

@@ -87,10 +87,10 @@ class World:
         return experiment.rows(self.context(self.picture(index, **picture), settings))
 
 
-def make_world(folder: Path, *, kind: str = "bridge", planted: bool = True) -> World:
-    """Float64 throughout. `planted=False` leaves the neuron writing nothing."""
+def make_world(folder: Path, *, kind: str = "bridge", planted: bool = True, blind: bool = False) -> World:
+    """Float64 throughout. `planted=False` leaves the neuron writing nothing; `blind=True` lets it fire everywhere."""
     words = make_tokenizer(folder / "tokenizer")
-    plain = language_model(words, planted=planted)
+    plain = language_model(words, planted=planted, blind=blind)
     lens = attach_vision(wrapped_model(kind, plain, words), vision=encoder(), projection=linear(), tokenizer=words)
     return World(lens=lens, plain=plain, scenes=make_scenes(folder / "pictures"))
 
@@ -106,7 +106,7 @@ def make_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def language_model(words: PreTrainedTokenizerFast, *, planted: bool = True) -> GPTJForCausalLM:
+def language_model(words: PreTrainedTokenizerFast, *, planted: bool = True, blind: bool = False) -> GPTJForCausalLM:
     config = GPTJConfig(
         vocab_size=len(words), n_positions=64, n_embd=D_MODEL, n_layer=3, n_head=2, rotary_dim=4, n_inner=D_MLP,
         bos_token_id=0, eos_token_id=0, tie_word_embeddings=False,
@@ -130,8 +130,8 @@ def language_model(words: PreTrainedTokenizerFast, *, planted: bool = True) -> G
         unembedding[token, NOTHING] = -unembedding[token, DOG]
     first, second = model.transformer.h[0], model.transformer.h[1]
     first.mlp.fc_in.weight[NEURON] = 0
-    first.mlp.fc_in.weight[NEURON, RED] = 3
-    first.mlp.fc_in.bias[NEURON] = -6
+    first.mlp.fc_in.weight[NEURON, RED] = 0 if blind else 3
+    first.mlp.fc_in.bias[NEURON] = 1 if blind else -6
     first.mlp.fc_out.weight[:, NEURON] = 0
     if planted:
         first.mlp.fc_out.weight[DOG, NEURON] = 0.3
@@ -173,6 +173,12 @@ def make_scenes(folder: Path) -> list[Scene]:
     folder.mkdir(parents=True, exist_ok=True)
     kinds = [("dog", (1, 1)), ("cat", (0, 2)), ("dog", (2, 0)), ("cat", (1, 0)), ("dog", (0, 1)), ("cat", (2, 2))]
     return [_scene(folder, 10 + number, name, cell) for number, (name, cell) in enumerate(kinds)]
+
+
+def nine_dogs(folder: Path) -> list[Scene]:
+    """One picture of a dog for each image patch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_scene(folder, 100 + number, "dog", divmod(number, 3)) for number in range(9)]
 
 
 def _scene(folder: Path, number: int, name: str, cell: tuple[int, int]) -> Scene:

@@ -103,11 +103,11 @@ def test_batches_do_not_change_what_is_read(world):
 @pytest.mark.parametrize(
     ("top", "random", "said"),
     [
-        (-0.8, -0.01, "MORE than"),
-        (-0.1, -0.8, "LESS than"),
-        (-0.1, -0.1, "NOT distinguishable"),
-        (0.5, 2.0, "LESS probable than"),
-        (0.5, 0.0, "MORE probable than"),
+        (-0.8, -0.01, "is LESS probable"),
+        (-0.1, -0.8, "is MORE probable"),
+        (-0.1, -0.1, "NOT distinguishably less"),
+        (0.5, 2.0, "is LESS probable"),
+        (0.5, 0.0, "is MORE probable"),
     ],
 )
 def test_the_verdict_follows_the_numbers(top, random, said):
@@ -125,7 +125,9 @@ def test_the_verdict_follows_the_numbers(top, random, said):
     )  # fmt: skip
     found = Causal().summarise({"ablations": rows, "captions": pd.DataFrame({"image_id": []})}, seed=0)
     assert said in found["probability"].verdict
-    assert "top 50 (1.2 % of all)" in found["probability"].verdict, "the paper ablates up to 1.4 % of the neurons"
+    assert "top 50 neurons (1.2 % of all)" in found["probability"].verdict, (
+        "the paper ablates up to 1.4 % of the neurons"
+    )
     beside = found["probability"].frame.assign(key=found["probability"].paper_keys).dropna(subset="key")
     assert beside[["neurons", "n_neurons"]].to_numpy().tolist() == [["top", 50], ["random", 50]]
     assert "n = 20" in found["probability"].verdict

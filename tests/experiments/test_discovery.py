@@ -6,7 +6,7 @@ import pytest
 
 from lens_multimodal.analysis import is_word
 from lens_multimodal.experiments.discovery import Discovery, DiscoverySettings
-from lens_multimodal.experiments.shared.picture_statistics import ENOUGH
+from lens_multimodal.experiments.shared.picture_statistics import needed
 from lens_multimodal.experiments.shared.word_agreement import EmbeddingSpace, first_distinct, word_match
 
 
@@ -85,7 +85,7 @@ def test_summaries_state_their_pictures_and_layers(world):
     rows = {name: pd.concat([part[name] for part in parts if len(part[name])]) for name in Discovery.tables}
     found = Discovery().summarise(rows, seed=0)
     n = rows["groups"]["image_id"].nunique()
-    said = f"No verdict: {n} " if n < ENOUGH else f"n = {n} pictures"
+    said = f"No verdict: {n} " if n < needed() else f"n = {n} pictures"
     assert said in found["words"].verdict
     assert found["layers"].frame["layer"].max() == 2, "layers without a found neuron are shown as well"
     shares = found["layers"].frame.query("neurons == 'top'")["mean"]
@@ -96,14 +96,18 @@ def test_summaries_state_their_pictures_and_layers(world):
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("layers", "said", "answer"),
     [
-        ([0, 1, 1, 2], "concentrate in the first third of the 9 layers: 100 % [100, 100]"),
-        ([3, 5, 4, 0], "concentrate in the middle third of the 9 layers: 75 % [75, 75]"),
-        ([0, 4, 8], "do NOT concentrate in any third of the layers; most are in the first third"),
+        (
+            [0, 1, 1, 2],
+            "100 % [100, 100] of a picture's top neurons are in the first third of the 9 layers",
+            "no, the opposite",
+        ),
+        ([4, 7, 7, 8], "They lie DEEP", "yes"),
+        ([0, 4, 8], "A difference is NOT established", "not established"),
     ],
 )
-def test_all_layers_are_shown_and_the_verdict_names_where_most_neurons_lie(layers, said):
+def test_all_layers_are_shown_and_the_verdict_says_whether_the_neurons_lie_deep(layers, said, answer):
     neurons = [
         {"image_id": i, "layer": layer, "neuron": j, "interpretable": False}
         for i in range(9)
@@ -116,6 +120,7 @@ def test_all_layers_are_shown_and_the_verdict_names_where_most_neurons_lie(layer
     assert found.frame["layer"].tolist() == list(range(9))
     assert found.frame["mean"].tolist() == pytest.approx([layers.count(n) / len(layers) for n in range(9)])
     assert said in found.verdict
+    assert found.conclusion.answer == answer
     assert found.verdict.endswith("(n = 9 pictures).")
 
 

@@ -58,16 +58,12 @@ def test_the_verdict_names_the_best_score_and_the_papers():
         ]
     )
     verdict = Faithfulness().summarise({"scores": rows}, seed=0)["scores"].verdict
-    assert verdict.startswith(
-        "Of the scores integrated_gradients has the highest rank correlation with the true effects: 0.81"
-    )
-    assert "activation_x_gradient (the paper's) has 0.51 [0.50, 0.51], clearly less on the 8 pictures" in verdict
+    assert verdict.startswith("integrated_gradients ranks neurons most like their true effects: rank correlation 0.81")
+    assert "activation_x_gradient (the paper's) has 0.51 [0.50, 0.51]: LESS (n = 8 pictures with both)" in verdict
     other = rows.assign(spearman=np.where(rows["score"] == "activation_x_gradient", 0.9, rows["spearman"]))
     verdict = Faithfulness().summarise({"scores": other}, seed=0)["scores"].verdict
-    assert verdict.startswith(
-        "Of the scores activation_x_gradient has the highest rank correlation with the true effects: 0.90"
-    )
-    assert "integrated_gradients has 0.81 [0.80, 0.81], clearly less" in verdict
+    assert verdict.startswith("activation_x_gradient ranks neurons most like their true effects: rank correlation 0.90")
+    assert "integrated_gradients has 0.81 [0.80, 0.81]: LESS" in verdict
     assert "n = 8 pictures" in verdict
 
 

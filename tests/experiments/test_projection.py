@@ -80,7 +80,7 @@ def test_the_random_projection_keeps_scale_and_loses_weights(world):
     assert abs(float(torch.corrcoef(torch.stack([twin.flatten(), trained.flatten()]))[0, 1])) < 0.4
 
 
-@pytest.mark.parametrize(("prompts", "random", "said"), [(0.5, 0.0, " DO decode"), (0.01, 0.01, " DO NOT decode")])
+@pytest.mark.parametrize(("prompts", "random", "said"), [(0.5, 0.0, "have MORE"), (0.01, 0.01, "is NOT established")])
 def test_the_verdict_follows_the_numbers(prompts, random, said):
     generator = np.random.default_rng(0)
     rows = [

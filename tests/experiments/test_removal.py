@@ -172,19 +172,20 @@ def test_the_verdict_distinguishes_both_ways_of_removal():
             removal.REPLACED_CONTROL: (0.0, 12),
         }
     )
-    exact, replaced = found.verdict.split("; replacing")
-    assert exact.startswith("Composing the scene without the object LOWERS the noun's log probability: -1.4")
-    assert "(n = 8 pictures); it leaves the noun LESS likely than composing it without another object does" in exact
-    assert exact.endswith("difference -1.50 [-1.50, -1.50] (n = 6)")
-    assert "does NOT distinguishably change" in replaced
-    assert "it is NOT distinguishable from replacing as much background" in replaced
+    exact, replaced = found.verdict.split(" Replacing")
+    assert exact.startswith("Composing the scene without the object changes the noun's log probability by -1.5")
+    assert "matters MORE than its control (n = 6 pictures)" in exact
+    assert "is NOT established (n = 12 pictures)" in replaced
+    assert found.conclusion.answer == "yes", "the exact removal answers the claim"
+    assert found.conclusion.compared["compared"].tolist() == [removal.EXACT, removal.EXACT_CONTROL]
     assert "8 of 12 pictures" in found.caption
 
 
 def test_the_verdict_of_a_data_set_without_such_scenes_names_only_the_mean_vector():
     found = summary_of(**{removal.REPLACED: (0.7, 12), removal.REPLACED_CONTROL: (-0.7, 12)})
-    assert found.verdict.startswith("Replacing the object's patches by the mean vector RAISES")
-    assert "MORE likely than replacing as much background" in found.verdict
+    assert found.verdict.startswith("Replacing the object's patches by the mean vector changes")
+    assert "matters LESS than its control" in found.verdict
+    assert found.conclusion.answer == "no, the opposite"
     assert "nothing here is removed exactly" in found.caption
 
 

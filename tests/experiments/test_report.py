@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 from PIL import Image
 
 from lens_multimodal.experiments import EXPERIMENTS, Drawing, Summary
+from lens_multimodal.experiments.claims import YES_BUT, YES_OPEN, Claim, claims_of
+from lens_multimodal.experiments.control_effects import ARTEFACT
 from lens_multimodal.experiments.paper_reference import PaperNumber, paper_number, paper_numbers
-from lens_multimodal.experiments.run_results import against_of, is_paper_setting
+from lens_multimodal.experiments.run_results import is_paper_setting
+from lens_multimodal.experiments.shared.summaries import NOT_ESTABLISHED, TOO_FEW, YES, Verdict
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.views.report import markdown, page
 from lens_multimodal.views.report.cases import Cases, cases_of
-from lens_multimodal.views.report.content import Report, Section, entry_of
+from lens_multimodal.views.report.content import Report, Section, entry_of, finding_of
 from lens_multimodal.views.report.summary_figures import figure_of
 from lens_multimodal.views.report.tables import number, table_of, text_of
 from tests.lenses import picture
@@ -40,7 +44,6 @@ def summary(**changed: Any) -> Summary:
         "title": "Left <b>over</b>",
         "caption": "Of the noun.",
         "n_pictures": 20,
-        "verdict": "Found neurons DO matter.",
         "paper_keys": (None, "causal.relative_probability_change.top", None, "causal.caption_bertscore.top"),
         "drawing": Drawing(kind="curve", x="n_neurons", series="neurons", log_x=True),
     }
@@ -52,7 +55,7 @@ def report(*summaries: Summary, same_setting: bool = False, **changed: Any) -> R
     given: dict[str, Any] = {
         "title": "Multimodal neurons",
         "sections": (Section(name="causal", question="Do they cause the word?", entries=entries),),
-        "against": (),
+        "findings": (),
         "same_setting": same_setting,
         "cases": Cases(fields=None, ablations=None, absent=()),
         "n_pictures": 20,
@@ -115,12 +118,69 @@ def test_an_interval_has_the_decimals_of_its_largest_number() -> None:
     ]  # fmt: skip
 
 
-def test_the_summary_names_the_subject_of_each_verdict() -> None:
-    several = report(summary(), summary(title="Other nouns", verdict="No verdict: 2 of"), summary(verdict=""))
-    assert [entry.summary.title for _, entry in several.answers] == ["Left <b>over</b>", "Other nouns"]
-    assert '<a href="#causal">Other nouns</a><span>No verdict: 2 of</span>' in page(several)
-    assert "- **Other nouns** (causal): No verdict: 2 of" in markdown(several)
-    assert "80\u00a0%" in page(report(summary(verdict="80 % of it"))), "a line could end before the sign"
+COMPARED = pd.DataFrame(
+    {"compared": ["top", "random"], "mean": [0.4, 0.1], "low": [0.3, 0.0], "high": [0.5, 0.2], "n": [9, 9]}
+)
+
+
+def concluded(text: str, answer: str = YES, **changed: Any) -> Summary:
+    """A summary with a claim and its verdict."""
+    verdict = Verdict(text=text, answer=answer, compared=COMPARED, unit="share <of> it")
+    return summary(conclusion=verdict, claim="Top neurons <b>matter</b>.", **changed)
+
+
+def claims(control: str, *, own: str = YES) -> list[Claim]:
+    """Claims of a run with the ablation, and with a control that came out as given."""
+    part = Verdict(
+        text=f"it is {control} (n = 9 pictures).", answer=control, compared=COMPARED, unit="probability lost"
+    )
+    both = Verdict(text=part.text, parts={"ablation": part, "caption": Verdict(text="Seen.", answer=YES)})
+    causal = concluded("They do.", own, control="ablation")
+    return claims_of({"causal": {"probability": causal}, "controls": {"differences": summary(conclusion=both)}})
+
+
+@pytest.mark.parametrize(
+    ("control", "answer"),
+    [(YES, YES), (ARTEFACT, YES_BUT), (NOT_ESTABLISHED, YES_OPEN), (TOO_FEW, YES_OPEN)],
+)
+def test_a_claim_has_one_verdict_in_which_the_control_has_its_say(control: str, answer: str) -> None:
+    causal, caption = claims(control)
+    assert causal.answer == answer
+    assert causal.text == f"They do. It is {control} (n = 9 pictures)."
+    assert [verdict.unit for verdict in causal.evidence] == ["share <of> it", "probability lost"]
+    assert causal.paper == paper_number("causal.finding")
+    assert (caption.text, caption.answer, caption.paper) == ("Seen.", YES, None)
+    findings = tuple(map(finding_of, (causal, caption)))
+    shown = report(concluded("They do."), findings=findings)
+    html = page(shown)
+    assert html.count("They do.") == 1, "the verdict stands in one place"
+    assert markdown(shown).count("They do.") == 1
+    assert html.count('<p class="answer artefact">') == (answer == YES_BUT)
+
+
+def test_a_claim_that_does_not_hold_is_not_tested_without_the_picture() -> None:
+    (causal, caption) = claims(ARTEFACT, own=NOT_ESTABLISHED)
+    assert (causal.answer, causal.text, len(causal.evidence)) == (NOT_ESTABLISHED, "They do.", 1)
+    assert caption.text == "Seen."
+
+
+def test_effects_of_the_controls_stand_alone_where_their_claim_did_not_run() -> None:
+    part = Verdict(text="it remains.", answer=ARTEFACT)
+    (alone,) = claims_of({"controls": {"differences": summary(conclusion=Verdict(text="x", parts={"ablation": part}))}})
+    assert alone.answer == "no, also without it"
+    assert alone.text == "It remains."
+
+
+def test_each_finding_has_a_figure_of_effect_and_control() -> None:
+    (causal, _) = claims(YES)
+    figures = finding_of(causal).figures
+    assert len(figures) == 2
+    (bars,) = figures[0].data
+    assert list(bars.y) == ["top", "random"]
+    assert list(bars.x) == [0.4, 0.1]
+    assert np.allclose(bars.error_x.array, [0.1, 0.1])
+    html = page(report(concluded("80 % of it"), findings=(finding_of(causal),)))
+    assert "Top neurons &lt;b&gt;matter&lt;/b&gt;." in html
 
 
 def test_p_values_are_never_zero() -> None:
@@ -182,7 +242,8 @@ def test_summaries_that_do_not_fit_are_refused() -> None:
 
 
 def test_the_page_fetches_nothing_and_escapes_everything() -> None:
-    html = page(report(summary(verdict="A <script>alert(1)</script> & more"), summary(drawing=None, verdict="")))
+    finding = finding_of(replace(claims(YES)[0], text="A <script>alert(1)</script> & more"))
+    html = page(report(summary(), summary(drawing=None), findings=(finding,)))
     assert not re.search(r"<script[^>]+src=", html)
     outside = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
     assert "http" not in outside
@@ -195,19 +256,23 @@ def test_the_page_fetches_nothing_and_escapes_everything() -> None:
 def test_the_page_explains_its_brackets_and_names_its_versions() -> None:
     html = page(report(summary()))
     assert "95 % bootstrap intervals over pictures" in html
-    assert "fewer than 6 pictures" in html
+    assert "at least 6 pictures" in html
     assert "torch 2.1;" in html
 
 
 def test_every_finding_of_the_paper_stands_beside_the_verdict_on_its_own_question() -> None:
     summaries = {
-        "discovery": {"words": summary(verdict="They speak."), "layers": summary(verdict="They lie early.")},
-        "causal": {"probability": summary(verdict=""), "difference": summary(verdict="Other.")},
-        "depth": {"attention cuts": summary(verdict="Until layer 3.")},
+        "discovery": {"words": concluded("They write."), "layers": concluded("They lie early.")},
+        "causal": {"probability": summary(), "difference": concluded("Other.")},
+        "depth": {"attention cuts": concluded("Until layer 3.")},
     }
-    (row,) = against_of(summaries)
-    assert (row.question, row.here) == ("where translation between the modalities happens", "They lie early.")
-    assert str(row.paper) == "deeper within the transformer (seen)"
+    first, *others = claims_of(summaries)
+    assert first.paper is not None, "the paper's own claims come first"
+    assert (first.paper.what, first.text) == ("where translation between the modalities happens", "They lie early.")
+    assert str(first.paper) == "deeper within the transformer (seen)"
+    assert [(claim.text, claim.paper) for claim in others] == [
+        ("They write.", None), ("Other.", None), ("Until layer 3.", None),
+    ]  # fmt: skip
     answering = {name for name, experiment in EXPERIMENTS.items() if experiment.answer}
     assert answering == {key.split(".")[0] for key in paper_numbers() if key.endswith(".finding")}
     for name in answering:
@@ -225,12 +290,6 @@ def test_a_series_that_only_a_later_panel_has_is_in_the_legend_once() -> None:
     )
     assert drawn is not None
     assert [trace.name for trace in drawn.data if trace.showlegend] == ["a", "b"]
-
-
-def test_artefacts_are_marked() -> None:
-    html = page(report(summary(verdict="ARTEFACT: survives a blank image.")))
-    assert re.search(r'class="verdict artefact">ARTEFACT: survives', html)
-    assert not re.search(r'class="verdict artefact"', page(report(summary())))
 
 
 def test_what_went_wrong_is_reported() -> None:
@@ -252,7 +311,7 @@ def test_entries_of_the_data_that_were_left_out_are_reported() -> None:
 
 
 def test_markdown_holds_the_tables_and_the_settings() -> None:
-    text = markdown(report(summary(verdict="a | b")))
+    text = markdown(report(summary(), findings=(finding_of(replace(claims(YES)[0], text="a | b")),)))
     assert "| top | 1,000 | -0.800 [-0.900, -0.700] | 20 | -0.8 (recalled) |" in text
     assert "a \\| b" in text
     assert json.loads(text.split("```json")[1].split("```")[0])["seed"] == 3
@@ -342,9 +401,24 @@ def test_the_extremes_are_the_extremes(tmp_path: Path) -> None:
     assert (shown.caption_after, shown.caption_random, shown.n_caption) == ("a hat", "a dog 1", 100), "1000: no control"
     assert cases.ablations.best[0].n_caption == 0, "no caption was written"
     html = page(report(summary(), cases=cases))
-    assert html.count("data:image/jpeg;base64,") == 4 * 3 + 4
+    assert html.count("data:image/jpeg;base64,") == 4 * 3 + 4 + 3 + 1
     assert re.search(r'probability of <span class="word">dog</span>: 59&nbsp;% of it left', html)
     assert re.search(r"without the top 100: “a hat”<br>\s*without 100 random: “a dog 1”", html)
+
+
+def test_the_example_is_a_picture_whose_caption_changes_without_the_top_neurons_only(tmp_path: Path) -> None:
+    tables, manifest = world(tmp_path, [0.3, 0.9, 0.1, 0.5])
+    example = cases_of(tables, manifest).example
+    assert example is not None
+    case, ablated = example
+    assert (case.caption, ablated.caption, ablated.caption_after) == ("a dog 1", "a dog 1", "a hat")
+    html = page(report(summary(), cases=cases_of(tables, manifest)))
+    assert html.index('id="example"') < html.index('id="causal"'), "the example comes before the tables"
+    unchanged = tables["causal.captions"].assign(caption_after="a dog 1")
+    example = cases_of({**tables, "causal.captions": unchanged}, manifest).example
+    assert example is not None
+    assert example[1].left == pytest.approx(1 - 0.3 - 0.01), "else the one that loses most"
+    assert cases_of({**tables, "selectivity.maps": pd.DataFrame()}, manifest).example is None
 
 
 def test_no_picture_is_at_both_ends_and_missing_files_are_listed(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 
 from lens_multimodal.experiments.shared.picture_statistics import (
-    ENOUGH,
     holm,
     in_words,
     interval_table,
     is_above,
+    needed,
     paired_table,
     sign_flip_p,
+    table_against,
     too_few,
 )
 from lens_multimodal.seeds import generator_for, seed_for
@@ -99,7 +100,7 @@ def test_holm_equals_the_textbook() -> None:
 
 
 def row(mean: float, low: float, high: float) -> pd.Series:
-    return pd.Series({"mean": mean, "low": low, "high": high})
+    return pd.Series({"mean": mean, "low": low, "high": high, "p": 0.001})
 
 
 def test_words_and_verdicts() -> None:
@@ -108,6 +109,8 @@ def test_words_and_verdicts() -> None:
     assert is_above(row(0.0, -0.1, 0.1)) is None
     assert is_above(row(0.0, float("nan"), float("nan"))) is None
     assert is_above(row(0.0, 0.6, 0.9), 0.5) is True
+    assert is_above(row(0.0, 0.1, 0.4), p=0.06) is None, "the interval alone decides nothing"
+    assert is_above(row(0.0, 0.1, 0.4), p=float("nan")) is None
     assert in_words(row(0.3141, 0.25, 0.375)) == "0.31 [0.25, 0.38]"
     assert in_words(row(-0.805, -0.9, -0.7), percent=True) == "-80 % [-90, -70]"
     assert in_words(row(2.16, 1.5, -0.8), percent=True, signed=True) == "+216 % [+150, -80]"
@@ -116,10 +119,25 @@ def test_words_and_verdicts() -> None:
 
 
 def test_a_verdict_takes_as_many_pictures_as_a_significant_test() -> None:
-    assert sign_flip_p(np.ones(ENOUGH)) < 0.05 < sign_flip_p(np.ones(ENOUGH - 1))
+    for tests in (1, 3, 5, 9):
+        n = needed(tests)
+        best, short = ([sign_flip_p(np.ones(pictures)), *[1.0] * (tests - 1)] for pictures in (n, n - 1))
+        assert holm(best)[0] < 0.05 <= holm(short)[0], "fewer pictures could never reach the threshold"
+    assert (needed(), needed(9)) == (6, 9)
     assert too_few(2).startswith("No verdict: 2 ")
     assert " 6 " in too_few(2)
+    assert " 9 " in too_few(6, tests=9)
     assert too_few(0) == ""
+
+
+def test_a_table_against_a_threshold_tests_the_distance_from_it() -> None:
+    table = rows()
+    found = table_against(table, "value", threshold=4.0, by=["neurons"], seed=1)
+    means = interval_table(table, "value", by=["neurons"], seed=1)
+    pd.testing.assert_frame_equal(found.drop(columns="p"), means)
+    for neurons, p in zip(found["neurons"], found["p"], strict=True):
+        own = table[table["neurons"] == neurons].groupby("image_id")["value"].mean()
+        assert p == sign_flip_p(own.to_numpy() - 4.0)
 
 
 def test_missing_values_and_columns() -> None:

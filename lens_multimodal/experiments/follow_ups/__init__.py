@@ -139,15 +139,21 @@ ACROSS = SummaryTable(
     verdict=PairedVerdict(
         pair=Pair(column="compared with", first=SAME, second=OTHER),
         sentence=(
-            "Pictures with the same noun share {said} neurons than pictures with different nouns: difference "
-            "{difference} of the found neurons (n = {n} pictures)."
+            "Two pictures with the same noun share {first} of their top neurons, two with different nouns {second}. "
+            "{said} (n = {n} pictures)."
         ),
-        said={True: "MORE", False: "FEWER", None: "NOT distinguishably more"},
+        said={
+            True: "The same noun shares MORE",
+            False: "The same noun shares LESS",
+            None: "The difference is NOT established",
+        },
+        unit="share of top neurons in common",
         percent=True,
         digits=2,
     ),
     drawing=Drawing(kind="bars", x="compared with", series="compared with", y_title="share in common"),
     reference="chance",
+    claim="Pictures with the same noun share more neurons than pictures with different nouns.",
 )
 
 

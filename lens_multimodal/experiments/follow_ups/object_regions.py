@@ -7,6 +7,7 @@ between the picture and the same without its object, both ways, are another way 
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -22,7 +23,15 @@ from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.object_patches import object_patches
 from lens_multimodal.experiments.shared.picture_state import SaidNoun, pairs_of
 from lens_multimodal.experiments.shared.random_parts import mean_vector, vectors_of
-from lens_multimodal.experiments.shared.summaries import Drawing, Evidence, Pair, SummaryTable
+from lens_multimodal.experiments.shared.summaries import (
+    Drawing,
+    Evidence,
+    Pair,
+    SummaryTable,
+    Verdict,
+    answer_of,
+    too_few,
+)
 from lens_multimodal.hooks import record
 from lens_multimodal.precision import wide
 from lens_multimodal.seeds import generator_for
@@ -41,12 +50,12 @@ REGION_MEASURES = {
 REMOVALS = (
     (
         Pair(column="condition", first=removal.EXACT, second=removal.EXACT_CONTROL),
-        "composing the scene without the object",
+        "Composing the scene without the object",
         "composing it without another object",
     ),
     (
         Pair(column="condition", first=removal.REPLACED, second=removal.REPLACED_CONTROL),
-        "replacing the object's patches by the mean vector",
+        "Replacing the object's patches by the mean vector",
         "replacing as much background",
     ),
 )
@@ -74,31 +83,38 @@ def _region_facts(rows: pd.DataFrame) -> Mapping[str, object]:
     return {"size": one["size"].mean(), "exactly": removed}
 
 
-def _regions_verdict(evidence: Evidence) -> str:
+def _regions_verdict(evidence: Evidence) -> Verdict:
+    """Each way of removal against its control; the claim is answered by the most exact way that has enough pictures."""
     own = evidence.rows[evidence.rows["measure"] == CHANGE]
-    said = [_removal(own, evidence.seed, *way) for way in REMOVALS]
-    text = "; ".join(sentence for sentence in said if sentence)
-    return f"{text[:1].upper()}{text[1:]}." if text else stats.too_few(own["image_id"].nunique())
+    found = [verdict for way in REMOVALS if (verdict := _removal(own, evidence.seed, *way))]
+    if not found:
+        return too_few(own["image_id"].nunique())
+    return replace(found[0], text=" ".join(verdict.text for verdict in found))
 
 
-def _removal(own: pd.DataFrame, seed: int, pair: Pair, doing: str, control: str) -> str:
-    """What one way of removing the object does to the noun, by itself and against its control."""
-    alone = stats.interval_table(own[own["condition"] == pair.first], "value", seed=seed)
-    if alone["n"].sum() < stats.ENOUGH:
-        return ""
-    row = alone.iloc[0]
-    does = {False: "LOWERS", True: "RAISES", None: "does NOT distinguishably change"}[stats.is_above(row)]
-    said = f"{doing} {does} the noun's log probability: {stats.in_words(row)} (n = {int(row['n'])} pictures)"
+def _removal(own: pd.DataFrame, seed: int, pair: Pair, doing: str, control: str) -> Verdict | None:
+    """What one way of removing the object does to the noun, beside its control; None on too few pictures."""
     paired = pair.differences(own, seed=seed)
-    if paired["n"].sum() < stats.ENOUGH:
-        return said
-    row = paired.iloc[0]
-    against = {
-        False: f"it leaves the noun LESS likely than {control} does",
-        True: f"it leaves the noun MORE likely than {control} does",
-        None: f"it is NOT distinguishable from {control}",
-    }[stats.is_above(row)]
-    return f"{said}; {against}: difference {stats.in_words(row)} (n = {int(row['n'])})"
+    n = int(paired["n"].sum())
+    if n < stats.needed():
+        return None
+    sides = pair.sides(own, seed=seed)
+    first, second = (stats.in_words(row, signed=True) for _, row in sides.iterrows())
+    above = stats.is_above(paired.iloc[0])
+    said = {
+        False: "The object matters MORE than its control",
+        True: "The object matters LESS than its control",
+        None: "The difference is NOT established",
+    }[above]
+    return Verdict(
+        text=(
+            f"{doing} changes the noun's log probability by {first} nats, {control} by {second}. {said} "
+            f"(n = {n} pictures)."
+        ),
+        answer=answer_of(above, expected=False),
+        compared=sides,
+        unit="change of the noun's log probability (nats)",
+    )
 
 
 REGIONS = SummaryTable(
@@ -117,6 +133,7 @@ REGIONS = SummaryTable(
     by=("measure", "condition"),
     facts=_region_facts,
     verdict=_regions_verdict,
+    claim="Removing the object makes the noun less likely than removing something else.",
     drawing=Drawing(kind="bars", x="condition", series="condition", panels="measure", y_title="change or share"),
 )
 

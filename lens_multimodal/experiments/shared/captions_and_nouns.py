@@ -7,12 +7,12 @@ import pandas as pd
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Row
 from lens_multimodal.experiments.shared.picture_state import PictureState
-from lens_multimodal.experiments.shared.summaries import Evidence, SummaryTable
+from lens_multimodal.experiments.shared.summaries import Evidence, SummaryTable, Verdict, answer_of, too_few
 
 CAPTION_SHARES = {"right": "captions that say something in the picture"}
 NOUN_SHARES = {
     "in_picture": "nouns that are in the picture",
-    "in_human_captions": "nouns that people say",
+    "in_human_captions": "nouns that are in people's captions",
     "long": "nouns of more than one token",
 }
 
@@ -25,17 +25,24 @@ def _caption_shares(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def _captions_verdict(evidence: Evidence) -> str:
+def _captions_verdict(evidence: Evidence) -> Verdict:
     """How often the captions are right."""
-    row = evidence.frame.iloc[0]
-    n = int(row["n"])
-    if n < stats.ENOUGH:
-        return stats.too_few(n)
+    captions = evidence.rows[evidence.rows["share"] == CAPTION_SHARES["right"]]
+    tested = stats.table_against(captions, "value", threshold=0.5, seed=evidence.seed)
+    n = int(tested["n"].sum())
+    if n < stats.needed():
+        return too_few(n)
+    row = tested.iloc[0]
     above = stats.is_above(row, 0.5)
     said = {True: "MOSTLY name", False: "MOSTLY DO NOT name", None: "name about as often as not"}[above]
     wrong = ": the experiments then mostly explain something that the picture does not show" if above is False else ""
     share = stats.in_words(row, percent=True)
-    return f"Captions {said} something that is in the picture: {share} of them do (n = {n} pictures){wrong}."
+    return Verdict(
+        text=f"Captions {said} something that is in the picture: {share} of them do (n = {n} pictures){wrong}.",
+        answer=answer_of(above),
+        compared=tested.assign(compared="captions"),
+        unit="share of captions that name something in the picture",
+    )
 
 
 CAPTIONS = SummaryTable(
@@ -48,6 +55,7 @@ CAPTIONS = SummaryTable(
     ),
     rows=_caption_shares,
     by=("share",),
+    claim="Most captions name something that is in the picture.",
     verdict=_captions_verdict,
 )
 

@@ -15,8 +15,8 @@ from lens_multimodal.analysis import bootstrap_interval
 
 LEVEL = 0.95
 
-ENOUGH = 6
-"""Fewest pictures for a verdict: with five, the sign-flip test cannot reach p < 0.05 even if all signs agree."""
+ALPHA = 0.05
+"""A difference is established if its interval excludes zero and its p, corrected for the number of tests, is below."""
 
 NO_VERDICT = "No verdict"
 
@@ -45,6 +45,18 @@ def interval_table(
         interval = bootstrap_interval(per_picture.to_numpy(dtype=np.float64), level=level, seed=seed)
         found.append((*key, interval.mean, interval.low, interval.high, interval.n))
     return pd.DataFrame(found, columns=[*by, "mean", "low", "high", "n"])
+
+
+def table_against(
+    rows: pd.DataFrame, value: str, *, threshold: float = 0.0, by: Sequence[str] = (), seed: int = 0
+) -> pd.DataFrame:
+    """`interval_table` with a column `p`: the sign-flip test of the values' distance from a threshold."""
+    table = interval_table(rows, value, by=by, seed=seed)
+    p_values = [
+        sign_flip_p(group.groupby("image_id")[value].mean().to_numpy(dtype=np.float64) - threshold, seed=seed)
+        for _, group in _groups(rows, value, by)
+    ]
+    return table.assign(p=np.array(p_values, dtype=np.float64))
 
 
 def by_measure(
@@ -133,20 +145,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def is_above(interval: pd.Series, threshold: float = 0.0) -> bool | None:
-    """Whether a row's interval lies above a threshold: True above, False below, None if it contains it or is unknown.
+def is_above(tested: pd.Series, threshold: float = 0.0, *, p: float | None = None) -> bool | None:
+    """Whether a mean is established above a threshold: True above, False below, None if neither is established.
 
-    Args: interval: has `low` and `high`, as the rows of `interval_table` and `paired_table`.
+    Args:
+        tested: has `low`, `high` and `p`, as the rows of `table_against` and `paired_table`.
+        p: the p corrected for several tests; None for `tested`'s own.
     """
-    low, high = interval["low"], interval["high"]
-    if np.isnan(low) or np.isnan(high) or low <= threshold <= high:
+    low, high = tested["low"], tested["high"]
+    p = tested["p"] if p is None else p
+    if np.isnan(low) or np.isnan(high) or low <= threshold <= high or not p < ALPHA:
         return None
     return bool(low > threshold)
 
 
-def too_few(n: int) -> str:
-    """The text in place of a verdict on fewer than `ENOUGH` pictures; "" for none at all."""
-    return f"{NO_VERDICT}: {n} usable pictures, at least {ENOUGH} are needed." if n else ""
+def needed(tests: int = 1) -> int:
+    """Fewest pictures with which one of several tests can come out: all signs agree, and p survives `holm`."""
+    n = 1
+    while 2 * tests / 2**n >= ALPHA:
+        n += 1
+    return n
+
+
+def too_few(n: int, *, tests: int = 1) -> str:
+    """The text in place of a verdict on fewer than `needed` pictures; "" for none at all."""
+    corrected = f", since {tests} tests are made together" if tests > 1 else ""
+    return f"{NO_VERDICT}: {n} pictures are too few, {needed(tests)} are needed{corrected}." if n else ""
 
 
 def in_words(interval: pd.Series, *, digits: int = 2, percent: bool = False, signed: bool = False) -> str:

@@ -1,7 +1,7 @@
 """Tables of the report as data: which rows, grouped by what, compared how, and what is concluded from them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -40,6 +40,43 @@ class Drawing:
             raise ValueError(f"the kind of a drawing must be one of {', '.join(KINDS)}; got {self.kind!r}")
 
 
+YES = "yes"
+OPPOSITE = "no, the opposite"
+NOT_ESTABLISHED = "not established"
+TOO_FEW = "too few pictures"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What follows from the numbers.
+
+    Attributes:
+        text: in sentences; "" where there is no verdict.
+        answer: to the summary's claim: `YES`, `OPPOSITE`, `NOT_ESTABLISHED` or `TOO_FEW`; "" for a verdict that
+            answers no claim.
+        compared: the effect and its control, with columns `compared`, `mean`, `low` and `high`; None for none.
+        unit: of the means.
+        parts: verdicts on the single questions, by name, where a table answers several.
+    """
+
+    text: str = ""
+    answer: str = ""
+    compared: pd.DataFrame | None = None
+    unit: str = ""
+    parts: Mapping[str, "Verdict"] = field(default_factory=dict)
+
+
+def answer_of(above: bool | None, *, expected: bool = True) -> str:
+    """The answer to a claim that a difference is positive (or negative), from `stats.is_above`."""
+    return NOT_ESTABLISHED if above is None else YES if above is expected else OPPOSITE
+
+
+def too_few(n: int, *, tests: int = 1) -> Verdict:
+    """The verdict on fewer than `stats.needed` pictures."""
+    text = stats.too_few(n, tests=tests)
+    return Verdict(text=text, answer=TOO_FEW if text else "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """One table of the report.
@@ -49,7 +86,9 @@ class Summary:
         title: a few words.
         caption: what is measured, over how many pictures, against what.
         n_pictures: pictures behind the table.
-        verdict: a conclusion computed from the numbers, or "" where there is none.
+        conclusion: what follows from the numbers.
+        claim: the statement that the verdict is about, or "".
+        control: the effect of the experiment `controls` that tests the claim without the picture, or "".
         paper_keys: for each row of the frame the key of `paper_reference.json` that stands beside it, or None.
         drawing: how to draw it, or None for the table alone.
     """
@@ -58,7 +97,9 @@ class Summary:
     title: str
     caption: str
     n_pictures: int
-    verdict: str = ""
+    conclusion: Verdict = Verdict()
+    claim: str = ""
+    control: str = ""
     paper_keys: tuple[str | None, ...] = ()
     drawing: Drawing | None = None
 
@@ -76,6 +117,11 @@ class Summary:
                     f"the drawing of {self.title!r} uses columns {absent}, the frame has {list(self.frame.columns)}"
                 )
 
+    @property
+    def verdict(self) -> str:
+        """The conclusion in words, or "" where there is none."""
+        return self.conclusion.text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -90,6 +136,14 @@ class Pair:
     ) -> pd.DataFrame:
         """`stats.paired_table` of these two."""
         return stats.paired_table(rows, value, pair=self.column, first=self.first, second=self.second, by=by, seed=seed)
+
+    def sides(self, rows: pd.DataFrame, value: str = "value", *, seed: int) -> pd.DataFrame:
+        """Both values' means and intervals over the pictures that have both: `compared`, `mean`, `low`, `high`, `n`."""
+        known = rows[rows[value].notna() & rows[self.column].isin([self.first, self.second])]
+        both = known.groupby("image_id")[self.column].nunique()
+        known = known[known["image_id"].isin(both.index[both == 2])]
+        means = stats.interval_table(known, value, by=[self.column], seed=seed).set_index(self.column)
+        return means.loc[[self.first, self.second]].rename_axis("compared").reset_index()
 
 
 TOP_AGAINST_RANDOM = Pair(column="neurons", first="top", second="random")
@@ -108,7 +162,7 @@ class Evidence:
     seed: int
 
 
-Verdict = Callable[[Evidence], str]
+Judge = Callable[[Evidence], Verdict]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +180,8 @@ class SummaryTable:
         caption: with placeholders `{n}` (pictures) and what `facts` gives.
         facts: further values for the caption, the paper keys and the verdict, from the rows.
         paper_key: from a row of the table and the facts to a key of `paper_reference.json`, or None.
-        verdict: a conclusion from the evidence, or "".
+        verdict: a conclusion from the evidence.
+        claim, control: as in `Summary`.
         reference: the fact at which the drawing has a horizontal line.
     """
 
@@ -142,7 +197,9 @@ class SummaryTable:
     frame: Callable[[pd.DataFrame, int], pd.DataFrame] | None = None
     facts: Callable[[pd.DataFrame], Mapping[str, Any]] = lambda _: {}
     paper_key: Callable[[Any, Mapping[str, Any]], str | None] | None = None
-    verdict: Verdict = lambda _: ""
+    verdict: Judge = lambda _: Verdict()
+    claim: str = ""
+    control: str = ""
     drawing: Drawing | None = None
     reference: str | None = None
 
@@ -164,7 +221,9 @@ class SummaryTable:
             title=self.title,
             caption=self.caption.format(**facts),
             n_pictures=n,
-            verdict=self.verdict(Evidence(rows=rows, frame=frame, facts=facts, seed=seed)),
+            conclusion=self.verdict(Evidence(rows=rows, frame=frame, facts=facts, seed=seed)),
+            claim=self.claim,
+            control=self.control,
             paper_keys=() if keyed is None else tuple(keyed(row, facts) for row in frame.itertuples()),
             drawing=drawing,
         )
@@ -197,28 +256,30 @@ class PairedVerdict:
         sentence: with placeholders `{said}`, `{difference}`, `{first}`, `{second}` (means with intervals) and `{n}`.
         said: what stands for `{said}` where the difference is above zero (True), below (False) or neither (None).
         where: picks the rows.
+        unit: of the values.
         percent, digits: as in `stats.in_words`.
     """
 
     pair: Pair
     sentence: str
     said: Mapping[bool | None, str]
+    unit: str
     where: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
     value: str = "value"
     percent: bool = False
     digits: int = 3
 
-    def __call__(self, evidence: Evidence) -> str:
+    def __call__(self, evidence: Evidence) -> Verdict:
         rows = self.where(evidence.rows)
         paired = self.pair.differences(rows, self.value, seed=evidence.seed)
         n = int(paired["n"].sum())
-        if n < stats.ENOUGH:
-            return stats.too_few(n)
-        sides = stats.interval_table(rows, self.value, by=[self.pair.column], seed=evidence.seed)
-        sides = sides.set_index(self.pair.column)
+        if n < stats.needed():
+            return too_few(n)
+        sides = self.pair.sides(rows, self.value, seed=evidence.seed)
         first, second, difference = (
             stats.in_words(row, percent=self.percent, digits=self.digits)
-            for row in (sides.loc[self.pair.first], sides.loc[self.pair.second], paired.iloc[0])
+            for row in (sides.iloc[0], sides.iloc[1], paired.iloc[0])
         )
-        said = self.said[stats.is_above(paired.iloc[0])]
-        return self.sentence.format(said=said, first=first, second=second, difference=difference, n=n)
+        above = stats.is_above(paired.iloc[0])
+        text = self.sentence.format(said=self.said[above], first=first, second=second, difference=difference, n=n)
+        return Verdict(text=text, answer=answer_of(above), compared=sides, unit=self.unit)

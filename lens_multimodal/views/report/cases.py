@@ -13,6 +13,7 @@ from lens_multimodal.analysis import receptive_field
 from lens_multimodal.experiments.extreme_pictures import (
     Extremes,
     captions_after,
+    example_of,
     extremes,
     maps_of,
     ranked_ablations,
@@ -77,6 +78,8 @@ class Cases:
     ablations: Extremes[Ablated] | None
     absent: tuple[str, ...]
     """Image files that are no longer there."""
+    example: tuple[Case, Ablated] | None = None
+    """One noun from its neurons to the caption without them; see `extreme_pictures.example_of`."""
 
 
 def cases_of(tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], *, each: int = 4) -> Cases:
@@ -102,7 +105,9 @@ def cases_of(tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], *,
     def ablated(row: Mapping[Any, Any]) -> Ablated:
         return _ablated(folder, there.loc[row["image_id"]], row, captions_after(tables, row))
 
+    chosen = example_of(tables, there)
     return Cases(
+        example=None if chosen is None else (field(chosen[0]), ablated(chosen[1])),
         fields=extremes(ranked_fields(tables, there), field, each=each),
         ablations=extremes(ranked_ablations(tables, there), ablated, each=each),
         absent=tuple(absent),

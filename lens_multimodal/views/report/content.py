@@ -6,16 +6,27 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from lens_multimodal.experiments.claims import YES_BUT, Claim
 from lens_multimodal.experiments.paper_reference import paper_setting
 from lens_multimodal.experiments.registry import EXPERIMENTS
-from lens_multimodal.experiments.run_results import Against, Results
-from lens_multimodal.experiments.shared.summaries import Summary
+from lens_multimodal.experiments.run_results import Results
+from lens_multimodal.experiments.shared.summaries import Drawing, Summary, Verdict
 from lens_multimodal.experiments.stream.parts import read_parts
 from lens_multimodal.views.report.cases import Cases, cases_of
 from lens_multimodal.views.report.summary_figures import figure_of
 from lens_multimodal.views.report.tables import Table, table_of
 
-ARTEFACT = "ARTEFACT"
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A claim with its figures."""
+
+    claim: Claim
+    figures: tuple[go.Figure, ...]
+
+    @property
+    def is_artefact(self) -> bool:
+        return self.claim.answer == YES_BUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +53,7 @@ class Report:
 
     title: str
     sections: tuple[Section, ...]
-    against: tuple[Against, ...]
+    findings: tuple[Finding, ...]
     same_setting: bool
     """Model and data are those of the paper."""
     cases: Cases
@@ -51,11 +62,6 @@ class Report:
     smallest_batch: int | None
     """Set if memory ran out and the batch was halved."""
     manifest: Mapping[str, Any]
-
-    @property
-    def answers(self) -> list[tuple[Section, Entry]]:
-        """The summaries that have a verdict."""
-        return [(section, entry) for section in self.sections for entry in section.entries if entry.summary.verdict]
 
     @property
     def paper_setting(self) -> str:
@@ -79,7 +85,7 @@ def report_of(results: Results) -> Report:
     return Report(
         title=f"Multimodal neurons: {manifest['model']['name']}",
         sections=sections,
-        against=tuple(results.against),
+        findings=tuple(finding_of(claim) for claim in results.claims),
         same_setting=same,
         cases=cases_of(results.tables, manifest),
         n_pictures=len({image_id for part in parts for image_id in part.done}),
@@ -93,3 +99,19 @@ def entry_of(summary: Summary, *, same_setting: bool) -> Entry:
     """A summary as it is shown."""
     table = table_of(summary, same_setting=same_setting)
     return Entry(summary=summary, table=table, figure=figure_of(summary))
+
+
+def finding_of(claim: Claim) -> Finding:
+    """A claim with a figure for each comparison behind its verdict."""
+    figures = (_figure(verdict) for verdict in claim.evidence)
+    return Finding(claim=claim, figures=tuple(figure for figure in figures if figure is not None))
+
+
+def _figure(verdict: Verdict) -> go.Figure | None:
+    """An effect and its control with their intervals."""
+    compared = verdict.compared
+    if compared is None:
+        return None
+    drawing = Drawing(kind="bars", x="compared", x_title="", y_title=verdict.unit, reference=0.0)
+    n = int(compared["n"].max())
+    return figure_of(Summary(frame=compared, title="Effect and control", caption="", n_pictures=n, drawing=drawing))

@@ -2,6 +2,7 @@
 
 import json
 
+from lens_multimodal.experiments.claims import Claim
 from lens_multimodal.views.report.content import Entry, Report
 
 MOST_ROWS = 30
@@ -9,20 +10,14 @@ MOST_ROWS = 30
 
 
 def markdown(report: Report) -> str:
-    """Verdicts, tables and settings; the page has the figures."""
+    """Findings, tables and settings; the page has the figures."""
     lines = [f"# {report.title}", "", facts(report), ""]
-    answers = [
-        f"- **{_cell(entry.summary.title)}** ({s.name}): {_cell(entry.summary.verdict)}" for s, entry in report.answers
-    ]
-    lines += ["## Summary", "", *answers, ""] if answers else []
-    if report.against:
-        lines += ["## Against the paper", ""]
+    if report.findings:
+        lines += ["## Findings", ""]
         if not report.same_setting:
             lines += [f"The paper's setting is {report.paper_setting}: another model and data set.", ""]
-        lines += _table(
-            ("question", "paper", "here"),
-            [(a.question, str(a.paper), a.here) for a in report.against],
-        )
+        rows = [(c.claim or c.title, c.answer or "-", c.text, _paper(c)) for c in (f.claim for f in report.findings)]
+        lines += _table(("claim", "here", "verdict", "paper"), rows)
     for section in report.sections:
         lines += [f"## {section.question}", ""]
         for entry in section.entries:
@@ -52,12 +47,15 @@ def facts(report: Report) -> str:
 
 def _entry(entry: Entry) -> list[str]:
     lines = [f"### {entry.summary.title} ({entry.summary.n_pictures} pictures)", ""]
-    lines += [f"**{_cell(entry.summary.verdict)}**", ""] if entry.summary.verdict else []
     lines += [entry.summary.caption, ""]
     lines += _table(entry.table.header, entry.table.rows[:MOST_ROWS])
     if len(entry.table.rows) > MOST_ROWS:
         lines += [f"({len(entry.table.rows) - MOST_ROWS} further rows in report.html)", ""]
     return lines
+
+
+def _paper(claim: Claim) -> str:
+    return "" if claim.paper is None else str(claim.paper)
 
 
 def _table(header: tuple[str, ...], rows: object) -> list[str]:

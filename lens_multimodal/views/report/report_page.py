@@ -5,9 +5,9 @@ import re
 
 from plotly.offline import get_plotlyjs
 
-from lens_multimodal.experiments.shared.picture_statistics import ENOUGH
+from lens_multimodal.experiments.shared.picture_statistics import ALPHA, needed
 from lens_multimodal.views.html import render
-from lens_multimodal.views.report.content import ARTEFACT, Report
+from lens_multimodal.views.report.content import Report
 from lens_multimodal.views.report.markdown import facts
 
 
@@ -18,11 +18,16 @@ def page(report: Report) -> str:
         title=report.title,
         report=report,
         facts=facts(report),
-        artefact=ARTEFACT,
-        enough=ENOUGH,
-        plotly=get_plotlyjs() if any(e.figure is not None for s in report.sections for e in s.entries) else "",
+        enough=needed(),
+        alpha=ALPHA,
+        plotly=get_plotlyjs() if _has_figures(report) else "",
         manifest=_compact(json.dumps(report.manifest, indent=1, ensure_ascii=False)),
     )
+
+
+def _has_figures(report: Report) -> bool:
+    shown = any(finding.figures for finding in report.findings)
+    return shown or any(entry.figure is not None for section in report.sections for entry in section.entries)
 
 
 def _compact(text: str) -> str:
