@@ -12,7 +12,7 @@ from lens_multimodal.experiments.control_effects import ARTEFACT, EFFECTS
 from lens_multimodal.experiments.controls import Controls
 from lens_multimodal.experiments.paper_reference import PaperNumber, paper_number
 from lens_multimodal.experiments.registry import EXPERIMENTS
-from lens_multimodal.experiments.shared.summaries import YES, Summary, Verdict
+from lens_multimodal.experiments.shared.summaries import TOO_FEW, YES, Summary, Verdict
 
 YES_BUT = "yes, but also without the picture"
 YES_OPEN = "yes; whether because of the picture is not established"
@@ -81,7 +81,8 @@ def _joined(own: Verdict, without: Verdict | None) -> tuple[str, str, tuple[Verd
     if without is None or own.answer != YES:
         return own.answer, own.text, (own,)
     answer = {YES: YES, ARTEFACT: YES_BUT}.get(without.answer, YES_OPEN)
-    return answer, f"{own.text} {_capital(without.text)}", (own, without)
+    text = f"Controls without the picture: {without.text}" if without.answer == TOO_FEW else _capital(without.text)
+    return answer, f"{own.text} {text}", (own, without)
 
 
 def _capital(text: str) -> str:

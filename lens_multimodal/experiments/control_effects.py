@@ -44,6 +44,7 @@ class Effect:
     """What is measured again under each control."""
 
     what: str
+    unit: str = ""
     name: str = ""
     """As the subject of a sentence."""
     claim: str = ""
@@ -55,18 +56,21 @@ class Effect:
 EFFECTS = {
     "writes the noun": Effect(
         what="share of found neurons that write the noun, minus that of random neurons of the same layers",
+        unit="share that writes the noun, minus random",
         name="the lead of found over random neurons that write the noun",
         claim="Neurons that write the noun are found only with the picture.",
         smallest=0.01,
     ),
     "ablation": Effect(
         what="probability that the noun loses without the found neurons, minus the loss without random ones",
+        unit="probability lost, minus random",
         name="the probability lost without the found neurons, beyond that lost without random ones,",
         claim="The probability that the found neurons give to the noun comes from the picture.",
         smallest=0.01,
     ),
     "caption": Effect(
         what="share of captions that say the noun",
+        unit="share of captions",
         name="the share of captions that say the noun",
         claim="The caption's noun comes from the picture.",
         smallest=0.05,
@@ -149,7 +153,7 @@ def _judged(effect: str, rows: pd.DataFrame, evidence: Evidence) -> Verdict:
     """What can be said of one effect: absent, reversed, kept by controls, or not."""
     controls = evidence.frame[evidence.frame["effect"] == effect]
     controls = controls[~controls["condition"].isin(KEEPS_CONTENT)]
-    itself, about = _itself(rows, evidence.seed), EFFECTS[effect]
+    itself = _itself(rows, evidence.seed)
     assert itself is not None
     n = int(min([itself["n"], *controls["n"]]))
     tests = max(1, len(controls))
@@ -160,8 +164,8 @@ def _judged(effect: str, rows: pd.DataFrame, evidence: Evidence) -> Verdict:
     return Verdict(
         text=f"{text} (n = {n} pictures).",
         answer=answer,
-        compared=means.rename(columns={"condition": "compared"}),
-        unit=about.what,
+        compared=means.rename(columns={"condition": "compared"}).assign(control=means["condition"] != ITSELF),
+        unit=EFFECTS[effect].unit,
     )
 
 

@@ -119,7 +119,14 @@ def test_an_interval_has_the_decimals_of_its_largest_number() -> None:
 
 
 COMPARED = pd.DataFrame(
-    {"compared": ["top", "random"], "mean": [0.4, 0.1], "low": [0.3, 0.0], "high": [0.5, 0.2], "n": [9, 9]}
+    {
+        "compared": ["top", "random"],
+        "mean": [0.4, 0.1],
+        "low": [0.3, 0.0],
+        "high": [0.5, 0.2],
+        "n": [9, 9],
+        "control": [False, True],
+    }
 )
 
 
@@ -146,7 +153,8 @@ def claims(control: str, *, own: str = YES) -> list[Claim]:
 def test_a_claim_has_one_verdict_in_which_the_control_has_its_say(control: str, answer: str) -> None:
     causal, caption = claims(control)
     assert causal.answer == answer
-    assert causal.text == f"They do. It is {control} (n = 9 pictures)."
+    said = "Controls without the picture: it" if control == TOO_FEW else "It"
+    assert causal.text == f"They do. {said} is {control} (n = 9 pictures)."
     assert [verdict.unit for verdict in causal.evidence] == ["share <of> it", "probability lost"]
     assert causal.paper == paper_number("causal.finding")
     assert (caption.text, caption.answer, caption.paper) == ("Seen.", YES, None)
@@ -178,6 +186,7 @@ def test_each_finding_has_a_figure_of_effect_and_control() -> None:
     (bars,) = figures[0].data
     assert list(bars.y) == ["top", "random"]
     assert list(bars.x) == [0.4, 0.1]
+    assert len(set(bars.marker.color)) == 2, "the control has its own colour"
     assert np.allclose(bars.error_x.array, [0.1, 0.1])
     html = page(report(concluded("80 % of it"), findings=(finding_of(causal),)))
     assert "Top neurons &lt;b&gt;matter&lt;/b&gt;." in html

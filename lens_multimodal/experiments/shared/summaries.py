@@ -54,7 +54,8 @@ class Verdict:
         text: in sentences; "" where there is no verdict.
         answer: to the summary's claim: `YES`, `OPPOSITE`, `NOT_ESTABLISHED` or `TOO_FEW`; "" for a verdict that
             answers no claim.
-        compared: the effect and its control, with columns `compared`, `mean`, `low` and `high`; None for none.
+        compared: the effect and its control, with columns `compared`, `mean`, `low`, `high`, `n`, and `control`
+            where some of the rows are controls; None for none.
         unit: of the means.
         parts: verdicts on the single questions, by name, where a table answers several.
     """
@@ -138,12 +139,12 @@ class Pair:
         return stats.paired_table(rows, value, pair=self.column, first=self.first, second=self.second, by=by, seed=seed)
 
     def sides(self, rows: pd.DataFrame, value: str = "value", *, seed: int) -> pd.DataFrame:
-        """Both values' means and intervals over the pictures that have both: `compared`, `mean`, `low`, `high`, `n`."""
+        """Means and intervals of both over the pictures that have both, as in `Verdict.compared`."""
         known = rows[rows[value].notna() & rows[self.column].isin([self.first, self.second])]
         both = known.groupby("image_id")[self.column].nunique()
         known = known[known["image_id"].isin(both.index[both == 2])]
         means = stats.interval_table(known, value, by=[self.column], seed=seed).set_index(self.column)
-        return means.loc[[self.first, self.second]].rename_axis("compared").reset_index()
+        return means.loc[[self.first, self.second]].rename_axis("compared").reset_index().assign(control=[False, True])
 
 
 TOP_AGAINST_RANDOM = Pair(column="neurons", first="top", second="random")

@@ -12,6 +12,7 @@ from lens_multimodal.experiments.registry import EXPERIMENTS
 from lens_multimodal.experiments.run_results import Results
 from lens_multimodal.experiments.shared.summaries import Drawing, Summary, Verdict
 from lens_multimodal.experiments.stream.parts import read_parts
+from lens_multimodal.views.plots.theme import COLOURS
 from lens_multimodal.views.report.cases import Cases, cases_of
 from lens_multimodal.views.report.summary_figures import figure_of
 from lens_multimodal.views.report.tables import Table, table_of
@@ -103,15 +104,19 @@ def entry_of(summary: Summary, *, same_setting: bool) -> Entry:
 
 def finding_of(claim: Claim) -> Finding:
     """A claim with a figure for each comparison behind its verdict."""
-    figures = (_figure(verdict) for verdict in claim.evidence)
+    titles = ("Effect and control", "With the picture, and without")
+    figures = (_figure(verdict, title) for verdict, title in zip(claim.evidence, titles, strict=False))
     return Finding(claim=claim, figures=tuple(figure for figure in figures if figure is not None))
 
 
-def _figure(verdict: Verdict) -> go.Figure | None:
+def _figure(verdict: Verdict, title: str) -> go.Figure | None:
     """An effect and its control with their intervals."""
     compared = verdict.compared
     if compared is None:
         return None
     drawing = Drawing(kind="bars", x="compared", x_title="", y_title=verdict.unit, reference=0.0)
     n = int(compared["n"].max())
-    return figure_of(Summary(frame=compared, title="Effect and control", caption="", n_pictures=n, drawing=drawing))
+    figure = figure_of(Summary(frame=compared, title=title, caption="", n_pictures=n, drawing=drawing))
+    if figure is not None and "control" in compared:
+        figure.update_traces(marker_color=[COLOURS["random" if control else "top"] for control in compared["control"]])
+    return figure

@@ -21,6 +21,9 @@ HEAD, FOOT, GAP = 60, 60, 90
 
 PANEL_TITLE = 30
 
+BAR_OPACITY = 0.6
+"""Whiskers can be seen over the bars."""
+
 
 def figure_of(summary: Summary) -> go.Figure | None:
     """The figure of a summary, None without a drawing or rows; its title says how many pictures there are.
@@ -120,7 +123,7 @@ def _traces(
                 name=label,
                 legendgroup=label,
                 showlegend=False,
-                marker_color=_bar_colours(part, drawing, colour),
+                marker={"color": _bar_colours(part, drawing, colour), "opacity": BAR_OPACITY},
                 error_x=whiskers if horizontal else None,
                 error_y=None if horizontal else whiskers,
             )
