@@ -7,8 +7,8 @@ INSTALL := $(PYTHON) constraints/install.py
 # One process per core, one thread each: faster than one process with two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 # What leans on other packages; the rest of the suite cannot differ between their releases.
-LEANING := tests/transformer tests/image tests/prompt tests/arguments tests/hooks tests/analysis tests/train \
-	tests/tiny tests/experiments tests/data tests/views tests/cli tests/explorer \
+LEANING := tests/transformer tests/decoders tests/vision_language tests/image tests/prompt tests/arguments tests/hooks tests/analysis tests/train \
+	tests/tiny tests/store tests/atlas tests/experiments tests/data tests/views tests/cli tests/explorer \
 	tests/package/test_versions.py tests/test_*.py
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --group build \
 	--no-emit-package httpx2-jsfetch --no-annotate --custom-compile-command "make lock" pyproject.toml

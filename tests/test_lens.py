@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from lens_multimodal import Sampling, VisionLens
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens
+from lens_multimodal.transformer.token_ids import LensDetached
 from tests.lenses import (
     CASES,
     D_MODEL,
@@ -320,7 +321,7 @@ def test_after_a_with_block_the_lens_is_detached(tokenizers):
     with make_lens("gpt-j", "bridge", tokenizer=tokenizers("gpt-j")) as lens:
         prompt = lens.prompt(picture())
         lens.logits(prompt)
-    with pytest.raises(IndexError):
+    with pytest.raises(LensDetached, match=r"attach_vision\(lens\.model"):
         lens.logits(prompt)
     with pytest.raises(RuntimeError, match=r"detached.*attach_vision\(\.\.\.\) again"):
         lens.prompt(picture())

@@ -177,7 +177,13 @@ def kind_of(name: str, argument: str) -> Kind:
         return TOKEN
     if argument == "target" and (name == "faithfulness" or "patch" in name):
         return ONE_TARGET  # not a list: one target decides the whole result
+    if argument == "neurons" and name in IN_ORDER:
+        return KINDS["neurons"].but(groups=[KINDS["neurons"].groups[0][:-2]])  # the last two have another order
     return ONE_NEURON if argument == "neuron" and name in CARDS else KINDS[argument]
+
+
+IN_ORDER = {"act_patch_neurons", "act_patch_neurons_by_position", "neuron_activations", "neuron_directions"}
+"""What gives one result for each neuron, in the order given."""
 
 
 FUNCTIONS = public_functions()

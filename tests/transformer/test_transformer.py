@@ -163,9 +163,8 @@ def test_embeddings_that_are_projected_are_refused():
         vocab_size=50, hidden_size=24, word_embed_proj_dim=12, num_hidden_layers=1, num_attention_heads=2, ffn_dim=40,
         max_position_embeddings=16,
     )  # fmt: skip
-    model = transformer.wrap(OPTForCausalLM(config).eval())
     with pytest.raises(ValueError, match="token embeddings are 12 wide and the residual stream d_model=24"):
-        transformer.check_model(model)
+        transformer.wrap(OPTForCausalLM(config).eval())
 
 
 def test_moving_prints_nothing(capfd):
