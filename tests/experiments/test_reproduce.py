@@ -81,7 +81,7 @@ def test_the_tiny_trio_on_its_scenes(tmp_path: Path) -> None:
             assert summary.title in page
     markdown = results.markdown.read_text()
     assert "3 of 440 pictures" in markdown
-    assert "not to be compared" in page
+    assert "not for comparison" in page
     before = {path.name: path.read_bytes() for path in out.rglob("*.parquet")}
     again = reproduce(only=names, limit=3, out=out, progress=False)
     assert {path.name: path.read_bytes() for path in out.rglob("*.parquet")} == before
