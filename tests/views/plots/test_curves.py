@@ -55,7 +55,7 @@ def test_attribution_scatter_spreads_neurons_within_their_layer():
     np.testing.assert_allclose(words.y, [0.5, 0.125])
     np.testing.assert_allclose(others.y, [-0.25])
     np.testing.assert_allclose(words.x, [-0.39, 1.75])
-    assert words.text[1] == "layer 2, neuron 7<br>attribution 0.125<br>·sun  ·sea"
+    assert words.text[1] == "layer 2, neuron 7<br>attribution 0.125 logits<br>·sun  ·sea"
     (alone,) = attribution_scatter(found()[["layer", "neuron", "attribution"]], n_layers=3, d_mlp=40).data
     assert len(alone.y) == 3
 
