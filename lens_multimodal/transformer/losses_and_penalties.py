@@ -21,7 +21,8 @@ from lens_multimodal.transformer.sizes import shape
 def count_words_alone(model: nn.Module) -> None:
     """Let a model's `return_type="loss"` and the penalties of its `generate` skip image positions."""
     for method in OWN_METHODS:
-        model.__dict__[method.__name__] = MethodType(method, model)
+        if hasattr(type(model), method.__name__):
+            model.__dict__[method.__name__] = MethodType(method, model)
 
 
 def count_as_before(model: nn.Module) -> None:
@@ -83,6 +84,32 @@ def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         return own(*given.args, **given.kwargs)
 
 
+def generate_stream(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """A TransformerLens model's own `generate_stream`. Raises: ValueError for penalties on a prompt with images."""
+    _refuse_penalties(self, "generate_stream", args, kwargs)
+    return type(self).generate_stream(self, *args, **kwargs)
+
+
+def hf_generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """A TransformerLens model's own `hf_generate`. Raises: ValueError for penalties on a prompt with images."""
+    _refuse_penalties(self, "hf_generate", args, kwargs)
+    return type(self).hf_generate(self, *args, **kwargs)
+
+
+def _refuse_penalties(model: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    tokens = kwargs.get("input", args[0] if args else None)
+    given = [
+        key
+        for key, neutral in (("repetition_penalty", 1.0), ("freq_penalty", 0.0))
+        if kwargs.get(key, neutral) != neutral
+    ]
+    if given and isinstance(tokens, Tensor) and bool((tokens >= shape(model).d_vocab).any()):
+        raise ValueError(
+            f"{name}({given[0]}=...) would look up image positions in the vocabulary: use model.generate, or "
+            f"lens.generate(sampling=Sampling(repetition_penalty=..., frequency_penalty=...))"
+        )
+
+
 def tokens_to_residual_directions(self: Any, tokens: Any) -> Tensor:
     """A TransformerLens model's own `tokens_to_residual_directions`, which `cache.logit_attrs` uses, too.
 
@@ -96,7 +123,7 @@ def tokens_to_residual_directions(self: Any, tokens: Any) -> Tensor:
     return type(self).tokens_to_residual_directions(self, tokens)
 
 
-OWN_METHODS = (loss_fn, generate, tokens_to_residual_directions)
+OWN_METHODS = (loss_fn, generate, generate_stream, hf_generate, tokens_to_residual_directions)
 
 
 def check_penalties(repetition: float, frequency: float) -> None:

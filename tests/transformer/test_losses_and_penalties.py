@@ -219,3 +219,17 @@ def test_penalties_out_of_range(settings, lens_of):
     own = {"freq_penalty" if name.startswith("freq") else name: value for name, value in settings.items()}
     with pytest.raises(ValueError, match="penalty"):
         lens.model.generate(random_prompt(lens, [6, -2]).tokens, **own, verbose=False)
+
+
+@pytest.mark.parametrize("method", ["generate_stream", "hf_generate"])
+def test_penalties_where_they_would_index_by_image_ids_are_refused(lens_of, method):
+    model, prompt = lens_of("gpt-2", "bridge").model, random_prompt(lens_of("gpt-2", "bridge"), [-2, 6], seed=1)
+    if not hasattr(type(model), method):
+        pytest.skip(f"this TransformerLens has no {method}")
+    run = getattr(model, method)
+    with pytest.raises(ValueError, match=rf"{method}\(repetition_penalty.*Sampling"):
+        list(run(prompt.tokens, max_new_tokens=2, repetition_penalty=1.5))
+    settings = {"max_new_tokens": 2, "do_sample": False, "return_type": "tokens", "stop_at_eos": False}
+    assert len(list(run(prompt.tokens, **settings))) > 0
+    words = torch.tensor([[5, 9, 2]])
+    assert len(list(run(words, **settings, repetition_penalty=1.5))) > 0
