@@ -3,13 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from lens_multimodal.data.coco import Scene
 from lens_multimodal.data.folders import pictures_in
-
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
-"""The EXIF tag, and its values for pictures stored lying on their side."""
+from lens_multimodal.image.pictures import stored_form
 
 
 def pictures_as_scenes(pictures: str | Path | Sequence[str | Path]) -> list[Scene]:
@@ -33,13 +29,8 @@ def _size(path: Path) -> tuple[int, int]:
     """As the picture is opened; 1 x 1 for a file that is no picture, which a run then reports as unreadable."""
     if not path.is_file():
         raise FileNotFoundError(f"no picture at {str(path)!r}")
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION) in TURNED
-    except Exception:  # a damaged header can fail in any way
-        return 1, 1
-    return (height, width) if turned else (width, height)
+    form = stored_form(path)
+    return (1, 1) if form is None else form.turn.sides(form.width, form.height)
 
 
 def _none(folder: Path) -> list[Path]:
