@@ -4,7 +4,7 @@ TransformerLens computes both with token ids as indices of the vocabulary, and t
 So `count_words_alone` gives a model methods of its own, which leave prompts of words to TransformerLens' code.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from types import MethodType
@@ -70,9 +70,7 @@ def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
     repetition = given.arguments.get("repetition_penalty", 1.0)
     frequency = given.arguments.get("freq_penalty", 0.0)
     tokens = given.arguments.get("input")
-    if (repetition, frequency) == (1.0, 0.0) or not isinstance(tokens, Tensor) or tokens.is_floating_point():
-        return own(self, *args, **kwargs)
-    if not bool((tokens >= shape(self).d_vocab).any()):
+    if (repetition, frequency) == (1.0, 0.0) or not _holds_images(self, tokens):
         return own(self, *args, **kwargs)
     check_penalties(repetition, frequency)
     for name in ("repetition_penalty", "freq_penalty"):
@@ -84,30 +82,27 @@ def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         return own(*given.args, **given.kwargs)
 
 
-def generate_stream(self: Any, *args: Any, **kwargs: Any) -> Any:
-    """A TransformerLens model's own `generate_stream`. Raises: ValueError for penalties on a prompt with images."""
-    _refuse_penalties(self, "generate_stream", args, kwargs)
-    return type(self).generate_stream(self, *args, **kwargs)
+def _without_penalties(name: str) -> Callable[..., Any]:
+    """A TransformerLens model's own method, which would look image positions up in the vocabulary to penalise them."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        neutral = {"repetition_penalty": 1.0, "freq_penalty": 0.0}
+        given = [penalty for penalty, none in neutral.items() if kwargs.get(penalty, none) != none]
+        if given and _holds_images(self, kwargs.get("input", args[0] if args else None)):
+            raise ValueError(
+                f"{name}({given[0]}=...) cannot take image positions: use model.generate, or "
+                f"lens.generate(sampling=Sampling(repetition_penalty=..., frequency_penalty=...))"
+            )
+        return getattr(type(self), name)(self, *args, **kwargs)
+
+    method.__name__ = name
+    return method
 
 
-def hf_generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-    """A TransformerLens model's own `hf_generate`. Raises: ValueError for penalties on a prompt with images."""
-    _refuse_penalties(self, "hf_generate", args, kwargs)
-    return type(self).hf_generate(self, *args, **kwargs)
-
-
-def _refuse_penalties(model: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    tokens = kwargs.get("input", args[0] if args else None)
-    given = [
-        key
-        for key, neutral in (("repetition_penalty", 1.0), ("freq_penalty", 0.0))
-        if kwargs.get(key, neutral) != neutral
-    ]
-    if given and isinstance(tokens, Tensor) and bool((tokens >= shape(model).d_vocab).any()):
-        raise ValueError(
-            f"{name}({given[0]}=...) would look up image positions in the vocabulary: use model.generate, or "
-            f"lens.generate(sampling=Sampling(repetition_penalty=..., frequency_penalty=...))"
-        )
+def _holds_images(model: nn.Module, tokens: Any) -> bool:
+    """Whether these are token ids, some of which stand for image positions."""
+    is_ids = isinstance(tokens, Tensor) and not tokens.is_floating_point()
+    return is_ids and bool((tokens >= shape(model).d_vocab).any())
 
 
 def tokens_to_residual_directions(self: Any, tokens: Any) -> Tensor:
@@ -115,7 +110,7 @@ def tokens_to_residual_directions(self: Any, tokens: Any) -> Tensor:
 
     Raises: ValueError for image positions, which have no direction in the unembedding.
     """
-    if isinstance(tokens, Tensor) and not tokens.is_floating_point() and bool((tokens >= shape(self).d_vocab).any()):
+    if _holds_images(self, tokens):
         raise ValueError(
             "some of these tokens stand for image positions, which have no logit and so no residual direction: give "
             "the words alone (tokens[prompt.text_mask])"
@@ -123,7 +118,13 @@ def tokens_to_residual_directions(self: Any, tokens: Any) -> Tensor:
     return type(self).tokens_to_residual_directions(self, tokens)
 
 
-OWN_METHODS = (loss_fn, generate, generate_stream, hf_generate, tokens_to_residual_directions)
+OWN_METHODS = (
+    loss_fn,
+    generate,
+    _without_penalties("generate_stream"),
+    _without_penalties("hf_generate"),
+    tokens_to_residual_directions,
+)
 
 
 def check_penalties(repetition: float, frequency: float) -> None:
