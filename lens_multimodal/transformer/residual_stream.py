@@ -90,8 +90,7 @@ def unembed_normed(model: nn.Module, normed: Float[Tensor, "... pos d_model"]) -
     """`unembed` from the final norm's output on."""
     logits = model.unembed(normed)  # type: ignore[operator]
     family = facts(model)
-    if family.logit_multiplier != 1:
-        logits = logits * family.logit_multiplier
+    logits = _times(logits, family.logit_multiplier)
     return logits if family.logit_cap is None else torch.tanh(logits / family.logit_cap) * family.logit_cap
 
 
@@ -103,7 +102,7 @@ def unembed_back(
     A cap makes the gradient depend on the logits; without one they do not matter.
     """
     family = facts(model)
-    weights = wide(weights) * family.logit_multiplier
+    weights = _times(wide(weights), family.logit_multiplier)
     if family.logit_cap is not None:
         weights = weights * (1 - (wide(logits) / family.logit_cap).square())
     columns = w_u(model).detach().split(TOKENS_AT_A_TIME, dim=1)
@@ -113,7 +112,7 @@ def unembed_back(
 
 def unembedding(model: nn.Module, tokens: slice) -> Float[Tensor, "d_model token"]:
     """Columns of the unembedding times the model's own multiplier of logits; detached, float32 or wider."""
-    return wide(w_u(model).detach()[:, tokens]) * facts(model).logit_multiplier
+    return _times(wide(w_u(model).detach()[:, tokens]), facts(model).logit_multiplier)
 
 
 def embeddings(model: nn.Module, tokens: slice) -> Float[Tensor, "token d_model"]:
@@ -127,7 +126,12 @@ def entering(model: nn.Module, tokens: slice) -> Float[Tensor, "token d_model"]:
 
     In one family (Granite) a multiplier follows the embedding module. It applies to image vectors too.
     """
-    return embeddings(model, tokens) * facts(model).embedding_multiplier
+    return _times(embeddings(model, tokens), facts(model).embedding_multiplier)
+
+
+def _times(values: Tensor, factor: float) -> Tensor:
+    """The product, without a copy in the many families whose factor is 1."""
+    return values if factor == 1 else values * factor
 
 
 def _norm_behind_mlp(model: nn.Module, layer: int) -> NormMap | None:

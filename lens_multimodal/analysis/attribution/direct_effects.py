@@ -16,6 +16,7 @@ Any target works, not only a logit: its gradient with respect to the logits weig
 logits (Gemma 2), the cap's slope at the actual logits counts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +36,7 @@ class ActivationXDecoded:
 
     def __call__(self, inputs: AttributionInputs, receive: Receive) -> None:
         run = _forward(inputs)
-        for index, direction in enumerate(run.directions):
-            _hand_over(inputs, index, run, direction.sum(dim=1, keepdim=True), receive)
+        _hand_over(inputs, run, [direction.sum(dim=1, keepdim=True) for direction in run.directions], receive)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,8 @@ class LocalDirectEffect:
 
     def __call__(self, inputs: AttributionInputs, receive: Receive) -> None:
         run, norm = _forward(inputs), transformer.final_norm(inputs.model)
-        for index, direction in enumerate(run.directions):
-            through = norm.carry_back(direction.sum(dim=1, keepdim=True)) / run.final_scale
-            _hand_over(inputs, index, run, through, receive)
+        own = [direction.sum(dim=1, keepdim=True) for direction in run.directions]
+        _hand_over(inputs, run, [norm.carry_back(direction) / run.final_scale for direction in own], receive)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +56,8 @@ class DirectEffect:
     def __call__(self, inputs: AttributionInputs, receive: Receive) -> None:
         _check_reached(inputs)
         run, norm = _forward(inputs), transformer.final_norm(inputs.model)
-        for index, direction in enumerate(run.directions):
-            at = inputs.positions.to(direction.device)
-            _hand_over(inputs, index, run, norm.carry_back(direction[:, at]) / run.final_scale, receive)
+        there = [direction[:, inputs.positions.to(direction.device)] for direction in run.directions]
+        _hand_over(inputs, run, [norm.carry_back(direction) / run.final_scale for direction in there], receive)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,14 +113,15 @@ def _direction(
 
 def _hand_over(
     inputs: AttributionInputs,
-    index: int,
     run: _Run,
-    direction: Float[Tensor, "batch pos_or_1 d_model"],
+    directions: Sequence[Float[Tensor, "batch pos_or_1 d_model"]],
     receive: Receive,
 ) -> None:
+    """Activation times what each neuron writes along the direction of each target."""
     for layer in inputs.layers:
         rows = wide(transformer.written(inputs.model, layer))
-        receive(index, layer, run.activations[layer] * (direction.to(rows.device) @ rows.T))
+        for index, direction in enumerate(directions):
+            receive(index, layer, run.activations[layer] * (direction.to(rows.device) @ rows.T))
 
 
 def _check_reached(inputs: AttributionInputs) -> None:
