@@ -1,5 +1,6 @@
 """A real byte-level BPE tokenizer with the 97 tokens and the special ids of the random language models."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -46,7 +47,17 @@ def _saved(
 
     The letters are tokens; words with a leading space are one token each; the rest is filler.
     """
-    pieces = [*first, *"abcdefghijklmnopqrstuvwxyz"]
+    bpe, pieces = byte_level_bpe([*first, *"abcdefghijklmnopqrstuvwxyz"], words, size=size)
+    if adds_bos:
+        bos = special["bos_token"]
+        bpe.post_processor = put_before(bos, pieces.index(bos))
+    PreTrainedTokenizerFast(tokenizer_object=bpe, **special).save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def byte_level_bpe(first: list[str], words: Sequence[str], *, size: int = D_VOCAB) -> tuple[Tokenizer, list[str]]:
+    """A tokenizer with these pieces, words with a leading space as one token each, and filler; and all its pieces."""
+    pieces = list(first)
     merges = []
     for word in words:
         done = "Ġ"
@@ -59,13 +70,7 @@ def _saved(
     bpe = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    if adds_bos:
-        bos = special["bos_token"]
-        bpe.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, pieces.index(bos))]
-        )
-    PreTrainedTokenizerFast(tokenizer_object=bpe, **special).save_pretrained(folder)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    return bpe, pieces
 
 
 def put_before(token: str, token_id: int) -> processors.TemplateProcessing:

@@ -1,12 +1,8 @@
 """An atlas does not depend on interruptions and processes, finds a planted neuron, and refuses what it cannot do."""
 
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +23,7 @@ from lens_multimodal.data import Scene, SceneObject, pictures_as_scenes
 from lens_multimodal.files import SettingsChanged
 from tests.atlas.atlas_world import atlas_of, bytes_of, run_atlas, world_scenes
 from tests.experiments import planted
+from tests.killed import killed_until_done
 from tests.lenses import random_lens
 from tests.models import wrapped_model
 
@@ -176,28 +173,8 @@ def test_few_bytes_for_the_quantiles_change_nothing(lens, scenes, whole, tmp_pat
 @pytest.mark.slow
 def test_killed_again_and_again_gives_the_same_tables(home, whole, tmp_path):
     out = tmp_path / "out"
-    clock = random.Random(1)
-    kills = 0
     command = [sys.executable, "-m", "tests.atlas.atlas_world", str(home), str(out)]
-
-    def progress() -> int:
-        return len(list((out / "moments").glob("0*"))) if (out / "moments").is_dir() else 0
-
-    while True:
-        have = progress()
-        started = subprocess.Popen(command, stderr=subprocess.PIPE)
-        until = time.monotonic() + 120
-        while started.poll() is None and time.monotonic() < until:
-            if kills < 3 and progress() > have:
-                time.sleep(clock.random() * 0.05)
-                os.kill(started.pid, signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.001)
-        _, said = started.communicate()
-        if started.returncode == 0:
-            break
-        assert started.returncode == -signal.SIGKILL, said.decode()[-2000:]
+    kills = killed_until_done(command, lambda: len(list((out / "moments").glob("0*"))), seed=1)
     assert kills >= 2
     assert bytes_of(out) == bytes_of(whole.folder)
 

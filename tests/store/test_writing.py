@@ -1,12 +1,8 @@
 """Stored rows are those of the plain Hugging Face model, at the positions asked for, whatever happened on the way."""
 
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +15,7 @@ from lens_multimodal.data import Scene, SceneObject
 from lens_multimodal.files import SettingsChanged
 from lens_multimodal.store import Activations, estimate, write_activations
 from tests.experiments.stream_world import make_scenes
+from tests.killed import killed_until_done
 from tests.lenses import SQUARE, hugging_face, inputs_embeds, random_lens
 from tests.models import MLP_OUT, MODEL_CLASSES
 from tests.store.store_world import AT, bytes_of, run_store, store_of
@@ -254,25 +251,8 @@ def test_killed_again_and_again_gives_the_same_bytes(home, tmp_path):
     make_scenes(home, 23)
     run_store(home, tmp_path / "whole")
     out = tmp_path / "out"
-    clock = random.Random(0)
-    kills = 0
     command = [sys.executable, "-m", "tests.store.store_world", str(home), str(out)]
-    while True:
-        started = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ})
-        have = len(list((out / "shards").glob("*"))) if (out / "shards").is_dir() else 0
-        until = time.monotonic() + 120
-        while started.poll() is None and time.monotonic() < until:
-            now = len(list((out / "shards").glob("*"))) if (out / "shards").is_dir() else 0
-            if now > have and kills < 3:
-                time.sleep(clock.random() * 0.05)
-                os.kill(started.pid, signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.001)
-        _, said = started.communicate()
-        if started.returncode == 0:
-            break
-        assert started.returncode == -signal.SIGKILL, said.decode()[-2000:]
+    kills = killed_until_done(command, lambda: len(list((out / "shards").glob("*"))), seed=0)
     assert kills >= 2
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
 

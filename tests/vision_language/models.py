@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from tests.tokenizers import byte_level_bpe, put_before
 
 WORDS = ["dog", "cat", "sun", "red", "tree", "picture", "of", "what", "is", "in", "the", "a"]
 D_VOCAB, D_MODEL, N_LAYERS = 160, 24, 2
@@ -286,22 +287,10 @@ it has Idefics3's, which writes the same marks."""
 def _tokenizer(family: str, folder: Path) -> Any:
     own = FAMILIES[family]
     pieces = ["<|end|>", "<s>", *own.marks, "Ġ", "Ċ", ":", ".", *"abcdefghijklmnopqrstuvwxyzI"]
-    pieces = list(dict.fromkeys(pieces))
-    merges = []
-    for word in WORDS:
-        done = "Ġ"
-        for letter in word:
-            if done + letter not in pieces:
-                pieces.append(done + letter)
-                merges.append((done, letter))
-            done += letter
-    pieces += [f"[{i}]" for i in range(len(pieces), D_VOCAB)]
-    assert len(pieces) == D_VOCAB
-    bpe = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    bpe, all_pieces = byte_level_bpe(list(dict.fromkeys(pieces)), WORDS, size=D_VOCAB)
+    assert len(all_pieces) == D_VOCAB
     bpe.add_special_tokens(["<|end|>", "<s>", *own.marks])
-    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    bpe.post_processor = put_before("<s>", 1)
     made = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>",
         extra_special_tokens=dict(own.named),
