@@ -18,6 +18,7 @@ from lens_multimodal import transformer
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.virtual_tokens import check_free
 from lens_multimodal.prompt.vision_tower import VisionTower
+from lens_multimodal.transformer.agreement import relative_difference
 from lens_multimodal.transformer.loading import place
 from lens_multimodal.transformer.self_check import self_check
 from lens_multimodal.transformer.vision_language_models import (
@@ -130,12 +131,12 @@ def _from_vectors(decoder: Any, tower: VisionTower, sample: _Sample) -> Float[Te
 
 
 def _check(reason: str, tower: VisionTower, sample: _Sample, found: Tensor) -> None:
-    largest = float(sample.logits.abs().max())
-    difference = float((found.float() - sample.logits).abs().max())
-    if not difference <= TOLERANCE.get(found.dtype, HALF_PRECISION_TOLERANCE) * largest:
+    off = relative_difference(found, sample.logits)
+    if not off <= TOLERANCE.get(found.dtype, HALF_PRECISION_TOLERANCE):
+        largest = float(sample.logits.abs().max())
         raise NotFromVectorsAlone(
             f"{tower.name} gives logits up to {largest:.3g} from pixels, and other ones from image vectors (largest "
-            f"difference {difference:.3g}), so virtual tokens would not be this model: {reason}"
+            f"difference {off * largest:.3g}), so virtual tokens would not be this model: {reason}"
         )
 
 

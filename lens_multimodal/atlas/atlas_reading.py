@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
-from lens_multimodal.runs.claim import read_manifest
+from lens_multimodal.runs.claim import manifest_of_kind
 
 TABLES = "tables"
 
@@ -42,11 +42,7 @@ class Atlas:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        manifest = read_manifest(self.folder)
-        if manifest is None:
-            raise FileNotFoundError(f"{self.folder} holds no atlas: it has no manifest.json")
-        if manifest.get("kind") != "atlas":
-            raise ValueError(f"{self.folder} is the folder of another kind of run: {manifest.get('kind')!r}")
+        manifest = manifest_of_kind(self.folder, "atlas", holds="atlas")
         if not (self.folder / TABLES).is_dir():
             raise FileNotFoundError(
                 f"the atlas in {self.folder} is not finished. Start the same command again; it continues where it "

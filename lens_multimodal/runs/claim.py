@@ -27,6 +27,19 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
     return found
 
 
+def manifest_of_kind(out: Path, kind: str, *, holds: str) -> dict[str, Any]:
+    """The manifest of a folder that should hold a run of one kind.
+
+    Raises: FileNotFoundError without one; ValueError for a damaged one or that of another kind of run.
+    """
+    found = read_manifest(out)
+    if found is None:
+        raise FileNotFoundError(f"{out} holds no {holds}: it has no {MANIFEST}")
+    if found.get("kind") != kind:
+        raise ValueError(f"{out} is the folder of another kind of run: {found.get('kind')!r}")
+    return found
+
+
 def claim(
     out: Path, manifest: Mapping[str, Any], *, before: Mapping[str, Any] | None, may_differ: Collection[str]
 ) -> None:

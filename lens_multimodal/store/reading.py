@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, public
-from lens_multimodal.runs.claim import read_manifest
+from lens_multimodal.runs.claim import manifest_of_kind
 
 SHARDS = "shards"
 OPEN_AT_ONCE = 256
@@ -47,11 +47,7 @@ class Activations:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        manifest = read_manifest(self.folder)
-        if manifest is None:
-            raise FileNotFoundError(f"{self.folder} holds no stored activations: it has no manifest.json")
-        if manifest.get("kind") != "activations":
-            raise ValueError(f"{self.folder} is the folder of another kind of run: {manifest.get('kind')!r}")
+        manifest = manifest_of_kind(self.folder, "activations", holds="stored activations")
         self.manifest: dict[str, Any] = manifest
         self.names: tuple[str, ...] = tuple(manifest["what"]["at"])
         n_shards = -(-manifest["data"]["scenes"] // manifest["what"]["pictures_per_shard"])

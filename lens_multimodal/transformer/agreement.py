@@ -11,9 +11,14 @@ def disagreement(found: Tensor, expected: Tensor, dtype: torch.dtype) -> float |
 
     Args: dtype: the precision of the model; norms and softmaxes are computed in float32 by many models in float64.
     """
-    found, expected = wide(found.detach()).flatten(), wide(expected.detach()).flatten().to(found.device)
-    size = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-    off = float((found - expected).abs().max() / size)
+    off = relative_difference(found, expected)
     eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
     explained = off < min(16 * eps**0.5, 0.3)
     return None if explained else off
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference in units of the largest expected number; NaN where either is not finite."""
+    found, expected = wide(found.detach()).flatten(), wide(expected.detach()).flatten().to(found.device)
+    size = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    return float((found - expected).abs().max() / size)

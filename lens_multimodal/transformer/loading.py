@@ -6,6 +6,8 @@ last tensor. Peak CPU memory is one shard and what stays on the CPU. This holds 
 `pytorch_model.bin`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,13 +33,9 @@ def load_language_model(
     from transformers import AutoTokenizer
 
     needed = "config.json, *.safetensors (or pytorch_model.bin) and the tokenizer"
-    try:
+    with explained("language model", name, needed):
         model, info = load_causal_lm(name, device=device, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise absent("language model", str(name), needed) from error
-    except (SafetensorError, UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"the weights of the language model {str(name)!r} are damaged or unsafe: {error}") from error
     check_complete(f"language model {str(name)!r}", info)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # without its files transformers makes an empty tokenizer
         raise absent("tokenizer of", str(name), needed)
@@ -54,8 +52,6 @@ def load_causal_lm(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A frozen Hugging Face causal language model from a folder or this machine's cache; nothing is downloaded.
 
-    Every Hugging Face language model that this library reads comes through here.
-
     Args:
         device: None for the CPU.
         dtype: None for the precision of the file.
@@ -66,19 +62,50 @@ def load_causal_lm(
     """
     from transformers import AutoModelForCausalLM
 
-    load: Any = AutoModelForCausalLM.from_pretrained
-    model, info = load(
+    settings = {"use_safetensors": True} if safetensors_only else {}
+    return load_pretrained(AutoModelForCausalLM, name, device=device, dtype=dtype, attention=attention, **settings)
+
+
+def load_pretrained(
+    auto_class: Any,
+    name: str | Path,
+    *,
+    device: Any = None,
+    dtype: torch.dtype | None = None,
+    attention: str = "eager",
+    **settings: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """A frozen model of one of Hugging Face's auto classes; every model with a decoder comes through here.
+
+    Args: settings: further ones of `from_pretrained`.
+    Returns, Raises: as `load_causal_lm`.
+    """
+    model, info = auto_class.from_pretrained(
         name,
         local_files_only=True,
         dtype=_stored_dtype(Path(name)) or "auto",
         trust_remote_code=False,
         attn_implementation=attention,
         output_loading_info=True,
-        **({"use_safetensors": True} if safetensors_only else {}),
+        **settings,
     )
     model.eval().requires_grad_(False)
     place(model, device=device, dtype=dtype)
     return model, info
+
+
+@contextmanager
+def explained(what: str, name: str | Path, needed: str) -> Iterator[None]:
+    """What `from_pretrained` raises as errors that say which files are missing or damaged.
+
+    Raises: FileNotFoundError, ValueError.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise absent(what, str(name), needed) from error
+    except (SafetensorError, UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"the weights of the {what} {str(name)!r} are damaged or unsafe: {error}") from error
 
 
 def load_hooked_gpt_j(

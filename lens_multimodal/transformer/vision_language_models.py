@@ -6,14 +6,12 @@ the decoder, so the decoder is what it gets; the encoder and the projection stay
 
 import copy
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from lens_multimodal.transformer.loading import absent, check_complete, place
+from lens_multimodal.transformer.loading import check_complete, explained, load_pretrained
 
 _LOGITS_AS_UNEMBEDDED = {"logit_scale": 1.0, "logits_scaling": 1.0, "final_logit_softcapping": None}
 """What the causal classes of Cohere, Granite and Gemma 2 do to their logits, and how not to. A vision-language class
@@ -47,20 +45,10 @@ def load_vision_language(
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or not hasattr(config, "vision_config"):
         return None
     needed = "config.json, *.safetensors, the processor and the tokenizer"
-    load: Any = AutoModelForImageTextToText.from_pretrained
-    try:
+    with explained("vision-language model", name, needed):
         processor = AutoProcessor.from_pretrained(name, local_files_only=True)
-        model, info = load(
-            name, local_files_only=True, dtype="auto", trust_remote_code=False, attn_implementation="eager",
-            output_loading_info=True,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise absent("vision-language model", str(name), needed) from error
-    except (SafetensorError, UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"the weights of {str(name)!r} are damaged or unsafe: {error}") from error
+        model, info = load_pretrained(AutoModelForImageTextToText, name, device=device, dtype=dtype)
     check_complete(f"vision-language model {str(name)!r}", info)
-    model.eval().requires_grad_(False)
-    place(model, device=device, dtype=dtype)
     return model, processor
 
 
