@@ -15,8 +15,8 @@ from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.plan import Estimate, disk_of
 from lens_multimodal.runs.processes import Processes
 from lens_multimodal.store.reading import SHARDS
-from lens_multimodal.store.what_to_store import StoredPositions, WhatToStore
-from lens_multimodal.store.writing import check, dtype_name, write_shards
+from lens_multimodal.store.what_to_store import StoredPositions, what_to_store
+from lens_multimodal.store.writing import check, write_shards
 
 
 @public
@@ -45,14 +45,15 @@ def estimate(
 
     Raises: as `write_activations`.
     """
-    what = WhatToStore(
-        at=(at,) if isinstance(at, str) else tuple(at),
+    what = what_to_store(
+        lens,
+        at=at,
+        categories=categories,
+        dtype=dtype,
         positions=positions,
-        categories=None if categories is None else tuple(categories),
         covered=covered,
         text=text,
         max_new_tokens=max_new_tokens,
-        dtype=dtype_name(lens, dtype),
         batch_size=batch_size,
     )
     if n_batches < 1:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from lens_multimodal.arguments.boundary import ArgumentValueError
+from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import PROMPT
 
 StoredPositions = Literal["image", "objects", "text", "caption", "all"]
@@ -59,6 +60,27 @@ class WhatToStore:
     @property
     def with_objects(self) -> bool:
         return self.positions == "objects"
+
+
+def what_to_store(
+    lens: VisionLens,
+    *,
+    at: Sequence[str] | str,
+    categories: Sequence[str] | None,
+    dtype: str | torch.dtype | None,
+    **others: Any,
+) -> WhatToStore:
+    """The settings as users give them: one hook point without a list, a torch type, None for the model's precision.
+
+    Args: others: fields of `WhatToStore`.
+    Raises: as `WhatToStore`.
+    """
+    return WhatToStore(
+        at=(at,) if isinstance(at, str) else tuple(at),
+        categories=None if categories is None else tuple(categories),
+        dtype=str(next(lens.model.parameters()).dtype if dtype is None else dtype).removeprefix("torch."),
+        **others,
+    )
 
 
 def check_categories(wanted: Sequence[str] | None, known: Sequence[str]) -> None:

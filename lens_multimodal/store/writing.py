@@ -28,7 +28,7 @@ from lens_multimodal.runs.processes import Processes
 from lens_multimodal.runs.provenance import plain, provenance
 from lens_multimodal.store.chosen_rows import BatchOfRows, rows_of
 from lens_multimodal.store.reading import SHARDS, Activations, shard_file
-from lens_multimodal.store.what_to_store import StoredPositions, WhatToStore, check_categories
+from lens_multimodal.store.what_to_store import StoredPositions, WhatToStore, check_categories, what_to_store
 
 FORMAT = 1
 
@@ -77,14 +77,15 @@ def write_activations(
     Cost: one forward pass for each batch, no logits of image positions. The start hashes all weights.
     """
     home = Path(out)
-    what = WhatToStore(
-        at=(at,) if isinstance(at, str) else tuple(at),
+    what = what_to_store(
+        lens,
+        at=at,
+        categories=categories,
+        dtype=dtype,
         positions=positions,
-        categories=None if categories is None else tuple(categories),
         covered=covered,
         text=text,
         max_new_tokens=max_new_tokens,
-        dtype=dtype_name(lens, dtype),
         batch_size=batch_size,
         pictures_per_shard=pictures_per_shard,
     )
@@ -104,11 +105,6 @@ def write_activations(
     write_shards(lens, scenes, home, what, names, processes=processes, progress=progress)
     processes.wait()
     return Activations(home)
-
-
-def dtype_name(lens: VisionLens, dtype: str | torch.dtype | None) -> str:
-    """`float32` and the like; None gives the model's own."""
-    return str(next(lens.model.parameters()).dtype if dtype is None else dtype).removeprefix("torch.")
 
 
 def check(scenes: Sequence[Scene], what: WhatToStore) -> list[str]:
