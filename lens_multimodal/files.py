@@ -71,6 +71,19 @@ def as_text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def check_folder_name(folder: Path) -> Path:
+    """The folder, whose name is sound for the libraries that write into it: safetensors and Parquet need UTF-8.
+
+    Raises: ValueError for any other name.
+    """
+    if as_text(str(folder)) != str(folder):
+        raise ValueError(
+            f"the name of the folder {as_text(str(folder))} is not UTF-8, and safetensors and Parquet write to no "
+            f"such path: choose another folder"
+        )
+    return folder
+
+
 def digest_of_file(path: Path) -> str:
     """SHA-256 of the content, read block by block."""
     digest = hashlib.sha256()

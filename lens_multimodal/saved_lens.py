@@ -22,7 +22,7 @@ from torch import nn
 
 import lens_multimodal
 from lens_multimodal import transformer
-from lens_multimodal.files import digest_of_file, outside, write_atomically
+from lens_multimodal.files import check_folder_name, digest_of_file, outside, write_atomically
 from lens_multimodal.image import encoder_config
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.preprocessing import Preprocessing
@@ -65,8 +65,9 @@ def save(
 
     Raises:
         FileExistsError: the folder holds something else, or a lens and `overwrite` is False.
-        ValueError: a part that cannot be saved; the error says what to do.
+        ValueError: a part that cannot be saved, or a folder whose name is not UTF-8; the error says what to do.
     """
+    check_folder_name(folder)
     unknown = set(without) - set(OPTIONAL)
     if unknown or isinstance(without, str):
         raise ValueError(f"without takes a list of {' and '.join(OPTIONAL)}, got {without!r}")

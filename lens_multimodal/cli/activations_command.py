@@ -23,7 +23,7 @@ def activations(
     at: Annotated[
         list[str], typer.Option(help="A hook point, such as blocks.5.mlp.hook_post. May be repeated.", metavar="HOOK")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards.")] = Path("out/activations"),
+    out: Annotated[Path, options.output_folder("Folder for the shards.")] = Path("out/activations"),
     positions: Annotated[
         str, typer.Option(help="image, objects (patches that an object covers), text, caption, or all.")
     ] = "image",

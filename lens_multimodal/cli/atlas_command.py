@@ -11,7 +11,7 @@ from lens_multimodal.cli.activations_command import Data, ForPictures, Limit, sc
 
 def atlas(
     data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tables and the site.")] = Path("out/atlas"),
+    out: Annotated[Path, options.output_folder("Folder for the tables and the site.")] = Path("out/atlas"),
     layer: Annotated[list[int] | None, typer.Option(help="A layer. May be repeated. Default: all.")] = None,
     found: Annotated[
         Path | None, typer.Option(help="A folder of `reproduce`: tells the nouns for which neurons were found.")

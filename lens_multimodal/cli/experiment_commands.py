@@ -12,9 +12,7 @@ def reproduce(
     data: Annotated[
         Path | None, typer.Option(help="A folder in COCO's format. Default: the scenes inside the package.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for rows, tables and the report.")] = Path(
-        "out/reproduction"
-    ),
+    out: Annotated[Path, options.output_folder("Folder for rows, tables and the report.")] = Path("out/reproduction"),
     only: Annotated[
         list[str] | None, typer.Option(help="The name of an experiment. May be repeated. Default: all.")
     ] = None,

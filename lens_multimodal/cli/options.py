@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lens_multimodal.files import check_folder_name
 from lens_multimodal.views import terminal
 
 if TYPE_CHECKING:
@@ -181,6 +182,11 @@ def device_of_this_process() -> str | None:
 def is_first_process() -> bool:
     """Whether this process prints for all."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def output_folder(text: str) -> Any:
+    """`--out` of a command that fills a folder; text: what goes there."""
+    return typer.Option("--out", "-o", help=text, callback=check_folder_name)
 
 
 def one_of(known: Collection[str]) -> Callable[[str], str]:

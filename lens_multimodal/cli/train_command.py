@@ -19,7 +19,7 @@ def train(
     data: Annotated[
         Path, typer.Argument(help="A COCO folder, a folder of captioned pictures, or .tar shards (a file or a folder).")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the projection, checkpoint and log.")],
+    out: Annotated[Path, options.output_folder("Folder for the projection, checkpoint and log.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures per step, over all processes.")] = None,
     learning_rate: Annotated[

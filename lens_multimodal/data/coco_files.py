@@ -1,8 +1,10 @@
 """Where COCO's annotation files and pictures lie."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lens_multimodal.data.coco_entries import Picture
 from lens_multimodal.files import outside, read_json
 
 
@@ -40,15 +42,24 @@ def need(folder: Path, files: list[Path], images: Path) -> None:
         )
 
 
+def inside(images: Path, pictures: dict[int, Picture]) -> dict[int, Picture]:
+    """The pictures by their names in the folder, without its own name in front."""
+    prefix = f"{images.name}/"
+    if (images / images.name).is_dir():
+        return pictures
+    return {i: replace(entry, file_name=entry.file_name.removeprefix(prefix)) for i, entry in pictures.items()}
+
+
 def need_pictures(images: Path, names: list[str]) -> None:
-    """Raise FileNotFoundError listing every missing picture, ValueError for one outside of the folder."""
+    """Raise FileNotFoundError with the first twenty missing pictures, ValueError for one outside of the folder."""
     if foreign := outside(names):
         raise ValueError(f"the annotations name a picture outside of {str(images)!r}: {foreign[0]!r}")
     present = {p.relative_to(images).as_posix() for p in images.rglob("*") if p.is_file()}
     missing = [name for name in names if name not in present]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing):,} of {len(names):,} pictures are missing in {str(images)!r}: " + ", ".join(missing)
+            f"{len(missing):,} of {len(names):,} pictures are missing in {str(images)!r}: "
+            + ", ".join(missing[:20] + (["..."] if len(missing) > 20 else []))
         )
 
 

@@ -27,7 +27,8 @@ def read_coco(
     """Read a folder in COCO's format.
 
     Two layouts are known: `instances.json`, `captions.json` and `images/`; and COCO 2017 as published,
-    `annotations/instances_val2017.json`, `annotations/captions_val2017.json` and `val2017/`.
+    `annotations/instances_val2017.json`, `annotations/captions_val2017.json` and `val2017/`. A `file_name` may begin
+    with the name of the pictures' folder, as in `val2017/000000000139.jpg`.
 
     Entries that cannot be read rightly are left out, such as run lengths that do not cover their picture, objects of
     pictures that are not listed, and captions without text. A warning and `left_out` of the
@@ -46,7 +47,7 @@ def read_coco(
         strict: refuse the folder if any entry would be left out.
 
     Raises:
-        FileNotFoundError: annotation files or pictures are missing; the message lists them all.
+        FileNotFoundError: annotation files or pictures are missing; the message says how many, with the first twenty.
         ValueError: a malformed annotation file, several splits and none named, nothing asked for, no picture that
             can be used, or an unusable entry if `strict`.
     """
@@ -60,7 +61,7 @@ def read_coco(
     coco_files.need(folder, [files[kind] for kind in wanted], files["images"])
     left_out = LeftOut()
     tables = [_Table(files[kind], coco_files.load(files[kind], LISTS[kind]), left_out) for kind in wanted]
-    pictures = _pictures(tables)
+    pictures = coco_files.inside(files["images"], _pictures(tables))
     coco_files.need_pictures(files["images"], [entry.file_name for entry in pictures.values()])
     categories: dict[int, coco_entries.Category] = {}
     objects: dict[int, list[coco_entries.Annotation]] = {}

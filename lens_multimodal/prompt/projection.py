@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 
@@ -117,7 +117,7 @@ def save_linear(linear: nn.Linear, path: str | Path) -> None:
 def _read(path: Path) -> dict[Any, Any]:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load(path.read_bytes())  # safetensors itself opens only paths in UTF-8
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(

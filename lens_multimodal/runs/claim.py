@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from lens_multimodal.files import check_same_settings, write_text
+from lens_multimodal.files import check_folder_name, check_same_settings, write_text
 
 MANIFEST = "manifest.json"
 
@@ -51,8 +51,9 @@ def claim(
 
     Raises:
         SettingsChanged: it does not continue it; the message lists every difference.
-        ValueError: the folder holds files but no manifest.
+        ValueError: the folder holds files but no manifest, or its name is not UTF-8.
     """
+    check_folder_name(out)
     if before is None:
         strangers = [p.name for p in out.iterdir() if not p.name.startswith(".")] if out.is_dir() else []
         if strangers:

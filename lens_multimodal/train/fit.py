@@ -14,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from lens_multimodal import transformer
+from lens_multimodal.files import check_folder_name
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.projection import save_linear
 from lens_multimodal.train import checkpoint
@@ -117,7 +118,8 @@ def fit_projection(
     Raises:
         TypeError: the lens's projection is not an `nn.Linear`.
         ValueError: a batch larger than the settings allow, data that end before `steps`, a caption that does not
-            fit into the context, or a checkpoint that is damaged or was made under other settings.
+            fit into the context, a checkpoint that is damaged or was made under other settings, or a folder whose name
+            is not UTF-8.
         FloatingPointError: the loss is not finite; the weights keep their last values.
         ImportError: `muon_rate` is given and torch is older than 2.9.
     """
@@ -127,7 +129,7 @@ def fit_projection(
         raise TypeError(f"expected an nn.Linear as the lens's projection, got a {type(linear).__name__}")
     processes = _processes(lens)
     share = settings.batch_of_one_process(processes.num_processes)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder_name(folder).mkdir(parents=True, exist_ok=True)
     for part in (lens.model, lens.vision):
         part.eval().requires_grad_(False)
     linear.requires_grad_(True).float()

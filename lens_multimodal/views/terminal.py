@@ -65,7 +65,7 @@ def write(
         title += f"; {ON_SCREEN} of {len(table):,} rows, largest {largest} first (all with --out or --format)"
         table = table.nlargest(ON_SCREEN, largest)
     custom = page if form is Format.html else None
-    content = _RENDERERS[form](table, title) if custom is None else custom(title).encode()
+    content = _RENDERERS[form](table, title) if custom is None else as_text(custom(title)).encode()
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from lens_multimodal import ablate, transformer
 from lens_multimodal.analysis import effect_of
+from lens_multimodal.tiny import scenes_folder
 
 AFTER = ["--text", "A picture of a"]
 
@@ -37,6 +38,30 @@ def test_captions_of_pictures_whose_names_are_no_utf8(run, lens, pictures, tmp_p
     names = [f"{tmp_path}/caf\\xe9.jpg", f"{tmp_path}/sound.jpg"]
     captions = lens.caption(pictures[:2])
     assert json.loads(ended.out) == [{"picture": n, "caption": c} for n, c in zip(names, captions, strict=True)]
+
+
+def test_pages_show_pictures_whose_names_are_no_utf8(run, pictures, tmp_path):
+    odd, page = tmp_path / os.fsdecode(b"caf\xe9.jpg"), tmp_path / os.fsdecode(b"page\xe9.html")
+    odd.write_bytes(pictures[0].read_bytes())
+    assert run("neurons", odd, "--word", "a", "--top-k", 3, "--out", page).code == 0
+    assert r"caf\xe9.jpg" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("activations", "--at", "blocks.1.mlp.hook_post"),
+        ("atlas",),
+        ("reproduce",),
+        ("train", scenes_folder()),
+    ],
+)
+def test_folders_that_the_writing_libraries_cannot_open_are_refused_at_once(run, command, tmp_path):
+    folder = tmp_path / os.fsdecode(b"out\xe9")
+    ended = run(*command, "--out", folder)
+    assert ended.code == 1
+    assert r"out\xe9" in ended.err
+    assert not folder.exists()
 
 
 def test_caption_takes_patterns_text_and_length(run, lens, pictures):

@@ -123,6 +123,16 @@ def test_everything_missing_is_listed(folder: Path, tmp_path: Path) -> None:
         read_coco(tmp_path / "absent")
 
 
+def test_names_that_begin_with_the_folder_of_the_pictures(folder: Path) -> None:
+    expected = [(scene.path, scene.captions) for scene in read_coco(folder)]
+    for file in ("instances.json", "captions.json"):
+        edit(folder / file, lambda v: [p.update(file_name=f"images/{p['file_name']}") for p in v["images"]])
+    assert [(scene.path, scene.captions) for scene in read_coco(folder)] == expected
+    (folder / "images" / "images").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"3 of 3.*images/a\.png"):
+        read_coco(folder)
+
+
 def test_picture_of_another_size(folder: Path) -> None:
     Image.new("RGB", (5, 6)).save(folder / "images" / "a.png")
     with pytest.raises(ValueError, match=r"a\.png.*5 x 6.*40 x 30"):

@@ -24,12 +24,15 @@ import lens_multimodal
 from lens_multimodal import VisionLens, transformer
 from lens_multimodal.hooks import CutHadNoEffect
 from lens_multimodal.tiny import MissingWeights
+from lens_multimodal.transformer.accepted_models import WrongInTransformerLens
+from lens_multimodal.transformer.residual_check import UnknownResidualStream
 from lens_multimodal.transformer.self_check import HookHasNoEffect
 from tests.lenses import random_lens
 
 OWN_ERRORS = (
     ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, ImportError,
-    transformer.HookDidNotFire, HookHasNoEffect, CutHadNoEffect, MissingWeights,
+    transformer.HookDidNotFire, HookHasNoEffect, CutHadNoEffect, MissingWeights, WrongInTransformerLens,
+    UnknownResidualStream,
 )  # fmt: skip
 """The documented kinds of error; each has to be raised by a line of this library, not by something beneath it."""
 
