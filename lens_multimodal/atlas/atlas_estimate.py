@@ -17,14 +17,14 @@ from lens_multimodal.atlas.atlas_tables import write_tables
 from lens_multimodal.atlas.chunk_pass import Run
 from lens_multimodal.atlas.state import STATES, State, merged, save_thresholds
 from lens_multimodal.data import Scene
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.runs.picture_order import in_order
 from lens_multimodal.runs.plan import Estimate, disk_of
 
 
 @public
 def estimate_atlas(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     *,
     layers: Layers = None,

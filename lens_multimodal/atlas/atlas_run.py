@@ -19,7 +19,7 @@ from lens_multimodal.atlas.chunk_pass import Run, category_parts
 from lens_multimodal.atlas.layer_tally import LayerTally, moments, thresholds_of
 from lens_multimodal.atlas.state import State, merged, read_thresholds, remove_states, save_moments, save_thresholds
 from lens_multimodal.data import Scene
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.claim import claim, read_manifest
 from lens_multimodal.runs.picture_order import in_order
@@ -33,7 +33,7 @@ CALIBRATION_BYTES = 2**32
 
 @public
 def build_atlas(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     out: str | Path,
     *,

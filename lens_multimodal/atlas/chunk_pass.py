@@ -12,8 +12,8 @@ from lens_multimodal import transformer
 from lens_multimodal.atlas.atlas_settings import AtlasSettings
 from lens_multimodal.atlas.layer_tally import SHARE, BatchFacts
 from lens_multimodal.data import Scene
-from lens_multimodal.lens import VisionLens
 from lens_multimodal.precision import wide
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.runs.ahead import ahead
 from lens_multimodal.runs.opened_pictures import OpenedPicture, open_picture, prompt_of
 
@@ -34,7 +34,7 @@ class Pair:
 class Run:
     """What every pass of an atlas needs."""
 
-    lens: VisionLens
+    lens: CaptioningModel
     order: Sequence[Scene]
     categories: Sequence[str]
     settings: AtlasSettings

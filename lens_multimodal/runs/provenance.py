@@ -10,12 +10,12 @@ import lens_multimodal
 from lens_multimodal import transformer
 from lens_multimodal.data import CocoScenes, Scene
 from lens_multimodal.files import as_text, digest_of_tensors
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 
 LIBRARIES = ("transformer-lens", "torch", "transformers", "timm", "numpy", "pandas", "pyarrow")
 
 
-def provenance(lens: VisionLens, scenes: Sequence[Scene]) -> dict[str, Any]:
+def provenance(lens: CaptioningModel, scenes: Sequence[Scene]) -> dict[str, Any]:
     """The lens, its weights, the data and the versions.
 
     Cost: all weights pass through the CPU once, at about a second per gigabyte (12 s for GPT-J in bfloat16).

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.data import Scene
 from lens_multimodal.files import write_atomically
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.ahead import Background, ahead
 from lens_multimodal.runs.claim import claim, read_manifest
@@ -35,7 +35,7 @@ FORMAT = 1
 
 @public
 def write_activations(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     out: str | Path,
     *,
@@ -124,7 +124,7 @@ def check(scenes: Sequence[Scene], what: WhatToStore) -> list[str]:
 
 
 def write_shards(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     home: Path,
     what: WhatToStore,
@@ -234,7 +234,7 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
     return _STREAMS[device]
 
 
-def _blank(lens: VisionLens, scene: Scene) -> OpenedPicture:
+def _blank(lens: CaptioningModel, scene: Scene) -> OpenedPicture:
     size = lens.vision.preprocessing
     everywhere = {name: torch.ones(lens.vision.n_patches) for name in scene.categories}
     return OpenedPicture(scene=scene, pixels=torch.zeros(3, size.height, size.width), covered=everywhere)
