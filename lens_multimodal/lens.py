@@ -14,6 +14,7 @@ from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.arguments.targets import Token, read_token
+from lens_multimodal.atlas import Atlas
 from lens_multimodal.image.pictures import Picture
 from lens_multimodal.neuron_card import NeuronCard, neuron_card
 from lens_multimodal.notebook import ShownInNotebooks
@@ -103,6 +104,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         image: Picture | ImagePrompt | None = None,
         target: Token | None = None,
         pictures: Sequence[Picture] | None = None,
+        atlas: Atlas | str | Path | None = None,
     ) -> NeuronCard:
         """Everything about one neuron on a card: receptive field, words, attribution, ablation, sample pictures.
 
@@ -113,14 +115,17 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
             target: as in `neurons`; None takes the word of the model's own caption that the neuron raises most, or,
                 for a prompt, the most likely next token.
             pictures: to look for activity in; None takes 24 of the embedded scenes.
+            atlas: an atlas of this lens (`build_atlas`), or its folder: the card also shows what drives the neuron over
+                the whole data set, and links to its page.
 
         Returns:
             A card with its data as attributes, shown as HTML in notebooks, with `save_html(path)` and figures.
 
-        Raises: ValueError, TypeError as `neurons`; for a neuron that does not exist, or an image without a patch grid.
+        Raises: ValueError, TypeError as `neurons`; for a neuron that does not exist, an image without a patch grid, or
+            an atlas of another lens; FileNotFoundError for a folder without a finished atlas.
         Cost: one forward pass for each sample picture, three for the card, one backward pass for each candidate word.
         """
-        return neuron_card(self, neuron, image=image, target=target, pictures=pictures)
+        return neuron_card(self, neuron, image=image, target=target, pictures=pictures, atlas=atlas)
 
     def to_str_tokens(self, prompt: ImagePrompt | Int[Tensor, " pos"]) -> list[str]:
         """Each position as people read it: words as text, image positions as `<image:row,col>`.

@@ -55,6 +55,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "activation": "largest activation over the picture's image patches",
         "image_id": "id of the picture",
         "file": "name of the picture's file",
+        "width": "of the picture, in pixels",
+        "height": "of the picture, in pixels",
         "patch_row": "row of the image patch, from the top",
         "patch_col": "column of the image patch, from the left",
     },
@@ -212,7 +214,8 @@ def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
     neuron, rank = np.nonzero((tally.top_patch != NO_PATCH).numpy())
     code = tally.top_patch.numpy()[neuron, rank]
     place, patch = code // n_patches, code % n_patches
-    ids, files = np.array([s.id for s in run.order]), np.array([s.path.name for s in run.order], dtype=object)
+    ids, widths, heights = (np.array([getattr(s, name) for s in run.order]) for name in ("id", "width", "height"))
+    files = np.array([s.path.name for s in run.order], dtype=object)
     return pd.DataFrame(
         {
             "layer": layer,
@@ -221,6 +224,8 @@ def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
             "activation": tally.top_value.numpy()[neuron, rank],
             "image_id": ids[place],
             "file": files[place],
+            "width": widths[place],
+            "height": heights[place],
             "patch_row": patch // grid_w,
             "patch_col": patch % grid_w,
         }

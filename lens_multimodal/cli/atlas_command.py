@@ -57,4 +57,4 @@ def atlas(
     if options.is_first_process():
         for failure in made.failed:
             typer.echo(f"warning: {failure['file']}: {failure['error']}", err=True)
-        typer.echo(f"atlas: {write_site(made, scenes, out / 'site', n_neurons=pages)}")
+        typer.echo(f"atlas: {write_site(made, scenes, n_neurons=pages)}")
