@@ -147,6 +147,26 @@ def replaced_neurons(neurons: ByLayer | None, positions: PositionSet) -> list[Re
     ]
 
 
+def distinct(rows: Sequence[Sequence[Replaced]]) -> tuple[list[Sequence[Replaced]], list[int]]:
+    """The rows that replace different units, and for each row the place of its equal among them.
+
+    Curves share their ends: nothing replaced, and everything.
+    """
+    found: dict[frozenset[tuple[str, int, frozenset[int] | None]], int] = {}
+    different: list[Sequence[Replaced]] = []
+    index = []
+    for row in rows:
+        key = frozenset(
+            (part.name, id(part.positions), None if part.units is None else frozenset(part.units.tolist()))
+            for part in row
+        )
+        if key not in found:
+            found[key] = len(different)
+            different.append(row)
+        index.append(found[key])
+    return different, index
+
+
 def logits_by_row(
     model: nn.Module,
     tokens: Int[Tensor, "rows prompt_pos"],
