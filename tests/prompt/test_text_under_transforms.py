@@ -206,7 +206,7 @@ def test_vmap_inside_a_compiled_function(seeing, mixed, compiled):
 def test_a_compiled_graph_gives_no_gradient_to_an_image(seeing, compiled):
     leaf = seeing.bank.store(torch.randn(3, D_MODEL, requires_grad=True))
     run = compiled(seeing.get_input_embeddings())
-    with pytest.raises(RuntimeError, match="no gradient reaches"):
+    with pytest.raises(RuntimeError, match="with_gradient=False"):
         run(leaf.ids[None])
     with torch.no_grad():
         assert torch.equal(run(leaf.ids[None])[0], leaf.vectors)

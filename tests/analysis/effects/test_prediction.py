@@ -250,7 +250,7 @@ def test_bad_input_is_named():
         effect_of(model, prompt, [], 1)
     with pytest.raises(ValueError, match="hook_nowhere"):
         effect_of(model, prompt, [("blocks.0.hook_nowhere", hooks[0][1])], 1)
-    with pytest.raises(FloatingPointError, match=r"97 logits at positions \[8\]"):
+    with pytest.raises(FloatingPointError, match=r"\b97 logits.*\[8\]"):
         effect_of(model, prompt[:1], scale(model, [(2, 1)], factor=float("inf")), 1)
     with pytest.raises(ValueError, match=r"effects_over\(cases=...\)"):
         effects_over(model, [], lambda _case: hooks)
