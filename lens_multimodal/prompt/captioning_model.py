@@ -48,6 +48,7 @@ class CaptioningModel:
         self.virtual_tokens = VirtualTokens(
             transformer.embedding_module(model), d_vocab=shape.d_vocab, d_model=shape.d_model
         )
+        self.virtual_tokens.on_forward = images.on_forward(model, self.virtual_tokens)
         transformer.count_words_alone(model)
 
     @property

@@ -6,6 +6,7 @@ vision-language model brings its own (`vision_tower`) and writes its own marks a
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
@@ -18,6 +19,16 @@ from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
 from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
+from lens_multimodal.prompt.virtual_tokens import Hooks, VirtualTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """What the decoder gets of one picture."""
+
+    vectors: Float[Tensor, "pos d_model"]
+    forward_arguments: Mapping[str, Tensor] = field(default_factory=dict)
+    """As in `SoftPrompt`."""
 
 
 class ImageEmbedder(ABC):
@@ -47,13 +58,21 @@ class ImageEmbedder(ABC):
         """Everything but weights that decides what it computes, as JSON."""
 
     @abstractmethod
-    def vectors(
-        self, pictures: Sequence[Image.Image], *, in_company: bool = False
-    ) -> list[Float[Tensor, "pos d_model"]]:
-        """The image vectors of each RGB picture, as the decoder reads them.
+    def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
+        """Each RGB picture as the decoder reads it.
 
         Args: in_company: for a row that holds other pictures too.
         """
+
+    def vectors(
+        self, pictures: Sequence[Image.Image], *, in_company: bool = False
+    ) -> list[Float[Tensor, "pos d_model"]]:
+        """The image vectors of `encoded` alone."""
+        return [image.vectors for image in self.encoded(pictures, in_company=in_company)]
+
+    def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> Hooks | None:
+        """Put hooks on a TransformerLens model's forward pass, where its images need more than their vectors."""
+        return None
 
     @abstractmethod
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
@@ -113,10 +132,8 @@ class EncoderAndProjection(ImageEmbedder):
         return {"vision": own.name, "grid": [own.grid_h, own.grid_w], "preprocessing": own.preprocessing.to_json()}
 
     @override
-    def vectors(
-        self, pictures: Sequence[Image.Image], *, in_company: bool = False
-    ) -> list[Float[Tensor, "pos d_model"]]:
-        return list(self.projection(self.vision.features(pictures)))
+    def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
+        return [EncodedImage(vectors=vectors) for vectors in self.projection(self.vision.features(pictures))]
 
     @override
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:

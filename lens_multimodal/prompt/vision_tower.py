@@ -22,9 +22,13 @@ from lens_multimodal.image.measured_layout import (
     touched_pixels,
     without_attention,
 )
-from lens_multimodal.prompt.image_embedder import ImageEmbedder
-from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePart, Piece
+from lens_multimodal.prompt.forward_arguments import ForwardArguments
+from lens_multimodal.prompt.image_embedder import EncodedImage, ImageEmbedder
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
+from lens_multimodal.prompt.placeholders import with_images
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
+from lens_multimodal.prompt.virtual_tokens import VirtualTokens
+from lens_multimodal.transformer.decoder_inputs import shallow
 from lens_multimodal.transformer.to_hugging_face import unwrapped
 
 INSTRUCTION = "Describe the picture in one sentence."
@@ -40,18 +44,28 @@ class VisionTower(ImageEmbedder):
     Args:
         model: the vision-language model. Its text decoder may be part of a bridge.
         processor: its Hugging Face processor: image preprocessing, tokenizer, and the marks around images.
+        sample: what the processor makes of a picture and a text behind it, for a model that needs more of an image than
+            its vectors (`forward_arguments`).
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(self, model: Any, processor: Any, *, sample: Mapping[str, Tensor] | None = None) -> None:
         self.model = model
         self.processor = processor
         self.image_token_id: int = model.config.image_token_id
         self.placeholder = str(processor.image_token)
+        self.sample = sample
         self._layouts: dict[tuple[int, int, int], ImageLayout] = {}
 
     @property
     def name(self) -> str:
         return type(self.model).__name__
+
+    @cached_property
+    def marked_placeholder(self) -> str:
+        """The placeholder between the marks that the model's configuration names, as its chat template writes it."""
+        ids = (getattr(self.model.config, f"vision_{end}_token_id", None) for end in ("start", "end"))
+        start, end = ("" if i is None else self.processor.tokenizer.convert_ids_to_tokens(i) for i in ids)
+        return f"{start}{self.placeholder}{end}"
 
     @property
     def summary(self) -> str:
@@ -68,23 +82,35 @@ class VisionTower(ImageEmbedder):
         }
 
     def replaced(self, name: str, part: nn.Module) -> "VisionTower":
-        outer = _shallow(self.model)
+        outer = shallow(self.model)
         inner = outer
         if hasattr(outer, "model"):
-            inner = outer._modules["model"] = _shallow(outer.model)
+            inner = outer._modules["model"] = shallow(outer.model)
         inner._modules[name] = part
-        return VisionTower(outer, self.processor)
+        return VisionTower(outer, self.processor, sample=self.sample)
 
     def settings(self) -> dict[str, Any]:
         return {"vision": self.name, "preprocessing": self.processor.image_processor.to_dict()}
 
     @override
-    def vectors(
-        self, pictures: Sequence[Image.Image], *, in_company: bool = False
-    ) -> list[Float[Tensor, "pos d_model"]]:
+    def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
         in_company = in_company and self.reads_company_differently
-        found = [self.vectors_of(self.preprocessed(picture, in_company=in_company)) for picture in pictures]
-        return [vectors[: len(vectors) // 2] for vectors in found] if in_company else found
+        found = []
+        for picture in pictures:
+            inputs = self.preprocessed(picture, in_company=in_company)
+            own = {"vectors": self.vectors_of(inputs), **inputs}
+            if in_company:
+                own = {name: values[: len(values) // 2] for name, values in own.items()}
+            vectors, _ = own.pop("vectors"), own.pop("pixel_values")
+            found.append(EncodedImage(vectors=vectors, forward_arguments=own))
+        return found
+
+    @override
+    def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> ForwardArguments | None:
+        if self.sample is None:
+            return None
+        module: Any = model.original_model
+        return ForwardArguments(module, self.model, virtual_tokens, sample=self.sample)
 
     @cached_property
     def reads_company_differently(self) -> bool:
@@ -198,7 +224,7 @@ class VisionTower(ImageEmbedder):
                 f"the text says {self.placeholder} {n_named} times, and this row has {len(images)} images; say it once "
                 f"for each image, or not at all"
             )
-        written = "".join(words if n_named else [p if isinstance(p, str) else self.placeholder for p in row])
+        written = "".join(words if n_named else [p if isinstance(p, str) else self.marked_placeholder for p in row])
         ids = self._ids(written, images, prepend_bos=prepend_bos)
         return self._with_images(ids, images)
 
@@ -213,7 +239,7 @@ class VisionTower(ImageEmbedder):
             elif piece.picture is None:
                 pieces.append(piece)
             else:
-                pieces += self._with_images(self._ids(self.placeholder, [piece], prepend_bos=False), [piece])
+                pieces += self._with_images(self._ids(self.marked_placeholder, [piece], prepend_bos=False), [piece])
         return pieces
 
     def _ids(self, written: str, images: Sequence[EmbeddedImage], *, prepend_bos: bool | None) -> list[int]:
@@ -234,30 +260,7 @@ class VisionTower(ImageEmbedder):
         return ids
 
     def _with_images(self, ids: Sequence[int], images: Sequence[EmbeddedImage]) -> list[Piece]:
-        """Token ids with the runs of the image token replaced by images, in order."""
-        n_places, n_vectors = list(ids).count(self.image_token_id), sum(map(len, images))
-        if n_places != n_vectors:
-            raise ValueError(
-                f"the processor {type(self.processor).__name__} left room for {n_places} image vectors, and the images "
-                f"of this row have {n_vectors}: they were embedded for another model, or alone, and {self.name} reads "
-                f"several pictures in one prompt in another way; give the pictures themselves"
-            )
-        pieces: list[Piece] = []
-        vectors = [(image, index) for image in images for index in range(len(image))]
-        upcoming = iter(vectors)
-        for token in ids:
-            if token != self.image_token_id:
-                if not pieces or not isinstance(pieces[-1], list):
-                    pieces.append([])
-                pieces[-1].append(token)  # type: ignore[union-attr]
-                continue
-            image, index = next(upcoming)
-            last = pieces[-1] if pieces else None
-            if isinstance(last, ImagePart) and last.image is image and last.stop == index:
-                pieces[-1] = ImagePart(image=image, first=last.first, stop=index + 1)
-            else:
-                pieces.append(ImagePart(image=image, first=index, stop=index + 1))
-        return pieces
+        return with_images(ids, images, image_token_id=self.image_token_id, model=self.name)
 
     def written(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Any]:
         """A row as the model's own forward pass takes it, pixels included."""
@@ -291,10 +294,3 @@ class VisionTower(ImageEmbedder):
     @property
     def _like(self) -> Tensor:
         return next(parameter for part in self.parts.values() for parameter in part.parameters())
-
-
-def _shallow(module: Any) -> Any:
-    """The same module with a table of children of its own."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin

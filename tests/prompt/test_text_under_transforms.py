@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lens_multimodal import attach_vision, transformer
-from lens_multimodal.prompt.virtual_tokens import SoftPrompt, UnknownImageTokens, VirtualTokens
+from lens_multimodal.prompt.soft_prompt import SoftPrompt
+from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens, VirtualTokens
 from tests.lenses import D_MODEL, assert_different, encoder, linear, make_lens
 from tests.models import D_VOCAB, MODEL_CLASSES, random_language_model, wrapped_model
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lens_multimodal import attach_vision, transformer
-from lens_multimodal.prompt.virtual_tokens import SoftPrompt, UnknownImageTokens, VirtualTokens
+from lens_multimodal.prompt.soft_prompt import SoftPrompt
+from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens, VirtualTokens
 from tests.lenses import (
     CASES,
     D_MODEL,

@@ -20,7 +20,7 @@ from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.nouns import says
 from lens_multimodal.experiments.shared.picture_state import Neuron, PictureState, SaidNoun, control_for, pairs_of
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.prompt.virtual_tokens import SoftPrompt
+from lens_multimodal.prompt.soft_prompt import SoftPrompt
 from lens_multimodal.seeds import generator_for
 
 Spoken = tuple[tuple[str, ...], bool]
@@ -47,7 +47,10 @@ class Conditions:
         vectors: Mapping[str, Float[Tensor, "pos d_model"]],
     ) -> "Conditions":
         """Store the vectors of each condition as virtual tokens."""
-        stored = tuple(lens.virtual_tokens.store(own) for own in vectors.values())
+        image = picture.prompt.spans[0][0].image.soft_prompt
+        stored = tuple(
+            lens.virtual_tokens.store(own, forward_arguments=image.forward_arguments) for own in vectors.values()
+        )
         return cls(lens=lens, picture=picture, noun=noun, names=tuple(vectors), stored=stored)
 
     @property
