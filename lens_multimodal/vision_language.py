@@ -129,7 +129,7 @@ def _sample(tower: VisionTower) -> _Sample:
     rows, columns = np.mgrid[0:60, 0:90]
     colours = np.stack([rows * 4, columns * 2, (rows * columns) % 256], axis=-1).astype(np.uint8)
     picture = Image.fromarray(colours)
-    inputs = tower.written(tower.marked_placeholder + SAMPLE_TEXT, [picture])
+    inputs = tower.written(tower.placeholder + SAMPLE_TEXT, [picture])
     return _Sample(picture, inputs, tower.model(**inputs).logits.float())
 
 

@@ -109,7 +109,7 @@ class ForwardArguments:
         mask = given.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
             raise NoForwardArguments(
-                f"{type(self._model).__name__} makes its own attention mask for images; give one of [batch, pos] or none"
+                f"{type(self._model).__name__} makes its own attention mask for images: give [batch, pos] or none"
             )
         written = values.masked_fill(places, self._image_token_id)
         self._pass.inputs = inputs

@@ -70,9 +70,9 @@ class ImageEmbedder(ABC):
         """The image vectors of `encoded` alone."""
         return [image.vectors for image in self.encoded(pictures, in_company=in_company)]
 
+    @abstractmethod
     def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> Hooks | None:
         """Put hooks on a TransformerLens model's forward pass, where its images need more than their vectors."""
-        return None
 
     @abstractmethod
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
@@ -134,6 +134,10 @@ class EncoderAndProjection(ImageEmbedder):
     @override
     def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
         return [EncodedImage(vectors=vectors) for vectors in self.projection(self.vision.features(pictures))]
+
+    @override
+    def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> None:
+        return None
 
     @override
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:

@@ -1,6 +1,5 @@
 """The image encoder, projection and preprocessing of a vision-language model, as it was trained with them."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import Parameter, signature
@@ -52,7 +51,6 @@ class VisionTower(ImageEmbedder):
         self.model = model
         self.processor = processor
         self.image_token_id: int = model.config.image_token_id
-        self.placeholder = str(processor.image_token)
         self.sample = sample
         self._layouts: dict[tuple[int, int, int], ImageLayout] = {}
 
@@ -61,11 +59,23 @@ class VisionTower(ImageEmbedder):
         return type(self.model).__name__
 
     @cached_property
-    def marked_placeholder(self) -> str:
-        """The placeholder between the marks that the model's configuration names, as its chat template writes it."""
+    def image_token(self) -> str:
+        """What the processor takes for an image in a text; Gemma 3's older ones take the mark before the image."""
+        own, mark = str(self.processor.image_token), getattr(self.processor, "boi_token", None)
+        try:
+            found = self._processed(own, [Image.new("RGB", (32, 32))])["input_ids"]
+        except ValueError:
+            if mark is None:
+                raise
+            return str(mark)
+        return own if mark is None or bool((found == self.image_token_id).any()) else str(mark)
+
+    @cached_property
+    def placeholder(self) -> str:
+        """What stands for an image in a text: `image_token`, between the marks that the model's configuration names."""
         ids = (getattr(self.model.config, f"vision_{end}_token_id", None) for end in ("start", "end"))
         start, end = ("" if i is None else self.processor.tokenizer.convert_ids_to_tokens(i) for i in ids)
-        return f"{start}{self.placeholder}{end}"
+        return f"{start}{self.image_token}{end}"
 
     @property
     def summary(self) -> str:
@@ -218,13 +228,13 @@ class VisionTower(ImageEmbedder):
         if any(image.picture is None for image in images):
             return self._around_bare_vectors(row, text=text, prepend_bos=prepend_bos)
         words = [piece for piece in row if isinstance(piece, str)]
-        n_named = sum(piece.count(self.placeholder) for piece in words)
+        n_named = sum(piece.count(self.image_token) for piece in words)
         if n_named and n_named != len(images):
             raise ValueError(
-                f"the text says {self.placeholder} {n_named} times, and this row has {len(images)} images; say it once "
+                f"the text says {self.image_token} {n_named} times, and this row has {len(images)} images; say it once "
                 f"for each image, or not at all"
             )
-        written = "".join(words if n_named else [p if isinstance(p, str) else self.marked_placeholder for p in row])
+        written = "".join(words if n_named else [p if isinstance(p, str) else self.placeholder for p in row])
         ids = self._ids(written, images, prepend_bos=prepend_bos)
         return self._with_images(ids, images)
 
@@ -239,7 +249,7 @@ class VisionTower(ImageEmbedder):
             elif piece.picture is None:
                 pieces.append(piece)
             else:
-                pieces += self._with_images(self._ids(self.marked_placeholder, [piece], prepend_bos=False), [piece])
+                pieces += self._with_images(self._ids(self.placeholder, [piece], prepend_bos=False), [piece])
         return pieces
 
     def _ids(self, written: str, images: Sequence[EmbeddedImage], *, prepend_bos: bool | None) -> list[int]:

@@ -27,7 +27,7 @@ WITH_EVERY_PROMPT = ("input_ids", "attention_mask", "pixel_values", "labels")
 
 
 def along_with_images(model: Any, written: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of what a processor writes for a prompt, the arguments that a vision-language model's forward takes beside pixels."""
+    """What a vision-language model's forward pass takes beside pixels, of what its processor writes for a prompt."""
     taken = signature(type(getattr(model, "model", model)).forward).parameters
     return {name: value for name, value in written.items() if name in taken and name not in WITH_EVERY_PROMPT}
 

@@ -246,7 +246,7 @@ def _gemma3(m: Marks) -> Any:
     )  # fmt: skip
     config = hf.Gemma3Config(
         text_config=text, vision_config=siglip_config(), mm_tokens_per_image=4, image_token_id=m.image_token_id,
-        boi_token_index=m.image_token_id + 1, eoi_token_index=m.image_token_id + 2,
+        boi_token_index=m.image_token_id + 1, eoi_token_index=m.image_token_id + 2, tie_word_embeddings=False,
     )  # fmt: skip
     return hf.Gemma3ForConditionalGeneration(config)
 
@@ -263,7 +263,7 @@ def _paligemma(m: Marks, *, second: bool = False) -> Any:
     vision.projection_dim = D_MODEL
     config = hf.PaliGemmaConfig(
         text_config=text_config(hf.Gemma2Config if second else hf.GemmaConfig, **changes), vision_config=vision,
-        image_token_index=m.image_token_id, projection_dim=D_MODEL, hidden_size=D_MODEL,
+        image_token_index=m.image_token_id, projection_dim=D_MODEL, hidden_size=D_MODEL, tie_word_embeddings=False,
     )  # fmt: skip
     config._attn_implementation = "eager"  # other implementations leave out Gemma 2's cap of attention scores
     return hf.PaliGemmaForConditionalGeneration(config)
@@ -382,8 +382,12 @@ FAMILIES: dict[str, Family] = {
         marks=_QWEN, model=_qwen2_5_vl, processor=_qwen_processor("Qwen2_5_VLProcessor"), placeholder=_QWEN_PLACE
     ),
 }  # fmt: skip
-"""Families that image vectors alone make exact. SmolVLM's own processor needs a package for the names of numbers; here
-it has Idefics3's, which writes the same marks."""
+"""Families that are exact from image vectors, the last five with the masks or positions that go with them. SmolVLM's
+own processor needs a package for the names of numbers; here it has Idefics3's, which writes the same marks."""
+
+
+QWEN_3_VL = Family(marks=_QWEN, model=_qwen3_vl, processor=_qwen_processor("Qwen3VLProcessor"), placeholder=_QWEN_PLACE)
+"""Adds image features inside its decoder too (deepstack)."""
 
 
 @cache
@@ -427,8 +431,8 @@ def randomise(model: Any, *, seed: int) -> None:
             noise = torch.randn(parameter.shape, generator=generator)
             is_scale = parameter.ndim == 1 and "norm" in name.lower() and name.endswith("weight")
             # Queries of a Q-Former hardly differ between pictures, so what they read of them is made larger.
-            # So is what Gemma 3 projects into its sliding windows.
-            parts = ("crossattention", "language_projection", "mm_input_projection")
+            # So is what Gemma projects, beside words that it multiplies by the root of d_model.
+            parts = ("crossattention", "language_projection", "mm_input_projection", "multi_modal_projector.linear")
             wide = 1.0 if any(part in name for part in parts) else 0.2
             if is_scale:
                 # Gemma's norms multiply by one more than their weight.
