@@ -1,7 +1,7 @@
 """The image encoder, projection and preprocessing of a vision-language model, as it was trained with them."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lens_multimodal.files import write_atomically
+from lens_multimodal.image.encoder_layout import encoder_layout
 from lens_multimodal.image.layout import ImageLayout
-from lens_multimodal.image.measured_layout import (
-    measured_layout,
-    painted_coordinates,
-    tile_scales,
-    touched_pixels,
-    without_attention,
-)
 from lens_multimodal.prompt.forward_arguments import ForwardArguments
 from lens_multimodal.prompt.image_embedder import EncodedImage, ImageEmbedder
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
@@ -177,21 +171,16 @@ class VisionTower(ImageEmbedder):
 
     @torch.no_grad()
     def _measured(self, width: int, height: int, n_positions: int) -> ImageLayout:
-        pictures = painted_coordinates(width, height)
-        picture = pictures[0]
-        in_company = self.reads_company_differently and n_positions != len(self.vectors_of(self.preprocessed(picture)))
-        as_painted = {"do_rescale": False, "do_normalize": False}
-        painted = [self.preprocessed(own, in_company=in_company, **as_painted)["pixel_values"] for own in pictures]
-        inputs = self.preprocessed(picture, in_company=in_company)
-        pixels = inputs["pixel_values"]
-        patch = getattr(self.model.config.vision_config, "patch_size", None)
-        band = patch[0] if isinstance(patch, (list, tuple)) else patch
-        if pixels.ndim < 4 or not isinstance(band, int):
+        side = getattr(self.model.config.vision_config, "patch_size", None)
+        side = side[0] if isinstance(side, (list, tuple)) else side
+        if not isinstance(side, int):
             return ImageLayout(n_positions=n_positions, grids=())
-        with without_attention(self.parts):
-            touched = touched_pixels(lambda own: self.vectors_of({**inputs, "pixel_values": own}), pixels, band=band)
-        scales = tile_scales(painted, width=width, height=height)
-        return measured_layout(touched[:n_positions], scales, width=width, height=height)
+        alone = self.vectors_of(self.preprocessed(Image.new("RGB", (width, height))))
+        in_company = self.reads_company_differently and n_positions != len(alone)
+        return encoder_layout(
+            partial(self.preprocessed, in_company=in_company), self.vectors_of, self.parts,
+            width=width, height=height, n_positions=n_positions, side=side,
+        )  # fmt: skip
 
     @override
     def grid(self, n_positions: int) -> tuple[int, int]:
@@ -264,9 +253,12 @@ class VisionTower(ImageEmbedder):
                 # BLIP-2's processor writes its images by itself, before the text.
                 written = written.replace(self.placeholder, "")
                 ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
+        bos_id = self.processor.tokenizer.bos_token_id
         first_word = next((token for token in ids if token != self.image_token_id), None)
-        if prepend_bos and not begun and first_word != self.processor.tokenizer.bos_token_id:
+        if prepend_bos and not begun and first_word != bos_id:
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
+        if prepend_bos is False and not begun and bos_id is not None and first_word == bos_id:
+            ids.remove(bos_id)  # PaliGemma's processor writes it behind the images
         return ids
 
     def _with_images(self, ids: Sequence[int], images: Sequence[EmbeddedImage]) -> list[Piece]:
