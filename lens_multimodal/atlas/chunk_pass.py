@@ -76,10 +76,13 @@ class Run:
 
             return see
 
-        with transformer.fired_hooks(self.lens.model, [(transformer.mlp_post(layer), at(layer)) for layer in layers]):
-            transformer.logits_of(
-                self.lens.model, prompt.tokens, attention_mask=prompt.attention_mask, first=prompt.last_pos
-            )
+        transformer.logits_of(
+            self.lens.model,
+            prompt.tokens,
+            attention_mask=prompt.attention_mask,
+            first=prompt.last_pos,
+            hooks=[(transformer.mlp_post(layer), at(layer)) for layer in layers],
+        )
         self.lens.forget(prompt)
 
     def _facts(self, pairs: Sequence[Pair]) -> BatchFacts:

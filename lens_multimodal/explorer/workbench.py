@@ -196,8 +196,11 @@ class Workbench:
         self, prompt: ImagePrompt, hooks: Sequence[transformer.NamedHook] = ()
     ) -> Float[Tensor, " d_vocab"]:
         """The logits after a prompt, under some hooks."""
-        with torch.no_grad(), transformer.fired_hooks(self.lens.model, hooks):
-            return self.lens.logits(prompt)[0, -1]
+        with torch.no_grad():
+            logits = transformer.logits_of(
+                self.lens.model, prompt.tokens, attention_mask=prompt.attention_mask, hooks=hooks
+            )
+        return logits[0, -1]
 
     def word(self, token: int, logits: Float[Tensor, " d_vocab"]) -> Word:
         """A token with its probability."""

@@ -25,6 +25,7 @@ from lens_multimodal.prompt import compiled_images, soft_prompt
 from lens_multimodal.prompt.soft_prompt import SoftPrompt
 from lens_multimodal.prompt.virtual_ids import fresh_ids
 from lens_multimodal.transformer.token_ids import LensDetached
+from lens_multimodal.transformer.watched_modules import harmless
 
 HARMLESS_ID = 0
 """Looked up in place of a virtual id; its embedding is overwritten."""
@@ -203,6 +204,7 @@ class VirtualTokens:
         before, after = self._hook_ids
         return before in embedding._forward_pre_hooks and after in embedding._forward_hooks
 
+    @harmless
     def _hide_virtual_ids(self, embedding: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         self._to_write.found = None
         tokens = args[0] if args else None
@@ -228,6 +230,7 @@ class VirtualTokens:
         self._to_write.found = places, rows, table
         return tokens.masked_fill(places, HARMLESS_ID), *args[1:]
 
+    @harmless
     def _write_vectors(self, _embedding: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor | None:
         found, self._to_write.found = getattr(self._to_write, "found", None), None
         if found is None:

@@ -106,8 +106,13 @@ def activations_at(
 
         return pick
 
-    with transformer.fired_hooks(lens.model, [(name, keep(name)) for name in what.at]):
-        transformer.logits_of(lens.model, prompt.tokens, attention_mask=prompt.attention_mask, first=prompt.last_pos)
+    transformer.logits_of(
+        lens.model,
+        prompt.tokens,
+        attention_mask=prompt.attention_mask,
+        first=prompt.last_pos,
+        hooks=[(name, keep(name)) for name in what.at],
+    )
     return {name: found[name] for name in what.at}, finite
 
 

@@ -140,7 +140,7 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
     language_model.eval().set_attn_implementation(parts)  # type: ignore[operator]
     name, runner = type(language_model).__name__, f"TransformerLens {version('transformer-lens')}"
     try:
-        before: Tensor | Exception = _few_logits(language_model)
+        before: Tensor | Exception = few_logits(language_model)
     except Exception as error:  # a reason that the model's structure shows is told instead, below
         before = error
     try:
@@ -157,7 +157,7 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
     if isinstance(before, Exception):
         raise WrongInTransformerLens(f"this {name} does not run by itself: {before}") from before
     try:
-        after = _few_logits(bridge.original_model)
+        after = few_logits(bridge.original_model)
     except Exception as error:
         raise WrongInTransformerLens(f"{runner} cannot run this {name}: {error}") from error
     off = disagreement(after, before, before.dtype)
@@ -176,7 +176,7 @@ def _leave_vision_alone(adapter: Any) -> None:
 
 
 @torch.no_grad()
-def _few_logits(language_model: Any) -> Tensor:
+def few_logits(language_model: Any) -> Tensor:
     """Logits of four tokens, and of the last one again behind the key-value cache of the others."""
     table: Tensor = language_model.get_input_embeddings().weight
     tokens = torch.arange(1, 5, device=table.device)[None] % len(table)
