@@ -8,8 +8,9 @@ other modules are the bridge's own, the embedding with the hooks of a lens among
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -54,13 +55,14 @@ class BareTwin:
                 point = bridge.hook_dict.get(site(layer))
                 if id(module) in self._copies and point is not None and point.hook_conversion is None:
                     self._places[site(layer)] = self._copies[id(module)][1], point
-        wrapped: dict[str, nn.Module] = dict(bridge.named_modules())
-        _check_weights(wrapped, inner)
-        self._weights = [tensors for module in wrapped.values() for tensors in (module._parameters, module._buffers)]
-        self._watched = WatchedModules((path, module, self._part(module)) for path, module in wrapped.items())
+        found = [*bridge.named_modules(), *bridge.original_model.named_modules(prefix="original_model")]
+        wrapped = {module: path for path, module in reversed(found)}  # the latter are no part of the bridge's own tree
+        _check_weights(found, inner)
+        self._weights = [tensors for module in wrapped for tensors in (module._parameters, module._buffers)]
+        self._watched = WatchedModules((path, module, self._part(module)) for module, path in wrapped.items())
         self._settings = [(vars(cfg), dict(vars(cfg))) for cfg in (bridge.cfg, inner.config)]
         self.model = _bridge_around(inner, bridge)
-        self.model.__dict__["hooks"] = self._hooks
+        self.model.__dict__["hooks"] = partial(_hooks, self._places)
 
     def is_current(self) -> bool:
         """Whether the bridge still has the modules and settings that the twin was made of."""
@@ -114,15 +116,18 @@ class BareTwin:
             return WRAPPER
         return COPIED if id(module) in self._copies else SHARED
 
-    @contextmanager
-    def _hooks(self, fwd_hooks: Sequence[tuple[str, Callable[..., Any]]] = ()) -> Iterator[None]:
-        """As `hooks` of a bridge, on the inputs of blocks and the activations of neurons."""
-        with ExitStack() as placed:
-            for name, function in fwd_hooks:
-                module, point = self._places[name]
-                handle = module.register_forward_pre_hook(_on_first_input(function, point), with_kwargs=True)
-                placed.callback(handle.remove)
-            yield
+
+@contextmanager
+def _hooks(
+    places: Mapping[str, tuple[nn.Module, Any]], fwd_hooks: Sequence[tuple[str, Callable[..., Any]]] = ()
+) -> Iterator[None]:
+    """As `hooks` of a bridge, on the inputs of blocks and the activations of neurons."""
+    with ExitStack() as placed:
+        for name, function in fwd_hooks:
+            module, point = places[name]
+            handle = module.register_forward_pre_hook(_on_first_input(function, point), with_kwargs=True)
+            placed.callback(handle.remove)
+        yield
 
 
 def _is_wrapper(module: Any) -> bool:
@@ -139,10 +144,10 @@ def _leads_to_module(value: Any) -> bool:
     return isinstance(value, nn.Module) or isinstance(getattr(value, "__self__", None), nn.Module)
 
 
-def _check_weights(modules: dict[str, nn.Module], inner: nn.Module) -> None:
+def _check_weights(modules: list[tuple[str, nn.Module]], inner: nn.Module) -> None:
     """Raise NoBareTwin unless the bridge computes with the twin's weights alone."""
     known = {id(tensor) for module in inner.modules() for tensor in _tensors(module)}
-    for path, module in modules.items():
+    for path, module in modules:
         for tensor in _tensors(module):
             if id(tensor) not in known:
                 raise NoBareTwin(f"TransformerLens computes with a copy of some weights ({path})")
@@ -156,10 +161,10 @@ def _bridge_around(inner: nn.Module, bridge: Any) -> Any:
     """A copy of the bridge object that runs other Hugging Face modules; the bridge does not learn of it."""
     made: Any = object.__new__(type(bridge))
     own = {name: value for name, value in vars(bridge).items() if not isinstance(value, MethodType)}
-    made.__dict__.update(own)
+    made.__dict__.update(own, original_model=inner, _modules=dict(own["_modules"]))
     if "_driver" in own:  # TransformerLens 4
         made.__dict__["_driver"] = copy.copy(own["_driver"])
-    made.original_model = inner
+        made._driver.set_underlying_model(inner)
     return made
 
 

@@ -47,7 +47,7 @@ class WatchedModules:
         if any(vars(of_all_modules)[name] for name in _GLOBAL_HOOKS):
             return "a hook is on all modules of this process"
         for watched in self._modules:
-            fields = watched.fields
+            fields = watched.fields or vars(watched.module())
             if (
                 fields["_forward_hooks"]
                 or fields["_forward_pre_hooks"]
@@ -68,8 +68,9 @@ class _Watched:
 
     def __init__(self, path: str, module: nn.Module, part: str) -> None:
         self.path, self.module, self.part = path or "the model", weakref.ref(module), part
-        self.fields, self.kind = vars(module), type(module)
-        self.children = dict(module._modules)
+        # The model's own fields hold methods bound to it, which would keep it alive.
+        self.fields = {} if part == MODEL else vars(module)
+        self.kind, self.children = type(module), dict(module._modules)
         self.n_fields = len(self.fields)
         self.attributes = [*filter(self._is_setting, self.fields.items())] if part in (WRAPPER, COPIED) else []
 
@@ -79,7 +80,7 @@ class _Watched:
         return name not in ("_modules", "training", *HOOK_FIELDS) and not (self.part == WRAPPER and name[0] == "_")
 
     def changed(self) -> bool:
-        fields = self.fields
+        fields = self.fields or vars(self.module())
         if fields["_modules"] != self.children or type(self.module()) is not self.kind:
             return True
         if self.part == COPIED and len(fields) != self.n_fields:
@@ -87,7 +88,7 @@ class _Watched:
         return any(fields.get(name) is not value for name, value in self.attributes)
 
     def obstacle(self) -> str | None:
-        fields = self.fields
+        fields = self.fields or vars(self.module())
         if any(name in fields and not _is_harmless(fields[name]) for name in ("forward", "generate")):
             return f"{self.path} has a method of its own in place of its class's"
         if fields.get("_compiled_call_impl") is not None:

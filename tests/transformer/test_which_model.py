@@ -7,14 +7,15 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import ablation_effects, effect_of, neuron_attribution, neuron_attribution_by_row
 from lens_multimodal.hooks import ablate
 from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.transformer.which_model import running_on, why_hooked
-from tests.decoders.cases import TOKEN, WORKING, Case, case, difference, each_family, image_vectors, layers
-from tests.decoders.plain_models import part
+from tests.decoders.cases import TOKEN, Case, case, difference, each_family, image_vectors, layers
 from tests.lenses import make_lens, random_prompt
 
 HOOKED_FAMILIES = {
@@ -76,3 +77,222 @@ def test_both_ways_give_the_same_numbers(name):
             assert difference(found[quantity], value) < EXACT, quantity
         else:
             assert torch.equal(found[quantity], value), quantity
+
+
+# --- what is noticed ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lens():
+    return make_lens("llama")
+
+
+def agree(lens) -> None:
+    """The library's logits are those of the TransformerLens model as it is now, hooks and all."""
+    prompt = random_prompt(lens, [6, -4])
+    with torch.no_grad():
+        expected = lens.model(prompt.tokens, return_type="logits")
+    found = transformer.logits_of(lens.model, prompt.tokens)
+    assert torch.allclose(found, expected, atol=1e-5), float((found - expected).abs().max())
+
+
+def runs_bare(lens) -> bool:
+    return why_hooked(lens.model) is None
+
+
+def test_weights_that_are_edited_replaced_moved_or_cast_are_the_twins_too(lens):
+    agree(lens)
+    mlp = lens.model.blocks[1].mlp
+    before = transformer.logits_of(lens.model, random_prompt(lens, [6, -4]).tokens)
+    edits = [
+        lambda: mlp.W_out.mul_(2.0),
+        lambda: setattr(mlp.out.original_component.weight, "data", mlp.out.original_component.weight.data * 0.5 + 0.1),
+        lambda: setattr(
+            mlp.out.original_component, "weight", nn.Parameter(mlp.out.original_component.weight.detach() - 0.2)
+        ),
+        lambda: lens.model.embed.original_component.weight.mul_(1.5),
+        lambda: lens.model.ln_final.original_component.weight.add_(0.3),
+        lambda: lens.model.load_state_dict({k: v * 1.1 for k, v in lens.model.state_dict().items()}),
+    ]
+    for edit in edits:
+        with torch.no_grad():
+            edit()
+        after = transformer.logits_of(lens.model, random_prompt(lens, [6, -4]).tokens)
+        assert not torch.allclose(after, before, atol=1e-3)
+        assert runs_bare(lens)
+        agree(lens)
+        before = after
+
+
+def test_other_precisions_are_compared_anew(lens):
+    agree(lens)
+    for dtype in (torch.float64, torch.bfloat16, torch.float32):
+        transformer.move(lens.model, dtype=dtype)
+        prompt = random_prompt(lens, [-10])
+        found = transformer.logits_of(lens.model, prompt.tokens)
+        with running_on(lens.model, "hooked"):
+            expected = transformer.logits_of(lens.model, prompt.tokens)
+        assert found.dtype == dtype
+        assert difference(found, expected) < 16 * torch.finfo(dtype).eps
+        assert runs_bare(lens)
+
+
+@contextmanager
+def removed(handle):
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def half(_module, _args, output):
+    return output * 0.5
+
+
+def half_the_logits(_module, _args, output):
+    output.logits = output.logits * 0.5
+    return output
+
+
+def half_of_linear(module, _args, output):
+    return output * 0.5 if isinstance(module, nn.Linear) else None
+
+
+def only_look(_activation, hook):
+    return None
+
+
+class Doubled(LlamaMLP):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@contextmanager
+def forward_replaced(module):
+    own = module.forward
+    vars(module)["forward"] = lambda *args, **kwargs: own(*args, **kwargs) * 0.5
+    try:
+        yield
+    finally:
+        del vars(module)["forward"]
+
+
+@contextmanager
+def hooks_exchanged(module):
+    """What code does that clears hooks: the dictionary itself is another one."""
+    own = module._forward_hooks
+    module._forward_hooks = type(own)({0: half})
+    try:
+        yield
+    finally:
+        module._forward_hooks = own
+
+
+@contextmanager
+def permanent(model):
+    model.add_perma_hook("blocks.1.mlp.hook_post", lambda activation, hook: activation * 0.5)
+    try:
+        yield
+    finally:
+        model.reset_hooks(including_permanent=True)
+
+
+OTHER_CODE = {
+    "a hook": lambda m: m.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", lambda activation, hook: activation * 0.5)]),
+    "a hook on attention": lambda m: m.hooks(fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: z * 0.5)]),
+    "a hook on the embeddings": lambda m: m.hooks(fwd_hooks=[("hook_embed", lambda resid, hook: resid * 0.5)]),
+    "a backward hook": lambda m: m.hooks(bwd_hooks=[("blocks.1.mlp.hook_post", only_look)]),
+    "a permanent hook": permanent,
+    "a PyTorch hook on a wrapper": lambda m: removed(m.blocks[1].mlp.register_forward_hook(half)),
+    "a PyTorch hook on a Hugging Face module": lambda m: removed(
+        m.original_model.model.layers[1].mlp.original_component.register_forward_hook(half)
+    ),
+    "a PyTorch hook on a linear layer": lambda m: removed(
+        m.blocks[0].mlp.out.original_component.register_forward_hook(half)
+    ),
+    "a PyTorch pre-hook": lambda m: removed(
+        m.blocks[1].ln2.register_forward_pre_hook(lambda _module, args: (args[0] * 0.5, *args[1:]))
+    ),
+    "a hook on the inner model": lambda m: removed(m.original_model.register_forward_hook(half_the_logits)),
+    "a hook on all modules": lambda _: removed(torch.nn.modules.module.register_module_forward_hook(half_of_linear)),
+    "another forward": lambda m: forward_replaced(m.blocks[1].mlp.original_component),
+    "another forward of a wrapper": lambda m: forward_replaced(m.blocks[0].mlp),
+    "another forward of a linear layer": lambda m: forward_replaced(m.blocks[1].mlp.out.original_component),
+    "another forward of the model": lambda m: forward_replaced(m),
+    "exchanged hooks": lambda m: hooks_exchanged(m.blocks[0].mlp),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHER_CODE)
+def test_what_other_code_puts_on_a_model_acts_and_is_gone_when_it_is_taken_off(lens, what):
+    prompt = random_prompt(lens, [6, -4])
+    before = transformer.logits_of(lens.model, prompt.tokens)
+    assert runs_bare(lens)
+    with OTHER_CODE[what](lens.model):
+        assert not runs_bare(lens)
+        agree(lens)
+        during = transformer.logits_of(lens.model, prompt.tokens)
+        greedy = transformer.generate(lens.model, prompt.tokens, max_new_tokens=2, stop_ids=[])
+        assert greedy[0, -2] == during[0, -1].argmax()
+    assert torch.equal(during, before) == (what == "a backward hook")
+    assert runs_bare(lens)
+    assert torch.equal(transformer.logits_of(lens.model, prompt.tokens), before)
+
+
+def test_settings_and_modules_that_are_replaced_are_noticed(lens):
+    agree(lens)
+    layer = lens.model.original_model.model.layers[1].original_component
+    layer.self_attn.original_component.scaling *= 3.0
+    agree(lens)
+    layer.mlp.down_proj = nn.Linear(40, 24)
+    agree(lens)
+    layer.mlp.act_fn = nn.GELU()
+    agree(lens)
+    lens.model.blocks[0].mlp.original_component.__class__ = Doubled
+    agree(lens)
+
+
+def test_training_mode_runs_hooked(lens):
+    lens.model.train()
+    assert not runs_bare(lens)
+    agree(lens)
+    lens.model.eval()
+    assert runs_bare(lens)
+
+
+def test_unusual_states_of_torch_run_hooked(lens):
+    prompt = random_prompt(lens, [6, -4])
+    expected = transformer.logits_of(lens.model, prompt.tokens)
+    with torch.inference_mode():
+        assert torch.equal(transformer.logits_of(lens.model, prompt.tokens), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not runs_bare(lens)
+    with FlopCounterMode(display=False) as counted:
+        transformer.logits_of(lens.model, prompt.tokens)
+    assert counted.get_total_flops() > 0
+    assert runs_bare(lens)
+
+
+def test_compatibility_mode_and_processed_weights_run_hooked():
+    for kind in ("compat",):
+        lens = make_lens("llama", kind)
+        assert "compatibility" in why_hooked(lens.model)
+        agree(lens)
+    lens = make_lens("gpt-j")
+    assert runs_bare(lens)
+    lens.model.enable_compatibility_mode()
+    assert not runs_bare(lens)
+    agree(lens)
+
+
+def test_a_model_that_is_gone_leaves_nothing_behind():
+    lens = make_lens("llama")
+    agree(lens)
+    assert runs_bare(lens)
+    gone = weakref.ref(lens.model)
+    weights = weakref.ref(lens.model.embed.original_component)
+    del lens
+    for _ in range(3):  # what only the dead model kept alive is found one collection later
+        gc.collect()
+    assert gone() is None
+    assert weights() is None
