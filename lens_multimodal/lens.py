@@ -1,6 +1,7 @@
 """`VisionLens`: a captioning model, the neurons behind its words, and its life on disk and in memory."""
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -144,6 +145,24 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
     def is_attached(self) -> bool:
         """Whether the model takes images: False after `detach`, or if other code removed the hooks of the lens."""
         return attached_to(transformer.embedding_module(self.model)) is self.virtual_tokens
+
+    @property
+    def runs_on(self) -> str:
+        """What the next forward pass runs through: "bare modules", or "TransformerLens model" and why.
+
+        Where no hook is on a `TransformerBridge`, the library runs the Hugging Face modules inside it without the
+        wrappers around them, after it has compared the two once. `running_on` forces either.
+        """
+        reason = transformer.why_hooked(self.model)
+        return "bare modules" if reason is None else f"TransformerLens model: {reason}"
+
+    def running_on(self, how: str) -> AbstractContextManager[None]:
+        """Force what the passes of the library run through within a block.
+
+        Args: how: "hooked" (the TransformerLens model), "bare" (the modules inside it) or "auto".
+        Raises: ValueError for another word; in the block, RuntimeError for a pass that bare modules cannot make.
+        """
+        return transformer.running_on(self.model, how)
 
     def detach(self) -> None:
         """Remove the lens: the model is as it was before, bit for bit."""

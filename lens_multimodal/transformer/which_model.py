@@ -6,7 +6,7 @@ The comparison is made on each model, before its twin is first used; no list of 
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,9 +18,10 @@ from torch.utils._python_dispatch import _len_torch_dispatch_stack
 from lens_multimodal.transformer.accepted_models import few_logits
 from lens_multimodal.transformer.agreement import relative_difference
 from lens_multimodal.transformer.bare_twin import BareTwin, NoBareTwin
-from lens_multimodal.transformer.checked_hooks import fired_hooks
+from lens_multimodal.transformer.checked_hooks import fired_hooks, keep
 from lens_multimodal.transformer.hook_names import mlp_post, resid_pre
 from lens_multimodal.transformer.model_class import BRIDGE, class_name, weight_processing
+from lens_multimodal.transformer.one_at_a_time import runs_alone
 from lens_multimodal.transformer.sizes import shape
 
 AUTO, HOOKED, BARE = "auto", "hooked", "bare"
@@ -43,13 +44,10 @@ def which_model(model: nn.Module, names: Sequence[str] = ()) -> Any:
     Args: names: hook points that the pass needs.
     Raises: RuntimeError if the bare modules are asked for and cannot be used; says why.
     """
-    how = _forced.get(model, AUTO)
-    if how == HOOKED:
-        return model
     reason = why_hooked(model, names)
     if reason is None:
         return _chosen[model].twin.model  # type: ignore[union-attr]
-    if how == BARE:
+    if _forced.get(model) == BARE:
         raise RuntimeError(f"this model cannot run on bare modules: {reason}")
     return model
 
@@ -71,8 +69,11 @@ def running_on(model: nn.Module, how: str) -> Iterator[None]:
         _forced[model] = before
 
 
+@runs_alone
 def why_hooked(model: nn.Module, names: Sequence[str] = ()) -> str | None:
     """Why a pass that needs these hook points runs through the TransformerLens model now; None if it does not."""
+    if _forced.get(model) == HOOKED:
+        return "that was asked for"
     if class_name(model) != BRIDGE or weight_processing(model) != "none":
         return f"it is a {class_name(model)}" if weight_processing(model) == "none" else "its weights were processed"
     if (reason := _unusual_state()) is not None:
@@ -93,6 +94,8 @@ class _Twin:
         self._differs: str | None = None
 
     def why_not(self, model: Any, names: Sequence[str]) -> str | None:
+        if self.twin is not None and (found := self.twin.obstacle()) is not None:
+            return found
         if self._never is None and (self.twin is None or not self.twin.is_current()):
             self._make(model)
         if self.twin is None:
@@ -168,17 +171,11 @@ def _computed(model: Any, twin: BareTwin) -> list[Tensor]:
     mask[1, 0] = 0
     kept: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[..., Any]:
-        def hook(activation: Tensor, hook: Any) -> None:
-            kept[name] = activation
-
-        return hook
-
     def begin(residual: Tensor, hook: Any) -> Tensor:
         return residual.detach().requires_grad_()
 
     neurons = [name for name in map(mlp_post, range(sizes.n_layers)) if twin.lacks([name]) is None]
-    with torch.enable_grad(), fired_hooks(model, [(resid_pre(0), begin), *((name, keep(name)) for name in neurons)]):
+    with torch.enable_grad(), fired_hooks(model, [(resid_pre(0), begin), *keep(neurons, into=kept)]):
         logits = model(tokens, return_type="logits")
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
     gradients = torch.autograd.grad((logits * weights).sum(), list(kept.values())) if kept else ()

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import ablation_effects, effect_of, neuron_attribution, neuron_attribution_by_row
-from lens_multimodal.hooks import ablate
+from lens_multimodal.hooks import ablate, record
 from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.transformer.which_model import running_on, why_hooked
 from tests.decoders.cases import TOKEN, Case, case, difference, each_family, image_vectors, layers
@@ -296,3 +296,37 @@ def test_a_model_that_is_gone_leaves_nothing_behind():
         gc.collect()
     assert gone() is None
     assert weights() is None
+
+
+def test_the_choice_is_shown_and_can_be_forced(lens):
+    assert lens.runs_on == "bare modules"
+    with lens.running_on("hooked"):
+        assert lens.runs_on.startswith("TransformerLens model")
+        agree(lens)
+        with lens.running_on("auto"):
+            assert lens.runs_on == "bare modules"
+    with lens.running_on("bare"), lens.model.hooks(fwd_hooks=[("hook_embed", only_look)]):
+        assert "embed.hook_out" in lens.runs_on
+        with pytest.raises(RuntimeError, match=r"embed\.hook_out"):
+            agree(lens)
+    with lens.running_on("bare"), pytest.raises(RuntimeError, match=r"blocks\.1\.attn\.hook_z"):
+        record(lens.model, random_prompt(lens, [-4]).tokens, ["blocks.1.attn.hook_z"])
+    with pytest.raises(ValueError, match="'fast'"), lens.running_on("fast"):
+        pass
+    agree(lens)
+
+
+def test_a_hook_on_the_neurons_is_seen_by_both_ways_with_the_same_hook_point(lens):
+    seen = {}
+    prompt = random_prompt(lens, [6, -4])
+
+    def look(activation, hook):
+        seen.setdefault(hook.name, []).append(activation)
+
+    for how in ("hooked", "bare"):
+        with lens.running_on(how):
+            transformer.logits_of(lens.model, prompt.tokens, hooks=[("blocks.1.mlp.hook_post", look)])
+    ((_, (hooked, bare)),) = seen.items()
+    assert torch.allclose(hooked, bare, atol=1e-6)
+    with running_on(lens.model, "bare"), pytest.raises(ValueError, match=r"blocks\.9"):
+        transformer.logits_of(lens.model, prompt.tokens, hooks=[("blocks.9.mlp.hook_post", look)])
