@@ -144,7 +144,8 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
     @property
     def is_attached(self) -> bool:
         """Whether the model takes images: False after `detach`, or if other code removed the hooks of the lens."""
-        return attached_to(transformer.embedding_module(self.model)) is self.virtual_tokens
+        own = self.virtual_tokens
+        return attached_to(transformer.embedding_module(self.model)) is own and own.is_attached
 
     @property
     def runs_on(self) -> str:

@@ -24,9 +24,9 @@ from lens_multimodal.transformer.decoder_inputs import DecoderInputs, along_with
 from lens_multimodal.transformer.loading import place
 from lens_multimodal.transformer.self_check import self_check
 from lens_multimodal.transformer.vision_language_models import (
+    forget_images,
     is_vision_language,
     load_vision_language,
-    ready_for_text,
     text_decoder,
 )
 
@@ -88,9 +88,9 @@ def attach(model: Any, processor: Any, *, device: Any = None, dtype: torch.dtype
         transformer.move(model, device=device, dtype=dtype)
     else:
         place(tower.model, device=device, dtype=dtype)
-    ready_for_text(inner)
+    inner.set_attn_implementation({"text_config": "eager"})  # hooks on attention patterns need it
     sample = _sample(tower)
-    ready_for_text(inner)
+    forget_images(inner)
     decoder: Any = inner if is_bridge else text_decoder(inner)
     tower = VisionTower(inner, processor, sample=_needed_beside_vectors(decoder, tower, sample))
     if is_bridge:

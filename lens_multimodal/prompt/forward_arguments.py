@@ -19,6 +19,7 @@ from lens_multimodal.prompt import compiled_images
 from lens_multimodal.prompt.soft_prompt import SoftPrompt
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 from lens_multimodal.transformer.decoder_inputs import DecoderInputs, along_with_images
+from lens_multimodal.transformer.vision_language_models import forget_images
 
 KEPT = "_lens_multimodal_decoder_inputs"
 """The attribute of a key-value cache that holds what its next steps need."""
@@ -87,6 +88,8 @@ class ForwardArguments:
         if not isinstance(ids, Tensor) or compiled_images.is_graph_of_text():
             return None
         n_cached = 0 if cache is None else int(cache.get_seq_length())
+        if not n_cached and given.get("pixel_values") is None:
+            forget_images(self._model)
         values = torch.func.debug_unwrap(ids, recurse=True)
         places = self._tokens.no_words(values)
         if compiled_images.has_no_values(places):

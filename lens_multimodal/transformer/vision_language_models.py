@@ -52,12 +52,11 @@ def load_vision_language(
     return model, processor
 
 
-def ready_for_text(model: Any) -> None:
-    """Make attention patterns of the decoder readable, and let the model forget the images of its latest prompt.
+def forget_images(model: Any) -> None:
+    """Let a vision-language model forget the images of its latest prompt.
 
     Qwen2-VL keeps how far that prompt's positions lag behind, and would number those of the next text by it.
     """
-    model.set_attn_implementation({"text_config": "eager"})
     inner = getattr(model, "model", model)
     if hasattr(inner, "rope_deltas"):
         inner.rope_deltas = None
