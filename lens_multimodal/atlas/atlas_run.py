@@ -13,7 +13,7 @@ from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.arguments.units import Layers, read_layers
 from lens_multimodal.atlas.atlas_reading import TABLES, Atlas
-from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, AtlasSettings
+from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, SAVE_EVERY, AtlasSettings
 from lens_multimodal.atlas.atlas_tables import write_tables
 from lens_multimodal.atlas.chunk_pass import Run, category_parts
 from lens_multimodal.atlas.found_neurons import NEURON, FoundNeurons, mean_ablations, measure_ablations
@@ -48,7 +48,7 @@ def build_atlas(
     batch_size: int = 32,
     pictures_per_chunk: int = 256,
     seed: int = 0,
-    save_every: float | int = 120.0,
+    save_every: float | int = SAVE_EVERY,
     progress: bool = True,
 ) -> Atlas:
     """What every neuron of some layers responds to over a data set; started again, it continues where it stopped.
