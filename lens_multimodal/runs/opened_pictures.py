@@ -20,9 +20,9 @@ class OpenedPicture:
 
     scene: Scene
     pixels: Float[Tensor, "3 height width"] | None
-    """None for a picture that cannot be read, or whose objects alone are wanted."""
+    """None if the picture cannot be read, or if only its objects are wanted."""
     error: str = ""
-    """Why it cannot be read."""
+    """Why the picture cannot be read."""
     covered: dict[str, Float[Tensor, " patch"]]
     """For each category of the scene, the share of every image patch that its objects cover."""
 
@@ -30,7 +30,7 @@ class OpenedPicture:
 def open_picture(scene: Scene, vision: VisionEncoder, *, with_objects: bool, pixels: bool = True) -> OpenedPicture:
     """Read, check and preprocess a picture; the segmentations of its objects too if they are wanted.
 
-    Args: pixels: False for the objects alone.
+    Args: pixels: False to read only the objects.
     """
     try:
         preprocessed = vision.preprocessing([scene.open()])[0] if pixels else None
