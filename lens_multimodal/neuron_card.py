@@ -86,7 +86,7 @@ class NeuronCard(ShownInNotebooks):
     weight_processing: str
     """Weight processing of the language model; decoded tokens depend on it."""
     atlas: AtlasEntry | None = None
-    """What an atlas records about it: the image patches of a whole data set that drive it, its selectivity for categories."""
+    """Its entry in an atlas: the image patches of a whole data set that drive it, its selectivity for categories."""
 
 
 def neuron_card(

@@ -223,7 +223,8 @@ def test_targets_of_all_logits_and_targets_in_the_padding():
 
 
 SWEEPS = [
-    sweeps.act_patch_resid_pre, sweeps.act_patch_mlp_out, sweeps.act_patch_attn_out, sweeps.act_patch_heads, sweeps.act_patch_heads_by_position,
+    sweeps.act_patch_resid_pre, sweeps.act_patch_mlp_out, sweeps.act_patch_attn_out, sweeps.act_patch_heads,
+    sweeps.act_patch_heads_by_position,
     partial(sweeps.act_patch_neurons, neurons=NEURONS), partial(sweeps.act_patch_neurons_by_position, neurons=NEURONS),
 ]  # fmt: skip
 
