@@ -47,8 +47,8 @@ def estimate_atlas(
     Args:
         n_pictures: for a data set of this many pictures like `scenes`, with the same categories; None for `scenes`
             themselves.
-        n_batches: that are measured.
-        out: the folder that will be written, whose disk is looked at.
+        n_batches: number of batches measured.
+        out: the folder that will be written, whose disk is checked for space.
 
     Returns: `bytes` is the most that is on the disk at once, with one process.
     Raises: as `build_atlas`.

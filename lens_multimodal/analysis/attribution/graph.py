@@ -1,7 +1,7 @@
 """The graph of a frozen model: what every function needs that differentiates through activations.
 
-Parameters need no gradient. The graph begins at a leaf placed in the residual stream, and is recorded even when the caller
-works under `torch.no_grad` or `torch.inference_mode`.
+Parameters need no gradient. The graph begins at a leaf placed in the residual stream, and is recorded even when the
+caller works under `torch.no_grad` or `torch.inference_mode`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -95,7 +95,7 @@ def effect_of(
         target: a token id or a string of one token, predicted at the end of (left-padded) prompts; `(pos, token)` for
             another position; any other target, or a list of targets. A tensor or array of token ids `[batch]` gives
             each prompt its own.
-    Raises: ValueError for targets that do not exist, no hooks or unknown hook names; TypeError for something that is not a target;
+    Raises: ValueError for targets that do not exist, no hooks or unknown hook names; TypeError for no target at all;
         FloatingPointError if logits are not finite (overflow in a half-precision model, for example).
     """
     return effects_of(model, tokens, [hooks], target, attention_mask=attention_mask)[0]
