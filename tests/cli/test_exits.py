@@ -19,7 +19,7 @@ NAMES = [command.__name__ for command in COMMANDS]
 
 @pytest.fixture
 def one_error(run):
-    """The message of a command that has to fail in the way a user is told of."""
+    """The message of a command that must fail, in the way a user sees it."""
 
     def failing(*arguments: object) -> str:
         ended = run(*arguments)
@@ -255,7 +255,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_terminal_that_lacks_a_character_shows_its_escape(monkeypatch):
-    """An error or a result is told in full; streams are as they were afterwards."""
+    """An error or a result is printed in full; the streams are as before afterwards."""
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors="strict"))
     with pytest.raises(SystemExit):

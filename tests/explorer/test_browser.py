@@ -284,7 +284,7 @@ def test_patching_between_two_pictures(tab):
 
 
 def test_what_cannot_be_read_is_one_clean_line(tab, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"this is no picture")
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
     tab.drop(tmp_path / "bad.png")
     tab.until(lambda: tab.one("#error").is_displayed())
     assert "PNG, JPEG, WEBP" in tab.text("#error")
