@@ -20,6 +20,7 @@ class Pair:
     """The same weights twice: plain Hugging Face, and under a lens."""
 
     family: str
+    """A name in `FAMILIES`."""
     plain: Any
     processor: Any
     lens: VisionLens
