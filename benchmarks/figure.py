@@ -21,6 +21,7 @@ class Aim:
     text: str
     """What is to be reached, for readers."""
     value: float
+    """What was measured."""
     limit: float
     at_most: bool = True
     """Whether `limit` is an upper bound; otherwise it is a lower one."""

@@ -22,7 +22,9 @@ class Pair:
     family: str
     """A name in `FAMILIES`."""
     plain: Any
+    """The Hugging Face model."""
     processor: Any
+    """Its processor."""
     lens: VisionLens
 
     def inputs(self, text: str, pictures: list[Image.Image]) -> dict[str, Any]:
