@@ -150,7 +150,7 @@ def control_verdict(evidence: Evidence) -> Verdict:
 
 
 def _judged(effect: str, rows: pd.DataFrame, evidence: Evidence) -> Verdict:
-    """What can be said of one effect: absent, reversed, kept by controls, or not."""
+    """What is established about one effect: absent, reversed, kept by controls, or not."""
     controls = evidence.frame[evidence.frame["effect"] == effect]
     controls = controls[~controls["condition"].isin(KEEPS_CONTENT)]
     itself = _itself(rows, evidence.seed)

@@ -153,8 +153,8 @@ class EncoderAndProjection(ImageEmbedder):
     @override
     def chat(self, question: str) -> str:
         raise ValueError(
-            f"this language model has no chat template for pictures; ask {question!r} in a text that it would go on "
-            f"with: lens.prompt(image, 'Question: ... Answer:')"
+            f"this language model has no chat template for pictures; ask {question!r} in a text for it to continue: "
+            f"lens.prompt(image, 'Question: ... Answer:')"
         )
 
     @property

@@ -78,7 +78,7 @@ class PromptTokenizer:
         if prepend_bos and not self._put_before_texts and bos is None:
             raise ValueError(
                 "this tokenizer has no beginning-of-sequence token; use prepend_bos=False, or None for what it does "
-                "by itself"
+                "by default"
             )
         return self._put_before_texts or ([bos] if prepend_bos else [])
 
