@@ -1,9 +1,9 @@
 """What a forward pass needs beside image vectors, found from the token ids alone.
 
 In some vision-language models an image changes more than embeddings: masks (Gemma 3, PaliGemma) or position ids
-(Qwen2-VL). A virtual token id knows its image, so a hook on the forward pass sees from the ids where images stand, and
+(Qwen2-VL). A virtual token id knows its image, so a hook on the forward pass sees from the ids where images are, and
 asks the vision-language model what it would give its decoder there (`transformer.decoder_inputs`). Callers pass token
-ids as always. What cached steps need is kept with their key-value cache and goes with it.
+ids as usual. What cached steps need is kept with their key-value cache and goes with it.
 """
 
 import threading
@@ -26,7 +26,7 @@ KEPT = "_lens_multimodal_decoder_inputs"
 
 
 class NoForwardArguments(ValueError):
-    """Image positions of which the model cannot know how to number them."""
+    """Image positions that the model cannot know how to number."""
 
 
 class ForwardArguments:
@@ -35,8 +35,8 @@ class ForwardArguments:
     Args:
         module: the model whose forward pass takes token ids.
         vision_language: the vision-language model; `module` is its decoder, or itself.
-        virtual_tokens: of the lens; its `remove` takes these hooks off too.
-        sample: what the model's processor makes of a picture and a text behind it.
+        virtual_tokens: of the lens; its `remove` removes these hooks too.
+        sample: what the model's processor makes of a picture followed by a text.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ForwardArguments:
         return before.id in self._module._forward_pre_hooks and after.id in self._module._forward_hooks
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -98,7 +98,7 @@ class ForwardArguments:
         if bool(places.any()):
             if n_cached:
                 raise NoForwardArguments(
-                    f"images behind {n_cached} cached positions: {type(self._model).__name__} places images by the "
+                    f"images after {n_cached} cached positions: {type(self._model).__name__} places images by the "
                     f"whole prompt, so give it in one pass"
                 )
             inputs = DecoderInputs(self._model)
@@ -144,7 +144,7 @@ class ForwardArguments:
     ) -> Bool[Tensor, "batch pos"]:
         """Where text follows the prompt; a row without an image is all such text.
 
-        A prompt ends as the processor ends it, PaliGemma's with a new line. One that does not goes on to the end.
+        A prompt ends as the processor ends it, PaliGemma's with a new line. Otherwise the prompt goes to the end.
         """
         at = torch.arange(ids.shape[1], device=ids.device)
         ends = torch.where((ids == self._last_of_prompt) | places, at, -1).amax(dim=1, keepdim=True)

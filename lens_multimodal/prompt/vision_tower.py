@@ -25,7 +25,7 @@ from lens_multimodal.transformer.decoder_inputs import shallow
 from lens_multimodal.transformer.to_hugging_face import unwrapped
 
 INSTRUCTION = "Describe the picture in one sentence."
-"""What an instruction-tuned model is asked for a caption."""
+"""The question that asks an instruction-tuned model for a caption."""
 
 KEPT_LAYOUTS = 256
 """Measured layouts, by size of the picture."""
@@ -37,7 +37,7 @@ class VisionTower(ImageEmbedder):
     Args:
         model: the vision-language model. Its text decoder may be part of a bridge.
         processor: its Hugging Face processor: image preprocessing, tokenizer, and the marks around images.
-        sample: what the processor makes of a picture and a text behind it, for a model that needs more of an image than
+        sample: what the processor makes of a picture followed by a text, for a model that needs more of an image than
             its vectors (`forward_arguments`).
     """
 
@@ -118,7 +118,7 @@ class VisionTower(ImageEmbedder):
 
     @cached_property
     def reads_company_differently(self) -> bool:
-        """Whether a picture takes other vectors beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
+        """Whether a picture's vectors differ beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
         wide = Image.new("RGB", (300, 100))
         alone, twice = (self._processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
         return int((twice == self.image_token_id).sum()) != 2 * int((alone == self.image_token_id).sum())
@@ -208,10 +208,10 @@ class VisionTower(ImageEmbedder):
     ) -> list[Piece]:
         """The row as the model's own processor writes it, with its marks around each image.
 
-        Where a text contains the processor's placeholder (`<image>`), the images stand there; otherwise where they
-        stand in the row.
+        Where a text contains the processor's placeholder (`<image>`), the images go there; otherwise where they are in
+        the row.
 
-        Raises: ValueError for another number of placeholders than images.
+        Raises: ValueError unless there are as many placeholders as images.
         """
         images = [piece for piece in row if isinstance(piece, EmbeddedImage)]
         if any(image.picture is None for image in images):
@@ -250,7 +250,7 @@ class VisionTower(ImageEmbedder):
         else:
             ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
             if ids.count(self.image_token_id) == sum(map(len, images)) + len(images):
-                # BLIP-2's processor writes its images by itself, before the text.
+                # BLIP-2's processor puts its images before the text by default.
                 written = written.replace(self.placeholder, "")
                 ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
         bos_id = self.processor.tokenizer.bos_token_id
@@ -258,7 +258,7 @@ class VisionTower(ImageEmbedder):
         if prepend_bos and not begun and first_word != bos_id:
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
         if prepend_bos is False and not begun and bos_id is not None and first_word == bos_id:
-            ids.remove(bos_id)  # PaliGemma's processor writes it behind the images
+            ids.remove(bos_id)  # PaliGemma's processor writes it after the images
         return ids
 
     def _with_images(self, ids: Sequence[int], images: Sequence[EmbeddedImage]) -> list[Piece]:
