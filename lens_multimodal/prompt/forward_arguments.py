@@ -25,6 +25,10 @@ KEPT = "_lens_multimodal_decoder_inputs"
 """The attribute of a key-value cache that holds what its next steps need."""
 
 
+KEPT_PROMPTS = 4
+"""Prompts whose masks and positions are kept; a mask takes `[batch, pos, pos]` numbers."""
+
+
 class NoForwardArguments(ValueError):
     """Image positions that the model cannot know how to number."""
 
@@ -52,6 +56,7 @@ class ForwardArguments:
         self._marks_images = all(torch.equal(along[name] == 1, at_images) for name in self._by_token)
         self._last_of_prompt = int(ids[0, -1])
         self._parameters = list(signature(module.forward).parameters)
+        self._latest: dict[Any, tuple[DecoderInputs, dict[str, Any]]] = {}
         self._pass = threading.local()
         self._module = module
         self._handles = (
@@ -94,6 +99,7 @@ class ForwardArguments:
         places = self._tokens.no_words(values)
         if compiled_images.has_no_values(places):
             return None
+        inputs: DecoderInputs | None = None
         arguments: dict[str, Tensor] = {}
         if bool(places.any()):
             if n_cached:
@@ -101,7 +107,6 @@ class ForwardArguments:
                     f"images after {n_cached} cached positions: {type(self._model).__name__} places images by the "
                     f"whole prompt, so give it in one pass"
                 )
-            inputs = DecoderInputs(self._model)
             arguments = self._arguments(self._tokens, values, places)
         elif n_cached and (kept := getattr(cache, KEPT, None)) is not None:
             inputs = kept
@@ -115,8 +120,12 @@ class ForwardArguments:
                 f"{type(self._model).__name__} makes its own attention mask for images: give [batch, pos] or none"
             )
         written = values.masked_fill(places, self._image_token_id)
+        if inputs is None:
+            inputs, found = self._for_prompt(written, mask, cache, arguments)
+        else:
+            found = inputs.of(written, attention_mask=mask, cache=cache, arguments={})
         self._pass.inputs = inputs
-        return (), {**given, **inputs.of(written, attention_mask=mask, cache=cache, arguments=arguments)}
+        return (), {**given, **found}
 
     @torch.compiler.disable
     def _after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -126,6 +135,26 @@ class ForwardArguments:
         cache = getattr(output, "past_key_values", None)
         if inputs is not None and cache is not None:
             setattr(cache, KEPT, inputs)
+
+    def _for_prompt(
+        self, ids: Int[Tensor, "batch pos"], mask: Tensor | None, cache: Any, arguments: Mapping[str, Tensor]
+    ) -> tuple[DecoderInputs, dict[str, Any]]:
+        """Masks and positions of a whole prompt; the latest are kept, for analyses that run one prompt many times.
+
+        Gemma 3 takes longer over its masks than a small model over the rest of a pass (transformers 5.23).
+        """
+        table = next(self._model.get_decoder().get_input_embeddings().parameters())
+        tensors = (ids, *arguments.values()) if mask is None else (ids, *arguments.values(), mask)
+        key = (table.dtype, table.device, *(_content(tensor) for tensor in tensors))
+        if cache is not None or (known := self._latest.get(key)) is None:
+            with torch.inference_mode(False):
+                inputs = DecoderInputs(self._model)
+                known = inputs, inputs.of(ids, attention_mask=mask, cache=cache, arguments=arguments)
+        if cache is None:
+            self._latest[key] = known
+            while len(self._latest) > KEPT_PROMPTS:
+                del self._latest[next(iter(self._latest))]
+        return known
 
     def _arguments(
         self, tokens: VirtualTokens, ids: Int[Tensor, "batch pos"], places: Bool[Tensor, "batch pos"]
@@ -178,6 +207,11 @@ def _copied() -> ForwardArguments:
     copy = object.__new__(ForwardArguments)
     copy._tokens = None
     return copy
+
+
+def _content(tensor: Tensor) -> tuple[Any, ...]:
+    """What tells two small tensors of integers apart."""
+    return tuple(tensor.shape), tensor.cpu().numpy().tobytes()
 
 
 def _runs(places: Bool[Tensor, " pos"]) -> Iterator[Int[Tensor, " run"]]:
