@@ -80,7 +80,7 @@ def estimate_atlas(
         tables = time.perf_counter() - started
         of_tables = sum(file.stat().st_size for file in (home / TABLES).iterdir())
     n_layers, sample = len(settings.layers), min(total, n_calibration)
-    values = sample * lens.vision.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
+    values = sample * run.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
     passes = -(-n_layers // max(1, CALIBRATION_BYTES // values))
     chunks = -(-total // settings.pictures_per_chunk)
     moments = 16 * n_layers * lens.shape.d_mlp * chunks

@@ -106,7 +106,7 @@ def write_tables(run: Run, home: Path, state: State, *, found: Path | None) -> N
     thresholds = read_thresholds(home)
     assert thresholds is not None
     found_for = _found(found)
-    n_patches = int(state.n_pictures.sum()) * run.lens.vision.n_patches
+    n_patches = int(state.n_pictures.sum()) * run.n_patches
     of_layers: dict[int, Measures] = {}
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
     for layer, tally in state.layers.items():
@@ -208,7 +208,7 @@ def _found(folder: Path | None) -> pd.DataFrame:
 
 
 def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
-    n_patches, grid_w = run.lens.vision.n_patches, run.lens.vision.grid_w
+    n_patches, grid_w = run.n_patches, run.lens.images.patch_grid[1]
     neuron, rank = np.nonzero((tally.top_patch != NO_PATCH).numpy())
     code = tally.top_patch.numpy()[neuron, rank]
     place, patch = code // n_patches, code % n_patches

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,6 +40,12 @@ class Run:
     categories: Sequence[str]
     settings: AtlasSettings
 
+    @cached_property
+    def n_patches(self) -> int:
+        """Image patches of each picture. Raises: ValueError if pictures have several grids, or different ones."""
+        grid_h, grid_w = self.lens.images.patch_grid
+        return grid_h * grid_w
+
     def batches(self, places: Sequence[int], *, with_objects: bool = True) -> Iterator[list[Pair]]:
         """Pictures by their places in the run, opened ahead, in batches of fixed composition."""
         size = self.settings.batch_size
@@ -47,11 +54,11 @@ class Run:
             scene = self.order[place]
             shift = len(self.order) // 2
             partner = self.order[(place + shift) % len(self.order)] if shift and with_objects else None
-            vision = self.lens.vision
+            images = self.lens.images
             return Pair(
                 place=place,
-                picture=open_picture(scene, vision, with_objects=with_objects),
-                other=None if partner is None else open_picture(partner, vision, with_objects=True, pixels=False),
+                picture=open_picture(scene, images, with_objects=with_objects),
+                other=None if partner is None else open_picture(partner, images, with_objects=True, pixels=False),
             )
 
         waiting: list[Pair] = []
@@ -68,11 +75,11 @@ class Run:
         """One forward pass over readable pictures; `seen` is called as each layer is computed."""
         prompt = prompt_of(self.lens, [pair.picture for pair in pairs], self.settings.text)
         facts = self._facts(pairs)
-        start, stop = int(prompt.image_pos[0, 0]), int(prompt.image_pos[0, -1]) + 1
+        patches = prompt.image_pos[0]
 
         def at(layer: int) -> transformer.HookFunction:
             def see(activation: Tensor, hook: Any) -> None:
-                seen(layer, wide(activation[:, start:stop]), facts.to(activation.device))
+                seen(layer, wide(activation[:, patches.to(activation.device)]), facts.to(activation.device))
 
             return see
 
@@ -95,7 +102,7 @@ class Run:
 
     def _shares(self, covered: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
         names = sorted({name for own in covered for name in own})
-        share = torch.zeros(len(covered), self.lens.vision.n_patches, len(names))
+        share = torch.zeros(len(covered), self.n_patches, len(names))
         for row, own in enumerate(covered):
             for name, patches in own.items():
                 share[row, :, names.index(name)] = (patches * SHARE).round()

@@ -6,8 +6,10 @@ vision-language model brings its own (`vision_tower`) and writes its own marks a
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
 from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
+
+EncoderInput = Tensor | Mapping[str, Tensor]
+"""One preprocessed picture: pixels, or what a Hugging Face processor makes of it."""
 
 
 class ImageEmbedder(ABC):
@@ -53,6 +58,26 @@ class ImageEmbedder(ABC):
         """The image vectors of each RGB picture, as the decoder reads them.
 
         Args: in_company: for a row that holds other pictures too.
+        """
+
+    @abstractmethod
+    def preprocessed(self, picture: Image.Image) -> EncoderInput:
+        """The encoder's input for one RGB picture, on the CPU. Threads may call this while the encoder runs."""
+
+    @abstractmethod
+    def vectors_of(self, inputs: Sequence[EncoderInput]) -> list[Float[Tensor, "pos d_model"]]:
+        """The image vectors of preprocessed pictures, differentiable in the weights that require gradient."""
+
+    @abstractmethod
+    def n_positions(self, width: int, height: int) -> int:
+        """How many vectors a picture of `width` by `height` pixels takes. Threads may call this likewise."""
+
+    @property
+    @abstractmethod
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of the one grid of image patches that every picture has.
+
+        Raises: ValueError if pictures of other sizes have other grids, several, or none.
         """
 
     @abstractmethod
@@ -117,6 +142,35 @@ class EncoderAndProjection(ImageEmbedder):
         self, pictures: Sequence[Image.Image], *, in_company: bool = False
     ) -> list[Float[Tensor, "pos d_model"]]:
         return list(self.projection(self.vision.features(pictures)))
+
+    @override
+    def preprocessed(self, picture: Image.Image) -> Float[Tensor, "3 height width"]:
+        return self.vision.preprocessing([picture])[0]
+
+    @override
+    def vectors_of(self, inputs: Sequence[EncoderInput]) -> list[Float[Tensor, "pos d_model"]]:
+        like = next(self.vision.parameters(), torch.empty(0))
+        pixels = torch.stack([own for own in inputs if isinstance(own, Tensor)])
+        return list(self.projection(self.vision(pixels.to(device=like.device, dtype=like.dtype))))
+
+    @override
+    def n_positions(self, width: int, height: int) -> int:
+        return self._n_positions
+
+    @cached_property
+    def _n_positions(self) -> int:
+        with torch.no_grad():
+            return self.projection(torch.zeros(1, self.vision.n_patches, self.vision.d_vision)).shape[1]
+
+    @property
+    @override
+    def patch_grid(self) -> tuple[int, int]:
+        if self._n_positions != self.vision.n_patches:
+            raise ValueError(
+                f"the projection gives {self._n_positions} vectors for each picture and the encoder has "
+                f"{self.vision.n_patches} image patches: activations cannot be assigned to image patches"
+            )
+        return self.vision.grid_h, self.vision.grid_w
 
     @override
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:

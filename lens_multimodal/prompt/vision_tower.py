@@ -15,23 +15,18 @@ from typing_extensions import override
 
 from lens_multimodal.files import write_atomically
 from lens_multimodal.image.layout import ImageLayout
-from lens_multimodal.image.measured_layout import (
-    measured_layout,
-    painted_coordinates,
-    tile_scales,
-    touched_pixels,
-    without_attention,
-)
-from lens_multimodal.prompt.image_embedder import ImageEmbedder
-from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePart, Piece
+from lens_multimodal.prompt.image_embedder import EncoderInput, ImageEmbedder
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
+from lens_multimodal.prompt.image_runs import with_images
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
+from lens_multimodal.prompt.tower_layouts import EncoderLock, Latest, TowerLayouts
 from lens_multimodal.transformer.to_hugging_face import unwrapped
 
 INSTRUCTION = "Describe the picture in one sentence."
 """What an instruction-tuned model is asked for a caption."""
 
-KEPT_LAYOUTS = 256
-"""Measured layouts, by size of the picture."""
+SEVERAL_SIZES = ((640, 480), (480, 640), (1024, 512))
+"""Widths and heights of pictures by which it is seen whether all pictures have one grid."""
 
 
 class VisionTower(ImageEmbedder):
@@ -47,7 +42,8 @@ class VisionTower(ImageEmbedder):
         self.processor = processor
         self.image_token_id: int = model.config.image_token_id
         self.placeholder = str(processor.image_token)
-        self._layouts: dict[tuple[int, int, int], ImageLayout] = {}
+        self._encoder = EncoderLock()
+        self._n_positions: Latest[tuple[int, int], int] = Latest()
 
     @property
     def name(self) -> str:
@@ -83,7 +79,7 @@ class VisionTower(ImageEmbedder):
         self, pictures: Sequence[Image.Image], *, in_company: bool = False
     ) -> list[Float[Tensor, "pos d_model"]]:
         in_company = in_company and self.reads_company_differently
-        found = [self.vectors_of(self.preprocessed(picture, in_company=in_company)) for picture in pictures]
+        found = self.vectors_of([self.preprocessed(picture, in_company=in_company) for picture in pictures])
         return [vectors[: len(vectors) // 2] for vectors in found] if in_company else found
 
     @cached_property
@@ -113,7 +109,12 @@ class VisionTower(ImageEmbedder):
         missing = parameter is not None and parameter.default is Parameter.empty
         return {name: getattr(config, name)} if missing else {}
 
-    def vectors_of(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "pos d_model"]:
+    @override
+    def vectors_of(self, inputs: Sequence[EncoderInput]) -> list[Float[Tensor, "pos d_model"]]:
+        with self._encoder:
+            return [self._vectors(own) for own in inputs if not isinstance(own, Tensor)]
+
+    def _vectors(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "pos d_model"]:
         """The vectors that the decoder reads for one preprocessed picture, in order."""
         like = self._like
         found = self.model.get_image_features(
@@ -127,35 +128,48 @@ class VisionTower(ImageEmbedder):
         return torch.cat([tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors])
 
     @override
+    def n_positions(self, width: int, height: int) -> int:
+        def count() -> int:
+            ids = self._written(self.placeholder, [Image.new("RGB", (width, height))])["input_ids"]
+            return int((ids == self.image_token_id).sum())
+
+        return self._n_positions.get((width, height), count)
+
+    @property
+    @override
+    def patch_grid(self) -> tuple[int, int]:
+        layouts = [self.layout(*size, n_positions=self.n_positions(*size)) for size in SEVERAL_SIZES]
+        grids = {None if own.only_grid is None else (own.only_grid.grid_h, own.only_grid.grid_w) for own in layouts}
+        if len(grids) > 1 or None in grids or not all(own.is_placed for own in layouts):
+            found = (", ".join(f"{grid.grid_h} x {grid.grid_w}" for grid in own.grids) or "none" for own in layouts)
+            sizes = [f"{w} x {h} pixels: {grids}" for (w, h), grids in zip(SEVERAL_SIZES, found, strict=True)]
+            raise ValueError(
+                f"{self.name} does not read every picture as the same one grid of image patches ({'; '.join(sizes)}); "
+                f"a processor that cuts no tiles (do_image_splitting=False, crop_to_patches=False) may help"
+            )
+        (grid,) = grids
+        assert grid is not None
+        return grid
+
+    @override
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
         """Measured; see `image.measured_layout`. The latest are kept.
 
         Cost: dozens of passes of the image encoder for each new shape of its input.
         """
-        key = width, height, n_positions
-        if key not in self._layouts:
-            self._layouts[key] = self._measured(width, height, n_positions)
-            if len(self._layouts) > KEPT_LAYOUTS:
-                del self._layouts[next(iter(self._layouts))]
-        return self._layouts[key]
+        in_company = self.reads_company_differently and n_positions != self.n_positions(width, height)
+        return self._layouts.of(width, height, n_positions=n_positions, in_company=in_company)
 
-    @torch.no_grad()
-    def _measured(self, width: int, height: int, n_positions: int) -> ImageLayout:
-        pictures = painted_coordinates(width, height)
-        picture = pictures[0]
-        in_company = self.reads_company_differently and n_positions != len(self.vectors_of(self.preprocessed(picture)))
-        as_painted = {"do_rescale": False, "do_normalize": False}
-        painted = [self.preprocessed(own, in_company=in_company, **as_painted)["pixel_values"] for own in pictures]
-        inputs = self.preprocessed(picture, in_company=in_company)
-        pixels = inputs["pixel_values"]
-        patch = getattr(self.model.config.vision_config, "patch_size", None)
-        band = patch[0] if isinstance(patch, (list, tuple)) else patch
-        if pixels.ndim < 4 or not isinstance(band, int):
-            return ImageLayout(n_positions=n_positions, grids=())
-        with without_attention(self.parts):
-            touched = touched_pixels(lambda own: self.vectors_of({**inputs, "pixel_values": own}), pixels, band=band)
-        scales = tile_scales(painted, width=width, height=height)
-        return measured_layout(touched[:n_positions], scales, width=width, height=height)
+    @cached_property
+    def _layouts(self) -> TowerLayouts:
+        size = getattr(self.model.config.vision_config, "patch_size", None)
+        return TowerLayouts(
+            preprocessed=self.preprocessed,
+            vectors=self._vectors,
+            parts=self.parts,
+            patch_size=size[0] if isinstance(size, (list, tuple)) else size,
+            lock=self._encoder,
+        )
 
     @override
     def grid(self, n_positions: int) -> tuple[int, int]:
@@ -223,49 +237,24 @@ class VisionTower(ImageEmbedder):
         if not images:
             ids = list(self.processor.tokenizer(written, **options)["input_ids"])
         else:
-            ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
-            if ids.count(self.image_token_id) == sum(map(len, images)) + len(images):
-                # BLIP-2's processor writes its images by itself, before the text.
-                written = written.replace(self.placeholder, "")
-                ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
+            ids = self._written(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
         first_word = next((token for token in ids if token != self.image_token_id), None)
         if prepend_bos and not begun and first_word != self.processor.tokenizer.bos_token_id:
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
         return ids
 
     def _with_images(self, ids: Sequence[int], images: Sequence[EmbeddedImage]) -> list[Piece]:
-        """Token ids with the runs of the image token replaced by images, in order."""
-        n_places, n_vectors = list(ids).count(self.image_token_id), sum(map(len, images))
-        if n_places != n_vectors:
+        try:
+            return with_images(ids, images, image_token_id=self.image_token_id)
+        except ValueError as error:
             raise ValueError(
-                f"the processor {type(self.processor).__name__} left room for {n_places} image vectors, and the images "
-                f"of this row have {n_vectors}: they were embedded for another model, or alone, and {self.name} reads "
-                f"several pictures in one prompt in another way; give the pictures themselves"
-            )
-        pieces: list[Piece] = []
-        vectors = [(image, index) for image in images for index in range(len(image))]
-        upcoming = iter(vectors)
-        for token in ids:
-            if token != self.image_token_id:
-                if not pieces or not isinstance(pieces[-1], list):
-                    pieces.append([])
-                pieces[-1].append(token)  # type: ignore[union-attr]
-                continue
-            image, index = next(upcoming)
-            last = pieces[-1] if pieces else None
-            if isinstance(last, ImagePart) and last.image is image and last.stop == index:
-                pieces[-1] = ImagePart(image=image, first=last.first, stop=index + 1)
-            else:
-                pieces.append(ImagePart(image=image, first=index, stop=index + 1))
-        return pieces
+                f"{error}: they were embedded for another model, or alone, and {self.name} reads several pictures in "
+                f"one prompt in another way; give the pictures themselves"
+            ) from error
 
     def written(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Any]:
         """A row as the model's own forward pass takes it, pixels included."""
-        inputs = self._processed(text, pictures)
-        if int((inputs["input_ids"] == self.image_token_id).sum()) == len(pictures) + sum(
-            len(self.vectors_of(self.preprocessed(picture))) for picture in pictures
-        ):
-            inputs = self._processed(text.replace(self.placeholder, ""), pictures)
+        inputs = self._written(text, pictures)
         like = self._like
         return {
             name: value.to(like if value.is_floating_point() else like.device)
@@ -284,6 +273,17 @@ class VisionTower(ImageEmbedder):
             partial.mkdir()
             unwrapped(self.model).save_pretrained(partial)
             self.processor.save_pretrained(partial)
+
+    def _written(self, text: str, pictures: Sequence[Any], **options: Any) -> Any:
+        return self._processed(text.replace(self.placeholder, "") if self._adds_images else text, pictures, **options)
+
+    @cached_property
+    def _adds_images(self) -> bool:
+        """Whether the processor writes its images by itself, before the text, as BLIP-2's does."""
+        blank = Image.new("RGB", (64, 64))
+        ids = self._processed(self.placeholder, [blank])["input_ids"]
+        with torch.no_grad():
+            return int((ids == self.image_token_id).sum()) == 1 + len(self._vectors(self.preprocessed(blank)))
 
     def _processed(self, written: str, pictures: Sequence[Any], **options: Any) -> Any:
         return self.processor(text=[written], images=[list(pictures)], return_tensors="pt", **options)
