@@ -58,7 +58,7 @@ def train(
     make: Any = batches_of if isinstance(source, list) else batches_of_stream
     batches = make(
         source,
-        preprocessing=lens.vision.preprocessing,
+        preprocessed=lens.images.preprocessed,
         batch_size=chosen.batch_of_one_process(_n_processes()),
         seed=chosen.seed,
         workers=workers,

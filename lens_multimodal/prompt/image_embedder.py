@@ -43,6 +43,14 @@ class ImageEmbedder(ABC):
     def parts(self) -> Mapping[str, nn.Module]:
         """Its modules by name, in the order in which a picture passes them."""
 
+    @property
+    @abstractmethod
+    def projector(self) -> nn.Module:
+        """What maps the encoder's features to vectors of the decoder's width.
+
+        Raises: ValueError for a model that has no such module apart from its encoder.
+        """
+
     @abstractmethod
     def replaced(self, name: str, part: nn.Module) -> "ImageEmbedder":
         """The same with another module as one of its parts; this one is not changed."""
@@ -128,6 +136,10 @@ class EncoderAndProjection(ImageEmbedder):
     @property
     def parts(self) -> Mapping[str, nn.Module]:
         return {"vision": self.vision, "projection": self.projection}
+
+    @property
+    def projector(self) -> nn.Module:
+        return self.projection.linear
 
     def replaced(self, name: str, part: nn.Module) -> ImageEmbedder:
         own: dict[str, Any] = {**self.parts, name: part}

@@ -17,9 +17,9 @@ from lens_multimodal.files import write_atomically
 from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.image_embedder import EncoderInput, ImageEmbedder
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
-from lens_multimodal.prompt.image_runs import with_images
+from lens_multimodal.prompt.processor_texts import ProcessorTexts, with_images
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
-from lens_multimodal.prompt.tower_layouts import EncoderLock, Latest, TowerLayouts
+from lens_multimodal.prompt.tower_layouts import EncoderLock, TowerLayouts
 from lens_multimodal.transformer.to_hugging_face import unwrapped
 
 INSTRUCTION = "Describe the picture in one sentence."
@@ -41,9 +41,9 @@ class VisionTower(ImageEmbedder):
         self.model = model
         self.processor = processor
         self.image_token_id: int = model.config.image_token_id
-        self.placeholder = str(processor.image_token)
         self._encoder = EncoderLock()
-        self._n_positions: Latest[tuple[int, int], int] = Latest()
+        self._texts = ProcessorTexts(processor, image_token_id=self.image_token_id, n_vectors=self._n_vectors)
+        self.placeholder = self._texts.placeholder
 
     @property
     def name(self) -> str:
@@ -62,6 +62,13 @@ class VisionTower(ImageEmbedder):
             for name, child in inner.named_children()
             if not {id(module) for module in child.modules()} & decoder
         }
+
+    @property
+    def projector(self) -> nn.Module:
+        *others, last = self.parts.values()
+        if not others:
+            raise ValueError(f"{self.name} has no projection apart from its image encoder, a {type(last).__name__}")
+        return last
 
     def replaced(self, name: str, part: nn.Module) -> "VisionTower":
         outer = _shallow(self.model)
@@ -86,7 +93,7 @@ class VisionTower(ImageEmbedder):
     def reads_company_differently(self) -> bool:
         """Whether a picture takes other vectors beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
         wide = Image.new("RGB", (300, 100))
-        alone, twice = (self._processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
+        alone, twice = (self._texts.processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
         return int((twice == self.image_token_id).sum()) != 2 * int((alone == self.image_token_id).sum())
 
     def preprocessed(self, picture: Image.Image, *, in_company: bool = False, **changes: Any) -> dict[str, Tensor]:
@@ -97,7 +104,7 @@ class VisionTower(ImageEmbedder):
             changes: options of the image processor.
         """
         copies = 1 + in_company
-        inputs = self._processed(self.placeholder * copies, [picture] * copies, **changes)
+        inputs = self._texts.processed(self.placeholder * copies, [picture] * copies, **changes)
         wanted = signature(self.model.get_image_features).parameters
         return {name: value for name, value in inputs.items() if name in wanted and isinstance(value, Tensor)}
 
@@ -129,11 +136,7 @@ class VisionTower(ImageEmbedder):
 
     @override
     def n_positions(self, width: int, height: int) -> int:
-        def count() -> int:
-            ids = self._written(self.placeholder, [Image.new("RGB", (width, height))])["input_ids"]
-            return int((ids == self.image_token_id).sum())
-
-        return self._n_positions.get((width, height), count)
+        return self._texts.ids(self.placeholder, ((width, height),)).count(self.image_token_id)
 
     @property
     @override
@@ -237,7 +240,7 @@ class VisionTower(ImageEmbedder):
         if not images:
             ids = list(self.processor.tokenizer(written, **options)["input_ids"])
         else:
-            ids = self._written(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
+            ids = self._texts.ids(written, tuple(image.picture.size for image in images if image.picture), **options)
         first_word = next((token for token in ids if token != self.image_token_id), None)
         if prepend_bos and not begun and first_word != self.processor.tokenizer.bos_token_id:
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
@@ -254,7 +257,7 @@ class VisionTower(ImageEmbedder):
 
     def written(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Any]:
         """A row as the model's own forward pass takes it, pixels included."""
-        inputs = self._written(text, pictures)
+        inputs = self._texts.written(text, pictures)
         like = self._like
         return {
             name: value.to(like if value.is_floating_point() else like.device)
@@ -274,19 +277,9 @@ class VisionTower(ImageEmbedder):
             unwrapped(self.model).save_pretrained(partial)
             self.processor.save_pretrained(partial)
 
-    def _written(self, text: str, pictures: Sequence[Any], **options: Any) -> Any:
-        return self._processed(text.replace(self.placeholder, "") if self._adds_images else text, pictures, **options)
-
-    @cached_property
-    def _adds_images(self) -> bool:
-        """Whether the processor writes its images by itself, before the text, as BLIP-2's does."""
-        blank = Image.new("RGB", (64, 64))
-        ids = self._processed(self.placeholder, [blank])["input_ids"]
-        with torch.no_grad():
-            return int((ids == self.image_token_id).sum()) == 1 + len(self._vectors(self.preprocessed(blank)))
-
-    def _processed(self, written: str, pictures: Sequence[Any], **options: Any) -> Any:
-        return self.processor(text=[written], images=[list(pictures)], return_tensors="pt", **options)
+    @torch.no_grad()
+    def _n_vectors(self, picture: Image.Image) -> int:
+        return len(self._vectors(self.preprocessed(picture)))
 
     @property
     def _like(self) -> Tensor:

@@ -3,6 +3,8 @@
 Everything is compared with plain PyTorch hooks on the untouched model and its own pixels.
 """
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,11 @@ from torch.testing import assert_close
 
 from lens_multimodal import attach_vision
 from lens_multimodal.atlas import build_atlas, estimate_atlas
+from lens_multimodal.data import CaptionedPicture
 from lens_multimodal.image.patch_cover import covered_positions
 from lens_multimodal.runs.picture_order import in_order
 from lens_multimodal.store import estimate, write_activations
+from lens_multimodal.train import CaptionBatch, FitSettings, batches_of, fit_projection, token_losses
 from tests.vision_language.conftest import Pair
 from tests.vision_language.models import build
 from tests.vision_language.pictures import scenes_of_several_sizes
@@ -141,3 +145,85 @@ def test_an_atlas_counts_one_grid(pair, scenes, tmp_path):
         own = atlas.neuron(LAYER, neuron).concepts.set_index("category")
         assert own.loc["dog", "iou"] == pytest.approx(inside / (on.sum() + share.sum() - inside), abs=1e-6)
     assert estimate_atlas(pair.lens, scenes, layers=[LAYER], batch_size=2, n_batches=1).bytes > 0
+
+
+# --- training --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainable(pair, tmp_path):
+    """A lens of its own, and the untouched twin of its model."""
+    folder = tmp_path / "models"
+    (plain, _), (model, processor) = build(pair.family, folder), build(pair.family, folder)
+    return attach_vision(model, processor=processor), plain
+
+
+def captioned(scenes):
+    """Captions of unequal length."""
+    return [" the red sun", " a dog", " is in the tree"][: len(scenes)], [scene.open() for scene in scenes]
+
+
+def losses_on_pixels(pair, plain, captions, pictures):
+    """Hugging Face's own loss from pixels, one caption at a time, times its number of tokens."""
+    found = []
+    for caption, picture in zip(captions, pictures, strict=True):
+        inputs = pair.inputs(f"IMAGE what is{caption}", [picture])
+        ids = torch.cat([inputs["input_ids"], torch.tensor([[0]])], dim=1)
+        n_words = len(pair.lens.text.encode(caption)) + 1
+        labels = torch.full_like(ids, -100)
+        labels[:, -n_words:] = ids[:, -n_words:]
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        found.append(plain(**inputs, labels=labels).loss * n_words)
+    return found
+
+
+def test_the_loss_of_a_caption_and_its_gradient_in_the_projector(pair, trainable, scenes):
+    lens, plain = trainable
+    captions, pictures = captioned(scenes[:3])
+    batch = CaptionBatch(
+        pixels=[lens.images.preprocessed(own) for own in pictures],
+        captions=captions,
+        sizes=[own.size for own in pictures],
+    )
+    name = list(lens.images.parts)[-1]
+    own = lens.images.projector.requires_grad_(True)
+    losses = token_losses(lens, batch, prompt=" what is")
+    lengths = [len(lens.text.encode(caption)) + 1 for caption in captions]
+    theirs = getattr(plain if hasattr(plain, name) else plain.model, name).requires_grad_(True)
+    expected = losses_on_pixels(pair, plain, captions, pictures)
+    for found, loss in zip(losses.split(lengths), expected, strict=True):
+        assert_close(found.sum(), loss, **CLOSE)
+    found = torch.autograd.grad(losses.sum(), list(own.parameters()))
+    wanted = torch.autograd.grad(sum(expected), list(theirs.parameters()))
+    for mine, other in zip(found, wanted, strict=True):
+        assert other.abs().max() > 1e-3
+        assert_close(mine, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+def test_training_starts_from_the_models_own_projector(pair, trainable, scenes, tmp_path):
+    lens, plain = trainable
+    frozen = {name: value.clone() for name, value in lens.images.model.state_dict().items()}
+    settings = FitSettings(steps=6, batch_size=2, learning_rate=1e-2, dropout=0.0, prompt=" what is")
+    texts, _ = captioned(scenes[:3])
+    data = batches_of(
+        [CaptionedPicture(key=s.path.name, picture=s.path, captions=(t,)) for s, t in zip(scenes, texts, strict=False)],
+        preprocessed=lens.images.preprocessed,
+        batch_size=2,
+        shuffle=False,
+    )
+    fitted = fit_projection(lens, data, settings=settings, folder=tmp_path / "fit", progress=False)
+    assert fitted is lens.images.projector
+    prefix = next(name for name, module in lens.images.model.named_modules() if module is fitted)
+    for name, value in lens.images.model.state_dict().items():
+        assert torch.equal(value, frozen[name]) == (not name.startswith(prefix))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "fit" / "log.jsonl").read_text().splitlines()]
+    captions, pictures = captioned(scenes[:2])
+    n_tokens = sum(len(lens.text.encode(caption)) + 1 for caption in captions)
+    with torch.no_grad():
+        first = sum(losses_on_pixels(pair, plain, captions, pictures)) / n_tokens
+    assert losses[0] == pytest.approx(float(first), rel=1e-4)
+    assert losses[-2] < losses[0]
+    lens.save_pretrained(tmp_path / "saved")
+    again = attach_vision(tmp_path / "saved")
+    prompt, twin = (own.prompt(scenes[0].path, TEXT) for own in (lens, again))
+    assert_close(again.logits(twin), lens.logits(prompt), **CLOSE)
