@@ -80,6 +80,11 @@ def attach(model: Any, processor: Any, *, device: Any = None, dtype: torch.dtype
             f"{type(inner).__name__} needs its processor, which prepares pictures and writes marks around them: "
             f"attach_vision(model, processor=AutoProcessor.from_pretrained(...)), or give the model's folder"
         )
+    if any(weight.is_meta for weight in inner.parameters()):
+        raise ValueError(
+            f"some weights of {type(inner).__name__} are offloaded to main memory or disk (on the device meta), so they "
+            f"cannot be decoded: load it without offloading, on more devices or in half precision"
+        )
     tower = VisionTower(inner, processor)
     if is_bridge:
         transformer.move(model, device=device, dtype=dtype)
@@ -125,9 +130,10 @@ def _sample(tower: VisionTower) -> _Sample:
 @torch.no_grad()
 def _from_vectors(decoder: Any, tower: VisionTower, sample: _Sample) -> Float[Tensor, "1 pos d_vocab"]:
     """Logits of the plain Hugging Face decoder on the image vectors of the sample."""
-    embedded = decoder.get_input_embeddings()(sample.ids)
-    vectors = tower.vectors([sample.picture])[0]
-    return decoder(inputs_embeds=embedded.index_put((sample.ids == tower.image_token_id,), vectors.to(embedded))).logits
+    table = decoder.get_input_embeddings()
+    ids = sample.ids.to(table.weight.device)
+    vectors = tower.vectors([sample.picture])[0].to(table.weight)
+    return decoder(inputs_embeds=table(ids).index_put((ids == tower.image_token_id,), vectors)).logits
 
 
 def _check(reason: str, tower: VisionTower, sample: _Sample, found: Tensor) -> None:
