@@ -82,8 +82,8 @@ def attach(model: Any, processor: Any, *, device: Any = None, dtype: torch.dtype
         )
     if any(weight.is_meta for weight in inner.parameters()):
         raise ValueError(
-            f"some weights of {type(inner).__name__} are offloaded to main memory or disk (on the device meta), so they "
-            f"cannot be decoded: load it without offloading, on more devices or in half precision"
+            f"some weights of {type(inner).__name__} are offloaded to main memory or disk (on the device meta), so "
+            f"they cannot be decoded: load it without offloading, on more devices or in half precision"
         )
     tower = VisionTower(inner, processor)
     if is_bridge:

@@ -3,6 +3,8 @@
 The devices are pretended (`tests.pretend_devices`); accelerate's own hooks spread the model, as `device_map` does.
 """
 
+import warnings
+
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
@@ -31,15 +33,18 @@ def places(model):
     where = {f"{decoder}.embed_tokens": LOWER, f"{decoder}.rotary_emb": LOWER, f"{decoder}.layers.0": LOWER}
     where |= {f"{decoder}.layers.1": UPPER, f"{decoder}.norm": UPPER, "lm_head": UPPER}
     others = (name for name, _ in model.model.named_children() if f"model.{name}" != decoder)
-    return where | {f"model.{name}": EYES for name in others}
+    marks = (name for name, _ in model.model.named_parameters(recurse=False))  # LLaVA-NeXT's at the end of a row
+    return where | {f"model.{name}": EYES for name in (*others, *marks)}
 
 
 @pytest.fixture(scope="module", params=["llava", "llava-next", "smolvlm"])
 def lenses(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     (spread, processor), (whole, own) = build(request.param, folder), build(request.param, folder)
-    spread = dispatch_model(spread, places(spread), force_hooks=True)
-    for own in spread.model.parameters(recurse=False):  # LLaVA-NeXT's mark at the end of a row
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The following device_map keys")  # marks are no modules
+        spread = dispatch_model(spread, places(spread), force_hooks=True)
+    for own in spread.model.parameters(recurse=False):
         own.data = own.data.to(EYES)
     return attach_vision(spread, processor=processor), attach_vision(whole, processor=own)
 
