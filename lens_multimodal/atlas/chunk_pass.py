@@ -1,6 +1,6 @@
 """One pass over pictures: every chosen layer's neurons at the image positions, batch by batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,8 +13,9 @@ from lens_multimodal import transformer
 from lens_multimodal.atlas.atlas_settings import AtlasSettings
 from lens_multimodal.atlas.layer_tally import SHARE, BatchFacts
 from lens_multimodal.data import Scene
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.image.geometry import Box
 from lens_multimodal.precision import wide
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.runs.ahead import ahead
 from lens_multimodal.runs.opened_pictures import OpenedPicture, open_picture, prompt_of
 
@@ -35,7 +36,7 @@ class Pair:
 class Run:
     """What every pass of an atlas needs."""
 
-    lens: VisionLens
+    lens: CaptioningModel
     order: Sequence[Scene]
     categories: Sequence[str]
     settings: AtlasSettings
@@ -45,6 +46,19 @@ class Run:
         """Image patches of each picture. Raises: ValueError if pictures have several grids, or different ones."""
         grid_h, grid_w = self.lens.images.patch_grid
         return grid_h * grid_w
+
+    def boxes(self, patches: Iterable[tuple[int, int, int]]) -> list[Box]:
+        """What each patch shows of its picture. Args: patches: width and height of the picture, number of the patch."""
+        known: dict[tuple[int, int, int], Box] = {}
+        found = []
+        for width, height, patch in patches:
+            if (width, height, patch) not in known:
+                grid = self.lens.images.layout(width, height, n_positions=self.n_patches).only_grid
+                assert grid is not None
+                assert grid.geometry is not None
+                known[width, height, patch] = grid.geometry.patch_box(*divmod(patch, grid.grid_w))
+            found.append(known[width, height, patch])
+        return found
 
     def batches(self, places: Sequence[int], *, with_objects: bool = True) -> Iterator[list[Pair]]:
         """Pictures by their places in the run, opened ahead, in batches of fixed composition."""
@@ -83,10 +97,13 @@ class Run:
 
             return see
 
-        with transformer.fired_hooks(self.lens.model, [(transformer.mlp_post(layer), at(layer)) for layer in layers]):
-            transformer.logits_of(
-                self.lens.model, prompt.tokens, attention_mask=prompt.attention_mask, first=prompt.last_pos
-            )
+        transformer.logits_of(
+            self.lens.model,
+            prompt.tokens,
+            attention_mask=prompt.attention_mask,
+            first=prompt.last_pos,
+            hooks=[(transformer.mlp_post(layer), at(layer)) for layer in layers],
+        )
         self.lens.forget(prompt)
 
     def _facts(self, pairs: Sequence[Pair]) -> BatchFacts:

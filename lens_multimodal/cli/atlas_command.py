@@ -21,6 +21,9 @@ def atlas(
     ] = 0.995,
     calibration: Annotated[int, typer.Option(min=1, help="Pictures from which the quantiles are taken.")] = 256,
     top: Annotated[int, typer.Option(min=1, help="Pictures kept for each neuron.")] = 16,
+    ablations: Annotated[
+        int, typer.Option(min=0, help="With --found: nouns on which a found neuron's ablation is measured, at most.")
+    ] = 4,
     pages: Annotated[int, typer.Option(min=1, help="Neurons that get a page, the most selective first.")] = 10_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")] = 32,
     limit: Limit = None,
@@ -45,16 +48,18 @@ def atlas(
     lens = lens_options.open()
     what = {
         "layers": layer or None,
+        "found": found,
         "quantile": quantile,
         "n_calibration": calibration,
         "n_top": top,
+        "n_ablations": ablations,
         "batch_size": batch_size,
     }
     if estimate:
         typer.echo(estimate_atlas(lens, scenes, n_pictures=for_pictures, out=out, **what))  # type: ignore[arg-type]
         return
-    made = build_atlas(lens, scenes, out, found=found, **what)  # type: ignore[arg-type]
+    made = build_atlas(lens, scenes, out, **what)  # type: ignore[arg-type]
     if options.is_first_process():
         for failure in made.failed:
             typer.echo(f"warning: {failure['file']}: {failure['error']}", err=True)
-        typer.echo(f"atlas: {write_site(made, scenes, out / 'site', n_neurons=pages)}")
+        typer.echo(f"atlas: {write_site(made, scenes, n_neurons=pages)}")

@@ -19,7 +19,7 @@ from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.image_words import WORDS_READ, nearest_to_image_prompts, random_tokens
 from lens_multimodal.experiments.shared.nouns import says
 from lens_multimodal.experiments.shared.picture_state import PictureState
-from lens_multimodal.experiments.shared.random_parts import random_projection, vectors_of
+from lens_multimodal.experiments.shared.random_parts import through_random_projection
 from lens_multimodal.experiments.shared.summaries import Drawing, Pair, PairedVerdict, SummaryTable
 from lens_multimodal.image.patch_cover import covered_positions
 
@@ -122,7 +122,7 @@ class Projection(Experiment[ProjectionSettings]):
     def rows(self, context: Context[ProjectionSettings]) -> dict[str, pd.DataFrame]:
         picture, model, n_tokens = context.picture, context.lens.model, context.settings.n_tokens
         shown = _what_positions_show(picture, context.settings.covered)
-        random_vectors = vectors_of(context.lens, picture.image, images=random_projection(context))
+        random_vectors = through_random_projection(context)
         nearest = nearest_to_image_prompts(context)
         unembedded, random_unembedded = (
             unembed_tokens(model, vectors, top_k=WORDS_READ, probabilities=False)

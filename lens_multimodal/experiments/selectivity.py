@@ -203,7 +203,7 @@ def _share_of_objects(scene: Scene, category: str) -> float:
 
 def _chosen(picture: PictureState, index: int, count: int) -> pd.DataFrame:
     """The best interpretable neurons of a noun (`neurons` is top) and random ones of their layers, with words."""
-    table = picture.with_words(picture.top[index])
+    table = picture.top_words[index]
     top = table[table["interpretable"]].head(count)
     if not len(top):
         return top

@@ -32,4 +32,7 @@ class Limits:
         if low:
             raise ValueError(f"limits must be at least 1, got {low}")
         if min(self.uploads_held, self.samples_held) < 2:
-            raise ValueError("hold at least 2 uploads and 2 samples: patching needs two pictures at once")
+            raise ValueError(
+                f"uploads_held={self.uploads_held} and samples_held={self.samples_held} must both be at least 2: "
+                f"patching needs two pictures at once"
+            )

@@ -67,8 +67,8 @@ def patch_path(
         return [*hold, *replace_senders]
 
     seen: dict[str, list[Tensor]] = {}
-    with transformer.fired_hooks(model, [*observe(names, into=seen), *hold, *replace_senders]):
-        transformer.logits_of(model, tokens, attention_mask=attention_mask)
+    hooks = [*observe(names, into=seen), *hold, *replace_senders]
+    transformer.logits_of(model, tokens, attention_mask=attention_mask, hooks=hooks)
     return receivers.replaced(model, Resample({name: values[0] for name, values in seen.items()}))
 
 

@@ -45,19 +45,24 @@ class PromptBuilder:
             chunk = pictures[start : start + batch_size]
             # Made under inference_mode, an image could never be used with autograd later.
             with torch.inference_mode(False), torch.no_grad():
-                vectors = (
-                    self.images.vectors(chunk, in_company=in_company)
+                encoded = (
+                    self.images.encoded(chunk, in_company=in_company)
                     if inputs is None
-                    else self.images.vectors_of(inputs[start : start + batch_size])
+                    else self.images.encoded_of(inputs[start : start + batch_size])
                 )
-                leaves = [own.clone().requires_grad_(with_gradient) for own in vectors]
+                stored = [
+                    self.virtual_tokens.store(
+                        own.vectors.clone().requires_grad_(with_gradient), forward_arguments=own.forward_arguments
+                    )
+                    for own in encoded
+                ]
             embedded += [
                 EmbeddedImage(
-                    soft_prompt=self.virtual_tokens.store(leaf),
-                    placing=partial(self.images.layout, picture.width, picture.height, n_positions=len(leaf)),
+                    soft_prompt=own,
+                    placing=partial(self.images.layout, picture.width, picture.height, n_positions=len(own.vectors)),
                     picture=picture,
                 )
-                for picture, leaf in zip(chunk, leaves, strict=True)
+                for picture, own in zip(chunk, stored, strict=True)
             ]
         return embedded
 

@@ -48,6 +48,7 @@ class CaptioningModel:
         self.virtual_tokens = VirtualTokens(
             transformer.embedding_module(model), d_vocab=shape.d_vocab, d_model=shape.d_model
         )
+        self.virtual_tokens.on_forward = images.on_forward(model, self.virtual_tokens)
         transformer.count_words_alone(model)
 
     @property
@@ -133,9 +134,8 @@ class CaptioningModel:
         self, pictures: Sequence[Picture], *, with_gradient: bool = False, batch_size: int = 64
     ) -> list[EmbeddedImage]:
         """Encode and project pictures once, for use in any number of prompts."""
-        return self.builder.embed(
-            [as_picture(picture) for picture in pictures], with_gradient=with_gradient, batch_size=batch_size
-        )
+        opened = [as_picture(picture) for picture in pictures]
+        return self.builder.embed(opened, with_gradient=with_gradient, batch_size=batch_size)
 
     def forget(self, *prompts: ImagePrompt) -> None:
         """Drop these prompts' images (all images, if none is named); their token ids become unknown."""

@@ -6,6 +6,7 @@ vision-language model brings its own (`vision_tower`) and writes its own marks a
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,22 @@ from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
 from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
+from lens_multimodal.prompt.virtual_tokens import Hooks, VirtualTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """What the decoder gets of one picture."""
+
+    vectors: Float[Tensor, "pos d_model"]
+    forward_arguments: Mapping[str, Tensor] = field(default_factory=dict)
+    """As in `SoftPrompt`."""
+
+    def first_half(self) -> "EncodedImage":
+        """The first of two equal pictures that were encoded together."""
+        arguments = {name: value[: len(value) // 2] for name, value in self.forward_arguments.items()}
+        return EncodedImage(vectors=self.vectors[: len(self.vectors) // 2], forward_arguments=arguments)
+
 
 EncoderInput = Tensor | Mapping[str, Tensor]
 """One preprocessed picture: pixels, or what a Hugging Face processor makes of it."""
@@ -60,21 +77,25 @@ class ImageEmbedder(ABC):
         """Everything but weights that decides what it computes, as JSON."""
 
     @abstractmethod
-    def vectors(
-        self, pictures: Sequence[Image.Image], *, in_company: bool = False
-    ) -> list[Float[Tensor, "pos d_model"]]:
-        """The image vectors of each RGB picture, as the decoder reads them.
+    def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
+        """Each RGB picture as the decoder reads it.
 
         Args: in_company: for a row that holds other pictures too.
         """
+
+    def vectors(
+        self, pictures: Sequence[Image.Image], *, in_company: bool = False
+    ) -> list[Float[Tensor, "pos d_model"]]:
+        """The image vectors of `encoded` alone."""
+        return [image.vectors for image in self.encoded(pictures, in_company=in_company)]
 
     @abstractmethod
     def preprocessed(self, picture: Image.Image) -> EncoderInput:
         """The encoder's input for one RGB picture, on the CPU. Threads may call this while the encoder runs."""
 
     @abstractmethod
-    def vectors_of(self, inputs: Sequence[EncoderInput]) -> list[Float[Tensor, "pos d_model"]]:
-        """The image vectors of preprocessed pictures, differentiable in the weights that require gradient."""
+    def encoded_of(self, inputs: Sequence[EncoderInput]) -> list[EncodedImage]:
+        """Preprocessed pictures, differentiable in the weights that require gradient."""
 
     @abstractmethod
     def n_positions(self, width: int, height: int) -> int:
@@ -87,6 +108,10 @@ class ImageEmbedder(ABC):
 
         Raises: ValueError if pictures of other sizes have other grids, several, or none.
         """
+
+    @abstractmethod
+    def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> Hooks | None:
+        """Put hooks on a TransformerLens model's forward pass, where its images need more than their vectors."""
 
     @abstractmethod
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
@@ -150,20 +175,19 @@ class EncoderAndProjection(ImageEmbedder):
         return {"vision": own.name, "grid": [own.grid_h, own.grid_w], "preprocessing": own.preprocessing.to_json()}
 
     @override
-    def vectors(
-        self, pictures: Sequence[Image.Image], *, in_company: bool = False
-    ) -> list[Float[Tensor, "pos d_model"]]:
-        return list(self.projection(self.vision.features(pictures)))
+    def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
+        return [EncodedImage(vectors=vectors) for vectors in self.projection(self.vision.features(pictures))]
 
     @override
     def preprocessed(self, picture: Image.Image) -> Float[Tensor, "3 height width"]:
         return self.vision.preprocessing([picture])[0]
 
     @override
-    def vectors_of(self, inputs: Sequence[EncoderInput]) -> list[Float[Tensor, "pos d_model"]]:
+    def encoded_of(self, inputs: Sequence[EncoderInput]) -> list[EncodedImage]:
         like = next(self.vision.parameters(), torch.empty(0))
         pixels = torch.stack([own for own in inputs if isinstance(own, Tensor)])
-        return list(self.projection(self.vision(pixels.to(device=like.device, dtype=like.dtype))))
+        found = self.projection(self.vision(pixels.to(device=like.device, dtype=like.dtype)))
+        return [EncodedImage(vectors=vectors) for vectors in found]
 
     @override
     def n_positions(self, width: int, height: int) -> int:
@@ -183,6 +207,10 @@ class EncoderAndProjection(ImageEmbedder):
                 f"{self.vision.n_patches} image patches: activations cannot be assigned to image patches"
             )
         return self.vision.grid_h, self.vision.grid_w
+
+    @override
+    def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> None:
+        return None
 
     @override
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:

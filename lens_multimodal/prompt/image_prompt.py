@@ -15,7 +15,7 @@ from lens_multimodal.arguments.positions import Positions, PositionSet, read_pos
 from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.image.layout import ImageLayout, PatchGrid
 from lens_multimodal.notebook import ShownInNotebooks
-from lens_multimodal.prompt.virtual_tokens import SoftPrompt
+from lens_multimodal.prompt.soft_prompt import SoftPrompt
 
 PROMPT = "A picture of"
 """The text after the image in LiMBeR and in the paper."""

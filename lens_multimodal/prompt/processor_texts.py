@@ -1,4 +1,4 @@
-"""Texts with pictures as a model's own Hugging Face processor writes them, and its image tokens as parts of images."""
+"""Texts with pictures as a model's own Hugging Face processor writes them."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -7,20 +7,40 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePart, Piece
-from lens_multimodal.prompt.tower_layouts import Latest
+from lens_multimodal.image.encoder_layout import Latest
 
 
 class ProcessorTexts:
-    """What a processor makes of texts in which its placeholder stands for each picture.
+    """What a processor makes of texts in which a placeholder stands for each picture.
 
-    Args: n_vectors: how many vectors the model gives a picture.
+    Args:
+        config: the model's.
+        n_vectors: how many vectors the model gives a picture.
     """
 
-    def __init__(self, processor: Any, *, image_token_id: int, n_vectors: Callable[[Image.Image], int]) -> None:
-        self.placeholder = str(processor.image_token)
-        self._processor, self._image_token_id, self._n_vectors = processor, image_token_id, n_vectors
+    def __init__(self, processor: Any, config: Any, *, n_vectors: Callable[[Image.Image], int]) -> None:
+        self._processor, self._config, self._n_vectors = processor, config, n_vectors
+        self._image_token_id: int = config.image_token_id
         self._known: Latest[tuple[Any, ...], list[int]] = Latest()
+
+    @cached_property
+    def image_token(self) -> str:
+        """What the processor takes for an image in a text; Gemma 3's older ones take the mark before the image."""
+        own, mark = str(self._processor.image_token), getattr(self._processor, "boi_token", None)
+        try:
+            found = self.processed(own, [Image.new("RGB", (32, 32))])["input_ids"]
+        except ValueError:
+            if mark is None:
+                raise
+            return str(mark)
+        return own if mark is None or bool((found == self._image_token_id).any()) else str(mark)
+
+    @cached_property
+    def placeholder(self) -> str:
+        """What stands for an image in a text: `image_token`, between the marks that the model's configuration names."""
+        ids = (getattr(self._config, f"vision_{end}_token_id", None) for end in ("start", "end"))
+        start, end = ("" if i is None else self._processor.tokenizer.convert_ids_to_tokens(i) for i in ids)
+        return f"{start}{self.image_token}{end}"
 
     def processed(self, text: str, pictures: Sequence[Image.Image], **options: Any) -> Any:
         """The processor's own answer."""
@@ -45,29 +65,3 @@ class ProcessorTexts:
         blank = Image.new("RGB", (64, 64))
         ids = self.processed(self.placeholder, [blank])["input_ids"]
         return int((ids == self._image_token_id).sum()) == 1 + self._n_vectors(blank)
-
-
-def with_images(ids: Sequence[int], images: Sequence[EmbeddedImage], *, image_token_id: int) -> list[Piece]:
-    """Token ids in which the k-th image token stands for the k-th vector of the images.
-
-    Raises: ValueError for another number of image tokens than vectors.
-    """
-    n_places, n_vectors = list(ids).count(image_token_id), sum(map(len, images))
-    if n_places != n_vectors:
-        raise ValueError(f"the processor left room for {n_places} image vectors, and the images have {n_vectors}")
-    pieces: list[Piece] = []
-    upcoming = iter([(image, index) for image in images for index in range(len(image))])
-    for token in ids:
-        last = pieces[-1] if pieces else None
-        if token != image_token_id:
-            if isinstance(last, list):
-                last.append(token)
-            else:
-                pieces.append([token])
-            continue
-        image, index = next(upcoming)
-        if isinstance(last, ImagePart) and last.image is image and last.stop == index:
-            pieces[-1] = ImagePart(image=image, first=last.first, stop=index + 1)
-        else:
-            pieces.append(ImagePart(image=image, first=index, stop=index + 1))
-    return pieces

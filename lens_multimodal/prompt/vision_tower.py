@@ -1,6 +1,5 @@
 """The image encoder, projection and preprocessing of a vision-language model, as it was trained with them."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import Parameter, signature
@@ -14,12 +13,16 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lens_multimodal.files import write_atomically
+from lens_multimodal.image.encoder_layout import EncoderLayouts, EncoderLock, shared_grid
 from lens_multimodal.image.layout import ImageLayout
-from lens_multimodal.prompt.image_embedder import EncoderInput, ImageEmbedder
+from lens_multimodal.prompt.forward_arguments import ForwardArguments
+from lens_multimodal.prompt.image_embedder import EncodedImage, EncoderInput, ImageEmbedder
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
-from lens_multimodal.prompt.processor_texts import ProcessorTexts, with_images
+from lens_multimodal.prompt.placeholders import with_images
+from lens_multimodal.prompt.processor_texts import ProcessorTexts
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
-from lens_multimodal.prompt.tower_layouts import EncoderLock, TowerLayouts
+from lens_multimodal.prompt.virtual_tokens import VirtualTokens
+from lens_multimodal.transformer.decoder_inputs import shallow
 from lens_multimodal.transformer.to_hugging_face import unwrapped
 
 INSTRUCTION = "Describe the picture in one sentence."
@@ -35,19 +38,31 @@ class VisionTower(ImageEmbedder):
     Args:
         model: the vision-language model. Its text decoder may be part of a bridge.
         processor: its Hugging Face processor: image preprocessing, tokenizer, and the marks around images.
+        sample: what the processor makes of a picture and a text behind it, for a model that needs more of an image than
+            its vectors (`forward_arguments`).
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(self, model: Any, processor: Any, *, sample: Mapping[str, Tensor] | None = None) -> None:
         self.model = model
         self.processor = processor
         self.image_token_id: int = model.config.image_token_id
+        self.sample = sample
         self._encoder = EncoderLock()
-        self._texts = ProcessorTexts(processor, image_token_id=self.image_token_id, n_vectors=self._n_vectors)
-        self.placeholder = self._texts.placeholder
+        self._texts = ProcessorTexts(processor, model.config, n_vectors=self._n_vectors)
 
     @property
     def name(self) -> str:
         return type(self.model).__name__
+
+    @property
+    def image_token(self) -> str:
+        """What the processor takes for an image in a text."""
+        return self._texts.image_token
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for an image in a text, with the marks around it."""
+        return self._texts.placeholder
 
     @property
     def summary(self) -> str:
@@ -71,23 +86,40 @@ class VisionTower(ImageEmbedder):
         return last
 
     def replaced(self, name: str, part: nn.Module) -> "VisionTower":
-        outer = _shallow(self.model)
+        outer = shallow(self.model)
         inner = outer
         if hasattr(outer, "model"):
-            inner = outer._modules["model"] = _shallow(outer.model)
+            inner = outer._modules["model"] = shallow(outer.model)
         inner._modules[name] = part
-        return VisionTower(outer, self.processor)
+        return VisionTower(outer, self.processor, sample=self.sample)
 
     def settings(self) -> dict[str, Any]:
         return {"vision": self.name, "preprocessing": self.processor.image_processor.to_dict()}
 
     @override
-    def vectors(
-        self, pictures: Sequence[Image.Image], *, in_company: bool = False
-    ) -> list[Float[Tensor, "pos d_model"]]:
+    def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
         in_company = in_company and self.reads_company_differently
-        found = self.vectors_of([self.preprocessed(picture, in_company=in_company) for picture in pictures])
-        return [vectors[: len(vectors) // 2] for vectors in found] if in_company else found
+        found = self.encoded_of([self.preprocessed(picture, in_company=in_company) for picture in pictures])
+        return [image.first_half() for image in found] if in_company else found
+
+    @override
+    def encoded_of(self, inputs: Sequence[EncoderInput]) -> list[EncodedImage]:
+        with self._encoder:
+            return [
+                EncodedImage(
+                    vectors=self._vectors_of(own),
+                    forward_arguments={name: value for name, value in own.items() if name != "pixel_values"},
+                )
+                for own in inputs
+                if not isinstance(own, Tensor)
+            ]
+
+    @override
+    def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> ForwardArguments | None:
+        if self.sample is None:
+            return None
+        module: Any = model.original_model
+        return ForwardArguments(module, self.model, virtual_tokens, sample=self.sample)
 
     @cached_property
     def reads_company_differently(self) -> bool:
@@ -116,12 +148,7 @@ class VisionTower(ImageEmbedder):
         missing = parameter is not None and parameter.default is Parameter.empty
         return {name: getattr(config, name)} if missing else {}
 
-    @override
-    def vectors_of(self, inputs: Sequence[EncoderInput]) -> list[Float[Tensor, "pos d_model"]]:
-        with self._encoder:
-            return [self._vectors(own) for own in inputs if not isinstance(own, Tensor)]
-
-    def _vectors(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "pos d_model"]:
+    def _vectors_of(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "pos d_model"]:
         """The vectors that the decoder reads for one preprocessed picture, in order."""
         like = self._like
         found = self.model.get_image_features(
@@ -141,18 +168,7 @@ class VisionTower(ImageEmbedder):
     @property
     @override
     def patch_grid(self) -> tuple[int, int]:
-        layouts = [self.layout(*size, n_positions=self.n_positions(*size)) for size in SEVERAL_SIZES]
-        grids = {None if own.only_grid is None else (own.only_grid.grid_h, own.only_grid.grid_w) for own in layouts}
-        if len(grids) > 1 or None in grids or not all(own.is_placed for own in layouts):
-            found = (", ".join(f"{grid.grid_h} x {grid.grid_w}" for grid in own.grids) or "none" for own in layouts)
-            sizes = [f"{w} x {h} pixels: {grids}" for (w, h), grids in zip(SEVERAL_SIZES, found, strict=True)]
-            raise ValueError(
-                f"{self.name} does not read every picture as the same one grid of image patches ({'; '.join(sizes)}); "
-                f"a processor that cuts no tiles (do_image_splitting=False, crop_to_patches=False) may help"
-            )
-        (grid,) = grids
-        assert grid is not None
-        return grid
+        return shared_grid({size: self.layout(*size, n_positions=self.n_positions(*size)) for size in SEVERAL_SIZES})
 
     @override
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
@@ -160,19 +176,18 @@ class VisionTower(ImageEmbedder):
 
         Cost: dozens of passes of the image encoder for each new shape of its input.
         """
+        if self._layouts is None:
+            return ImageLayout(n_positions=n_positions, grids=())
         in_company = self.reads_company_differently and n_positions != self.n_positions(width, height)
         return self._layouts.of(width, height, n_positions=n_positions, in_company=in_company)
 
     @cached_property
-    def _layouts(self) -> TowerLayouts:
-        size = getattr(self.model.config.vision_config, "patch_size", None)
-        return TowerLayouts(
-            preprocessed=self.preprocessed,
-            vectors=self._vectors,
-            parts=self.parts,
-            patch_size=size[0] if isinstance(size, (list, tuple)) else size,
-            lock=self._encoder,
-        )
+    def _layouts(self) -> EncoderLayouts | None:
+        side = getattr(self.model.config.vision_config, "patch_size", None)
+        side = side[0] if isinstance(side, (list, tuple)) else side
+        if not isinstance(side, int):
+            return None
+        return EncoderLayouts(self.preprocessed, self._vectors_of, self.parts, side=side, lock=self._encoder)
 
     @override
     def grid(self, n_positions: int) -> tuple[int, int]:
@@ -209,10 +224,10 @@ class VisionTower(ImageEmbedder):
         if any(image.picture is None for image in images):
             return self._around_bare_vectors(row, text=text, prepend_bos=prepend_bos)
         words = [piece for piece in row if isinstance(piece, str)]
-        n_named = sum(piece.count(self.placeholder) for piece in words)
+        n_named = sum(piece.count(self.image_token) for piece in words)
         if n_named and n_named != len(images):
             raise ValueError(
-                f"the text says {self.placeholder} {n_named} times, and this row has {len(images)} images; say it once "
+                f"the text says {self.image_token} {n_named} times, and this row has {len(images)} images; say it once "
                 f"for each image, or not at all"
             )
         written = "".join(words if n_named else [p if isinstance(p, str) else self.placeholder for p in row])
@@ -241,19 +256,17 @@ class VisionTower(ImageEmbedder):
             ids = list(self.processor.tokenizer(written, **options)["input_ids"])
         else:
             ids = self._texts.ids(written, tuple(image.picture.size for image in images if image.picture), **options)
+        bos_id = self.processor.tokenizer.bos_token_id
         first_word = next((token for token in ids if token != self.image_token_id), None)
-        if prepend_bos and not begun and first_word != self.processor.tokenizer.bos_token_id:
+        if prepend_bos and not begun and first_word != bos_id:
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
+        if prepend_bos is False and not begun and bos_id is not None and first_word == bos_id:
+            ids = [*ids]
+            ids.remove(bos_id)  # PaliGemma's processor writes it behind the images
         return ids
 
     def _with_images(self, ids: Sequence[int], images: Sequence[EmbeddedImage]) -> list[Piece]:
-        try:
-            return with_images(ids, images, image_token_id=self.image_token_id)
-        except ValueError as error:
-            raise ValueError(
-                f"{error}: they were embedded for another model, or alone, and {self.name} reads several pictures in "
-                f"one prompt in another way; give the pictures themselves"
-            ) from error
+        return with_images(ids, images, image_token_id=self.image_token_id, model=self.name)
 
     def written(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Any]:
         """A row as the model's own forward pass takes it, pixels included."""
@@ -279,15 +292,8 @@ class VisionTower(ImageEmbedder):
 
     @torch.no_grad()
     def _n_vectors(self, picture: Image.Image) -> int:
-        return len(self._vectors(self.preprocessed(picture)))
+        return len(self._vectors_of(self.preprocessed(picture)))
 
     @property
     def _like(self) -> Tensor:
         return next(parameter for part in self.parts.values() for parameter in part.parameters())
-
-
-def _shallow(module: Any) -> Any:
-    """The same module with a table of children of its own."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_multimodal.data import Scene
 from lens_multimodal.image.patch_cover import covered_positions
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_embedder import EncoderInput, ImageEmbedder
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
@@ -48,7 +48,7 @@ def open_picture(scene: Scene, images: ImageEmbedder, *, with_objects: bool, pix
 
 
 @torch.no_grad()
-def prompt_of(lens: VisionLens, pictures: Sequence[OpenedPicture], text: str) -> ImagePrompt:
+def prompt_of(lens: CaptioningModel, pictures: Sequence[OpenedPicture], text: str) -> ImagePrompt:
     """The prompt that `lens.prompt` makes of these pictures, which must all be readable."""
     opened = [own.picture for own in pictures if own.picture is not None]
     inputs = [own.pixels for own in pictures if own.pixels is not None]

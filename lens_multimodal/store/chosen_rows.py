@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lens_multimodal import transformer
 from lens_multimodal.image.layout import NO_PATCH
-from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.building import batched
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.runs.opened_pictures import OpenedPicture, prompt_of
 from lens_multimodal.store.what_to_store import DTYPES, WhatToStore
@@ -63,7 +63,7 @@ class BatchOfRows:
 
 @torch.no_grad()
 def rows_of(
-    lens: VisionLens, pictures: Sequence[OpenedPicture], what: WhatToStore, categories: Sequence[str]
+    lens: CaptioningModel, pictures: Sequence[OpenedPicture], what: WhatToStore, categories: Sequence[str]
 ) -> BatchOfRows:
     """One forward pass over readable pictures, and the activations at the chosen positions.
 
@@ -86,7 +86,7 @@ def rows_of(
 
 
 def activations_at(
-    lens: VisionLens, prompt: ImagePrompt, what: WhatToStore, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"]
+    lens: CaptioningModel, prompt: ImagePrompt, what: WhatToStore, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Activations at pairs of rows and positions of a prompt, by hook point, and whether they are finite.
 
@@ -108,12 +108,17 @@ def activations_at(
 
         return pick
 
-    with transformer.fired_hooks(lens.model, [(name, keep(name)) for name in what.at]):
-        transformer.logits_of(lens.model, prompt.tokens, attention_mask=prompt.attention_mask, first=prompt.last_pos)
+    transformer.logits_of(
+        lens.model,
+        prompt.tokens,
+        attention_mask=prompt.attention_mask,
+        first=prompt.last_pos,
+        hooks=[(name, keep(name)) for name in what.at],
+    )
     return {name: found[name] for name in what.at}, finite
 
 
-def with_captions(lens: VisionLens, prompt: ImagePrompt, max_new_tokens: int) -> ImagePrompt:
+def with_captions(lens: CaptioningModel, prompt: ImagePrompt, max_new_tokens: int) -> ImagePrompt:
     """Each row followed by the model's own caption, on the same images; rows are padded on the left."""
     captions = generation.generate(lens.model, prompt, max_new_tokens=max_new_tokens, stop_ids=lens.text.stop_ids)
     longer = [prompt.row(row).followed_by(lens.text.first_line(caption)) for row, caption in enumerate(captions)]

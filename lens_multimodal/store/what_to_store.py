@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from lens_multimodal.arguments.boundary import ArgumentValueError
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
 
 StoredPositions = Literal["image", "objects", "text", "caption", "all"]
@@ -63,7 +63,7 @@ class WhatToStore:
 
 
 def what_to_store(
-    lens: VisionLens,
+    lens: CaptioningModel,
     *,
     at: Sequence[str] | str,
     categories: Sequence[str] | None,

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.data import Scene
 from lens_multimodal.files import write_atomically
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.ahead import Background, ahead
 from lens_multimodal.runs.claim import claim, read_manifest
@@ -36,7 +36,7 @@ FORMAT = 1
 
 @public
 def write_activations(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     out: str | Path,
     *,
@@ -127,7 +127,7 @@ def check(scenes: Sequence[Scene], what: WhatToStore) -> list[str]:
 
 
 def write_shards(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     home: Path,
     what: WhatToStore,
@@ -237,7 +237,7 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
     return _STREAMS[device]
 
 
-def _blank(lens: VisionLens, scene: Scene, what: WhatToStore) -> OpenedPicture:
+def _blank(lens: CaptioningModel, scene: Scene, what: WhatToStore) -> OpenedPicture:
     """A picture of the size of the first one. Raises: ArgumentValueError where objects are wanted and have no place."""
     n_positions = lens.images.n_positions(scene.width, scene.height)
     if what.with_objects and not lens.images.layout(scene.width, scene.height, n_positions=n_positions).is_placed:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.prompt.image_embedder import EncoderInput
+from lens_multimodal.prompt.image_embedder import EncodedImage, EncoderInput
 from lens_multimodal.prompt.image_prompt import EmbeddedImage, assemble
 
 
@@ -52,10 +52,11 @@ def token_losses(
             f"got {len(batch.pixels)} pictures and {len(batch.captions)} captions"
             f"{'' if sizes is None else f' and {len(sizes)} sizes'}; expected one of each"
         )
-    vectors: Sequence[Tensor] = lens.images.vectors_of(list(batch.pixels))
+    encoded = lens.images.encoded_of(list(batch.pixels))
     if edit_vectors is not None:
-        vectors = edit_vectors(vectors)
-    images = _stored(lens, vectors, sizes)
+        edited = edit_vectors([own.vectors for own in encoded])
+        encoded = [replace(own, vectors=vectors) for own, vectors in zip(encoded, edited, strict=True)]
+    images = _stored(lens, encoded, sizes)
     try:
         begin = [_beginning(lens, image, prompt) for image in images]
         tokens, starts, lengths = _layout(lens, begin, batch.captions)
@@ -85,16 +86,16 @@ def dropout_by_place(
 
 
 def _stored(
-    lens: VisionLens, vectors: Sequence[Tensor], sizes: Sequence[tuple[int, int]] | None
+    lens: VisionLens, encoded: Sequence[EncodedImage], sizes: Sequence[tuple[int, int]] | None
 ) -> list[EmbeddedImage]:
     """Images whose ids stand for these vectors, which stay differentiable."""
     return [
         EmbeddedImage(
-            soft_prompt=lens.virtual_tokens.store(own),
-            placing=ImageLayout(n_positions=len(own), grids=()),
+            soft_prompt=lens.virtual_tokens.store(own.vectors, forward_arguments=own.forward_arguments),
+            placing=ImageLayout(n_positions=len(own.vectors), grids=()),
             picture=None if sizes is None else Image.new("RGB", sizes[row]),
         )
-        for row, own in enumerate(vectors)
+        for row, own in enumerate(encoded)
     ]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lens_multimodal.transformer.model_class import embedding_module, is_bridge
 from lens_multimodal.transformer.sizes import shape
+from lens_multimodal.transformer.watched_modules import harmless
 
 
 def count_words_alone(model: nn.Module) -> None:
@@ -63,6 +64,7 @@ def loss_fn(
     return losses.sum() / scored.sum()
 
 
+@harmless
 def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
     """A TransformerLens model's own `generate`, with penalties that skip image positions."""
     own = type(self).generate

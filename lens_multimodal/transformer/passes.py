@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lens_multimodal.transformer.watched_modules import harmless
+
 
 class Passes:
     """The forward pass that a model is in, for the hooks that run during it; made by `passes_of`.
@@ -68,6 +70,7 @@ class _Watcher:
     def __reduce__(self) -> tuple[Any, ...]:
         return _Watcher, (None,)
 
+    @harmless
     def begin(self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = (*args, *kwargs.values())
         residual = next((value for value in given if isinstance(value, Tensor) and value.is_floating_point()), None)
@@ -75,6 +78,7 @@ class _Watcher:
         if passes is not None and residual is not None:
             passes.begin(_cached(given), residual.shape[1])
 
+    @harmless
     def end(self, _block: nn.Module, _args: Any, _output: Any) -> None:
         passes = None if self._passes is None else self._passes()
         if passes is not None:

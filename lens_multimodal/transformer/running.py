@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lens_multimodal.transformer.checked_hooks import NamedHook, check_hook_names, fired_hooks
 from lens_multimodal.transformer.losses_and_penalties import penalise, penalised
 from lens_multimodal.transformer.model_class import is_bridge
 from lens_multimodal.transformer.one_at_a_time import runs_alone
@@ -15,6 +16,7 @@ from lens_multimodal.transformer.residual_stream import unembed_normed
 from lens_multimodal.transformer.sizes import shape
 from lens_multimodal.transformer.token_ids import check_token_ids
 from lens_multimodal.transformer.weights import config
+from lens_multimodal.transformer.which_model import which_model
 
 
 @runs_alone
@@ -24,8 +26,9 @@ def logits_of(
     *,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     first: int = 0,
+    hooks: Sequence[NamedHook] = (),
 ) -> Float[Tensor, "batch pos_from_first d_vocab"]:
-    """One forward pass.
+    """One forward pass, through the model or its bare twin: `which_model`.
 
     `HookedTransformer` always gets a mask: left to itself it takes leading end tokens for padding.
 
@@ -33,8 +36,17 @@ def logits_of(
         attention_mask: zeros mark left padding.
         first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
             vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
+        hooks: act in this pass alone.
+    Raises: as `fired_hooks`.
     """
     check_token_ids(model, tokens)
+    check_hook_names(model, [name for name, _ in hooks])
+    model = which_model(model, [name for name, _ in hooks])
+    with fired_hooks(model, hooks):
+        return _logits(model, tokens, attention_mask, first)
+
+
+def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, first: int) -> Tensor:
     if attention_mask is None:
         attention_mask = torch.ones_like(tokens)
     if is_bridge(model):
@@ -73,6 +85,7 @@ def generate(
         begins and ends with its padding token.
     """
     check_token_ids(model, tokens)
+    model = which_model(model)
     penalties = {"repetition": repetition_penalty, "frequency": frequency_penalty}
     if num_beams > 1:
         return _beam_search(

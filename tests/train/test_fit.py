@@ -252,7 +252,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(lens: VisionLens, tm
 
 def test_checkpoints_of_other_runs(lens: VisionLens, tmp_path: Path) -> None:
     fit(lens, tmp_path / "fit")
-    with pytest.raises(ValueError, match=r"steps: 4 there, 9 now\n +seed: 0 there, 2 now"):
+    with pytest.raises(ValueError, match=r"\bsteps: 4 .* 9 .*\n +seed: 0 .* 2 "):
         fit(lens, tmp_path / "fit", replace(SETTINGS, steps=9, seed=2))
     for content in (b"", b"not a checkpoint", (tmp_path / "fit" / "checkpoint.pt").read_bytes()[:500]):
         (tmp_path / "fit" / "checkpoint.pt").write_bytes(content)

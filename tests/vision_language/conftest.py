@@ -28,7 +28,8 @@ class Pair:
         """Hugging Face's own input; `IMAGE` in the text is the family's placeholder."""
         own = FAMILIES[self.family]
         mark = "" if self.family == "blip-2" else own.placeholder or own.marks[0]
-        made = self.processor(text=[text.replace("IMAGE", mark)], images=[pictures], return_tensors="pt")
+        made = dict(self.processor(text=[text.replace("IMAGE", mark)], images=[pictures], return_tensors="pt"))
+        made.pop("labels", None)
         return {
             name: value.float() if value.is_floating_point() else value
             for name, value in made.items()

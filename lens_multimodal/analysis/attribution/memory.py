@@ -137,7 +137,6 @@ def saved_bytes(model: nn.Module, n_pos: int, *, layers: Sequence[int]) -> int:
         *((transformer.mlp_post(layer), keep) for layer in layers),
     ]
     with gradients_on(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        with transformer.fired_hooks(model, hooks):
-            logits = transformer.logits_of(model, tokens)
+        logits = transformer.logits_of(model, tokens, hooks=hooks)
         del logits
     return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights)

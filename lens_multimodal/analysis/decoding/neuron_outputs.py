@@ -137,7 +137,9 @@ def _at_least_for_rule(model: nn.Module, top_k: int) -> int:
 
 def _token_table(model: nn.Module, layer: int, neurons: list[int], found: TopTokens, top_k: int) -> pd.DataFrame:
     ids = found.tokens.tolist()
-    strings = [tuple(token_strings(model, row)) for row in ids]
+    different = list(dict.fromkeys(token for row in ids for token in row))
+    text = dict(zip(different, token_strings(model, different), strict=True))
+    strings = [tuple(text[token] for token in row) for row in ids]
     return pd.DataFrame(
         {
             "layer": layer,

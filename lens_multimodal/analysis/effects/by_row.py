@@ -104,8 +104,8 @@ def read_logits(
 ) -> Reading:
     """One forward pass with any hooks, read as in `read_without`."""
     first = min(pos for pos, _ in reads)
-    with torch.no_grad(), transformer.fired_hooks(model, hooks):
-        return _reading(transformer.logits_of(model, tokens, first=first), reads, first)
+    with torch.no_grad():
+        return _reading(transformer.logits_of(model, tokens, first=first, hooks=hooks), reads, first)
 
 
 def captions_without(
@@ -147,6 +147,26 @@ def replaced_neurons(neurons: ByLayer | None, positions: PositionSet) -> list[Re
     ]
 
 
+def distinct(rows: Sequence[Sequence[Replaced]]) -> tuple[list[Sequence[Replaced]], list[int]]:
+    """The rows that replace different units, and for each row the place of its equal among them.
+
+    Curves share their ends: nothing replaced, and everything.
+    """
+    found: dict[frozenset[tuple[str, int, frozenset[int] | None]], int] = {}
+    different: list[Sequence[Replaced]] = []
+    index = []
+    for row in rows:
+        key = frozenset(
+            (part.name, id(part.positions), None if part.units is None else frozenset(part.units.tolist()))
+            for part in row
+        )
+        if key not in found:
+            found[key] = len(different)
+            different.append(row)
+        index.append(found[key])
+    return different, index
+
+
 def logits_by_row(
     model: nn.Module,
     tokens: Int[Tensor, "rows prompt_pos"],
@@ -170,8 +190,8 @@ def logits_by_row(
     for batch in batches(len(rows), batch_size):
         prompts, mask = (_rows_of(values, len(rows), batch) for values in (tokens, attention_mask))
         hooks = hooks_by_row(rows[batch], passes=passes, to=to)
-        with torch.no_grad(), transformer.fired_hooks(model, hooks):
-            logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first)
+        with torch.no_grad():
+            logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first, hooks=hooks)
         yield logits
 
 
