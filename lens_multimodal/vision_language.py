@@ -83,6 +83,11 @@ def attach(model: Any, processor: Any, *, device: Any = None, dtype: torch.dtype
             f"{type(inner).__name__} needs its processor, which prepares pictures and writes marks around them: "
             f"attach_vision(model, processor=AutoProcessor.from_pretrained(...)), or give the model's folder"
         )
+    if any(weight.is_meta for weight in inner.parameters()):
+        raise ValueError(
+            f"some weights of {type(inner).__name__} are offloaded to main memory or disk (on the device meta), so "
+            f"they cannot be decoded: load it without offloading, on more devices or in half precision"
+        )
     tower = VisionTower(inner, processor)
     if is_bridge:
         transformer.move(model, device=device, dtype=dtype)
@@ -140,8 +145,9 @@ def _needed_beside_vectors(decoder: Any, tower: VisionTower, sample: _Sample) ->
     Raises: NotFromVectorsAlone if neither gives the model's logits.
     """
     vectors = tower.vectors([sample.picture])[0]
-    embedded = decoder.get_input_embeddings()(sample.ids)
-    embedded = embedded.index_put((sample.ids == tower.image_token_id,), vectors.to(embedded))
+    table = decoder.get_input_embeddings()
+    ids = sample.ids.to(table.weight.device)
+    embedded = table(ids).index_put((ids == tower.image_token_id,), vectors.to(table.weight))
     found = decoder(inputs_embeds=embedded).logits
     if _agrees(found, sample):
         return None

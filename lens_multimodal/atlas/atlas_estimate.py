@@ -87,7 +87,7 @@ def estimate_atlas(
         of_tables = sum(file.stat().st_size for file in (home / TABLES).iterdir())
     ablations = 0.0 if found is None else _ablation_seconds(FoundNeurons.read(Path(found), lens), run, scenes)
     n_layers, sample = len(settings.layers), min(total, n_calibration)
-    values = sample * lens.vision.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
+    values = sample * run.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
     passes = -(-n_layers // max(1, CALIBRATION_BYTES // values))
     chunks = -(-total // settings.pictures_per_chunk)
     # A save is written beside the one before it.

@@ -1,9 +1,9 @@
 """Read an atlas: its tables, one neuron, one concept, a search for words."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -13,8 +13,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, public
-from lens_multimodal.image.geometry import Box, ImageGeometry
-from lens_multimodal.image.preprocessing import Preprocessing
+from lens_multimodal.image.geometry import Box
 from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.runs.claim import manifest_of_kind
 from lens_multimodal.runs.provenance import check_same_lens
@@ -172,7 +171,7 @@ class Atlas:
             file=row["file"],
             width=width,
             height=height,
-            patch=self._patch_box(width, height, int(row["patch_row"]), int(row["patch_col"])),
+            patch=Box(**{name: float(row[name]) for name in ("left", "top", "right", "bottom")}),
             activation=float(row["activation"]),
             small=_if_there(self.folder / SITE / picture_of(image_id)),
         )
@@ -211,21 +210,6 @@ class Atlas:
     def _neuron_numbers(self) -> dict[str, Int[np.ndarray, " row"]]:
         """For tables in the order of layers and neurons, a number of the neuron in each row."""
         return {}
-
-    @cached_property
-    def _patch_box(self) -> Callable[[int, int, int, int], Box]:
-        """The box of an image patch in a picture of some size; remembered, since pictures repeat them."""
-        model = self.manifest["model"]
-        grid_h, grid_w = model["grid"]
-        preprocessing = Preprocessing.from_json(model["preprocessing"])
-
-        @cache
-        def box(width: int, height: int, row: int, col: int) -> Box:
-            return ImageGeometry.of(preprocessing, width=width, height=height, grid_h=grid_h, grid_w=grid_w).patch_box(
-                row, col
-            )
-
-        return box
 
 
 def page_of(layer: int, neuron: int) -> str:

@@ -104,7 +104,7 @@ def build_atlas(
             "kind": "atlas",
             "settings": plain(asdict(settings)),
             "categories": categories,
-            "n_patches": lens.vision.n_patches,
+            "n_patches": run.n_patches,
             "found_sha256": neurons and neurons.digest,
             **provenance(lens, scenes),
         }
@@ -133,7 +133,7 @@ def calibrated(run: Run, *, progress: bool, budget_bytes: int = CALIBRATION_BYTE
     """The quantiles of every neuron over the image patches of the first pictures, `[level, neuron]` by layer."""
     places = range(min(len(run.order), run.settings.n_calibration))
     dtype = next(run.lens.model.parameters()).dtype
-    n_values = len(places) * run.lens.vision.n_patches * run.lens.shape.d_mlp
+    n_values = len(places) * run.n_patches * run.lens.shape.d_mlp
     at_once = max(1, budget_bytes // (n_values * dtype.itemsize))
     result: dict[int, Tensor] = {}
     layers = run.settings.layers

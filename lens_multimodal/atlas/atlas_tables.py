@@ -61,6 +61,10 @@ COLUMNS: dict[str, dict[str, str]] = {
         "height": "of the picture, in pixels",
         "patch_row": "row of the image patch, from the top",
         "patch_col": "column of the image patch, from the left",
+        "left": "edge of the image patch in the picture, in pixels",
+        "top": "the same",
+        "right": "the same",
+        "bottom": "the same",
     },
     "concepts": {
         "category": "name",
@@ -110,7 +114,7 @@ def write_tables(run: Run, home: Path, state: State, *, found: pd.DataFrame | No
         raise ValueError(f"none of the {len(run.order)} pictures can be read; the first: {state.failed[0]['error']}")
     thresholds = read_thresholds(home)
     assert thresholds is not None
-    n_patches = int(state.n_pictures.sum()) * run.lens.vision.n_patches
+    n_patches = int(state.n_pictures.sum()) * run.n_patches
     of_layers: dict[int, Measures] = {}
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
     for layer, tally in state.layers.items():
@@ -199,12 +203,13 @@ def _nothing_found() -> pd.DataFrame:
 
 
 def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
-    n_patches, grid_w = run.lens.vision.n_patches, run.lens.vision.grid_w
+    n_patches, (_, grid_w) = run.n_patches, run.lens.images.patch_grid
     neuron, rank = np.nonzero((tally.top_patch != NO_PATCH).numpy())
     code = tally.top_patch.numpy()[neuron, rank]
     place, patch = code // n_patches, code % n_patches
     ids, widths, heights = (np.array([getattr(s, name) for s in run.order]) for name in ("id", "width", "height"))
     files = np.array([s.path.name for s in run.order], dtype=object)
+    boxes = run.boxes(zip(widths[place].tolist(), heights[place].tolist(), patch.tolist(), strict=True))
     return pd.DataFrame(
         {
             "layer": layer,
@@ -217,6 +222,7 @@ def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
             "height": heights[place],
             "patch_row": patch // grid_w,
             "patch_col": patch % grid_w,
+            **{name: [getattr(box, name) for box in boxes] for name in ("left", "top", "right", "bottom")},
         }
     )
 

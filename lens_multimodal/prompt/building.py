@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.image.layout import ImageLayout
-from lens_multimodal.prompt.image_embedder import ImageEmbedder
+from lens_multimodal.prompt.image_embedder import EncoderInput, ImageEmbedder
 from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
@@ -29,17 +29,27 @@ class PromptBuilder:
         self,
         pictures: Sequence[Image.Image],
         *,
+        inputs: Sequence[EncoderInput] | None = None,
         with_gradient: bool = False,
         batch_size: int = 64,
         in_company: bool = False,
     ) -> list[EmbeddedImage]:
-        """Encode and project RGB images. Args: in_company: whether the row has other pictures too."""
+        """Encode and project RGB images.
+
+        Args:
+            inputs: of the image encoder, where they were made ahead; without other pictures in a row.
+            in_company: whether the row has other pictures too.
+        """
         embedded = []
         for start in range(0, len(pictures), batch_size):
             chunk = pictures[start : start + batch_size]
             # Made under inference_mode, an image could never be used with autograd later.
             with torch.inference_mode(False), torch.no_grad():
-                encoded = self.images.encoded(chunk, in_company=in_company)
+                encoded = (
+                    self.images.encoded(chunk, in_company=in_company)
+                    if inputs is None
+                    else self.images.encoded_of(inputs[start : start + batch_size])
+                )
                 stored = [
                     self.virtual_tokens.store(
                         own.vectors.clone().requires_grad_(with_gradient), forward_arguments=own.forward_arguments
@@ -99,3 +109,15 @@ class PromptBuilder:
                 f"the tokenizer writes {self.text.token(unknown[0])!r} as token {unknown[0]}, but the model's "
                 f"vocabulary ends at {d_vocab - 1}: use the model's own tokenizer, or resize its embeddings"
             )
+
+
+def batched(rows: Sequence[ImagePrompt], *, pad_id: int) -> ImagePrompt:
+    """Prompts of one row each as one left-padded batch; it stands for the same images."""
+    length = max(row.tokens.shape[1] for row in rows)
+    padding = [(length - row.tokens.shape[1], 0) for row in rows]
+    pad = torch.nn.functional.pad
+    return ImagePrompt(
+        tokens=torch.cat([pad(row.tokens, n, value=pad_id) for row, n in zip(rows, padding, strict=True)]),
+        attention_mask=torch.cat([pad(row.attention_mask, n) for row, n in zip(rows, padding, strict=True)]),
+        spans=tuple(tuple(s.shifted(n) for s in row.spans[0]) for row, (n, _) in zip(rows, padding, strict=True)),
+    )

@@ -91,7 +91,7 @@ class CaptioningModel:
         texts = [text] * len(pictures) if isinstance(text, str) else list(text)
         if len(texts) != len(pictures):
             raise ValueError(f"got {len(pictures)} images but {len(texts)} texts; give one text, or one for each image")
-        images_and_texts = zip(self._build.embed(pictures, with_gradient=with_gradient), texts, strict=True)
+        images_and_texts = zip(self.builder.embed(pictures, with_gradient=with_gradient), texts, strict=True)
         return self._assemble([list(row) for row in images_and_texts], prepend_bos)
 
     def interleave(
@@ -111,7 +111,7 @@ class CaptioningModel:
         prepared: list[list[EmbeddedImage | str]] = []
         for row in rows:
             in_company = sum(not isinstance(piece, str) for piece in row) > 1
-            embed = partial(self._build.embed, with_gradient=with_gradient, in_company=in_company)
+            embed = partial(self.builder.embed, with_gradient=with_gradient, in_company=in_company)
             ready = (str, EmbeddedImage)
             prepared.append([piece if isinstance(piece, ready) else embed([as_picture(piece)])[0] for piece in row])
         return self._assemble(prepared, prepend_bos)
@@ -128,15 +128,14 @@ class CaptioningModel:
 
         Raises: ValueError if the grid does not have as many cells as there are vectors, or the width is wrong.
         """
-        return self._assemble([[image, text] for image in self._build.embed_vectors(vectors, grid=grid)], prepend_bos)
+        return self._assemble([[image, text] for image in self.builder.embed_vectors(vectors, grid=grid)], prepend_bos)
 
     def embed(
         self, pictures: Sequence[Picture], *, with_gradient: bool = False, batch_size: int = 64
     ) -> list[EmbeddedImage]:
         """Encode and project pictures once, for use in any number of prompts."""
-        return self._build.embed(
-            [as_picture(picture) for picture in pictures], with_gradient=with_gradient, batch_size=batch_size
-        )
+        opened = [as_picture(picture) for picture in pictures]
+        return self.builder.embed(opened, with_gradient=with_gradient, batch_size=batch_size)
 
     def forget(self, *prompts: ImagePrompt) -> None:
         """Drop these prompts' images (all images, if none is named); their token ids become unknown."""
@@ -243,7 +242,7 @@ class CaptioningModel:
         """
         text = self.caption_text if text is None else text
         for pictures in picture_batches(images, batch_size=batch_size, progress=progress):
-            prompt = self._assemble([[image, text] for image in self._build.embed(pictures)], prepend_bos)
+            prompt = self._assemble([[image, text] for image in self.builder.embed(pictures)], prepend_bos)
             captions = self.generate(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
             self.forget(prompt)
             yield from captions
@@ -279,18 +278,19 @@ class CaptioningModel:
         """The text that `caption` continues: "A picture of", or an instruction in its own chat template."""
         return self.images.caption_text
 
-    # --- inside ------------------------------------------------------------------------------------------
-
     @property
-    def _build(self) -> PromptBuilder:
+    def builder(self) -> PromptBuilder:
+        """What makes this model's prompts."""
         return PromptBuilder(model=self.model, images=self.images, text=self.text, virtual_tokens=self.virtual_tokens)
+
+    # --- inside ------------------------------------------------------------------------------------------
 
     @property
     def _stops(self) -> dict[str, list[int]]:
         return {"stop_ids": self.text.stop_ids, "last_ids": self.text.last_ids}
 
     def _assemble(self, rows: Sequence[Sequence[EmbeddedImage | str]], prepend_bos: bool | None) -> ImagePrompt:
-        prompt = self._build.assemble(rows, prepend_bos=prepend_bos)
+        prompt = self.builder.assemble(rows, prepend_bos=prepend_bos)
         _MAKERS.remember(prompt, self)
         return prompt
 

@@ -7,8 +7,10 @@ vision-language model brings its own (`vision_tower`) and writes its own marks a
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
@@ -30,6 +32,15 @@ class EncodedImage:
     forward_arguments: Mapping[str, Tensor] = field(default_factory=dict)
     """As in `SoftPrompt`."""
 
+    def first_half(self) -> "EncodedImage":
+        """The first of two equal pictures that were encoded together."""
+        arguments = {name: value[: len(value) // 2] for name, value in self.forward_arguments.items()}
+        return EncodedImage(vectors=self.vectors[: len(self.vectors) // 2], forward_arguments=arguments)
+
+
+EncoderInput = Tensor | Mapping[str, Tensor]
+"""One preprocessed picture: pixels, or what a Hugging Face processor makes of it."""
+
 
 class ImageEmbedder(ABC):
     """What a lens needs to know about the part of a model that reads pictures."""
@@ -48,6 +59,14 @@ class ImageEmbedder(ABC):
     @abstractmethod
     def parts(self) -> Mapping[str, nn.Module]:
         """Its modules by name, in the order in which a picture passes them."""
+
+    @property
+    @abstractmethod
+    def projector(self) -> nn.Module:
+        """What maps the encoder's features to vectors of the decoder's width.
+
+        Raises: ValueError for a model that has no such module apart from its encoder.
+        """
 
     @abstractmethod
     def replaced(self, name: str, part: nn.Module) -> "ImageEmbedder":
@@ -69,6 +88,26 @@ class ImageEmbedder(ABC):
     ) -> list[Float[Tensor, "pos d_model"]]:
         """The image vectors of `encoded` alone."""
         return [image.vectors for image in self.encoded(pictures, in_company=in_company)]
+
+    @abstractmethod
+    def preprocessed(self, picture: Image.Image) -> EncoderInput:
+        """The encoder's input for one RGB picture, on the CPU. Threads may call this while the encoder runs."""
+
+    @abstractmethod
+    def encoded_of(self, inputs: Sequence[EncoderInput]) -> list[EncodedImage]:
+        """Preprocessed pictures, differentiable in the weights that require gradient."""
+
+    @abstractmethod
+    def n_positions(self, width: int, height: int) -> int:
+        """How many vectors a picture of `width` by `height` pixels takes. Threads may call this likewise."""
+
+    @property
+    @abstractmethod
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of the one grid of image patches that every picture has.
+
+        Raises: ValueError if pictures of other sizes have other grids, several, or none.
+        """
 
     @abstractmethod
     def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> Hooks | None:
@@ -123,6 +162,10 @@ class EncoderAndProjection(ImageEmbedder):
     def parts(self) -> Mapping[str, nn.Module]:
         return {"vision": self.vision, "projection": self.projection}
 
+    @property
+    def projector(self) -> nn.Module:
+        return self.projection.linear
+
     def replaced(self, name: str, part: nn.Module) -> ImageEmbedder:
         own: dict[str, Any] = {**self.parts, name: part}
         return EncoderAndProjection(**own)
@@ -134,6 +177,36 @@ class EncoderAndProjection(ImageEmbedder):
     @override
     def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
         return [EncodedImage(vectors=vectors) for vectors in self.projection(self.vision.features(pictures))]
+
+    @override
+    def preprocessed(self, picture: Image.Image) -> Float[Tensor, "3 height width"]:
+        return self.vision.preprocessing([picture])[0]
+
+    @override
+    def encoded_of(self, inputs: Sequence[EncoderInput]) -> list[EncodedImage]:
+        like = next(self.vision.parameters(), torch.empty(0))
+        pixels = torch.stack([own for own in inputs if isinstance(own, Tensor)])
+        found = self.projection(self.vision(pixels.to(device=like.device, dtype=like.dtype)))
+        return [EncodedImage(vectors=vectors) for vectors in found]
+
+    @override
+    def n_positions(self, width: int, height: int) -> int:
+        return self._n_positions
+
+    @cached_property
+    def _n_positions(self) -> int:
+        with torch.no_grad():
+            return self.projection(torch.zeros(1, self.vision.n_patches, self.vision.d_vision)).shape[1]
+
+    @property
+    @override
+    def patch_grid(self) -> tuple[int, int]:
+        if self._n_positions != self.vision.n_patches:
+            raise ValueError(
+                f"the projection gives {self._n_positions} vectors for each picture and the encoder has "
+                f"{self.vision.n_patches} image patches: activations cannot be assigned to image patches"
+            )
+        return self.vision.grid_h, self.vision.grid_w
 
     @override
     def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> None:

@@ -1,7 +1,7 @@
 """The image encoder, projection and preprocessing of a vision-language model, as it was trained with them."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lens_multimodal.files import write_atomically
-from lens_multimodal.image.encoder_layout import encoder_layout
+from lens_multimodal.image.encoder_layout import EncoderLayouts, EncoderLock, shared_grid
 from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.forward_arguments import ForwardArguments
-from lens_multimodal.prompt.image_embedder import EncodedImage, ImageEmbedder
+from lens_multimodal.prompt.image_embedder import EncodedImage, EncoderInput, ImageEmbedder
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
 from lens_multimodal.prompt.placeholders import with_images
+from lens_multimodal.prompt.processor_texts import ProcessorTexts
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 from lens_multimodal.transformer.decoder_inputs import shallow
@@ -27,8 +28,8 @@ from lens_multimodal.transformer.to_hugging_face import unwrapped
 INSTRUCTION = "Describe the picture in one sentence."
 """The question that asks an instruction-tuned model for a caption."""
 
-KEPT_LAYOUTS = 256
-"""Measured layouts, by size of the picture."""
+SEVERAL_SIZES = ((640, 480), (480, 640), (1024, 512))
+"""Widths and heights of pictures by which it is seen whether all pictures have one grid."""
 
 
 class VisionTower(ImageEmbedder):
@@ -46,30 +47,22 @@ class VisionTower(ImageEmbedder):
         self.processor = processor
         self.image_token_id: int = model.config.image_token_id
         self.sample = sample
-        self._layouts: dict[tuple[int, int, int], ImageLayout] = {}
+        self._encoder = EncoderLock()
+        self._texts = ProcessorTexts(processor, model.config, n_vectors=self._n_vectors)
 
     @property
     def name(self) -> str:
         return type(self.model).__name__
 
-    @cached_property
+    @property
     def image_token(self) -> str:
-        """What the processor takes for an image in a text; Gemma 3's older ones take the mark before the image."""
-        own, mark = str(self.processor.image_token), getattr(self.processor, "boi_token", None)
-        try:
-            found = self._processed(own, [Image.new("RGB", (32, 32))])["input_ids"]
-        except ValueError:
-            if mark is None:
-                raise
-            return str(mark)
-        return own if mark is None or bool((found == self.image_token_id).any()) else str(mark)
+        """What the processor takes for an image in a text."""
+        return self._texts.image_token
 
-    @cached_property
+    @property
     def placeholder(self) -> str:
-        """What stands for an image in a text: `image_token`, between the marks that the model's configuration names."""
-        ids = (getattr(self.model.config, f"vision_{end}_token_id", None) for end in ("start", "end"))
-        start, end = ("" if i is None else self.processor.tokenizer.convert_ids_to_tokens(i) for i in ids)
-        return f"{start}{self.image_token}{end}"
+        """What stands for an image in a text, with the marks around it."""
+        return self._texts.placeholder
 
     @property
     def summary(self) -> str:
@@ -85,6 +78,13 @@ class VisionTower(ImageEmbedder):
             if not {id(module) for module in child.modules()} & decoder
         }
 
+    @property
+    def projector(self) -> nn.Module:
+        *others, last = self.parts.values()
+        if not others:
+            raise ValueError(f"{self.name} has no projection apart from its image encoder, a {type(last).__name__}")
+        return last
+
     def replaced(self, name: str, part: nn.Module) -> "VisionTower":
         outer = shallow(self.model)
         inner = outer
@@ -99,15 +99,20 @@ class VisionTower(ImageEmbedder):
     @override
     def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
         in_company = in_company and self.reads_company_differently
-        found = []
-        for picture in pictures:
-            inputs = self.preprocessed(picture, in_company=in_company)
-            own = {"vectors": self.vectors_of(inputs), **inputs}
-            if in_company:
-                own = {name: values[: len(values) // 2] for name, values in own.items()}
-            vectors, _ = own.pop("vectors"), own.pop("pixel_values")
-            found.append(EncodedImage(vectors=vectors, forward_arguments=own))
-        return found
+        found = self.encoded_of([self.preprocessed(picture, in_company=in_company) for picture in pictures])
+        return [image.first_half() for image in found] if in_company else found
+
+    @override
+    def encoded_of(self, inputs: Sequence[EncoderInput]) -> list[EncodedImage]:
+        with self._encoder:
+            return [
+                EncodedImage(
+                    vectors=self._vectors_of(own),
+                    forward_arguments={name: value for name, value in own.items() if name != "pixel_values"},
+                )
+                for own in inputs
+                if not isinstance(own, Tensor)
+            ]
 
     @override
     def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> ForwardArguments | None:
@@ -120,7 +125,7 @@ class VisionTower(ImageEmbedder):
     def reads_company_differently(self) -> bool:
         """Whether a picture's vectors differ beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
         wide = Image.new("RGB", (300, 100))
-        alone, twice = (self._processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
+        alone, twice = (self._texts.processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
         return int((twice == self.image_token_id).sum()) != 2 * int((alone == self.image_token_id).sum())
 
     def preprocessed(self, picture: Image.Image, *, in_company: bool = False, **changes: Any) -> dict[str, Tensor]:
@@ -131,7 +136,7 @@ class VisionTower(ImageEmbedder):
             changes: options of the image processor.
         """
         copies = 1 + in_company
-        inputs = self._processed(self.placeholder * copies, [picture] * copies, **changes)
+        inputs = self._texts.processed(self.placeholder * copies, [picture] * copies, **changes)
         wanted = signature(self.model.get_image_features).parameters
         return {name: value for name, value in inputs.items() if name in wanted and isinstance(value, Tensor)}
 
@@ -143,7 +148,7 @@ class VisionTower(ImageEmbedder):
         missing = parameter is not None and parameter.default is Parameter.empty
         return {name: getattr(config, name)} if missing else {}
 
-    def vectors_of(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "pos d_model"]:
+    def _vectors_of(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "pos d_model"]:
         """The vectors that the decoder reads for one preprocessed picture, in order."""
         like = self._like
         found = self.model.get_image_features(
@@ -157,30 +162,32 @@ class VisionTower(ImageEmbedder):
         return torch.cat([tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors])
 
     @override
+    def n_positions(self, width: int, height: int) -> int:
+        return self._texts.ids(self.placeholder, ((width, height),)).count(self.image_token_id)
+
+    @property
+    @override
+    def patch_grid(self) -> tuple[int, int]:
+        return shared_grid({size: self.layout(*size, n_positions=self.n_positions(*size)) for size in SEVERAL_SIZES})
+
+    @override
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
         """Measured; see `image.measured_layout`. The latest are kept.
 
         Cost: dozens of passes of the image encoder for each new shape of its input.
         """
-        key = width, height, n_positions
-        if key not in self._layouts:
-            self._layouts[key] = self._measured(width, height, n_positions)
-            if len(self._layouts) > KEPT_LAYOUTS:
-                del self._layouts[next(iter(self._layouts))]
-        return self._layouts[key]
+        if self._layouts is None:
+            return ImageLayout(n_positions=n_positions, grids=())
+        in_company = self.reads_company_differently and n_positions != self.n_positions(width, height)
+        return self._layouts.of(width, height, n_positions=n_positions, in_company=in_company)
 
-    @torch.no_grad()
-    def _measured(self, width: int, height: int, n_positions: int) -> ImageLayout:
+    @cached_property
+    def _layouts(self) -> EncoderLayouts | None:
         side = getattr(self.model.config.vision_config, "patch_size", None)
         side = side[0] if isinstance(side, (list, tuple)) else side
         if not isinstance(side, int):
-            return ImageLayout(n_positions=n_positions, grids=())
-        alone = self.vectors_of(self.preprocessed(Image.new("RGB", (width, height))))
-        in_company = self.reads_company_differently and n_positions != len(alone)
-        return encoder_layout(
-            partial(self.preprocessed, in_company=in_company), self.vectors_of, self.parts,
-            width=width, height=height, n_positions=n_positions, side=side,
-        )  # fmt: skip
+            return None
+        return EncoderLayouts(self.preprocessed, self._vectors_of, self.parts, side=side, lock=self._encoder)
 
     @override
     def grid(self, n_positions: int) -> tuple[int, int]:
@@ -248,16 +255,13 @@ class VisionTower(ImageEmbedder):
         if not images:
             ids = list(self.processor.tokenizer(written, **options)["input_ids"])
         else:
-            ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
-            if ids.count(self.image_token_id) == sum(map(len, images)) + len(images):
-                # BLIP-2's processor puts its images before the text by default.
-                written = written.replace(self.placeholder, "")
-                ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
+            ids = self._texts.ids(written, tuple(image.picture.size for image in images if image.picture), **options)
         bos_id = self.processor.tokenizer.bos_token_id
         first_word = next((token for token in ids if token != self.image_token_id), None)
         if prepend_bos and not begun and first_word != bos_id:
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
         if prepend_bos is False and not begun and bos_id is not None and first_word == bos_id:
+            ids = [*ids]
             ids.remove(bos_id)  # PaliGemma's processor writes it after the images
         return ids
 
@@ -266,11 +270,7 @@ class VisionTower(ImageEmbedder):
 
     def written(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Any]:
         """A row as the model's own forward pass takes it, pixels included."""
-        inputs = self._processed(text, pictures)
-        if int((inputs["input_ids"] == self.image_token_id).sum()) == len(pictures) + sum(
-            len(self.vectors_of(self.preprocessed(picture))) for picture in pictures
-        ):
-            inputs = self._processed(text.replace(self.placeholder, ""), pictures)
+        inputs = self._texts.written(text, pictures)
         like = self._like
         return {
             name: value.to(like if value.is_floating_point() else like.device)
@@ -290,8 +290,9 @@ class VisionTower(ImageEmbedder):
             unwrapped(self.model).save_pretrained(partial)
             self.processor.save_pretrained(partial)
 
-    def _processed(self, written: str, pictures: Sequence[Any], **options: Any) -> Any:
-        return self.processor(text=[written], images=[list(pictures)], return_tensors="pt", **options)
+    @torch.no_grad()
+    def _n_vectors(self, picture: Image.Image) -> int:
+        return len(self._vectors_of(self.preprocessed(picture)))
 
     @property
     def _like(self) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -91,7 +92,9 @@ def write_activations(
     )
     names = check(scenes, what)
     processes = Processes.of_environment()
-    rows_of(lens, [_blank(lens, scenes[0])], what, names)  # unknown hook points are refused before anything is written
+    rows_of(
+        lens, [_blank(lens, scenes[0], what)], what, names
+    )  # unknown hook points are refused before anything is written
     if processes.rank == 0:
         manifest = {
             "format": FORMAT,
@@ -140,7 +143,7 @@ def write_shards(
     (home / SHARDS).mkdir(parents=True, exist_ok=True)
     wanted = [scene for number in missing for scene in scenes[number * size : (number + 1) * size]]
     opened = ahead(
-        lambda scene: open_picture(scene, lens.vision, with_objects=what.with_objects),
+        lambda scene: open_picture(scene, lens.images, with_objects=what.with_objects),
         wanted,
         waiting=2 * what.batch_size,
     )
@@ -234,7 +237,14 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
     return _STREAMS[device]
 
 
-def _blank(lens: CaptioningModel, scene: Scene) -> OpenedPicture:
-    size = lens.vision.preprocessing
-    everywhere = {name: torch.ones(lens.vision.n_patches) for name in scene.categories}
-    return OpenedPicture(scene=scene, pixels=torch.zeros(3, size.height, size.width), covered=everywhere)
+def _blank(lens: CaptioningModel, scene: Scene, what: WhatToStore) -> OpenedPicture:
+    """A picture of the size of the first one. Raises: ArgumentValueError where objects are wanted and have no place."""
+    n_positions = lens.images.n_positions(scene.width, scene.height)
+    if what.with_objects and not lens.images.layout(scene.width, scene.height, n_positions=n_positions).is_placed:
+        raise ArgumentValueError(
+            f'the image positions of {lens.images.name} show no place in the picture, which positions="objects" needs',
+            "positions",
+        )
+    picture = Image.new("RGB", (scene.width, scene.height))
+    everywhere = {name: torch.ones(n_positions) for name in scene.categories}
+    return OpenedPicture(scene=scene, picture=picture, pixels=lens.images.preprocessed(picture), covered=everywhere)
