@@ -90,23 +90,19 @@ class _Twin:
         self.twin: BareTwin | None = None
         self._made = 0
         self._never: str | None = None
-        self._compared: tuple[Any, ...] | None = None
+        self._compared: Any = None
         self._differs: str | None = None
 
     def why_not(self, model: Any, names: Sequence[str]) -> str | None:
-        if self.twin is not None and (found := self.twin.obstacle()) is not None:
-            return found
-        if self._never is None and (self.twin is None or not self.twin.is_current()):
+        changed, obstacle = (True, None) if self.twin is None else self.twin.look()
+        if changed and obstacle is None and self._never is None:
             self._make(model)
-        if self.twin is None:
-            return self._never
-        if (found := self.twin.obstacle()) is not None:
-            return found
+            obstacle = None if self.twin is None else self.twin.look()[1]
+        if self.twin is None or obstacle is not None:
+            return obstacle or self._never
         if (lacking := self.twin.lacks(names)) is not None:
             return f"bare modules have no {lacking}"
         layout = self.twin.layout()
-        if len({device for _, device in layout}) > 1:
-            return "its weights are on several devices"
         if layout != self._compared:
             self._compared, self._differs = layout, _why_different(model, self.twin)
         return self._differs
@@ -138,6 +134,8 @@ def _unusual_state() -> str | None:
 
 def _why_different(model: Any, twin: BareTwin) -> str | None:
     """Compare the twin with its model on a few tokens; None if they agree."""
+    if len(devices := twin.devices()) > 1:
+        return f"its weights are on several devices ({', '.join(sorted(map(str, devices)))})"
     try:
         # The innermost hooks on saved tensors replace those of the caller, who may count what his own pass keeps.
         with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
