@@ -162,7 +162,7 @@ def _bridge_around(inner: nn.Module, bridge: Any) -> Any:
     """A copy of the bridge object that runs other Hugging Face modules; the bridge does not learn of it."""
     made: Any = object.__new__(type(bridge))
     own = {name: value for name, value in vars(bridge).items() if not isinstance(value, MethodType)}
-    made.__dict__.update(own, original_model=inner, _modules=dict(own["_modules"]))
+    made.__dict__.update(own, original_model=inner, _modules=dict(bridge._modules))
     if "_driver" in own:  # TransformerLens 4
         made.__dict__["_driver"] = copy.copy(own["_driver"])
         made._driver.set_underlying_model(inner)

@@ -1,6 +1,6 @@
 """Forward passes and generation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cache
 from inspect import signature
@@ -29,6 +29,7 @@ def logits_of(
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     first: int = 0,
     hooks: Sequence[NamedHook] = (),
+    compared: Iterable[str] = (),
 ) -> Float[Tensor, "batch pos_from_first d_vocab"]:
     """One forward pass, through the model or its bare twin: `which_model`.
 
@@ -39,10 +40,12 @@ def logits_of(
         first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
             vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
         hooks: act in this pass alone.
+        compared: hook points of other passes that this one is compared with. All of them then run the same way, since
+            TransformerLens' norms round in another way than bare modules.
     Raises: as `fired_hooks`.
     """
     check_token_ids(model, tokens)
-    model = which_model(model, [name for name, _ in hooks])
+    model = which_model(model, [*(name for name, _ in hooks), *compared])
     with fired_hooks(model, hooks) if hooks else nullcontext():
         return _logits(model, tokens, attention_mask, first)
 

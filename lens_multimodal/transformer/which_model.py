@@ -31,10 +31,12 @@ TOLERANCE = 3e-5
 """Of the largest number, in float32 and float64: norms and softmaxes are float32 in many models of both."""
 HALF_PRECISION_STEPS = 16
 """The same in half precision, in steps of its rounding."""
+_TWIN = "_lens_multimodal_twin"
+"""Where a model keeps its twin: both are freed together."""
+
 PATIENCE = 50
 """How often a twin is made again before a model counts as one that changes all the time."""
 
-_chosen: "weakref.WeakKeyDictionary[nn.Module, _Twin]" = weakref.WeakKeyDictionary()
 _forced: "weakref.WeakKeyDictionary[nn.Module, str]" = weakref.WeakKeyDictionary()
 
 
@@ -46,7 +48,7 @@ def which_model(model: nn.Module, names: Sequence[str] = ()) -> Any:
     """
     reason = why_hooked(model, names)
     if reason is None:
-        return _chosen[model].twin.model  # type: ignore[union-attr]
+        return vars(model)[_TWIN].twin.model
     if _forced.get(model) == BARE:
         raise RuntimeError(f"this model cannot run on bare modules: {reason}")
     return model
@@ -69,6 +71,11 @@ def running_on(model: nn.Module, how: str) -> Iterator[None]:
         _forced[model] = before
 
 
+def forget_twin(model: nn.Module) -> None:
+    """Let go of what was made to run a model on bare modules."""
+    vars(model).pop(_TWIN, None)
+
+
 @runs_alone
 def why_hooked(model: nn.Module, names: Sequence[str] = ()) -> str | None:
     """Why a pass that needs these hook points runs through the TransformerLens model now; None if it does not."""
@@ -78,9 +85,8 @@ def why_hooked(model: nn.Module, names: Sequence[str] = ()) -> str | None:
         return f"it is a {class_name(model)}" if weight_processing(model) == "none" else "its weights were processed"
     if (reason := _unusual_state()) is not None:
         return reason
-    if model not in _chosen:
-        _chosen[model] = _Twin()
-    return _chosen[model].why_not(model, names)
+    twin: _Twin = vars(model).get(_TWIN) or vars(model).setdefault(_TWIN, _Twin())
+    return twin.why_not(model, names)
 
 
 class _Twin:
@@ -92,6 +98,9 @@ class _Twin:
         self._never: str | None = None
         self._compared: Any = None
         self._differs: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Twin, ()  # a copied or unpickled model makes a twin of its own
 
     def why_not(self, model: Any, names: Sequence[str]) -> str | None:
         changed, obstacle = (True, None) if self.twin is None else self.twin.look()

@@ -1,5 +1,6 @@
 """Bare modules and the TransformerLens model give the same numbers, and what could make them differ is noticed."""
 
+import copy
 import gc
 import weakref
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import ablation_effects, effect_of, neuron_attribution, neuron_attribution_by_row
-from lens_multimodal.hooks import ablate, record
+from lens_multimodal.hooks import ablate, scale
 from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.transformer.which_model import running_on, why_hooked
 from tests.decoders.cases import TOKEN, Case, case, difference, each_family, image_vectors, layers
@@ -318,8 +319,7 @@ def test_a_model_that_is_gone_leaves_nothing_behind():
     gone = weakref.ref(lens.model)
     weights = weakref.ref(lens.model.embed.original_component)
     del lens
-    for _ in range(3):  # what only the dead model kept alive is found one collection later
-        gc.collect()
+    gc.collect()
     assert gone() is None
     assert weights() is None
 
@@ -336,7 +336,7 @@ def test_the_choice_is_shown_and_can_be_forced(lens):
         with pytest.raises(RuntimeError, match=r"embed\.hook_out"):
             agree(lens)
     with lens.running_on("bare"), pytest.raises(RuntimeError, match=r"blocks\.1\.attn\.hook_z"):
-        record(lens.model, random_prompt(lens, [-4]).tokens, ["blocks.1.attn.hook_z"])
+        transformer.logits_of(lens.model, random_prompt(lens, [-4]).tokens, hooks=[("blocks.1.attn.hook_z", only_look)])
     with pytest.raises(ValueError, match="'fast'"), lens.running_on("fast"):
         pass
     agree(lens)
@@ -390,3 +390,35 @@ def test_weights_on_the_meta_device_are_not_compared():
     lens = make_lens("llama")
     lens.model.original_model.to("meta")
     assert not runs_bare(lens)
+
+
+def test_runs_that_are_compared_round_in_the_same_way():
+    """TransformerLens' LayerNorm rounds in another way than PyTorch's, so an edit that changes nothing would have an
+    effect if it alone ran through the bridge."""
+    lens = make_lens("gpt-j")
+    tokens = random_prompt(lens, [6, -4]).tokens
+    with lens.running_on("hooked"):
+        hooked = transformer.logits_of(lens.model, tokens)
+    assert not torch.equal(transformer.logits_of(lens.model, tokens), hooked)
+    for neutral in (scale(lens.model, [(1, 3)], factor=1.0), scale_heads_by_one(lens.model)):
+        effect = effect_of(lens.model, tokens, neutral, TOKEN)
+        assert float(effect.value_change) == 0.0
+        assert float(effect.kl) == 0.0
+    assert runs_bare(lens)
+
+
+def scale_heads_by_one(_model):
+    return [("blocks.1.attn.hook_z", lambda z, hook: z * 1.0)]
+
+
+def test_a_copied_model_makes_a_twin_of_its_own(lens):
+    agree(lens)
+    tokens = torch.tensor([[5, 9, 11]])
+    copied = copy.deepcopy(lens.model)
+    with torch.no_grad():
+        copied.blocks[1].mlp.W_out.mul_(3.0)
+        assert torch.equal(transformer.logits_of(copied, tokens), copied(tokens, return_type="logits"))
+    assert why_hooked(copied) is None
+    agree(lens)
+    lens.detach()
+    assert not [name for name in vars(lens.model) if "twin" in name]
