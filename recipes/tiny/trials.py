@@ -6,7 +6,6 @@ text train a language model of their own first, about an hour on one core.
 """
 
 import json
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,10 +115,8 @@ def figures(settings: Settings, work: Path, variant: str) -> dict[str, Any]:
 def _lens(settings: Settings, work: Path, variant: str) -> VisionLens:
     vision = open_vision(work)
     folder = _folder(work, variant)
-    shutil.copy(work / "projection" / "coordinates.pt", folder)
     fit = replace(fit_settings(settings, steps=STEPS), **VARIANTS[variant].fit)
-    scenes = settings.projection.coordinate_scenes
-    linear = fit_on_captions(settings, work, vision, load_language_model(work), fit=fit, folder=folder, scenes=scenes)
+    linear = fit_on_captions(settings, work, vision, load_language_model(work), fit=fit, folder=folder)
     model, tokenizer = load_language_model(work)
     return attach_vision(model, vision=vision, projection=linear, tokenizer=tokenizer)
 
