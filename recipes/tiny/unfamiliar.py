@@ -35,19 +35,21 @@ def main(
     typer.echo("| pictures | number | called unfamiliar |\n| --- | --- | --- |")
     for kind, splits in SPLITS.items():
         scenes = [scene.picture for scene in fresh_scenes(Settings(), work, splits)]
-        typer.echo(_row(known, f"new scenes, {KINDS[kind]}", scenes))
+        typer.echo(row(known, f"new scenes, {KINDS[kind]}", scenes))
     for folder in folders or []:
         pictures = [as_picture(file) for file in pictures_in(folder)]
-        crops = [_crop(picture, random) for picture in pictures for _ in range(CROPS)]
-        typer.echo(_row(known, folder.name, pictures))
-        typer.echo(_row(known, f"{folder.name}, random crops", crops))
+        crops = [crop(picture, random) for picture in pictures for _ in range(CROPS)]
+        typer.echo(row(known, folder.name, pictures))
+        typer.echo(row(known, f"{folder.name}, random crops", crops))
 
 
-def _row(known: Familiarity, title: str, pictures: Sequence[Image.Image]) -> str:
+def row(known: Familiarity, title: str, pictures: Sequence[Image.Image]) -> str:
+    """A line of the table, with Wilson's interval."""
     return f"| {title} | {len(pictures)} | {rate(known.unfamiliar(pictures).tolist())} |"
 
 
-def _crop(picture: Image.Image, random: Random) -> Image.Image:
+def crop(picture: Image.Image, random: Random) -> Image.Image:
+    """A random square of 0.3 to 0.9 times the shorter side."""
     side = int(random.uniform(0.3, 0.9) * min(picture.size))
     left, top = (random.randint(0, length - side) for length in picture.size)
     return picture.crop((left, top, left + side, top + side))
