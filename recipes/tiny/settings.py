@@ -93,7 +93,7 @@ class Projection:
     """One linear map of the encoder's stream, as in LiMBeR; LiMBeR's dropout."""
 
     batch: int = 64
-    steps: int = 2000
+    steps: int = 3500
     learning_rate: float = 1e-3
     muon_rate: float = 0.003
     warmup: int = 20
