@@ -1,6 +1,7 @@
-"""`VisionLens`: a captioning model, the neurons behind its words, and its life on disk and in memory."""
+"""`VisionLens`: a captioning model, the neurons behind its words, and saving and detaching it."""
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions
 from lens_multimodal.arguments.targets import Token, read_token
+from lens_multimodal.atlas import Atlas
 from lens_multimodal.image.pictures import Picture
 from lens_multimodal.neuron_card import NeuronCard, neuron_card
 from lens_multimodal.notebook import ShownInNotebooks
@@ -29,8 +31,8 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
     """A TransformerLens model that takes images wherever it takes tokens; made by `attach_vision`.
 
     Attributes:
-        model: the TransformerLens model, to be used as always: `run_with_cache`, `hooks`, `generate`, ...
-        images: what makes soft prompts of pictures: `vision` and `projection`, or a vision-language model's own.
+        model: the TransformerLens model, to be used as usual: `run_with_cache`, `hooks`, `generate`, ...
+        images: what turns pictures into soft prompts: `vision` and `projection`, or a vision-language model's own.
         vision: the frozen image encoder.
         projection: the linear map from image features to soft prompts.
         tokenizer: the language model's Hugging Face tokenizer, or None.
@@ -52,7 +54,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         """The MLP neurons that turn the image into a word: the paper's ranking (sections 2.1 and 2.2).
 
         Args:
-            image: a picture, whose caption must say the target; or a prompt of one row that ends where the target
+            image: a picture, whose caption must contain the target; or a prompt of one row that ends where the target
                 is predicted (`lens.prompt(image, "A picture of a")`).
             target: a token id, or a string that is one token, its leading space included.
             positions: where neurons are scored: "image", where the picture is read (paper); "last", where the word is
@@ -103,6 +105,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         image: Picture | ImagePrompt | None = None,
         target: Token | None = None,
         pictures: Sequence[Picture] | None = None,
+        atlas: Atlas | str | Path | None = None,
     ) -> NeuronCard:
         """Everything about one neuron on a card: receptive field, words, attribution, ablation, sample pictures.
 
@@ -113,17 +116,20 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
             target: as in `neurons`; None takes the word of the model's own caption that the neuron raises most, or,
                 for a prompt, the most likely next token.
             pictures: to look for activity in; None takes 24 of the embedded scenes.
+            atlas: an atlas of this lens (`build_atlas`), or its folder: the card also shows what drives the neuron over
+                the whole data set, and links to its page.
 
         Returns:
             A card with its data as attributes, shown as HTML in notebooks, with `save_html(path)` and figures.
 
-        Raises: ValueError, TypeError as `neurons`; for a neuron that does not exist, or an image without a patch grid.
+        Raises: ValueError, TypeError as `neurons`; for a neuron that does not exist, an image without a patch grid, or
+            an atlas of another lens; FileNotFoundError for a folder without a finished atlas.
         Cost: one forward pass for each sample picture, three for the card, one backward pass for each candidate word.
         """
-        return neuron_card(self, neuron, image=image, target=target, pictures=pictures)
+        return neuron_card(self, neuron, image=image, target=target, pictures=pictures, atlas=atlas)
 
     def to_str_tokens(self, prompt: ImagePrompt | Int[Tensor, " pos"]) -> list[str]:
-        """Each position as people read it: words as text, image positions as `<image:row,col>`.
+        """Each position in readable form: words as text, image positions as `<image:row,col>`.
 
         Takes a prompt of one row, or the ids of one.
         """
@@ -138,10 +144,29 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
     @property
     def is_attached(self) -> bool:
         """Whether the model takes images: False after `detach`, or if other code removed the hooks of the lens."""
-        return attached_to(transformer.embedding_module(self.model)) is self.virtual_tokens
+        own = self.virtual_tokens
+        return attached_to(transformer.embedding_module(self.model)) is own and own.is_attached
+
+    @property
+    def runs_on(self) -> str:
+        """What the next forward pass runs through: "bare modules", or "TransformerLens model" and why.
+
+        Where no hook is on a `TransformerBridge`, the library runs the Hugging Face modules inside it without the
+        wrappers around them, after it has compared the two once. `running_on` forces either.
+        """
+        reason = transformer.why_hooked(self.model)
+        return "bare modules" if reason is None else f"TransformerLens model: {reason}"
+
+    def running_on(self, how: str) -> AbstractContextManager[None]:
+        """Force what the passes of the library run through within a block.
+
+        Args: how: "hooked" (the TransformerLens model), "bare" (the modules inside it) or "auto".
+        Raises: ValueError for another word; in the block, RuntimeError for a pass that bare modules cannot make.
+        """
+        return transformer.running_on(self.model, how)
 
     def detach(self) -> None:
-        """Remove the lens: the model is as it was before, bit for bit."""
+        """Remove the lens: the model is again as it was before, bit for bit."""
         self.virtual_tokens.remove()
         transformer.count_as_before(self.model)
 

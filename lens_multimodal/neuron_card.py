@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,35 +24,16 @@ from lens_multimodal.analysis import (
 )
 from lens_multimodal.arguments.targets import Token, read_token
 from lens_multimodal.arguments.units import read_neuron_pairs
+from lens_multimodal.atlas import Atlas, AtlasEntry
 from lens_multimodal.hooks import ablate
 from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.image.pictures import Picture, as_pictures
 from lens_multimodal.notebook import ShownInNotebooks
-from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
-from lens_multimodal.prompt.tokenizer import PromptTokenizer
+from lens_multimodal.prompt.captioning_model import CaptioningModel
+from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt
 
 SAMPLES = 24
 """Number of embedded scenes measured if no pictures are given."""
-
-
-@runtime_checkable
-class AttachedLens(Protocol):
-    """What a card needs from a `VisionLens`."""
-
-    model: nn.Module
-    tokenizer: Any
-    text: PromptTokenizer
-
-    @property
-    def caption_text(self) -> str: ...
-
-    def prompt(self, images: Sequence[Picture], text: str = PROMPT) -> ImagePrompt: ...
-
-    def generate_ids(self, prompt: ImagePrompt, *, max_new_tokens: int = 20) -> list[list[int]]: ...
-
-    def prompt_before(self, image: Picture, word: Token, text: str = PROMPT) -> ImagePrompt: ...
-
-    def forget(self, *prompts: ImagePrompt) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +41,7 @@ class SampleActivation:
     """How active a neuron is on one sample picture."""
 
     index: int
-    """Of the picture among the samples."""
+    """The picture's number among the samples."""
     picture: Image.Image
     activations: Float[Tensor, " image_pos"]
     field: ReceptiveField
@@ -94,19 +76,21 @@ class NeuronCard(ShownInNotebooks):
     attribution: Float[Tensor, " image_pos"]
     """Contribution of the neuron at each image position to the target's logit."""
     effect: Effect
-    """Of setting the neuron to zero at the image positions, on the target."""
+    """Effect on the target of setting the neuron to zero at the image positions."""
     last_attribution: float
     """Contribution of the neuron at the last position, where the target is predicted, to the target's logit."""
     last_effect: Effect
-    """Of setting the neuron to zero at the last position, on the target."""
+    """Effect on the target of setting the neuron to zero at the last position."""
     samples: tuple[SampleActivation, ...]
     """All sample pictures, the most active first."""
     weight_processing: str
-    """Of the language model; decoded tokens depend on it."""
+    """Weight processing of the language model; decoded tokens depend on it."""
+    atlas: AtlasEntry | None = None
+    """Its entry in an atlas: the image patches of a whole data set that drive it, its selectivity for categories."""
 
 
 def neuron_card(
-    lens: AttachedLens,
+    lens: CaptioningModel,
     neuron: Any,
     *,
     image: Picture | ImagePrompt | None = None,
@@ -114,6 +98,7 @@ def neuron_card(
     pictures: Sequence[Picture] | None = None,
     text: str | None = None,
     batch_size: int = 16,
+    atlas: Atlas | str | Path | None = None,
 ) -> NeuronCard:
     """Everything about one neuron: receptive field, decoded tokens, attribution, ablation, sample pictures.
 
@@ -126,12 +111,18 @@ def neuron_card(
         pictures: the samples; None takes `SAMPLES` of the embedded scenes.
         text: the prompt after a picture; None takes the lens' `caption_text`.
         batch_size: sample pictures in one forward pass.
+        atlas: an atlas of this lens, or its folder; the card shows what it says of the neuron.
 
-    Raises: ValueError for more than one neuron, one that does not exist, or an image without a patch grid.
-    Cost: one forward pass per batch of samples, three for the card, one backward pass for each candidate token.
+    Raises:
+        ValueError: more than one neuron, one that does not exist or is not in the atlas, an image without a patch grid,
+            an atlas of other weights.
+        FileNotFoundError: the folder holds no finished atlas.
+    Cost: one forward pass per batch of samples, three for the card, one backward pass for each candidate token; for an
+        atlas, all weights are hashed once.
     """
     text = lens.caption_text if text is None else text
     pair = _one_neuron(lens.model, neuron)
+    known = None if atlas is None else Atlas.of(lens, atlas).neuron(*pair)
     samples = sorted(_samples(lens, pair, _pictures(pictures), text, batch_size), key=lambda sample: -sample.largest)
     prompt, token = _prompt_and_target(lens, pair, samples[0].picture if image is None else image, target, text)
     span = prompt.spans[0][0]
@@ -170,6 +161,7 @@ def neuron_card(
         last_effect=last_effect,
         samples=tuple(samples),
         weight_processing=transformer.weight_processing(lens.model),
+        atlas=known,
     )
 
 
@@ -201,7 +193,7 @@ def _pictures(pictures: Sequence[Picture] | None) -> list[Any]:
 
 
 def _samples(
-    lens: AttachedLens, pair: tuple[int, int], pictures: list[Any], text: str, batch_size: int
+    lens: CaptioningModel, pair: tuple[int, int], pictures: list[Any], text: str, batch_size: int
 ) -> Iterator[SampleActivation]:
     for start in tqdm(range(0, len(pictures), batch_size), desc="sample pictures", delay=2):
         prompt = lens.prompt(pictures[start : start + batch_size], text)
@@ -223,7 +215,7 @@ def _sample(index: int, picture: Image.Image, image: EmbeddedImage, activations:
 
 
 def _prompt_and_target(
-    lens: AttachedLens, pair: tuple[int, int], image: Picture | ImagePrompt, target: Token | None, text: str
+    lens: CaptioningModel, pair: tuple[int, int], image: Picture | ImagePrompt, target: Token | None, text: str
 ) -> tuple[ImagePrompt, int]:
     """The prompt that ends where the target is predicted, and the target."""
     token = None if target is None else read_token(lens.model, target, name="target", tokenizer=lens.tokenizer)

@@ -1,10 +1,11 @@
 """A lens on a trained vision-language model, with its own image encoder and projection.
 
-The decoder is taken out and given to TransformerLens; image vectors stand in its prompts as virtual tokens. Whether
+The decoder is taken out and given to TransformerLens; image vectors are virtual tokens in its prompts. Whether
 that is the model's own computation is not looked up but measured, on every model, before it is changed: its logits from
 pixels against those of its decoder from image vectors.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,25 @@ from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.virtual_tokens import check_free
 from lens_multimodal.prompt.vision_tower import VisionTower
 from lens_multimodal.transformer.agreement import relative_difference
+from lens_multimodal.transformer.decoder_inputs import DecoderInputs, along_with_images
 from lens_multimodal.transformer.loading import place
 from lens_multimodal.transformer.self_check import self_check
 from lens_multimodal.transformer.vision_language_models import (
+    forget_images,
     is_vision_language,
     load_vision_language,
     text_decoder,
 )
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Of the largest logit, by precision. A decoder that gets its images in another way differs by a third."""
+"""Of the largest logit, by precision. A decoder that gets its images differently is off by a third."""
 HALF_PRECISION_TOLERANCE = 5e-2
 
 SAMPLE_TEXT = " a picture of a"
 
 
 class NotFromVectorsAlone(ValueError):
-    """A vision-language model that computes other logits from pixels than from image vectors in its prompt."""
+    """A vision-language model whose logits from pixels differ from those from image vectors in its prompt."""
 
 
 def read(
@@ -80,24 +83,31 @@ def attach(model: Any, processor: Any, *, device: Any = None, dtype: torch.dtype
             f"{type(inner).__name__} needs its processor, which prepares pictures and writes marks around them: "
             f"attach_vision(model, processor=AutoProcessor.from_pretrained(...)), or give the model's folder"
         )
+    if any(weight.is_meta for weight in inner.parameters()):
+        raise ValueError(
+            f"some weights of {type(inner).__name__} are offloaded to main memory or disk (on the device meta), so "
+            f"they cannot be decoded: load it without offloading, on more devices or in half precision"
+        )
     tower = VisionTower(inner, processor)
     if is_bridge:
         transformer.move(model, device=device, dtype=dtype)
     else:
         place(tower.model, device=device, dtype=dtype)
+    inner.set_attn_implementation({"text_config": "eager"})  # hooks on attention patterns need it
     sample = _sample(tower)
+    forget_images(inner)
+    decoder: Any = inner if is_bridge else text_decoder(inner)
+    tower = VisionTower(inner, processor, sample=_needed_beside_vectors(decoder, tower, sample))
     if is_bridge:
         hooked = model
         transformer.check_model(hooked)
     else:
-        decoder: Any = text_decoder(tower.model)
-        _check(_reason(tower), tower, sample, _from_vectors(decoder, tower, sample))
-        decoder.set_attn_implementation("eager")  # hooks on attention patterns need it
         hooked = transformer.as_transformer_lens(decoder, tokenizer=tower.processor.tokenizer)
     check_free(transformer.embedding_module(hooked))
     lens = VisionLens(hooked, images=tower, tokenizer=tower.processor.tokenizer, name=tower.name)
     self_check(hooked)
-    image = lens.virtual_tokens.store(tower.vectors([sample.picture])[0])
+    (own,) = tower.encoded([sample.picture])
+    image = lens.virtual_tokens.store(own.vectors, forward_arguments=own.forward_arguments)
     ids = sample.ids.masked_scatter(sample.ids == tower.image_token_id, image.ids.to(sample.ids.device))
     with torch.no_grad():
         found = transformer.logits_of(hooked, ids)
@@ -109,8 +119,14 @@ def attach(model: Any, processor: Any, *, device: Any = None, dtype: torch.dtype
 class _Sample:
     """A small picture through the model's own route, before anything of it is changed."""
 
-    def __init__(self, picture: Image.Image, ids: Int[Tensor, "1 pos"], logits: Float[Tensor, "1 pos d_vocab"]) -> None:
-        self.picture, self.ids, self.logits = picture, ids, logits
+    def __init__(
+        self, picture: Image.Image, written: Mapping[str, Tensor], logits: Float[Tensor, "1 pos d_vocab"]
+    ) -> None:
+        self.picture, self.written, self.logits = picture, written, logits
+
+    @property
+    def ids(self) -> Int[Tensor, "1 pos"]:
+        return self.written["input_ids"]
 
 
 @torch.no_grad()
@@ -119,31 +135,46 @@ def _sample(tower: VisionTower) -> _Sample:
     colours = np.stack([rows * 4, columns * 2, (rows * columns) % 256], axis=-1).astype(np.uint8)
     picture = Image.fromarray(colours)
     inputs = tower.written(tower.placeholder + SAMPLE_TEXT, [picture])
-    return _Sample(picture, inputs["input_ids"], tower.model(**inputs).logits.float())
+    return _Sample(picture, inputs, tower.model(**inputs).logits.float())
 
 
 @torch.no_grad()
-def _from_vectors(decoder: Any, tower: VisionTower, sample: _Sample) -> Float[Tensor, "1 pos d_vocab"]:
-    """Logits of the plain Hugging Face decoder on the image vectors of the sample."""
-    embedded = decoder.get_input_embeddings()(sample.ids)
+def _needed_beside_vectors(decoder: Any, tower: VisionTower, sample: _Sample) -> Mapping[str, Tensor] | None:
+    """What the processor wrote for the sample, if the decoder needs some of it; None if image vectors are enough.
+
+    Raises: NotFromVectorsAlone if neither gives the model's logits.
+    """
     vectors = tower.vectors([sample.picture])[0]
-    return decoder(inputs_embeds=embedded.index_put((sample.ids == tower.image_token_id,), vectors.to(embedded))).logits
+    table = decoder.get_input_embeddings()
+    ids = sample.ids.to(table.weight.device)
+    embedded = table(ids).index_put((ids == tower.image_token_id,), vectors.to(table.weight))
+    found = decoder(inputs_embeds=embedded).logits
+    if _agrees(found, sample):
+        return None
+    if along := along_with_images(tower.model, sample.written):
+        mask = sample.written.get("attention_mask")
+        inputs = DecoderInputs(tower.model).of(sample.ids, attention_mask=mask, cache=None, arguments=along)
+        found = decoder(inputs_embeds=embedded, **inputs).logits
+    _check(_reason(tower), tower, sample, found)
+    return sample.written
+
+
+def _agrees(found: Tensor, sample: _Sample) -> bool:
+    return relative_difference(found, sample.logits) <= TOLERANCE.get(found.dtype, HALF_PRECISION_TOLERANCE)
 
 
 def _check(reason: str, tower: VisionTower, sample: _Sample, found: Tensor) -> None:
-    off = relative_difference(found, sample.logits)
-    if not off <= TOLERANCE.get(found.dtype, HALF_PRECISION_TOLERANCE):
+    if not _agrees(found, sample):
+        off = relative_difference(found, sample.logits)
         largest = float(sample.logits.abs().max())
         raise NotFromVectorsAlone(
-            f"{tower.name} gives logits up to {largest:.3g} from pixels, and other ones from image vectors (largest "
+            f"{tower.name} gives logits up to {largest:.3g} from pixels, and others from image vectors (largest "
             f"difference {off * largest:.3g}), so virtual tokens would not be this model: {reason}"
         )
 
 
 def _reason(tower: VisionTower) -> str:
-    text, vision = tower.model.config.get_text_config(), getattr(tower.model.config, "vision_config", None)
+    vision = getattr(tower.model.config, "vision_config", None)
     if getattr(vision, "deepstack_visual_indexes", None):
         return "it adds image features inside the decoder too (deepstack)"
-    if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
-        return "it numbers image positions by row and column (M-RoPE)"
-    return "it may let image positions see each other, or number them in a way of its own"
+    return "it does more with an image than its forward pass shows"

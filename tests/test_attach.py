@@ -127,56 +127,56 @@ def test_it_prints_nothing(parts, capfd):
 
 def test_widths_are_checked_at_once(parts):
     model = random_language_model("gpt-j")
-    with pytest.raises(ValueError, match=f"features of width 11, but the image encoder gives d_vision={D_VISION}"):
+    with pytest.raises(ValueError, match=rf"width 11\b.*d_vision={D_VISION}:"):
         attach_vision(transformer.wrap(model), **{**parts, "projection": linear(11, D_MODEL)})
     bridge = wrapped_model("bridge", hugging_face("gpt-j"))
     for width in (25, 12, 48, 2 * 4096):
-        with pytest.raises(ValueError, match=f"vectors of width {width}, but the language model has d_model={D_MODEL}"):
+        with pytest.raises(ValueError, match=rf"width {width}\b.*d_model={D_MODEL}:"):
             attach_vision(bridge, **{**parts, "projection": linear(D_VISION, width)})
     assert attached_to(transformer.embedding_module(bridge)) is None
     attach_vision(bridge, **parts)
 
 
 def test_parts_that_are_missing(parts):
-    with pytest.raises(ValueError, match="give the language model they belong to"):
+    with pytest.raises(ValueError, match=r"vision and projection.* model"):
         attach_vision(vision=parts["vision"], projection=parts["projection"])
-    with pytest.raises(ValueError, match=r"needs an image encoder: pass vision=\.\.\."):
+    with pytest.raises(ValueError, match=r"vision=\.\.\."):
         attach_vision(random_language_model("gpt-j"), projection=parts["projection"])
-    with pytest.raises(ValueError, match=r"need a projection: pass projection=\.\.\..*or train one"):
+    with pytest.raises(ValueError, match=r"projection=\.\.\..*lens_multimodal\.train"):
         attach_vision(random_language_model("gpt-j"), vision=parts["vision"])
 
 
 def test_parts_of_another_kind(parts):
-    with pytest.raises(TypeError, match=r"a model, its name or its folder, got int; .* call attach_vision\(\)"):
+    with pytest.raises(TypeError, match=r"model.* int; .*attach_vision\(\)"):
         unchecked(attach._language_model)(3, None, device=None, dtype=None)
-    with pytest.raises(TypeError, match="expected an image encoder, a preset or a timm name, got int"):
+    with pytest.raises(TypeError, match=r"encoder.* timm.* int$"):
         unchecked(attach._vision)(3, None)
-    with pytest.raises(TypeError, match=r"expected a projection file, an nn.Linear or a module, got Tensor"):
+    with pytest.raises(TypeError, match=r"projection.*nn\.Linear.* Tensor$"):
         unchecked(attach._linear)(torch.zeros(24, 10), None)
-    with pytest.raises(TypeError, match=r"expected a Hugging Face causal language model.*got Linear"):
+    with pytest.raises(TypeError, match=r"Hugging Face .* Linear$"):
         attach_vision(nn.Linear(2, 2), **parts)
 
 
 def test_the_language_model_and_the_encoder_swapped(parts):
-    with pytest.raises(TypeError, match=r"expected a Hugging Face causal language model.*got VisionEncoder"):
+    with pytest.raises(TypeError, match=r"Hugging Face .* VisionEncoder$"):
         attach_vision(parts["vision"], vision=parts["vision"], projection=parts["projection"])
 
 
 def test_a_hugging_face_model_twice(parts):
     model = random_language_model("gpt-j")
     attach_vision(model, **parts)
-    with pytest.raises(ValueError, match=r"already part of a TransformerBridge"):
+    with pytest.raises(ValueError, match=r"GPTJForCausalLM .*TransformerBridge"):
         attach_vision(model, **parts)
 
 
 def test_an_encoder_without_known_preprocessing(parts):
-    with pytest.raises(ValueError, match=r"Conv2d is not a timm model.*VisionEncoder\(module, preprocessing="):
+    with pytest.raises(ValueError, match=r"Conv2d .*VisionEncoder\(module, preprocessing="):
         attach_vision(random_language_model("gpt-j"), **{**parts, "vision": nn.Conv2d(3, 10, 8, stride=8)})
 
 
 def test_another_release_of_transformer_lens(parts, monkeypatch):
     monkeypatch.setattr("lens_multimodal.transformer.accepted_models.version", lambda _name: "2.18.0")
-    with pytest.raises(RuntimeError, match=r"transformer-lens 2\.18\.0 is installed"):
+    with pytest.raises(RuntimeError, match=r"transformer-lens 2\.18\.0 "):
         attach_vision(random_language_model("gpt-j"), **parts)
 
 
@@ -184,7 +184,7 @@ def test_a_failed_attach_leaves_nothing_behind(parts):
     model = wrapped_model("bridge", hugging_face("gpt-j"))
     with torch.no_grad():
         transformer.w_out(model, 1).zero_()  # the neurons of a layer have no say
-    with pytest.raises(RuntimeError, match=r"editing blocks\.1\.mlp\.hook_pre, blocks\.1\.mlp\.hook_post of"):
+    with pytest.raises(RuntimeError, match=r"blocks\.1\.mlp\.hook_pre, blocks\.1\.mlp\.hook_post of"):
         attach_vision(model, **parts)
     assert attached_to(transformer.embedding_module(model)) is None
 

@@ -134,7 +134,7 @@ def test_beginning_of_sequence_that_the_tokenizer_lacks(tokenizers):
     lens = make_lens("gpt-j", "bridge")
     words = type(tokenizers("gpt-j")).from_pretrained(tokenizers("gpt-j").name_or_path, bos_token=None)
     lens.text = PromptTokenizer(words, lens.model)
-    with pytest.raises(ValueError, match=r"no beginning-of-sequence token; use prepend_bos=False"):
+    with pytest.raises(ValueError, match=r"prepend_bos=False"):
         lens.prompt(picture(), prepend_bos=True)
 
 
@@ -154,7 +154,7 @@ def test_several_images_and_words_in_one_row(lens):
 
 
 def test_to_str_tokens_is_for_one_row(lens):
-    with pytest.raises(ValueError, match=r"one row, got 2 \(prompt\.row\(i\)\)"):
+    with pytest.raises(ValueError, match=r"\b2 \(prompt\.row\(i\)\)"):
         lens.to_str_tokens(lens.prompt([picture(0), picture(1)]))
 
 
@@ -233,39 +233,39 @@ def test_new_line_unknown_to_the_tokenizer_is_no_stop():
 
 def test_no_pictures(lens):
     for nothing in ([], (), np.zeros((0, 4, 4, 3), dtype=np.uint8)):
-        with pytest.raises(ValueError, match="at least one"):
+        with pytest.raises(ValueError, match="picture"):
             lens.prompt(nothing)
-        with pytest.raises(ValueError, match="at least one"):
+        with pytest.raises(ValueError, match="picture"):
             lens.caption(nothing)
 
 
 def test_texts_and_images_that_do_not_pair(lens):
-    with pytest.raises(ValueError, match="2 images but 3 texts"):
+    with pytest.raises(ValueError, match=r"\b2 images.* 3 texts"):
         lens.prompt([picture(0), picture(1)], ["a", "b", "c"])
-    with pytest.raises(ValueError, match="row 1 of the prompt is empty"):
+    with pytest.raises(ValueError, match="row 1 "):
         lens.interleave([[" dog"], [""]])
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(ValueError, match=r"row$"):
         lens.interleave([])
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size.* 0$"):
         list(lens.caption_stream([picture(0)], batch_size=0))
 
 
 def test_prompt_longer_than_the_context(lens):
-    with pytest.raises(ValueError, match="66 positions, more than the model's context of 64"):
+    with pytest.raises(ValueError, match=r"\b66 positions.* 64\b"):
         lens.interleave([[picture(0)] * 11])
     exactly = lens.interleave([[*[picture(0)] * 10, " dog dog dog dog"]])
     assert exactly.tokens.shape[1] == 64
     assert torch.isfinite(lens.logits(exactly)).all()
-    with pytest.raises(ValueError, match="64 positions and 1 new tokens do not fit into the model's context of 64"):
+    with pytest.raises(ValueError, match=r"\b64 positions.* 1 new .* 64\b.*max_new_tokens"):
         lens.generate(exactly, max_new_tokens=1)
 
 
 def test_vectors_that_cannot_be_a_prompt(lens):
-    with pytest.raises(ValueError, match=r"\[batch, pos, d_model=24\], got \[2, 24\]"):
+    with pytest.raises(ValueError, match=r"\[batch, pos, d_model=24\].* \[2, 24\]$"):
         unchecked(VisionLens.prompt_from_vectors)(lens, torch.randn(2, D_MODEL))
-    with pytest.raises(ValueError, match="2 x 2 image patches does not hold 6 vectors"):
+    with pytest.raises(ValueError, match=r"\b2 x 2 .* 6 vectors"):
         lens.prompt_from_vectors(torch.randn(1, 6, D_MODEL), grid=(2, 2))
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(ValueError, match="NaN"):
         lens.prompt_from_vectors(torch.full((1, 6, D_MODEL), torch.nan))
     assert lens.prompt_from_vectors(torch.randn(1, 6, D_MODEL)).grid == GRID
     assert lens.prompt_from_vectors(torch.randn(1, 5, D_MODEL)).grid == (1, 5)

@@ -42,7 +42,7 @@ def test_a_language_model_that_is_not_here(tmp_path):
 
 def test_a_language_model_without_its_tokenizer(tmp_path):
     random_language_model("gpt-j").save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match="and the tokenizer"):
+    with pytest.raises(FileNotFoundError, match="tokenizer"):
         load_language_model(tmp_path)
 
 
@@ -86,7 +86,7 @@ def test_loading_keeps_or_takes_the_precision(tmp_path):
     ],
 )
 def test_an_encoder_that_is_not_here(name, file):
-    with pytest.raises(FileNotFoundError, match=rf"no image encoder '{file}'.*hf download {file}"):
+    with pytest.raises(FileNotFoundError, match=rf"encoder '{file}'.*hf download {file}"):
         attach_vision(random_language_model("gpt-j"), vision=name, projection=linear())
 
 
@@ -119,7 +119,7 @@ def test_an_encoder_that_does_not_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json .*BeitModel"):
         presets.load_vision(str(tmp_path))
     hugging_face("gpt-j").save_pretrained(tmp_path / "gpt-j")
-    with pytest.raises(ValueError, match=r"BEiT .*gpt-j', got a gptj"):
+    with pytest.raises(ValueError, match=r"BEiT .*gpt-j', .* gptj"):
         presets.load_vision(str(tmp_path / "gpt-j"))
 
 
@@ -127,13 +127,13 @@ def test_weights_that_are_not_all_there(tmp_path):
     """transformers would fill them with random numbers."""
     hugging_face("gpt-j").transformer.save_pretrained(tmp_path / "headless")
     make_tokenizer(tmp_path / "headless")
-    with pytest.raises(ValueError, match=r"language model '.*headless' lack lm_head\.bias, lm_head\.weight"):
+    with pytest.raises(ValueError, match=r"headless' .*lm_head\.bias, lm_head\.weight"):
         load_language_model(tmp_path / "headless")
     config = BeitConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
     BeitModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "beit")
     weights = {k: v for k, v in load_file(tmp_path / "beit" / "model.safetensors").items() if "cls_token" not in k}
     save_file(weights, tmp_path / "beit" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"image encoder '.*beit' lack embeddings\.cls_token"):
+    with pytest.raises(ValueError, match=r"beit' .*embeddings\.cls_token"):
         presets.load_vision(str(tmp_path / "beit"))
 
 

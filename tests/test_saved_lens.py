@@ -130,7 +130,7 @@ def test_half_precision_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["vision", "projection"])
 def test_left_out_parts_are_asked_for(part: str, lens: VisionLens, tmp_path: Path) -> None:
     lens.save_pretrained(tmp_path / "lens", without=[part])
-    with pytest.raises(ValueError, match=rf"lens'.* without its {part}: .*{part}=\.\.\."):
+    with pytest.raises(ValueError, match=rf"lens'.* {part}: .*{part}=\.\.\."):
         attach_vision(tmp_path / "lens")
     given = {"vision": encoder(sizes=SQUARE)} if part == "vision" else {"projection": linear(SQUARE.d_vision)}
     same(lens, attach_vision(tmp_path / "lens", **given))  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def test_existing_folder(lens: VisionLens, folder: Path, tmp_path: Path) -> None
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match=r"other'.* no lens"):
+        with pytest.raises(FileExistsError, match=r"other'.*\blens\b"):
             lens.save_pretrained(tmp_path / "other", overwrite=overwrite)
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
     lens.save_pretrained(folder, overwrite=True)
@@ -209,10 +209,10 @@ def test_damaged_cards_are_refused(folder: Path) -> None:
     card = json.loads((folder / "lens.json").read_text())
     for text in ("{", "[]", "null", "{}"):
         (folder / "lens.json").write_text(text)
-        with pytest.raises(ValueError, match=r"lens\.json' is damaged"):
+        with pytest.raises(ValueError, match=r"lens\.json'.*damaged"):
             attach_vision(folder)
     (folder / "lens.json").write_text(json.dumps({k: v for k, v in card.items() if k != "files"}))
-    with pytest.raises(ValueError, match=r"lens\.json' is damaged: .* files$"):
+    with pytest.raises(ValueError, match=r"lens\.json'.* files$"):
         attach_vision(folder)
 
 
@@ -244,13 +244,13 @@ def test_encoder_description_of_other_content(folder: Path) -> None:
 def test_processed_weights_are_not_saved() -> None:
     bridge = wrapped_model("bridge", random_language_model())
     bridge.enable_compatibility_mode()
-    with pytest.raises(ValueError, match=r"TransformerBridge were processed \(processed\)"):
+    with pytest.raises(ValueError, match=r"TransformerBridge .*\(processed\)"):
         to_hugging_face(bridge)
 
 
 def test_unknown_part_and_unfit_projection(lens: VisionLens, tmp_path: Path) -> None:
     for without in (["language"], "vision"):
-        with pytest.raises(ValueError, match=f"vision and projection, got {re.escape(repr(without))}"):
+        with pytest.raises(ValueError, match=f"vision.* projection.* {re.escape(repr(without))}$"):
             lens.save_pretrained(tmp_path / "lens", without=without)
     linear, lens.projection.linear = lens.projection.linear, nn.Sequential(lens.projection.linear)
     try:

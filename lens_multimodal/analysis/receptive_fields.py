@@ -106,11 +106,9 @@ def neuron_activations(
 
         return pick
 
-    with (
-        torch.no_grad(),
-        transformer.fired_hooks(model, [(transformer.mlp_post(layer), keep(layer)) for layer in by_layer]),
-    ):
-        transformer.logits_of(model, tokens, attention_mask=attention_mask, first=tokens.shape[1] - 1)
+    hooks = [(transformer.mlp_post(layer), keep(layer)) for layer in by_layer]
+    with torch.no_grad():
+        transformer.logits_of(model, tokens, attention_mask=attention_mask, first=tokens.shape[1] - 1, hooks=hooks)
     found = torch.cat([picked[layer] for layer in by_layer], dim=1)
     found_order = sorted(range(len(pairs)), key=lambda index: pairs[index][0])
     return found[:, torch.tensor(found_order).argsort()]

@@ -12,25 +12,28 @@ from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.units import Layers, read_layers
 from lens_multimodal.atlas.atlas_reading import TABLES
 from lens_multimodal.atlas.atlas_run import CALIBRATION_BYTES, Counter, calibrated
-from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, AtlasSettings
+from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, SAVE_EVERY, AtlasSettings
 from lens_multimodal.atlas.atlas_tables import write_tables
 from lens_multimodal.atlas.chunk_pass import Run
+from lens_multimodal.atlas.found_neurons import FoundNeurons
 from lens_multimodal.atlas.state import STATES, State, merged, save_thresholds
 from lens_multimodal.data import Scene
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.runs.picture_order import in_order
 from lens_multimodal.runs.plan import Estimate, disk_of
 
 
 @public
 def estimate_atlas(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     *,
     layers: Layers = None,
+    found: str | Path | None = None,
     quantile: float = NETWORK_DISSECTION,
     n_calibration: int = 256,
     n_top: int = 16,
+    n_ablations: int = 4,
     batch_size: int = 32,
     n_pictures: int | None = None,
     n_batches: int = 3,
@@ -38,12 +41,14 @@ def estimate_atlas(
 ) -> Estimate:
     """Size and time of `build_atlas` with the same arguments, its site left out.
 
-    The pass is measured on a few batches after one to warm up, the quantiles on one batch, the tables on one layer.
+    The pass is measured on a few batches after one to warm up, the quantiles on one batch, the ablations on one
+    noun, the tables on one layer.
 
     Args:
-        n_pictures: for a data set of this many pictures like `scenes`; None for `scenes` themselves.
-        n_batches: that are measured.
-        out: the folder that will be written, whose disk is looked at.
+        n_pictures: for a data set of this many pictures like `scenes`, with the same categories; None for `scenes`
+            themselves.
+        n_batches: number of batches measured.
+        out: the folder that will be written, whose disk is checked for space.
 
     Returns: `bytes` is the most that is on the disk at once, with one process.
     Raises: as `build_atlas`.
@@ -53,6 +58,7 @@ def estimate_atlas(
         quantile=quantile,
         n_calibration=min(batch_size, n_calibration),
         n_top=n_top,
+        n_ablations=n_ablations,
         batch_size=batch_size,
     )
     total = len(scenes) if n_pictures is None else n_pictures
@@ -79,15 +85,30 @@ def estimate_atlas(
         write_tables(one, home, merged(home, one), found=None)
         tables = time.perf_counter() - started
         of_tables = sum(file.stat().st_size for file in (home / TABLES).iterdir())
+    ablations = 0.0 if found is None else _ablation_seconds(FoundNeurons.read(Path(found), lens), run, scenes)
     n_layers, sample = len(settings.layers), min(total, n_calibration)
-    values = sample * lens.vision.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
+    values = sample * run.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
     passes = -(-n_layers // max(1, CALIBRATION_BYTES // values))
     chunks = -(-total // settings.pictures_per_chunk)
+    # A save is written beside the one before it.
+    saves = 2 if counting * total > SAVE_EVERY else 1
     moments = 16 * n_layers * lens.shape.d_mlp * chunks
     return Estimate(
         pictures=total,
         measured=len(order),
-        bytes=states + moments + of_tables * n_layers,
-        seconds=counting * total + calibration * sample * passes + tables * n_layers,
+        bytes=saves * states + moments + of_tables * n_layers,
+        seconds=counting * total + calibration * sample * passes + tables * n_layers + ablations,
         free_bytes=free,
     )
+
+
+def _ablation_seconds(found: FoundNeurons, run: Run, scenes: Sequence[Scene]) -> float:
+    """Of all ablations of found neurons, measured on the first noun with the most of them."""
+    whole = replace(run, order=in_order(scenes, run.settings.seed))
+    nouns = found.to_ablate(whole, run.settings.n_ablations)
+    if not nouns:
+        return 0.0
+    largest = max(nouns, key=lambda noun: len(noun.neurons))
+    started = time.perf_counter()
+    found.ablate(whole, largest)
+    return (time.perf_counter() - started) / len(largest.neurons) * sum(len(noun.neurons) for noun in nouns)

@@ -13,13 +13,14 @@ from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.arguments.units import Layers, read_layers
 from lens_multimodal.atlas.atlas_reading import TABLES, Atlas
-from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, AtlasSettings
+from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, SAVE_EVERY, AtlasSettings
 from lens_multimodal.atlas.atlas_tables import write_tables
 from lens_multimodal.atlas.chunk_pass import Run, category_parts
+from lens_multimodal.atlas.found_neurons import NEURON, FoundNeurons, mean_ablations, measure_ablations
 from lens_multimodal.atlas.layer_tally import LayerTally, moments, thresholds_of
 from lens_multimodal.atlas.state import State, merged, read_thresholds, remove_states, save_moments, save_thresholds
 from lens_multimodal.data import Scene
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.claim import claim, read_manifest
 from lens_multimodal.runs.picture_order import in_order
@@ -33,7 +34,7 @@ CALIBRATION_BYTES = 2**32
 
 @public
 def build_atlas(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     out: str | Path,
     *,
@@ -42,11 +43,12 @@ def build_atlas(
     quantile: float = NETWORK_DISSECTION,
     n_calibration: int = 256,
     n_top: int = 16,
+    n_ablations: int = 4,
     text: str = PROMPT,
     batch_size: int = 32,
     pictures_per_chunk: int = 256,
     seed: int = 0,
-    save_every: float | int = 120.0,
+    save_every: float | int = SAVE_EVERY,
     progress: bool = True,
 ) -> Atlas:
     """What every neuron of some layers responds to over a data set; started again, it continues where it stopped.
@@ -58,20 +60,24 @@ def build_atlas(
         scenes: pictures with objects (`data.scenes_in`). Without objects the atlas has no concepts.
         out: a folder of its own.
         layers: None for all.
-        found: a folder of `reproduce` whose `discovery` rows tell for which nouns a neuron was found, and how much it
-            contributed to them.
+        found: a folder of `reproduce` with the same lens, whose `discovery` rows say for which nouns a neuron was
+            found, and how much it contributed to them.
         quantile: a neuron is on above this quantile of its activations over image patches (Bau et al. 2017: 0.995).
         n_calibration: pictures from which the quantiles are taken; they are exact if these are all.
         n_top: pictures kept for each neuron.
+        n_ablations: for a neuron that was found, on how many of its nouns, at most, its ablation is measured; only
+            nouns of pictures in `scenes`.
         text: after the image.
         batch_size: pictures in one forward pass.
-        pictures_per_chunk: pictures that one process takes at a time; half of them is lost on average when it is
+        pictures_per_chunk: pictures that one process takes at a time; half of them are lost on average when it is
             killed, or what was done since the last save.
         seed: of the order of the pictures, which decides the sample and the halves.
         save_every: seconds between saves of all counts.
 
     Raises:
-        ValueError: no scene, pictures of the same id, layers that do not exist, nothing readable.
+        ValueError: no scene, pictures with the same id, layers that do not exist, nothing readable, `found` in another
+            lens.
+        FileNotFoundError: a folder `found` without rows of `discovery`.
         SettingsChanged: `out` holds an atlas made in another way.
     """
     if not len(scenes) or len({scene.id for scene in scenes}) < len(scenes):
@@ -82,6 +88,7 @@ def build_atlas(
         quantile=quantile,
         n_calibration=n_calibration,
         n_top=n_top,
+        n_ablations=n_ablations,
         text=text,
         batch_size=batch_size,
         pictures_per_chunk=pictures_per_chunk,
@@ -89,6 +96,7 @@ def build_atlas(
     )
     categories = sorted({category for scene in scenes for category in scene.categories})
     run = Run(lens=lens, order=in_order(scenes, seed), categories=categories, settings=settings)
+    neurons = None if found is None else FoundNeurons.read(Path(found), lens)
     processes = Processes.of_environment()
     if processes.rank == 0:
         manifest = {
@@ -96,7 +104,8 @@ def build_atlas(
             "kind": "atlas",
             "settings": plain(asdict(settings)),
             "categories": categories,
-            "n_patches": lens.vision.n_patches,
+            "n_patches": run.n_patches,
+            "found_sha256": neurons and neurons.digest,
             **provenance(lens, scenes),
         }
         claim(home, manifest, before=read_manifest(home), may_differ=("folder",))
@@ -105,9 +114,15 @@ def build_atlas(
     processes.wait()
     if not (home / TABLES).is_dir():
         _tally(run, home, processes, save_every=save_every, progress=progress)
+        table = None
+        if neurons is not None:
+            nouns = neurons.to_ablate(run, n_ablations)
+            measure_ablations(neurons, run, nouns, home, processes, progress=progress)
+            processes.wait()
+            table = neurons.by_neuron().merge(mean_ablations(home, len(nouns)), on=NEURON, how="left")
         processes.wait()
         if processes.rank == 0:
-            write_tables(run, home, merged(home, run), found=None if found is None else Path(found))
+            write_tables(run, home, merged(home, run), found=table)
             remove_states(home)
     processes.wait()
     return Atlas(home)
@@ -118,7 +133,7 @@ def calibrated(run: Run, *, progress: bool, budget_bytes: int = CALIBRATION_BYTE
     """The quantiles of every neuron over the image patches of the first pictures, `[level, neuron]` by layer."""
     places = range(min(len(run.order), run.settings.n_calibration))
     dtype = next(run.lens.model.parameters()).dtype
-    n_values = len(places) * run.lens.vision.n_patches * run.lens.shape.d_mlp
+    n_values = len(places) * run.n_patches * run.lens.shape.d_mlp
     at_once = max(1, budget_bytes // (n_values * dtype.itemsize))
     result: dict[int, Tensor] = {}
     layers = run.settings.layers

@@ -11,6 +11,9 @@ NETWORK_DISSECTION = 0.995
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 """Further quantiles of each neuron's activations at which precision and recall are measured."""
 
+SAVE_EVERY = 120.0
+"""Seconds between saves of all counts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasSettings:
@@ -26,6 +29,8 @@ class AtlasSettings:
     """Pictures, the first of the random order, from which the quantiles are taken; they are exact if these are all."""
     n_top: int = 16
     """Pictures kept for each neuron."""
+    n_ablations: int = 4
+    """Nouns for which a neuron was found on which its ablation is measured, at most."""
     text: str = PROMPT
     """After the image. With causal attention it changes nothing at image positions; it only has to be there."""
     batch_size: int = 32
@@ -38,6 +43,8 @@ class AtlasSettings:
     def __post_init__(self) -> None:
         if not 0 < self.quantile < 1:
             raise ArgumentValueError(f"expected a number between 0 and 1, got {self.quantile}", "quantile")
+        if self.n_ablations < 0:
+            raise ArgumentValueError(f"must be at least 0, got {self.n_ablations}", "n_ablations")
         for name in ("n_calibration", "n_top", "batch_size", "pictures_per_chunk"):
             if getattr(self, name) < 1:
                 raise ArgumentValueError(f"must be at least 1, got {getattr(self, name)}", name)

@@ -48,6 +48,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "found_for": "nouns for which `reproduce` found it; empty without such a run",
         "n_found": "how often it was found",
         "attribution": "mean contribution to the logits of these nouns",
+        "n_ablated": "on how many of these nouns its ablation was measured",
+        "ablation": "mean loss of their logits when it alone is set to zero at the image positions",
     },
     "patches": {
         **NEURON,
@@ -55,8 +57,14 @@ COLUMNS: dict[str, dict[str, str]] = {
         "activation": "largest activation over the picture's image patches",
         "image_id": "id of the picture",
         "file": "name of the picture's file",
+        "width": "of the picture, in pixels",
+        "height": "of the picture, in pixels",
         "patch_row": "row of the image patch, from the top",
         "patch_col": "column of the image patch, from the left",
+        "left": "edge of the image patch in the picture, in pixels",
+        "top": "the same",
+        "right": "the same",
+        "bottom": "the same",
     },
     "concepts": {
         "category": "name",
@@ -96,17 +104,17 @@ COLUMNS: dict[str, dict[str, str]] = {
 """Every table, its columns and what they hold; also written into the files."""
 
 
-def write_tables(run: Run, home: Path, state: State, *, found: Path | None) -> None:
+def write_tables(run: Run, home: Path, state: State, *, found: pd.DataFrame | None) -> None:
     """Write all tables; they appear together or not at all.
 
-    Raises: ValueError if no picture could be read; FileNotFoundError for a `found` without rows of `discovery`.
+    Args: found: `layer`, `neuron` and the last five columns of `neurons`; None where nothing was found.
+    Raises: ValueError if no picture could be read.
     """
     if not int(state.n_pictures.sum()):
         raise ValueError(f"none of the {len(run.order)} pictures can be read; the first: {state.failed[0]['error']}")
     thresholds = read_thresholds(home)
     assert thresholds is not None
-    found_for = _found(found)
-    n_patches = int(state.n_pictures.sum()) * run.lens.vision.n_patches
+    n_patches = int(state.n_pictures.sum()) * run.n_patches
     of_layers: dict[int, Measures] = {}
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
     for layer, tally in state.layers.items():
@@ -118,7 +126,7 @@ def write_tables(run: Run, home: Path, state: State, *, found: Path | None) -> N
         tables["patches"].append(_patches(run, layer, tally))
         tables["neuron_concepts"].append(_neuron_concepts(run.categories, layer, own))
     complete = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items() if parts}
-    complete["neurons"] = _with_controls(complete["neurons"], found_for)
+    complete["neurons"] = _with_controls(complete["neurons"], _nothing_found() if found is None else found)
     complete["concepts"] = _concepts(run.categories, of_layers)
     complete["categories"] = _categories(run.categories, state, n_patches)
     layer_of = np.repeat(list(of_layers), run.lens.shape.d_mlp)
@@ -182,37 +190,26 @@ def _with_controls(neurons: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     known = neurons["iou"].notna().all() and len(neurons)
     p = p_values(neurons["iou"].to_numpy(), neurons["iou_permuted"].to_numpy()) if known else np.nan
     table = neurons.assign(p=p).merge(found, on=["layer", "neuron"], how="left")
-    table["n_found"] = table["n_found"].fillna(0).astype("int64")
+    counts = {name: table[name].fillna(0).astype("int64") for name in ("n_found", "n_ablated")}
+    table = table.assign(**counts)
     table["found_for"] = [nouns if isinstance(nouns, list) else [] for nouns in table["found_for"]]
     return table
 
 
-def _found(folder: Path | None) -> pd.DataFrame:
-    """How often, for which nouns and how strongly `reproduce` found each neuron."""
-    names = ["layer", "neuron", "found_for", "n_found", "attribution"]
-    if folder is None:
-        empty = pd.DataFrame({name: pd.Series(dtype="float64") for name in names})
-        return empty.astype({"layer": "int64", "neuron": "int64", "found_for": "object"})
-    path = folder / "tables" / "discovery.neurons.parquet"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no rows of the experiment `discovery`: {path.name} is missing there")
-    rows = pd.read_parquet(path, columns=["noun", "layer", "neuron", "attribution"])
-    grouped = rows.groupby(["layer", "neuron"])
-    return pd.DataFrame(
-        {
-            "found_for": grouped["noun"].agg(lambda nouns: list(nouns.value_counts().index)),
-            "n_found": grouped.size(),
-            "attribution": grouped["attribution"].mean(),
-        }
-    ).reset_index()
+def _nothing_found() -> pd.DataFrame:
+    kinds = {"found_for": "object", "n_found": "float64", "attribution": "float64"}
+    kinds |= {"layer": "int64", "neuron": "int64", "n_ablated": "float64", "ablation": "float64"}
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
 
 
 def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
-    n_patches, grid_w = run.lens.vision.n_patches, run.lens.vision.grid_w
+    n_patches, (_, grid_w) = run.n_patches, run.lens.images.patch_grid
     neuron, rank = np.nonzero((tally.top_patch != NO_PATCH).numpy())
     code = tally.top_patch.numpy()[neuron, rank]
     place, patch = code // n_patches, code % n_patches
-    ids, files = np.array([s.id for s in run.order]), np.array([s.path.name for s in run.order], dtype=object)
+    ids, widths, heights = (np.array([getattr(s, name) for s in run.order]) for name in ("id", "width", "height"))
+    files = np.array([s.path.name for s in run.order], dtype=object)
+    boxes = run.boxes(zip(widths[place].tolist(), heights[place].tolist(), patch.tolist(), strict=True))
     return pd.DataFrame(
         {
             "layer": layer,
@@ -221,8 +218,11 @@ def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
             "activation": tally.top_value.numpy()[neuron, rank],
             "image_id": ids[place],
             "file": files[place],
+            "width": widths[place],
+            "height": heights[place],
             "patch_row": patch // grid_w,
             "patch_col": patch % grid_w,
+            **{name: [getattr(box, name) for box in boxes] for name in ("left", "top", "right", "bottom")},
         }
     )
 

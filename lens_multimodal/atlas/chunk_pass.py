@@ -1,7 +1,8 @@
 """One pass over pictures: every chosen layer's neurons at the image positions, batch by batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from lens_multimodal import transformer
 from lens_multimodal.atlas.atlas_settings import AtlasSettings
 from lens_multimodal.atlas.layer_tally import SHARE, BatchFacts
 from lens_multimodal.data import Scene
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.image.geometry import Box
 from lens_multimodal.precision import wide
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.runs.ahead import ahead
 from lens_multimodal.runs.opened_pictures import OpenedPicture, open_picture, prompt_of
 
@@ -34,10 +36,29 @@ class Pair:
 class Run:
     """What every pass of an atlas needs."""
 
-    lens: VisionLens
+    lens: CaptioningModel
     order: Sequence[Scene]
     categories: Sequence[str]
     settings: AtlasSettings
+
+    @cached_property
+    def n_patches(self) -> int:
+        """Image patches of each picture. Raises: ValueError if pictures have several grids, or different ones."""
+        grid_h, grid_w = self.lens.images.patch_grid
+        return grid_h * grid_w
+
+    def boxes(self, patches: Iterable[tuple[int, int, int]]) -> list[Box]:
+        """What each patch shows of its picture. Args: patches: width and height of the picture, number of the patch."""
+        known: dict[tuple[int, int, int], Box] = {}
+        found = []
+        for width, height, patch in patches:
+            if (width, height, patch) not in known:
+                grid = self.lens.images.layout(width, height, n_positions=self.n_patches).only_grid
+                assert grid is not None
+                assert grid.geometry is not None
+                known[width, height, patch] = grid.geometry.patch_box(*divmod(patch, grid.grid_w))
+            found.append(known[width, height, patch])
+        return found
 
     def batches(self, places: Sequence[int], *, with_objects: bool = True) -> Iterator[list[Pair]]:
         """Pictures by their places in the run, opened ahead, in batches of fixed composition."""
@@ -47,11 +68,11 @@ class Run:
             scene = self.order[place]
             shift = len(self.order) // 2
             partner = self.order[(place + shift) % len(self.order)] if shift and with_objects else None
-            vision = self.lens.vision
+            images = self.lens.images
             return Pair(
                 place=place,
-                picture=open_picture(scene, vision, with_objects=with_objects),
-                other=None if partner is None else open_picture(partner, vision, with_objects=True, pixels=False),
+                picture=open_picture(scene, images, with_objects=with_objects),
+                other=None if partner is None else open_picture(partner, images, with_objects=True, pixels=False),
             )
 
         waiting: list[Pair] = []
@@ -68,18 +89,21 @@ class Run:
         """One forward pass over readable pictures; `seen` is called as each layer is computed."""
         prompt = prompt_of(self.lens, [pair.picture for pair in pairs], self.settings.text)
         facts = self._facts(pairs)
-        start, stop = int(prompt.image_pos[0, 0]), int(prompt.image_pos[0, -1]) + 1
+        patches = prompt.image_pos[0]
 
         def at(layer: int) -> transformer.HookFunction:
             def see(activation: Tensor, hook: Any) -> None:
-                seen(layer, wide(activation[:, start:stop]), facts.to(activation.device))
+                seen(layer, wide(activation[:, patches.to(activation.device)]), facts.to(activation.device))
 
             return see
 
-        with transformer.fired_hooks(self.lens.model, [(transformer.mlp_post(layer), at(layer)) for layer in layers]):
-            transformer.logits_of(
-                self.lens.model, prompt.tokens, attention_mask=prompt.attention_mask, first=prompt.last_pos
-            )
+        transformer.logits_of(
+            self.lens.model,
+            prompt.tokens,
+            attention_mask=prompt.attention_mask,
+            first=prompt.last_pos,
+            hooks=[(transformer.mlp_post(layer), at(layer)) for layer in layers],
+        )
         self.lens.forget(prompt)
 
     def _facts(self, pairs: Sequence[Pair]) -> BatchFacts:
@@ -95,7 +119,7 @@ class Run:
 
     def _shares(self, covered: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
         names = sorted({name for own in covered for name in own})
-        share = torch.zeros(len(covered), self.lens.vision.n_patches, len(names))
+        share = torch.zeros(len(covered), self.n_patches, len(names))
         for row, own in enumerate(covered):
             for name, patches in own.items():
                 share[row, :, names.index(name)] = (patches * SHARE).round()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lens_multimodal.atlas.chunk_pass import Pair, Run
+from lens_multimodal.atlas.found_neurons import ABLATIONS
 from lens_multimodal.atlas.layer_tally import LayerTally
 from lens_multimodal.files import write_atomically
 
@@ -126,7 +127,7 @@ def read_thresholds(home: Path) -> dict[int, Tensor] | None:
 
 def remove_states(home: Path) -> None:
     """Remove what only an unfinished atlas needs."""
-    for name in (STATES, MOMENTS):
+    for name in (STATES, MOMENTS, ABLATIONS):
         shutil.rmtree(home / name, ignore_errors=True)
 
 

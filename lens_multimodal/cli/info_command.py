@@ -41,7 +41,7 @@ def info(
     rows = [*_versions(), *_devices(), *_presets()]
     if hooks:
         lens = lens_options.open()
-        rows += [("lens", lens.name, repr(lens)), *_hook_points(lens)]
+        rows += [("lens", lens.name, repr(lens)), ("lens", "runs on", lens.runs_on), *_hook_points(lens)]
     table = pd.DataFrame(rows, columns=["kind", "name", "value"])
     output.write(table, title="lens_multimodal on this machine")
 

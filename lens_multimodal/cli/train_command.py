@@ -10,6 +10,8 @@ from lens_multimodal.cli import options
 from lens_multimodal.cli.experiment_commands import read_settings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lens_multimodal.data import CaptionedPicture, Shards
     from lens_multimodal.lens import VisionLens
     from lens_multimodal.train import FitSettings
@@ -58,7 +60,7 @@ def train(
     make: Any = batches_of if isinstance(source, list) else batches_of_stream
     batches = make(
         source,
-        preprocessing=lens.vision.preprocessing,
+        preprocessed=lens.images.preprocessed,
         batch_size=chosen.batch_of_one_process(_n_processes()),
         seed=chosen.seed,
         workers=workers,
@@ -114,9 +116,9 @@ def _lens(given: options.LensOptions, *, fresh: bool, seed: int) -> "VisionLens"
     own_model = given.model is not None and presets.get(given.model) is None
     if not (fresh and own_model and given.vision is not None and given.projection is None):
         lens = given.open()
-        if fresh and isinstance(lens.projection.linear, nn.Linear):
+        if fresh:
             torch.manual_seed(seed)
-            lens.projection.linear.reset_parameters()
+            _reset(lens.images.projector)
         return lens
     assert given.model is not None
     device, dtype = given.checked_device(), given.torch_dtype
@@ -125,6 +127,19 @@ def _lens(given: options.LensOptions, *, fresh: bool, seed: int) -> "VisionLens"
     torch.manual_seed(seed)
     linear = nn.Linear(encoder.d_vision, model.config.hidden_size)  # type: ignore[union-attr,arg-type]
     return attach_vision(model, vision=encoder, projection=linear, tokenizer=tokenizer, device=device, dtype=dtype)
+
+
+def _reset(projector: "nn.Module") -> None:
+    """Draw all weights anew. Raises: ValueError for layers that do not say how."""
+    layers = [layer for layer in projector.modules() if any(True for _ in layer.parameters(recurse=False))]
+    lacking = sorted({type(layer).__name__ for layer in layers if not hasattr(layer, "reset_parameters")})
+    if lacking:
+        raise ValueError(
+            f"--fresh cannot draw the weights of this {type(projector).__name__} anew ({', '.join(lacking)} have no "
+            f"reset_parameters): leave it out to start from the model's own projector"
+        )
+    for layer in layers:
+        layer.reset_parameters()  # type: ignore[operator]
 
 
 def _n_processes() -> int:

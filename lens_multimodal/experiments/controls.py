@@ -25,7 +25,7 @@ from lens_multimodal.experiments.shared.random_parts import (
     blank,
     partner_picture,
     random_encoder,
-    random_projection,
+    through_random_projection,
     untrained_lens,
     vectors_of,
 )
@@ -129,11 +129,13 @@ def _vectors(context: Context[ControlsSettings]) -> dict[str, Float[Tensor, "pos
     own = picture.vectors.detach()
     order = torch.randperm(len(own), generator=generator_for(context.seed, "controls", picture.scene.id, "shuffled"))
     other = partner_picture(context.scenes, picture.scene, context.seed)
+    shown = [blank(picture.image), *([] if other is None else [other])]
+    of_blank, *of_other = vectors_of(lens.images, shown, batch_size=context.batch_size)
     return {
         ITSELF: own,
-        "blank picture": vectors_of(lens, blank(picture.image)),
+        "blank picture": of_blank,
         "shuffled positions": own[order.to(own.device)],
-        **({"another picture": vectors_of(lens, other)} if other is not None else {}),
-        "random projection": vectors_of(lens, picture.image, images=random_projection(context)),
-        "random encoder": vectors_of(lens, picture.image, images=random_encoder(context)),
+        **dict(zip(["another picture"], of_other, strict=False)),
+        "random projection": through_random_projection(context),
+        "random encoder": next(vectors_of(random_encoder(context), [picture.image], batch_size=1)),
     }

@@ -132,11 +132,7 @@ WORDS = SummaryTable(
             "{first} of the top neurons write the noun for which they were found, and {second} of random neurons of "
             "the same layers. {said} (n = {n} pictures)."
         ),
-        said={
-            True: "The top neurons write it MORE often",
-            False: "The top neurons write it LESS often",
-            None: "The difference is NOT established",
-        },
+        finding="The top neurons write it {more} often",
         unit="share of neurons that write the noun",
         percent=True,
     ),
@@ -199,8 +195,8 @@ def _spoken(context: Context[DiscoverySettings]) -> dict[str, list[int]]:
     """The tokens of each source that is compared with the picture."""
     picture, settings = context.picture, context.settings
     top, random = (
-        [tokens for table in tables for tokens in speaking(picture, table, settings.n_speaking)]
-        for tables in (picture.top, picture.random)
+        [tokens for table in tables for tokens in speaking(table, settings.n_speaking)]
+        for tables in (picture.top_words, picture.random_words)
     )
     return {
         "neurons": agreement.first_distinct(top, settings.n_tokens),
@@ -211,15 +207,14 @@ def _spoken(context: Context[DiscoverySettings]) -> dict[str, list[int]]:
     }
 
 
-def speaking(picture: PictureState, neurons: pd.DataFrame, count: int) -> Sequence[list[int]]:
+def speaking(table: pd.DataFrame, count: int) -> Sequence[list[int]]:
     """Tokens of a table's best interpretable neurons; of its best neurons if none is interpretable."""
-    table = picture.with_words(neurons)
     chosen = table[table["interpretable"]].head(count)
     return [list(ids) for ids in (chosen if len(chosen) else table.head(count))["token_ids"]]
 
 
 def _neurons(picture: PictureState, index: int) -> Iterator[Row]:
-    for rank, neuron in enumerate(picture.with_words(picture.top[index]).itertuples()):
+    for rank, neuron in enumerate(picture.top_words[index].itertuples()):
         row, col = picture.cell(neuron.pos)
         yield {
             **picture.about(picture.nouns[index]),
@@ -236,8 +231,7 @@ def _neurons(picture: PictureState, index: int) -> Iterator[Row]:
 
 
 def _groups(picture: PictureState, index: int) -> Iterator[Row]:
-    for kind, neurons in (("top", picture.top[index]), ("random", picture.random[index])):
-        table = picture.with_words(neurons)
+    for kind, table in (("top", picture.top_words[index]), ("random", picture.random_words[index])):
         yield {
             **picture.about(picture.nouns[index]),
             "neurons": kind,

@@ -19,7 +19,7 @@ from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.image_words import WORDS_READ, nearest_to_image_prompts, random_tokens
 from lens_multimodal.experiments.shared.nouns import says
 from lens_multimodal.experiments.shared.picture_state import PictureState
-from lens_multimodal.experiments.shared.random_parts import random_projection, vectors_of
+from lens_multimodal.experiments.shared.random_parts import through_random_projection
 from lens_multimodal.experiments.shared.summaries import Drawing, Pair, PairedVerdict, SummaryTable
 from lens_multimodal.image.patch_cover import covered_positions
 
@@ -75,11 +75,7 @@ POSITIONS = SummaryTable(
             "{first} of the image positions have a noun of the caption among their ten nearest tokens, against "
             "{second} with ten random tokens. {said} (n = {n} pictures)."
         ),
-        said={
-            True: "Image prompts have MORE",
-            False: "Image prompts have LESS",
-            None: "The difference is NOT established",
-        },
+        finding="Image prompts have {more}",
         unit="share of image positions with a noun of the caption",
         percent=True,
     ),
@@ -96,11 +92,7 @@ COMPARED = replace(
             "Matched by their embeddings, decoded image prompts agree with people's nouns to an F1 of {first}, random "
             "tokens to {second}. {said} (n = {n} pictures)."
         ),
-        said={
-            True: "Image prompts agree MORE",
-            False: "Image prompts agree LESS",
-            None: "The difference is NOT established",
-        },
+        finding="Image prompts agree {more}",
         unit="F1 of the embedding match with people's nouns",
     ),
     claim="Decoded image prompts are closer to people's nouns than random tokens are.",
@@ -122,7 +114,7 @@ class Projection(Experiment[ProjectionSettings]):
     def rows(self, context: Context[ProjectionSettings]) -> dict[str, pd.DataFrame]:
         picture, model, n_tokens = context.picture, context.lens.model, context.settings.n_tokens
         shown = _what_positions_show(picture, context.settings.covered)
-        random_vectors = vectors_of(context.lens, picture.image, images=random_projection(context))
+        random_vectors = through_random_projection(context)
         nearest = nearest_to_image_prompts(context)
         unembedded, random_unembedded = (
             unembed_tokens(model, vectors, top_k=WORDS_READ, probabilities=False)

@@ -48,6 +48,20 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InAtlas:
+    """What an atlas says about a neuron."""
+
+    category: str | None
+    """The one it overlaps most; None for a data set without objects."""
+    iou: float | None
+    p: float | None
+    page: str | None
+    """The address of its page, if it has one."""
+    pictures: list[str]
+    """The addresses of pictures that drive it, best first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Neuron:
     """One row of the table of neurons."""
 
@@ -65,6 +79,8 @@ class Neuron:
     """At each image patch, wherever it is ranked."""
     field: str
     """Its activation over the picture, as a data URI."""
+    atlas: InAtlas | None
+    """None without an atlas, and for layers that the atlas does not cover."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lens_multimodal.explorer.atlas_pages import ADDRESS
 from lens_multimodal.explorer.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -25,6 +26,12 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+ATLAS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+"""For the pages of an atlas, which are made for reading from the disk and place their parts by inline styles."""
 
 
 class Guard:
@@ -46,7 +53,8 @@ class Guard:
 
         async def send_closed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                policy = {"Content-Security-Policy": ATLAS_POLICY} if scope["path"].startswith(ADDRESS) else {}
+                MutableHeaders(scope=message).update(HEADERS | policy)
             await send(message)
 
         headers = Headers(scope=scope)

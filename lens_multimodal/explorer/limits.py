@@ -25,11 +25,14 @@ class Limits:
     new_tokens: int = 20
     """Of a caption."""
     wait_s: float | int = 120
-    """How long a request waits for the model before it is told that the model is busy."""
+    """How long a request waits for the model before it is refused because the model is busy."""
 
     def __post_init__(self) -> None:
         low = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) < 1}
         if low:
             raise ValueError(f"limits must be at least 1, got {low}")
         if min(self.uploads_held, self.samples_held) < 2:
-            raise ValueError("hold at least 2 uploads and 2 samples: patching needs two pictures at once")
+            raise ValueError(
+                f"uploads_held={self.uploads_held} and samples_held={self.samples_held} must both be at least 2: "
+                f"patching needs two pictures at once"
+            )

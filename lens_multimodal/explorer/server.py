@@ -4,9 +4,13 @@ import socket
 import threading
 import webbrowser
 from contextlib import closing
+from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.atlas import Atlas
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.explorer.guard import LOOPBACK
 from lens_multimodal.explorer.web_app import create_app
@@ -16,8 +20,14 @@ AT_ONCE = 64
 """Connections; more are refused."""
 
 
+@public
 def serve(
-    lens: VisionLens | None = None, *, host: str = "127.0.0.1", port: int = 8000, open_browser: bool = True
+    lens: VisionLens | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    open_browser: bool = True,
+    atlas: Atlas | str | Path | None = None,
 ) -> None:
     """Open the explorer and run it until it is interrupted (Ctrl+C).
 
@@ -25,14 +35,16 @@ def serve(
         lens: None for the embedded tiny trio.
         host: this machine's own address only; from another machine, tunnel: `ssh -L 8000:127.0.0.1:8000 there`.
         port: 0 chooses a free one.
+        atlas: as in `create_app`.
     Raises:
-        ValueError: a host that other machines could reach, or a number that is not a port.
+        ValueError: a host that other machines could reach, a number that is not a port, or an atlas of another lens.
+        FileNotFoundError: a folder without a finished atlas.
         OSError: the port is taken.
     """
     with closing(listen(host, port)) as listening:
         served = attach_vision() if lens is None else lens
         try:
-            server = make_server(served)
+            server = make_server(create_app(served, atlas=atlas))
             if open_browser:
                 # The socket already listens, so the page waits for the server instead of failing.
                 threading.Thread(target=webbrowser.open, args=[address(listening)], daemon=True).start()
@@ -69,9 +81,9 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def make_server(lens: VisionLens) -> uvicorn.Server:
-    """The web server, not yet running."""
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """The web server of the application, not yet running."""
     config = uvicorn.Config(
-        create_app(lens), access_log=False, limit_concurrency=AT_ONCE, server_header=False, timeout_keep_alive=30
+        app, access_log=False, limit_concurrency=AT_ONCE, server_header=False, timeout_keep_alive=30
     )
     return uvicorn.Server(config)

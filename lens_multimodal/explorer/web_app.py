@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
@@ -12,8 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from lens_multimodal.arguments.boundary import public
+from lens_multimodal.atlas import Atlas
 from lens_multimodal.data import Scene, read_coco
 from lens_multimodal.explorer import answers, requests
+from lens_multimodal.explorer.atlas_pages import ADDRESS, AtlasPages
 from lens_multimodal.explorer.between import patch_between, sweep_layer
 from lens_multimodal.explorer.guard import Guard
 from lens_multimodal.explorer.limits import Limits
@@ -48,14 +52,25 @@ STATUS: dict[type[Exception], int] = {
 }
 
 
-def create_app(lens: VisionLens, *, scenes: Sequence[Scene] | None = None, limits: Limits | None = None) -> FastAPI:
+@public
+def create_app(
+    lens: VisionLens,
+    *,
+    scenes: Sequence[Scene] | None = None,
+    limits: Limits | None = None,
+    atlas: Atlas | str | Path | None = None,
+) -> FastAPI:
     """The explorer of one lens as an ASGI application; `serve` runs it.
 
     Args:
         lens: answers one question at a time, and is left unchanged.
         scenes: the pictures of the gallery; None for the sample scenes of the tiny trio.
         limits: None for the defaults.
+        atlas: an atlas of this lens, or its folder: neurons come with what it says of them, and its site is served.
+
+    Raises: as `Atlas.of`.
     """
+    pages = None if atlas is None else AtlasPages(Atlas.of(lens, atlas))
     offered = read_coco(scenes_folder()) if scenes is None else scenes
     limits = limits or Limits()
     app = FastAPI(
@@ -64,7 +79,9 @@ def create_app(lens: VisionLens, *, scenes: Sequence[Scene] | None = None, limit
     token = secrets.token_urlsafe(32)
     app.add_middleware(Guard, token=token, limits=limits)
     _add_page(app, token)
-    app.state.bench = Workbench(lens, scenes=offered, limits=limits)
+    if pages is not None:
+        _add_atlas(app, pages)
+    app.state.bench = Workbench(lens, scenes=offered, limits=limits, atlas=pages)
     _add_questions(app, app.state.bench)
     _add_errors(app)
     return app
@@ -84,6 +101,16 @@ def _add_page(app: FastAPI, token: str) -> None:
         if name not in contents:
             raise HTTPException(404)
         return Response(contents[name], media_type=STATIC[name])
+
+
+def _add_atlas(app: FastAPI, pages: AtlasPages) -> None:
+    @app.get(ADDRESS + "{name:path}")
+    def page(name: str) -> Response:
+        found = pages.file(name)
+        if found is None:
+            raise HTTPException(404)
+        content, kind = found
+        return Response(content, media_type=kind)
 
 
 def _add_questions(app: FastAPI, bench: Workbench) -> None:

@@ -18,6 +18,7 @@ from lens_multimodal.arguments.positions import Positions, PositionSet
 from lens_multimodal.arguments.targets import read_token
 from lens_multimodal.data.coco import Scene
 from lens_multimodal.explorer.answers import Caption, Changed, Neuron, PatchGrid, Seen, Why, Word
+from lens_multimodal.explorer.atlas_pages import AtlasPages
 from lens_multimodal.explorer.limits import Limits
 from lens_multimodal.explorer.uploads import Pictures, Sample, read_upload, thumbnail
 from lens_multimodal.hooks import random_neurons_like, scale
@@ -45,9 +46,12 @@ class Workbench:
     `Pictures`. A *place* is the text after the picture and the caption's tokens before the word in question.
     """
 
-    def __init__(self, lens: VisionLens, *, scenes: Sequence[Scene], limits: Limits) -> None:
+    def __init__(
+        self, lens: VisionLens, *, scenes: Sequence[Scene], limits: Limits, atlas: AtlasPages | None = None
+    ) -> None:
         self.lens = lens
         self.limits = limits
+        self.atlas = atlas
         self.pictures = Pictures(lens, scenes, limits)
         self._decoding = threading.Lock()
         self._model = threading.Lock()
@@ -65,6 +69,7 @@ class Workbench:
             "prompt": PROMPT,
             "upload_bytes": self.limits.upload_bytes,
             "neurons": self.limits.neurons,
+            "atlas": self.atlas and {"pictures": self.atlas.n_pictures, "index": self.atlas.index},
         }
 
     @property
@@ -191,8 +196,11 @@ class Workbench:
         self, prompt: ImagePrompt, hooks: Sequence[transformer.NamedHook] = ()
     ) -> Float[Tensor, " d_vocab"]:
         """The logits after a prompt, under some hooks."""
-        with torch.no_grad(), transformer.fired_hooks(self.lens.model, hooks):
-            return self.lens.logits(prompt)[0, -1]
+        with torch.no_grad():
+            logits = transformer.logits_of(
+                self.lens.model, prompt.tokens, attention_mask=prompt.attention_mask, hooks=hooks
+            )
+        return logits[0, -1]
 
     def word(self, token: int, logits: Float[Tensor, " d_vocab"]) -> Word:
         """A token with its probability."""
@@ -254,6 +262,7 @@ class Workbench:
             tokens=list(row["tokens"]),
             activations=active.tolist(),
             field=data_uri(field_over_picture(image.picture, field, side=FIELD_SIDE), side=FIELD_SIDE),
+            atlas=self.atlas.known(row["layer"], row["neuron"]) if self.atlas else None,
         )
 
     def _grid(self, image: EmbeddedImage) -> PatchGrid:

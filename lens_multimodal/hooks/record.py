@@ -31,8 +31,10 @@ def record(
     """
     if not names:
         raise ArgumentValueError("no hook names given to record", "names")
-    with torch.no_grad(), transformer.capture(model, list(dict.fromkeys(names))) as kept:
-        transformer.logits_of(model, tokens, attention_mask=attention_mask)
+    kept: dict[str, Tensor] = {}
+    with torch.no_grad():
+        hooks = transformer.keep(dict.fromkeys(names), into=kept)
+        transformer.logits_of(model, tokens, attention_mask=attention_mask, hooks=hooks)
     return {name: kept[name].detach() for name in names}
 
 
@@ -64,5 +66,5 @@ def mean_activations(
             totals[name] = totals[name] + total if name in totals else total
         count += int(chosen.sum())
     if count == 0:
-        raise ArgumentValueError("no prompts, or none with the positions asked for, to take a mean over", "batches")
+        raise ArgumentValueError("there are no prompts, or none with these positions, to average over", "batches")
     return {name: (total / count).to(dtypes[name]) for name, total in totals.items()}

@@ -1,4 +1,4 @@
-"""Pictures, vectors and texts to one prompt of token ids."""
+"""From pictures, vectors and texts to one prompt of token ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.image.layout import ImageLayout
-from lens_multimodal.prompt.image_embedder import ImageEmbedder
+from lens_multimodal.prompt.image_embedder import EncoderInput, ImageEmbedder
 from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
@@ -18,7 +18,7 @@ from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PromptBuilder:
-    """What a prompt is made with: the parts of a lens."""
+    """The parts of a lens that a prompt is made with."""
 
     model: nn.Module
     images: ImageEmbedder
@@ -29,27 +29,40 @@ class PromptBuilder:
         self,
         pictures: Sequence[Image.Image],
         *,
+        inputs: Sequence[EncoderInput] | None = None,
         with_gradient: bool = False,
         batch_size: int = 64,
         in_company: bool = False,
     ) -> list[EmbeddedImage]:
-        """Encode and project RGB images. Args: in_company: for a row that holds other pictures too."""
+        """Encode and project RGB images.
+
+        Args:
+            inputs: of the image encoder, where they were made ahead; without other pictures in a row.
+            in_company: whether the row has other pictures too.
+        """
         embedded = []
         for start in range(0, len(pictures), batch_size):
             chunk = pictures[start : start + batch_size]
             # Made under inference_mode, an image could never be used with autograd later.
             with torch.inference_mode(False), torch.no_grad():
-                leaves = [
-                    own.clone().requires_grad_(with_gradient)
-                    for own in self.images.vectors(chunk, in_company=in_company)
+                encoded = (
+                    self.images.encoded(chunk, in_company=in_company)
+                    if inputs is None
+                    else self.images.encoded_of(inputs[start : start + batch_size])
+                )
+                stored = [
+                    self.virtual_tokens.store(
+                        own.vectors.clone().requires_grad_(with_gradient), forward_arguments=own.forward_arguments
+                    )
+                    for own in encoded
                 ]
             embedded += [
                 EmbeddedImage(
-                    soft_prompt=self.virtual_tokens.store(leaf),
-                    placing=partial(self.images.layout, picture.width, picture.height, n_positions=len(leaf)),
+                    soft_prompt=own,
+                    placing=partial(self.images.layout, picture.width, picture.height, n_positions=len(own.vectors)),
                     picture=picture,
                 )
-                for picture, leaf in zip(chunk, leaves, strict=True)
+                for picture, own in zip(chunk, stored, strict=True)
             ]
         return embedded
 
@@ -73,8 +86,9 @@ class PromptBuilder:
 
         A text that begins with BOS itself, as chat templates do, gets no second one; its own goes before the images.
 
-        Args: prepend_bos: None does what the tokenizer does by itself.
-        Raises: ValueError for an empty row, more positions than the model's context, or tokens that the model lacks.
+        Args: prepend_bos: None does what the tokenizer does by default.
+        Raises: ValueError for an empty row, more positions than the model's context, or tokens that the model does not
+        have.
         """
         pieces = [self.images.pieces(row, text=self.text, prepend_bos=prepend_bos) for row in rows]
         self._check_vocabulary(pieces)
@@ -93,5 +107,17 @@ class PromptBuilder:
         if unknown := [i for ids in written for i in ids if i >= d_vocab]:
             raise ValueError(
                 f"the tokenizer writes {self.text.token(unknown[0])!r} as token {unknown[0]}, but the model's "
-                f"vocabulary ends at {d_vocab - 1}: take the model's own tokenizer, or resize its embeddings"
+                f"vocabulary ends at {d_vocab - 1}: use the model's own tokenizer, or resize its embeddings"
             )
+
+
+def batched(rows: Sequence[ImagePrompt], *, pad_id: int) -> ImagePrompt:
+    """Prompts of one row each as one left-padded batch; it stands for the same images."""
+    length = max(row.tokens.shape[1] for row in rows)
+    padding = [(length - row.tokens.shape[1], 0) for row in rows]
+    pad = torch.nn.functional.pad
+    return ImagePrompt(
+        tokens=torch.cat([pad(row.tokens, n, value=pad_id) for row, n in zip(rows, padding, strict=True)]),
+        attention_mask=torch.cat([pad(row.attention_mask, n) for row, n in zip(rows, padding, strict=True)]),
+        spans=tuple(tuple(s.shifted(n) for s in row.spans[0]) for row, (n, _) in zip(rows, padding, strict=True)),
+    )

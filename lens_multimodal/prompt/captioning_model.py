@@ -28,7 +28,7 @@ _MAKERS: "Makers[CaptioningModel]" = Makers()
 
 
 class CaptioningModel:
-    """A TransformerLens model with an image encoder and a projection: everything of a `VisionLens` but its analyses."""
+    """A TransformerLens model with an image encoder and a projection: a `VisionLens` without its analyses."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class CaptioningModel:
         self.virtual_tokens = VirtualTokens(
             transformer.embedding_module(model), d_vocab=shape.d_vocab, d_model=shape.d_model
         )
+        self.virtual_tokens.on_forward = images.on_forward(model, self.virtual_tokens)
         transformer.count_words_alone(model)
 
     @property
@@ -57,7 +58,7 @@ class CaptioningModel:
 
     @property
     def projection(self) -> Projection:
-        """The map from image features to soft prompts. Raises: ValueError for a vision-language model, likewise."""
+        """The map from image features to soft prompts. Raises: as `vision`."""
         return pair_of(self.images).projection
 
     # --- prompts -----------------------------------------------------------------------------------------
@@ -75,8 +76,8 @@ class CaptioningModel:
         Args:
             images: one picture, or one per row.
             text: the same for every row, or one per row.
-            prepend_bos: whether a beginning-of-sequence token stands first; None does what the tokenizer does by
-                itself (GPT-J's adds none). A text that already begins with it gets no second one.
+            prepend_bos: whether a beginning-of-sequence token comes first; None does what the tokenizer does by
+                default (GPT-J's adds none). A text that already begins with it gets no second one.
             with_gradient: make each image's vectors a leaf that requires gradient, reachable as
                 `prompt.spans[row][0].image.soft_prompt.vectors`.
 
@@ -90,7 +91,7 @@ class CaptioningModel:
         texts = [text] * len(pictures) if isinstance(text, str) else list(text)
         if len(texts) != len(pictures):
             raise ValueError(f"got {len(pictures)} images but {len(texts)} texts; give one text, or one for each image")
-        images_and_texts = zip(self._build.embed(pictures, with_gradient=with_gradient), texts, strict=True)
+        images_and_texts = zip(self.builder.embed(pictures, with_gradient=with_gradient), texts, strict=True)
         return self._assemble([list(row) for row in images_and_texts], prepend_bos)
 
     def interleave(
@@ -110,7 +111,7 @@ class CaptioningModel:
         prepared: list[list[EmbeddedImage | str]] = []
         for row in rows:
             in_company = sum(not isinstance(piece, str) for piece in row) > 1
-            embed = partial(self._build.embed, with_gradient=with_gradient, in_company=in_company)
+            embed = partial(self.builder.embed, with_gradient=with_gradient, in_company=in_company)
             ready = (str, EmbeddedImage)
             prepared.append([piece if isinstance(piece, ready) else embed([as_picture(piece)])[0] for piece in row])
         return self._assemble(prepared, prepend_bos)
@@ -123,19 +124,18 @@ class CaptioningModel:
         grid: tuple[int, int] | None = None,
         prepend_bos: bool | None = None,
     ) -> ImagePrompt:
-        """Any soft prompts followed by text: shuffled features, means, other people's vectors.
+        """Any soft prompts followed by text: shuffled features, means, vectors from elsewhere.
 
         Raises: ValueError if the grid does not have as many cells as there are vectors, or the width is wrong.
         """
-        return self._assemble([[image, text] for image in self._build.embed_vectors(vectors, grid=grid)], prepend_bos)
+        return self._assemble([[image, text] for image in self.builder.embed_vectors(vectors, grid=grid)], prepend_bos)
 
     def embed(
         self, pictures: Sequence[Picture], *, with_gradient: bool = False, batch_size: int = 64
     ) -> list[EmbeddedImage]:
         """Encode and project pictures once, for use in any number of prompts."""
-        return self._build.embed(
-            [as_picture(picture) for picture in pictures], with_gradient=with_gradient, batch_size=batch_size
-        )
+        opened = [as_picture(picture) for picture in pictures]
+        return self.builder.embed(opened, with_gradient=with_gradient, batch_size=batch_size)
 
     def forget(self, *prompts: ImagePrompt) -> None:
         """Drop these prompts' images (all images, if none is named); their token ids become unknown."""
@@ -157,14 +157,14 @@ class CaptioningModel:
     def generate_ids(
         self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None
     ) -> list[list[int]]:
-        """The tokens of `generate`: no end token, and nothing behind the first line."""
+        """The tokens of `generate`: no end token, and nothing after the first line."""
         rows = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, sampling=sampling, **self._stops)
         return [self.text.first_line(ids) for ids in rows]
 
     def generate_with_activations(
         self, prompt: ImagePrompt, names: Sequence[str], *, max_new_tokens: int = 20
     ) -> GeneratedActivations:
-        """Greedy generation of one row, with the activations of the named hook points behind every new token."""
+        """Greedy generation of one row, with the activations at the named hook points that led to every new token."""
         return generation.generate_with_activations(
             self.model, prompt, names=names, max_new_tokens=max_new_tokens, **self._stops
         )
@@ -204,7 +204,7 @@ class CaptioningModel:
         settings, or at a new line, as LiMBeR does.
 
         Args:
-            text: None takes `caption_text`: "A picture of", or an instruction for a model that was trained on them.
+            text: None takes `caption_text`: "A picture of", or an instruction for an instruction-tuned model.
             prepend_bos: as in `prompt`.
         """
         pictures = as_pictures(images)
@@ -233,7 +233,7 @@ class CaptioningModel:
         batch_size: int = 16,
         progress: bool | None = None,
     ) -> Iterator[str]:
-        """Captions of any number of pictures, one at a time in flat memory.
+        """Captions of any number of pictures, one at a time in constant memory.
 
         Args:
             prepend_bos: as in `prompt`.
@@ -242,7 +242,7 @@ class CaptioningModel:
         """
         text = self.caption_text if text is None else text
         for pictures in picture_batches(images, batch_size=batch_size, progress=progress):
-            prompt = self._assemble([[image, text] for image in self._build.embed(pictures)], prepend_bos)
+            prompt = self._assemble([[image, text] for image in self.builder.embed(pictures)], prepend_bos)
             captions = self.generate(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
             self.forget(prompt)
             yield from captions
@@ -261,35 +261,36 @@ class CaptioningModel:
         Args:
             word: a string that is one token, or a token id.
             prepend_bos: as in `prompt`.
-        Raises: ValueError if the caption does not say `word`, or `word` is not one token.
+        Raises: ValueError if the caption does not contain `word`, or `word` is not one token.
         """
         target = read_token(self.model, word, name="word", tokenizer=self.tokenizer)
         prompt = self.prompt(image, self.caption_text if text is None else text, prepend_bos=prepend_bos)
         (ids,) = self.generate_ids(prompt, max_new_tokens=max_new_tokens)
         if target not in ids:
             raise ValueError(
-                f"the caption {self.text.caption(ids)!r} does not say {self.text.token(target)!r}; give the words "
+                f"the caption {self.text.caption(ids)!r} does not contain {self.text.token(target)!r}; give the words "
                 f"before it yourself: lens.prompt(image, 'A picture of a')"
             )
         return prompt.followed_by(ids[: ids.index(target)])
 
     @property
     def caption_text(self) -> str:
-        """What `caption` lets the model go on from: "A picture of", or an instruction in its own chat template."""
+        """The text that `caption` continues: "A picture of", or an instruction in its own chat template."""
         return self.images.caption_text
 
-    # --- inside ------------------------------------------------------------------------------------------
-
     @property
-    def _build(self) -> PromptBuilder:
+    def builder(self) -> PromptBuilder:
+        """What makes this model's prompts."""
         return PromptBuilder(model=self.model, images=self.images, text=self.text, virtual_tokens=self.virtual_tokens)
+
+    # --- inside ------------------------------------------------------------------------------------------
 
     @property
     def _stops(self) -> dict[str, list[int]]:
         return {"stop_ids": self.text.stop_ids, "last_ids": self.text.last_ids}
 
     def _assemble(self, rows: Sequence[Sequence[EmbeddedImage | str]], prepend_bos: bool | None) -> ImagePrompt:
-        prompt = self._build.assemble(rows, prepend_bos=prepend_bos)
+        prompt = self.builder.assemble(rows, prepend_bos=prepend_bos)
         _MAKERS.remember(prompt, self)
         return prompt
 

@@ -1,9 +1,9 @@
 """Vectors behind token ids: an image prompt is a run of ids far above `d_vocab`.
 
-Two plain PyTorch hooks on the embedding lookup replace those ids by a harmless one and write the stored vectors into
+Two plain PyTorch hooks on the embedding lookup replace those ids with a harmless one and write the stored vectors into
 its output, so everything after the lookup, `hook_embed` included, sees the image. Nothing is kept between calls:
-cached decoding, padding and batches need no special case. Text passes untouched, also where its ids have no values yet
-(`torch.export`, fake tensors, the meta device).
+cached decoding, padding and batches need no special case. Text passes through unchanged, even where its ids have no
+values yet (`torch.export`, fake tensors, the meta device).
 
 A prompt can be pickled and sent to another process. Its ids are known only where the image was made: elsewhere, or
 after `forget`, the model refuses them with `UnknownImageTokens`. If other code removes the hooks, the library refuses
@@ -13,17 +13,19 @@ images with `LensDetached`; where none of its code runs, the embedding itself re
 import threading
 import weakref
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lens_multimodal.prompt import compiled_images
+from lens_multimodal.prompt import compiled_images, soft_prompt
+from lens_multimodal.prompt.soft_prompt import SoftPrompt
 from lens_multimodal.prompt.virtual_ids import fresh_ids
 from lens_multimodal.transformer.token_ids import LensDetached
+from lens_multimodal.transformer.watched_modules import harmless
 
 HARMLESS_ID = 0
 """Looked up in place of a virtual id; its embedding is overwritten."""
@@ -35,36 +37,13 @@ class UnknownImageTokens(ValueError):
     """Token ids that are neither words nor stored vectors."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SoftPrompt:
-    """A run of stored vectors and the token ids that stand for them.
-
-    The ids work for as long as this object lives, or until `VirtualTokens.forget`. Unpickled where it still lives, it
-    is the same object, and so is a copy; unpickled elsewhere, its ids stay unknown.
-    """
-
-    first_id: int
-    vectors: Float[Tensor, "pos d_model"]
+@runtime_checkable
+class Hooks(Protocol):
+    """Further hooks of a lens."""
 
     @property
-    def ids(self) -> Int[Tensor, " pos"]:
-        """The token ids, on the CPU."""
-        return torch.arange(self.first_id, self.first_id + len(self.vectors))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.first_id, self.vectors)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "SoftPrompt":
-        return self
-
-
-_alive: weakref.WeakValueDictionary[int, SoftPrompt] = weakref.WeakValueDictionary()
-"""Every soft prompt stored in this process, by its first id."""
-
-
-def _unpickled(first_id: int, vectors: Tensor) -> SoftPrompt:
-    alive = _alive.get(first_id)
-    return SoftPrompt(first_id=first_id, vectors=vectors) if alive is None else alive
+    def is_attached(self) -> bool: ...
+    def remove(self) -> None: ...
 
 
 class VirtualTokens:
@@ -93,10 +72,15 @@ class VirtualTokens:
             embedding.register_forward_hook(self._write_vectors),
         )
         self._hook_ids = [handle.id for handle in self._handles]  # torch.compile cannot ask a handle
+        self.on_forward: Hooks | None = None
+        """Hooks on the forward pass without which the images of this model are wrong; see `forward_arguments`."""
 
-    def store(self, vectors: Float[Tensor, "pos d_model"]) -> SoftPrompt:
+    def store(
+        self, vectors: Float[Tensor, "pos d_model"], *, forward_arguments: Mapping[str, Tensor] | None = None
+    ) -> SoftPrompt:
         """Give vectors token ids. Gradients flow to them if they require it.
 
+        Args: forward_arguments: for vectors in an image's place, those of the image's soft prompt.
         Raises:
             ValueError: wrong width, no vector at all, or values that are not finite.
             LensDetached: the lens was detached, or other code removed its hooks.
@@ -109,16 +93,18 @@ class VirtualTokens:
             )
         if not bool(torch.isfinite(vectors).all()):
             raise ValueError(
-                "the vectors hold NaN or infinite values: look at the picture, the encoder and the projection's "
+                "the vectors hold NaN or infinite values: check the picture, the encoder and the projection's "
                 "precision (fp16 overflows at 65,504)"
             )
         if vectors.is_inference():
             with torch.inference_mode(False):
                 vectors = vectors.clone()
-        prompt = SoftPrompt(first_id=fresh_ids(len(vectors)), vectors=vectors)
+        prompt = SoftPrompt(
+            first_id=fresh_ids(len(vectors)), vectors=vectors, forward_arguments=dict(forward_arguments or {})
+        )
         with _lock:
             self._by_first_id[prompt.first_id] = prompt
-            _alive[prompt.first_id] = prompt
+            soft_prompt.alive[prompt.first_id] = prompt
             self._latest[prompt.first_id] = prompt
             while len(self._latest) > self.keep_latest:
                 self._latest.popitem(last=False)
@@ -160,8 +146,8 @@ class VirtualTokens:
             raise UnknownImageTokens(
                 f"token id {int(unknown[0])} is not a word (the vocabulary ends at {self.d_vocab - 1}) and "
                 f"stands for no image here: its prompt was forgotten or no longer exists, or it was made by another "
-                f"lens or in another process. Keep the prompt for as long as its tokens are used, or make it anew with "
-                f"lens.prompt(image)"
+                f"lens or in another process. Keep the prompt for as long as its tokens are used, or make it again "
+                f"with lens.prompt(image)"
             )
         return [prompts[int(i)] for i in owner.unique()]
 
@@ -176,27 +162,29 @@ class VirtualTokens:
 
     @property
     def is_attached(self) -> bool:
-        """Whether both hooks are on the embedding; other code may have removed them."""
-        return self._hooks_are_on(self.embedding)
+        """Whether every hook is in place; other code may have removed some."""
+        return self._hooks_are_on(self.embedding) and (self.on_forward is None or self.on_forward.is_attached)
 
     def check_attached(self) -> None:
-        """Raise LensDetached unless both hooks are on the embedding."""
+        """Raise LensDetached unless every hook is in place."""
         if not self._handles:
             raise LensDetached(
                 "this lens is detached, or was copied together with its model: attach_vision(...) again to use images"
             )
         if not self.is_attached:
             raise LensDetached(
-                "other code removed the hooks of this lens from the model's embedding (a loop that clears "
+                "other code removed hooks of this lens from the model (a loop that clears "
                 "_forward_hooks, for example), so images cannot be placed: attach_vision(lens.model, ...) again with "
                 "the same parts"
             )
 
     def remove(self) -> None:
-        """Remove both hooks and drop every vector."""
+        """Remove every hook and drop every vector."""
         for handle in self._handles:
             handle.remove()
         self._handles = ()
+        if self.on_forward is not None:
+            self.on_forward.remove()
         self.forget()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "VirtualTokens":
@@ -216,6 +204,7 @@ class VirtualTokens:
         before, after = self._hook_ids
         return before in embedding._forward_pre_hooks and after in embedding._forward_hooks
 
+    @harmless
     def _hide_virtual_ids(self, embedding: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         self._to_write.found = None
         tokens = args[0] if args else None
@@ -241,6 +230,7 @@ class VirtualTokens:
         self._to_write.found = places, rows, table
         return tokens.masked_fill(places, HARMLESS_ID), *args[1:]
 
+    @harmless
     def _write_vectors(self, _embedding: nn.Module, _args: tuple[Any, ...], embedded: Tensor) -> Tensor | None:
         found, self._to_write.found = getattr(self._to_write, "found", None), None
         if found is None:

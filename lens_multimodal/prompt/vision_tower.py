@@ -1,6 +1,5 @@
 """The image encoder, projection and preprocessing of a vision-language model, as it was trained with them."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import Parameter, signature
@@ -14,24 +13,23 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lens_multimodal.files import write_atomically
+from lens_multimodal.image.encoder_layout import EncoderLayouts, EncoderLock, shared_grid
 from lens_multimodal.image.layout import ImageLayout
-from lens_multimodal.image.measured_layout import (
-    measured_layout,
-    painted_coordinates,
-    tile_scales,
-    touched_pixels,
-    without_attention,
-)
-from lens_multimodal.prompt.image_embedder import ImageEmbedder
-from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePart, Piece
+from lens_multimodal.prompt.forward_arguments import ForwardArguments
+from lens_multimodal.prompt.image_embedder import EncodedImage, EncoderInput, ImageEmbedder
+from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
+from lens_multimodal.prompt.placeholders import with_images
+from lens_multimodal.prompt.processor_texts import ProcessorTexts
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
+from lens_multimodal.prompt.virtual_tokens import VirtualTokens
+from lens_multimodal.transformer.decoder_inputs import shallow
 from lens_multimodal.transformer.to_hugging_face import unwrapped
 
 INSTRUCTION = "Describe the picture in one sentence."
-"""What an instruction-tuned model is asked for a caption."""
+"""The question that asks an instruction-tuned model for a caption."""
 
-KEPT_LAYOUTS = 256
-"""Measured layouts, by size of the picture."""
+SEVERAL_SIZES = ((640, 480), (480, 640), (1024, 512))
+"""Widths and heights of pictures by which it is seen whether all pictures have one grid."""
 
 
 class VisionTower(ImageEmbedder):
@@ -40,18 +38,31 @@ class VisionTower(ImageEmbedder):
     Args:
         model: the vision-language model. Its text decoder may be part of a bridge.
         processor: its Hugging Face processor: image preprocessing, tokenizer, and the marks around images.
+        sample: what the processor makes of a picture followed by a text, for a model that needs more of an image than
+            its vectors (`forward_arguments`).
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(self, model: Any, processor: Any, *, sample: Mapping[str, Tensor] | None = None) -> None:
         self.model = model
         self.processor = processor
         self.image_token_id: int = model.config.image_token_id
-        self.placeholder = str(processor.image_token)
-        self._layouts: dict[tuple[int, int, int], ImageLayout] = {}
+        self.sample = sample
+        self._encoder = EncoderLock()
+        self._texts = ProcessorTexts(processor, model.config, n_vectors=self._n_vectors)
 
     @property
     def name(self) -> str:
         return type(self.model).__name__
+
+    @property
+    def image_token(self) -> str:
+        """What the processor takes for an image in a text."""
+        return self._texts.image_token
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for an image in a text, with the marks around it."""
+        return self._texts.placeholder
 
     @property
     def summary(self) -> str:
@@ -67,30 +78,54 @@ class VisionTower(ImageEmbedder):
             if not {id(module) for module in child.modules()} & decoder
         }
 
+    @property
+    def projector(self) -> nn.Module:
+        *others, last = self.parts.values()
+        if not others:
+            raise ValueError(f"{self.name} has no projection apart from its image encoder, a {type(last).__name__}")
+        return last
+
     def replaced(self, name: str, part: nn.Module) -> "VisionTower":
-        outer = _shallow(self.model)
+        outer = shallow(self.model)
         inner = outer
         if hasattr(outer, "model"):
-            inner = outer._modules["model"] = _shallow(outer.model)
+            inner = outer._modules["model"] = shallow(outer.model)
         inner._modules[name] = part
-        return VisionTower(outer, self.processor)
+        return VisionTower(outer, self.processor, sample=self.sample)
 
     def settings(self) -> dict[str, Any]:
         return {"vision": self.name, "preprocessing": self.processor.image_processor.to_dict()}
 
     @override
-    def vectors(
-        self, pictures: Sequence[Image.Image], *, in_company: bool = False
-    ) -> list[Float[Tensor, "pos d_model"]]:
+    def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
         in_company = in_company and self.reads_company_differently
-        found = [self.vectors_of(self.preprocessed(picture, in_company=in_company)) for picture in pictures]
-        return [vectors[: len(vectors) // 2] for vectors in found] if in_company else found
+        found = self.encoded_of([self.preprocessed(picture, in_company=in_company) for picture in pictures])
+        return [image.first_half() for image in found] if in_company else found
+
+    @override
+    def encoded_of(self, inputs: Sequence[EncoderInput]) -> list[EncodedImage]:
+        with self._encoder:
+            return [
+                EncodedImage(
+                    vectors=self._vectors_of(own),
+                    forward_arguments={name: value for name, value in own.items() if name != "pixel_values"},
+                )
+                for own in inputs
+                if not isinstance(own, Tensor)
+            ]
+
+    @override
+    def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> ForwardArguments | None:
+        if self.sample is None:
+            return None
+        module: Any = model.original_model
+        return ForwardArguments(module, self.model, virtual_tokens, sample=self.sample)
 
     @cached_property
     def reads_company_differently(self) -> bool:
-        """Whether a picture takes other vectors beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
+        """Whether a picture's vectors differ beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
         wide = Image.new("RGB", (300, 100))
-        alone, twice = (self._processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
+        alone, twice = (self._texts.processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
         return int((twice == self.image_token_id).sum()) != 2 * int((alone == self.image_token_id).sum())
 
     def preprocessed(self, picture: Image.Image, *, in_company: bool = False, **changes: Any) -> dict[str, Tensor]:
@@ -101,7 +136,7 @@ class VisionTower(ImageEmbedder):
             changes: options of the image processor.
         """
         copies = 1 + in_company
-        inputs = self._processed(self.placeholder * copies, [picture] * copies, **changes)
+        inputs = self._texts.processed(self.placeholder * copies, [picture] * copies, **changes)
         wanted = signature(self.model.get_image_features).parameters
         return {name: value for name, value in inputs.items() if name in wanted and isinstance(value, Tensor)}
 
@@ -113,7 +148,7 @@ class VisionTower(ImageEmbedder):
         missing = parameter is not None and parameter.default is Parameter.empty
         return {name: getattr(config, name)} if missing else {}
 
-    def vectors_of(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "pos d_model"]:
+    def _vectors_of(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "pos d_model"]:
         """The vectors that the decoder reads for one preprocessed picture, in order."""
         like = self._like
         found = self.model.get_image_features(
@@ -127,35 +162,32 @@ class VisionTower(ImageEmbedder):
         return torch.cat([tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors])
 
     @override
+    def n_positions(self, width: int, height: int) -> int:
+        return self._texts.ids(self.placeholder, ((width, height),)).count(self.image_token_id)
+
+    @property
+    @override
+    def patch_grid(self) -> tuple[int, int]:
+        return shared_grid({size: self.layout(*size, n_positions=self.n_positions(*size)) for size in SEVERAL_SIZES})
+
+    @override
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:
         """Measured; see `image.measured_layout`. The latest are kept.
 
         Cost: dozens of passes of the image encoder for each new shape of its input.
         """
-        key = width, height, n_positions
-        if key not in self._layouts:
-            self._layouts[key] = self._measured(width, height, n_positions)
-            if len(self._layouts) > KEPT_LAYOUTS:
-                del self._layouts[next(iter(self._layouts))]
-        return self._layouts[key]
-
-    @torch.no_grad()
-    def _measured(self, width: int, height: int, n_positions: int) -> ImageLayout:
-        pictures = painted_coordinates(width, height)
-        picture = pictures[0]
-        in_company = self.reads_company_differently and n_positions != len(self.vectors_of(self.preprocessed(picture)))
-        as_painted = {"do_rescale": False, "do_normalize": False}
-        painted = [self.preprocessed(own, in_company=in_company, **as_painted)["pixel_values"] for own in pictures]
-        inputs = self.preprocessed(picture, in_company=in_company)
-        pixels = inputs["pixel_values"]
-        patch = getattr(self.model.config.vision_config, "patch_size", None)
-        band = patch[0] if isinstance(patch, (list, tuple)) else patch
-        if pixels.ndim < 4 or not isinstance(band, int):
+        if self._layouts is None:
             return ImageLayout(n_positions=n_positions, grids=())
-        with without_attention(self.parts):
-            touched = touched_pixels(lambda own: self.vectors_of({**inputs, "pixel_values": own}), pixels, band=band)
-        scales = tile_scales(painted, width=width, height=height)
-        return measured_layout(touched[:n_positions], scales, width=width, height=height)
+        in_company = self.reads_company_differently and n_positions != self.n_positions(width, height)
+        return self._layouts.of(width, height, n_positions=n_positions, in_company=in_company)
+
+    @cached_property
+    def _layouts(self) -> EncoderLayouts | None:
+        side = getattr(self.model.config.vision_config, "patch_size", None)
+        side = side[0] if isinstance(side, (list, tuple)) else side
+        if not isinstance(side, int):
+            return None
+        return EncoderLayouts(self.preprocessed, self._vectors_of, self.parts, side=side, lock=self._encoder)
 
     @override
     def grid(self, n_positions: int) -> tuple[int, int]:
@@ -183,19 +215,19 @@ class VisionTower(ImageEmbedder):
     ) -> list[Piece]:
         """The row as the model's own processor writes it, with its marks around each image.
 
-        Where a text contains the processor's placeholder (`<image>`), the images stand there; otherwise where they
-        stand in the row.
+        Where a text contains the processor's placeholder (`<image>`), the images go there; otherwise where they are in
+        the row.
 
-        Raises: ValueError for another number of placeholders than images.
+        Raises: ValueError unless there are as many placeholders as images.
         """
         images = [piece for piece in row if isinstance(piece, EmbeddedImage)]
         if any(image.picture is None for image in images):
             return self._around_bare_vectors(row, text=text, prepend_bos=prepend_bos)
         words = [piece for piece in row if isinstance(piece, str)]
-        n_named = sum(piece.count(self.placeholder) for piece in words)
+        n_named = sum(piece.count(self.image_token) for piece in words)
         if n_named and n_named != len(images):
             raise ValueError(
-                f"the text says {self.placeholder} {n_named} times, and this row has {len(images)} images; say it once "
+                f"the text says {self.image_token} {n_named} times, and this row has {len(images)} images; say it once "
                 f"for each image, or not at all"
             )
         written = "".join(words if n_named else [p if isinstance(p, str) else self.placeholder for p in row])
@@ -223,49 +255,22 @@ class VisionTower(ImageEmbedder):
         if not images:
             ids = list(self.processor.tokenizer(written, **options)["input_ids"])
         else:
-            ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
-            if ids.count(self.image_token_id) == sum(map(len, images)) + len(images):
-                # BLIP-2's processor writes its images by itself, before the text.
-                written = written.replace(self.placeholder, "")
-                ids = self._processed(written, [image.picture for image in images], **options)["input_ids"][0].tolist()
+            ids = self._texts.ids(written, tuple(image.picture.size for image in images if image.picture), **options)
+        bos_id = self.processor.tokenizer.bos_token_id
         first_word = next((token for token in ids if token != self.image_token_id), None)
-        if prepend_bos and not begun and first_word != self.processor.tokenizer.bos_token_id:
+        if prepend_bos and not begun and first_word != bos_id:
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
+        if prepend_bos is False and not begun and bos_id is not None and first_word == bos_id:
+            ids = [*ids]
+            ids.remove(bos_id)  # PaliGemma's processor writes it after the images
         return ids
 
     def _with_images(self, ids: Sequence[int], images: Sequence[EmbeddedImage]) -> list[Piece]:
-        """Token ids with the runs of the image token replaced by images, in order."""
-        n_places, n_vectors = list(ids).count(self.image_token_id), sum(map(len, images))
-        if n_places != n_vectors:
-            raise ValueError(
-                f"the processor {type(self.processor).__name__} left room for {n_places} image vectors, and the images "
-                f"of this row have {n_vectors}: they were embedded for another model, or alone, and {self.name} reads "
-                f"several pictures in one prompt in another way; give the pictures themselves"
-            )
-        pieces: list[Piece] = []
-        vectors = [(image, index) for image in images for index in range(len(image))]
-        upcoming = iter(vectors)
-        for token in ids:
-            if token != self.image_token_id:
-                if not pieces or not isinstance(pieces[-1], list):
-                    pieces.append([])
-                pieces[-1].append(token)  # type: ignore[union-attr]
-                continue
-            image, index = next(upcoming)
-            last = pieces[-1] if pieces else None
-            if isinstance(last, ImagePart) and last.image is image and last.stop == index:
-                pieces[-1] = ImagePart(image=image, first=last.first, stop=index + 1)
-            else:
-                pieces.append(ImagePart(image=image, first=index, stop=index + 1))
-        return pieces
+        return with_images(ids, images, image_token_id=self.image_token_id, model=self.name)
 
     def written(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Any]:
         """A row as the model's own forward pass takes it, pixels included."""
-        inputs = self._processed(text, pictures)
-        if int((inputs["input_ids"] == self.image_token_id).sum()) == len(pictures) + sum(
-            len(self.vectors_of(self.preprocessed(picture))) for picture in pictures
-        ):
-            inputs = self._processed(text.replace(self.placeholder, ""), pictures)
+        inputs = self._texts.written(text, pictures)
         like = self._like
         return {
             name: value.to(like if value.is_floating_point() else like.device)
@@ -285,16 +290,10 @@ class VisionTower(ImageEmbedder):
             unwrapped(self.model).save_pretrained(partial)
             self.processor.save_pretrained(partial)
 
-    def _processed(self, written: str, pictures: Sequence[Any], **options: Any) -> Any:
-        return self.processor(text=[written], images=[list(pictures)], return_tensors="pt", **options)
+    @torch.no_grad()
+    def _n_vectors(self, picture: Image.Image) -> int:
+        return len(self._vectors_of(self.preprocessed(picture)))
 
     @property
     def _like(self) -> Tensor:
         return next(parameter for part in self.parts.values() for parameter in part.parameters())
-
-
-def _shallow(module: Any) -> Any:
-    """The same module with a table of children of its own."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin

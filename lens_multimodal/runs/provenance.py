@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -10,12 +10,12 @@ import lens_multimodal
 from lens_multimodal import transformer
 from lens_multimodal.data import CocoScenes, Scene
 from lens_multimodal.files import as_text, digest_of_tensors
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 
 LIBRARIES = ("transformer-lens", "torch", "transformers", "timm", "numpy", "pandas", "pyarrow")
 
 
-def provenance(lens: VisionLens, scenes: Sequence[Scene]) -> dict[str, Any]:
+def provenance(lens: CaptioningModel, scenes: Sequence[Scene]) -> dict[str, Any]:
     """The lens, its weights, the data and the versions.
 
     Cost: all weights pass through the CPU once, at about a second per gigabyte (12 s for GPT-J in bfloat16).
@@ -35,15 +35,40 @@ def provenance(lens: VisionLens, scenes: Sequence[Scene]) -> dict[str, Any]:
             "d_vocab": s.d_vocab,
             **plain(lens.images.settings()),
         },
-        "weights_sha256": {
-            "language": digest_of_tensors(lens.model.state_dict()),
-            **{name: digest_of_tensors(part.state_dict()) for name, part in lens.images.parts.items()},
-        },
+        "weights_sha256": weights_digests(lens),
         "data": {"scenes": len(scenes), "sha256": data_hash(scenes)},
         "folder": as_text(str(scenes[0].path.parent)),
         "left_out": _left_out(scenes),
         "versions": {"lens-multimodal": lens_multimodal.__version__, **{name: version(name) for name in LIBRARIES}},
     }
+
+
+def weights_digests(lens: CaptioningModel) -> dict[str, str]:
+    """SHA-256 over the weights of the language model and of each part that reads pictures. Cost: see `provenance`."""
+    return {
+        "language": digest_of_tensors(lens.model.state_dict()),
+        **{name: digest_of_tensors(part.state_dict()) for name, part in lens.images.parts.items()},
+    }
+
+
+def check_same_lens(lens: CaptioningModel, manifest: Mapping[str, Any], *, made: str) -> None:
+    """Check that a run's numbers are about this lens.
+
+    Args: made: what the run has made, for the message.
+    Raises: ValueError if weights or their processing differ. Cost: see `provenance`.
+    """
+    known = manifest["model"]
+    own = {"class": type(lens.model).__name__, "weight_processing": transformer.weight_processing(lens.model)}
+    different = [f"{name} is {value}, not {known[name]}" for name, value in own.items() if value != known[name]]
+    if not different:
+        digests = manifest["weights_sha256"]
+        different = [
+            f"other weights: {name}" for name, own in weights_digests(lens).items() if own != digests.get(name)
+        ]
+    if different:
+        raise ValueError(
+            f"{made} was made with {known['name']} ({known['dtype']}), not with this lens: {'; '.join(different)}"
+        )
 
 
 def data_hash(scenes: Sequence[Scene]) -> str:

@@ -1,4 +1,4 @@
-"""The rows of a store that one batch of pictures gives: which positions, and what stands there."""
+"""The rows of a store that one batch of pictures gives: which positions, and what is there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,9 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_multimodal import transformer
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.image.layout import NO_PATCH
 from lens_multimodal.prompt import generation
-from lens_multimodal.prompt.image_prompt import ImagePrompt, assemble
+from lens_multimodal.prompt.building import batched
+from lens_multimodal.prompt.captioning_model import CaptioningModel
+from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.runs.opened_pictures import OpenedPicture, prompt_of
 from lens_multimodal.store.what_to_store import DTYPES, WhatToStore
 
@@ -21,16 +23,16 @@ NOTHING = -1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowColumns:
-    """What a store tells of each row besides its activations."""
+    """What a store records about each row besides its activations."""
 
     image_id: Int[Tensor, " row"]
     pos: Int[Tensor, " row"]
     """Position in the picture's own prompt, without padding."""
     patch_row: Int[Tensor, " row"]
-    """Row of the image patch; -1 for words."""
+    """Row of the image patch, within its grid; -1 for words, and where a position shows no pixels."""
     patch_col: Int[Tensor, " row"]
     token: Int[Tensor, " row"]
-    """Token id of a word; -1 for image patches."""
+    """Token id of a word; -1 at image positions."""
     category: Int[Tensor, " row"]
     """The category that covers most of the patch, as its place in the manifest's `categories`; -1 if not asked for."""
     share: Float[Tensor, " row"]
@@ -61,7 +63,7 @@ class BatchOfRows:
 
 @torch.no_grad()
 def rows_of(
-    lens: VisionLens, pictures: Sequence[OpenedPicture], what: WhatToStore, categories: Sequence[str]
+    lens: CaptioningModel, pictures: Sequence[OpenedPicture], what: WhatToStore, categories: Sequence[str]
 ) -> BatchOfRows:
     """One forward pass over readable pictures, and the activations at the chosen positions.
 
@@ -84,7 +86,7 @@ def rows_of(
 
 
 def activations_at(
-    lens: VisionLens, prompt: ImagePrompt, what: WhatToStore, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"]
+    lens: CaptioningModel, prompt: ImagePrompt, what: WhatToStore, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Activations at pairs of rows and positions of a prompt, by hook point, and whether they are finite.
 
@@ -106,18 +108,21 @@ def activations_at(
 
         return pick
 
-    with transformer.fired_hooks(lens.model, [(name, keep(name)) for name in what.at]):
-        transformer.logits_of(lens.model, prompt.tokens, attention_mask=prompt.attention_mask, first=prompt.last_pos)
+    transformer.logits_of(
+        lens.model,
+        prompt.tokens,
+        attention_mask=prompt.attention_mask,
+        first=prompt.last_pos,
+        hooks=[(name, keep(name)) for name in what.at],
+    )
     return {name: found[name] for name in what.at}, finite
 
 
-def with_captions(lens: VisionLens, prompt: ImagePrompt, max_new_tokens: int) -> ImagePrompt:
+def with_captions(lens: CaptioningModel, prompt: ImagePrompt, max_new_tokens: int) -> ImagePrompt:
     """Each row followed by the model's own caption, on the same images; rows are padded on the left."""
     captions = generation.generate(lens.model, prompt, max_new_tokens=max_new_tokens, stop_ids=lens.text.stop_ids)
-    rows = []
-    for tokens, (span,), caption in zip(prompt.tokens.tolist(), prompt.spans, captions, strict=True):
-        rows.append([tokens[: span.start], span.image, tokens[span.stop :] + lens.text.first_line(caption)])
-    return assemble(rows, pad_id=lens.text.pad_id, device=prompt.tokens.device)
+    longer = [prompt.row(row).followed_by(lens.text.first_line(caption)) for row, caption in enumerate(captions)]
+    return batched(longer, pad_id=lens.text.pad_id)
 
 
 def _chosen(
@@ -132,34 +137,36 @@ def _chosen(
     (span,) = full.spans[row]
     padding = int((full.attention_mask[row] == 0).sum())
     n_pos = full.tokens.shape[1]
-    patch = torch.arange(span.stop - span.start)
-    words = torch.arange(span.stop, n_pos)
+    patches, words = torch.tensor(span.positions), torch.arange(span.stop, n_pos)
     category, share = torch.full((n_pos,), NOTHING), torch.zeros(n_pos)
     if what.with_objects:
         names = [name for name in picture.covered if what.categories is None or name in what.categories]
         if names:
             best = torch.stack([picture.covered[name] for name in names]).max(dim=0)
-            category[span.start : span.stop] = torch.tensor([categories.index(name) for name in names])[best.indices]
-            share[span.start : span.stop] = best.values
+            category[patches] = torch.tensor([categories.index(name) for name in names])[best.indices]
+            share[patches] = best.values
     if what.positions == "image":
-        at = patch + span.start
+        at = patches
     elif what.positions == "objects":
-        at = patch[share[span.start : span.stop] >= what.covered] + span.start
+        at = patches[share[patches] >= what.covered]
     elif what.positions == "text":
         at = words
     elif what.positions == "caption":
         at = words[before.tokens.shape[1] - before.spans[row][0].stop :]
     else:
-        at = torch.cat([patch + span.start, words])
-    is_patch = at < span.stop
+        at = torch.cat([patches, words])
+    is_word = at >= span.stop
+    cells = torch.full((n_pos, 2), NOTHING)
+    if what.positions not in ("text", "caption") and span.image.layout.is_placed:
+        cells[patches] = torch.tensor([span.image.cell(index) or NO_PATCH for index in range(len(span.image))])
     ids = full.tokens[row].cpu()[at]
     return {
         "at": at,
         "image_id": torch.full((len(at),), picture.scene.id),
         "pos": at - padding,
-        "patch_row": torch.where(is_patch, (at - span.start) // span.image.grid_w, NOTHING),
-        "patch_col": torch.where(is_patch, (at - span.start) % span.image.grid_w, NOTHING),
-        "token": torch.where(is_patch, NOTHING, ids),
+        "patch_row": cells[at, 0],
+        "patch_col": cells[at, 1],
+        "token": torch.where(is_word, ids, NOTHING),
         "category": category[at],
         "share": share[at],
     }

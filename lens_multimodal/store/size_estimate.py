@@ -10,7 +10,7 @@ import torch
 
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.data import Scene
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.plan import Estimate, disk_of
 from lens_multimodal.runs.processes import Processes
@@ -21,7 +21,7 @@ from lens_multimodal.store.writing import check, write_shards
 
 @public
 def estimate(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     *,
     at: Sequence[str] | str,
@@ -40,8 +40,8 @@ def estimate(
 
     Args:
         n_pictures: for a data set of this many pictures like `scenes`; None for `scenes` themselves.
-        n_batches: that are measured, after one to warm up.
-        out: the folder that will be written, whose disk is measured and looked at.
+        n_batches: number of batches measured, after one to warm up.
+        out: the folder that will be written, whose disk is measured for speed and free space.
 
     Raises: as `write_activations`.
     """

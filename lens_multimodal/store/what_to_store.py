@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from lens_multimodal.arguments.boundary import ArgumentValueError
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
 
 StoredPositions = Literal["image", "objects", "text", "caption", "all"]
@@ -55,7 +55,7 @@ class WhatToStore:
             if getattr(self, name) < 1:
                 raise ArgumentValueError(f"must be at least 1, got {getattr(self, name)}", name)
         if self.categories is not None and self.positions != "objects":
-            raise ArgumentValueError('only positions="objects" looks at categories', "categories")
+            raise ArgumentValueError('only positions="objects" uses categories', "categories")
 
     @property
     def with_objects(self) -> bool:
@@ -63,7 +63,7 @@ class WhatToStore:
 
 
 def what_to_store(
-    lens: VisionLens,
+    lens: CaptioningModel,
     *,
     at: Sequence[str] | str,
     categories: Sequence[str] | None,

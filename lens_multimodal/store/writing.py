@@ -1,4 +1,4 @@
-"""Write activations of a whole data set: shards that appear whole or not at all, the same bytes however often killed.
+"""Write activations of a whole data set: shards appear whole or not at all, and are the same after any interruption.
 
 A shard holds the rows of a fixed run of pictures, taken in fixed batches. So its bytes depend neither on the number of
 processes nor on interruptions, and what is missing is seen from the files alone.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.data import Scene
 from lens_multimodal.files import write_atomically
-from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.ahead import Background, ahead
 from lens_multimodal.runs.claim import claim, read_manifest
@@ -35,7 +36,7 @@ FORMAT = 1
 
 @public
 def write_activations(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     out: str | Path,
     *,
@@ -70,7 +71,7 @@ def write_activations(
         max_new_tokens: for `caption`, the longest caption.
 
     Raises:
-        ValueError: no scene, unknown hook points or categories, pictures of the same id.
+        ValueError: no scene, unknown hook points or categories, pictures with the same id.
         SettingsChanged: `out` holds activations made in another way; the differences are listed.
         FloatingPointError: activations that `dtype` cannot hold.
         DiskFull: nothing more can be written; what was written is safe.
@@ -91,7 +92,9 @@ def write_activations(
     )
     names = check(scenes, what)
     processes = Processes.of_environment()
-    rows_of(lens, [_blank(lens, scenes[0])], what, names)  # unknown hook points are refused before anything is written
+    rows_of(
+        lens, [_blank(lens, scenes[0], what)], what, names
+    )  # unknown hook points are refused before anything is written
     if processes.rank == 0:
         manifest = {
             "format": FORMAT,
@@ -110,7 +113,7 @@ def write_activations(
 def check(scenes: Sequence[Scene], what: WhatToStore) -> list[str]:
     """The categories of the data set, in alphabetical order.
 
-    Raises: ArgumentValueError for no scene, two of one id, or categories that none shows.
+    Raises: ArgumentValueError for no scene, two pictures with the same id, or categories that none shows.
     """
     if not len(scenes):
         raise ArgumentValueError("the data set has no picture", "scenes")
@@ -124,7 +127,7 @@ def check(scenes: Sequence[Scene], what: WhatToStore) -> list[str]:
 
 
 def write_shards(
-    lens: VisionLens,
+    lens: CaptioningModel,
     scenes: Sequence[Scene],
     home: Path,
     what: WhatToStore,
@@ -133,14 +136,14 @@ def write_shards(
     processes: Processes,
     progress: bool,
 ) -> None:
-    """The shards of this process that are not there yet; pictures are opened ahead, files written in the background."""
+    """The shards of this process that do not exist yet; pictures are opened ahead, files written in the background."""
     size = what.pictures_per_shard
     own = range(processes.rank, -(-len(scenes) // size), processes.world)
     missing = [number for number in own if not shard_file(home, number).is_file()]
     (home / SHARDS).mkdir(parents=True, exist_ok=True)
     wanted = [scene for number in missing for scene in scenes[number * size : (number + 1) * size]]
     opened = ahead(
-        lambda scene: open_picture(scene, lens.vision, with_objects=what.with_objects),
+        lambda scene: open_picture(scene, lens.images, with_objects=what.with_objects),
         wanted,
         waiting=2 * what.batch_size,
     )
@@ -234,7 +237,14 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
     return _STREAMS[device]
 
 
-def _blank(lens: VisionLens, scene: Scene) -> OpenedPicture:
-    size = lens.vision.preprocessing
-    everywhere = {name: torch.ones(lens.vision.n_patches) for name in scene.categories}
-    return OpenedPicture(scene=scene, pixels=torch.zeros(3, size.height, size.width), covered=everywhere)
+def _blank(lens: CaptioningModel, scene: Scene, what: WhatToStore) -> OpenedPicture:
+    """A picture of the size of the first one. Raises: ArgumentValueError where objects are wanted and have no place."""
+    n_positions = lens.images.n_positions(scene.width, scene.height)
+    if what.with_objects and not lens.images.layout(scene.width, scene.height, n_positions=n_positions).is_placed:
+        raise ArgumentValueError(
+            f'the image positions of {lens.images.name} show no place in the picture, which positions="objects" needs',
+            "positions",
+        )
+    picture = Image.new("RGB", (scene.width, scene.height))
+    everywhere = {name: torch.ones(n_positions) for name in scene.categories}
+    return OpenedPicture(scene=scene, picture=picture, pixels=lens.images.preprocessed(picture), covered=everywhere)

@@ -15,13 +15,17 @@ from random import Random
 
 import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
 
 from lens_multimodal.data.captioned import CaptionedPicture, Damage
 from lens_multimodal.data.webdataset import Shards
-from lens_multimodal.image.preprocessing import Preprocessing
+from lens_multimodal.prompt.image_embedder import EncoderInput
 from lens_multimodal.train.fit import BatchesFrom
 from lens_multimodal.train.loss import CaptionBatch
+
+Preprocess = Callable[[Image.Image], EncoderInput]
+Opened = tuple[EncoderInput, tuple[int, int]]
+"""The encoder's input, and the picture's width and height."""
 
 EditCaption = Callable[[str], str]
 """Turns a stored caption into the text to learn, for example by removing the words of the prompt."""
@@ -30,7 +34,7 @@ EditCaption = Callable[[str], str]
 def batches_of(
     pictures: Sequence[CaptionedPicture] | Shards,
     *,
-    preprocessing: Preprocessing,
+    preprocessed: Preprocess,
     batch_size: int,
     seed: int = 0,
     shuffle: bool = True,
@@ -44,7 +48,7 @@ def batches_of(
 
     Args:
         pictures: the data.
-        preprocessing: the encoder's, `lens.vision.preprocessing`.
+        preprocessed: makes the encoder's input of a picture: `lens.images.preprocessed`.
         batch_size: pictures in one batch of one process: with `FitSettings`, `batch_size / gradient_accumulation /
             number of processes`.
         seed: of the order and of the choice of captions.
@@ -82,7 +86,7 @@ def batches_of(
                 start = (batch * shared + own) * batch_size
                 yield [(f"{seed}:{n}", picture(n)) for n in range(start, start + batch_size)]
 
-        return _prepared(numbered(), preprocessing, edit_caption or str, workers, found)
+        return _prepared(numbered(), preprocessed, edit_caption or str, workers, found)
 
     return batches_from
 
@@ -90,7 +94,7 @@ def batches_of(
 def batches_of_stream(
     shards: Shards,
     *,
-    preprocessing: Preprocessing,
+    preprocessed: Preprocess,
     batch_size: int,
     seed: int = 0,
     buffer: int = 10_000,
@@ -123,7 +127,7 @@ def batches_of_stream(
         numbered = ((f"{seed}:{own}:{n}", picture) for n, picture in enumerate(drawn))
         rest = islice(numbered, first * batch_size, None)
         grouped = iter(lambda: list(islice(rest, batch_size)), [])
-        return _prepared(grouped, preprocessing, edit_caption or str, workers, shards.damage)
+        return _prepared(grouped, preprocessed, edit_caption or str, workers, shards.damage)
 
     return batches_from
 
@@ -155,25 +159,26 @@ def _pop(waiting: list[CaptionedPicture], random: Random) -> CaptionedPicture:
 
 def _prepared(
     groups: Iterator[list[tuple[str, CaptionedPicture]]],
-    preprocessing: Preprocessing,
+    preprocessed: Preprocess,
     edit_caption: EditCaption,
     workers: int,
     damage: Damage,
 ) -> Iterator[CaptionBatch]:
     """Batches in order; pictures are opened and preprocessed in threads, two batches ahead."""
 
-    def pixels_of(picture: CaptionedPicture) -> Tensor | None:
+    def opened(picture: CaptionedPicture) -> Opened | None:
         try:
-            return preprocessing([picture.open()])[0]
+            shown = picture.open()
+            return preprocessed(shown), shown.size
         except (ValueError, FileNotFoundError):
             damage.add(picture.key, "unreadable pictures")
             return None
 
-    waiting: deque[list[tuple[str, CaptionedPicture, Future[Tensor | None]]]] = deque()
+    waiting: deque[list[tuple[str, CaptionedPicture, Future[Opened | None]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
     try:
         for group in groups:
-            waiting.append([(draw, picture, pool.submit(pixels_of, picture)) for draw, picture in group])
+            waiting.append([(draw, picture, pool.submit(opened, picture)) for draw, picture in group])
             if len(waiting) > 2:
                 yield _collected(waiting.popleft(), edit_caption)
         while waiting:
@@ -186,15 +191,16 @@ def _prepared(
 
 
 def _collected(
-    group: list[tuple[str, CaptionedPicture, "Future[Tensor | None]"]], edit_caption: EditCaption
+    group: list[tuple[str, CaptionedPicture, "Future[Opened | None]"]], edit_caption: EditCaption
 ) -> CaptionBatch:
-    ready = [(draw, picture, pixels) for draw, picture, future in group if (pixels := future.result()) is not None]
+    ready = [(draw, picture, found) for draw, picture, future in group if (found := future.result()) is not None]
     if not ready:
         raise ValueError(
             f"none of the {len(group)} pictures of a batch can be read ({', '.join(p.key for _, p, _ in group[:5])})"
         )
     captions = [edit_caption(Random(draw).choice(picture.captions)) for draw, picture, _ in ready]
-    return CaptionBatch(pixels=torch.stack([pixels for _, _, pixels in ready]), captions=captions)
+    inputs, sizes = [found[0] for _, _, found in ready], [found[1] for _, _, found in ready]
+    return CaptionBatch(pixels=inputs, captions=captions, sizes=sizes)
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
 from lens_multimodal.files import check_same_settings, write_atomically
+from lens_multimodal.prompt.projection import save_linear
 
 
-def resume(folder: Path, linear: nn.Linear, optimizers: Sequence[Optimizer], scaler: Any, settings: Any) -> int:
+def resume(folder: Path, projector: nn.Module, optimizers: Sequence[Optimizer], scaler: Any, settings: Any) -> int:
     """Load the checkpoint in `folder`, if there is one.
 
     Returns: the step to continue from, 0 without a checkpoint.
@@ -27,7 +29,7 @@ def resume(folder: Path, linear: nn.Linear, optimizers: Sequence[Optimizer], sca
         state = torch.load(path, map_location="cpu", weights_only=True)
         remedy = "Use another folder, or delete this checkpoint"
         check_same_settings(dict(state["settings"].items()), asdict(settings), where=path, remedy=remedy)
-        linear.load_state_dict(state["linear"])
+        projector.load_state_dict(state["projector"])
         for optimizer, own in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(own)
         scaler.load_state_dict(state.get("scaler", {}))
@@ -56,15 +58,23 @@ def cut_log(path: Path, step: int) -> None:
 
 
 def save(
-    folder: Path, step: int, linear: nn.Linear, optimizers: Sequence[Optimizer], scaler: Any, settings: Any
+    folder: Path, step: int, projector: nn.Module, optimizers: Sequence[Optimizer], scaler: Any, settings: Any
 ) -> None:
     """Write the checkpoint of this step, in place of an older one."""
     state = {
         "step": step,
-        "linear": linear.state_dict(),
+        "projector": projector.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "scaler": scaler.state_dict(),
         "settings": asdict(settings),
     }
     with write_atomically(folder / "checkpoint.pt") as partial:
         torch.save(state, partial)
+
+
+def save_projector(projector: nn.Module, folder: Path) -> None:
+    """Write the trained weights as `projection.safetensors`, and those of an `nn.Linear` as LiMBeR's `proj.ckpt`."""
+    if isinstance(projector, nn.Linear):
+        save_linear(projector, folder / "proj.ckpt")
+    state = {name: value.detach().cpu().contiguous() for name, value in projector.state_dict().items()}
+    save_file(state, folder / "projection.safetensors")

@@ -1,8 +1,9 @@
-"""Fitting a projection: one linear map is trained on captions, everything else stays frozen (LiMBeR)."""
+"""Fitting a projection: one map is trained on captions, everything else stays frozen (LiMBeR)."""
 
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,7 +17,6 @@ from tqdm.auto import tqdm
 from lens_multimodal import transformer
 from lens_multimodal.files import check_folder_name
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.prompt.projection import save_linear
 from lens_multimodal.train import checkpoint
 from lens_multimodal.train.loss import CaptionBatch, dropout_by_place, token_losses
 from lens_multimodal.train.optimizers import optimizers_of
@@ -96,19 +96,22 @@ def fit_projection(
     folder: Path,
     evaluate: Callable[[int, VisionLens], dict[str, Any]] | None = None,
     progress: bool = True,
-) -> nn.Linear:
-    """Train `lens.projection.linear` in place on the captions' next-token loss.
+) -> nn.Module:
+    """Train `lens.images.projector` in place on the captions' next-token loss.
+
+    That is the projection's linear map, or the projector that a vision-language model was trained with.
 
     The loss of a step is the mean over all caption tokens of its `batch_size` pictures, so splitting a step into
     batches or over processes (`accelerate launch`) changes it by rounding only. Dropout depends on the seed, the
-    step and the picture's place in the step. All parts but the projection are frozen and put into evaluation mode.
+    step and the picture's place in the step. All parts but the projector are frozen and put into evaluation mode.
+    While it is trained, the projector has float32 weights, and afterwards its own precision again.
 
     Args:
-        lens: language model, encoder and an `nn.Linear` to train.
+        lens: language model, encoder and the projector to train, which starts as it is.
         batches_from: gives this process's batches from a batch number on, each of at most
             `settings.batch_of_one_process(n_processes)` pictures.
-        folder: receives `checkpoint.pt` (to resume from), `log.jsonl`, and at the end `proj.ckpt` (LiMBeR's format)
-            and `projection.safetensors`.
+        folder: receives `checkpoint.pt` (to resume from), `log.jsonl`, and at the end `projection.safetensors` and,
+            for an `nn.Linear`, `proj.ckpt` (LiMBeR's format).
         evaluate: called every `evaluate_every` steps with the step and the lens, in the main process; what it
             returns is logged.
 
@@ -116,32 +119,48 @@ def fit_projection(
         The trained map, which is also the lens's.
 
     Raises:
-        TypeError: the lens's projection is not an `nn.Linear`.
         ValueError: a batch larger than the settings allow, data that end before `steps`, a caption that does not
-            fit into the context, a checkpoint that is damaged or was made under other settings, or a folder whose name
-            is not UTF-8.
+            fit into the context, a checkpoint that is damaged or was made under other settings, a folder whose name
+            is not UTF-8, or a vision-language model without a projector apart from its encoder.
         FloatingPointError: the loss is not finite; the weights keep their last values.
         ImportError: `muon_rate` is given and torch is older than 2.9.
     """
     settings = settings or FitSettings()
-    linear = lens.projection.linear
-    if not isinstance(linear, nn.Linear):
-        raise TypeError(f"expected an nn.Linear as the lens's projection, got a {type(linear).__name__}")
+    projector = lens.images.projector
     processes = _processes(lens)
     share = settings.batch_of_one_process(processes.num_processes)
     check_folder_name(folder).mkdir(parents=True, exist_ok=True)
-    for part in (lens.model, lens.vision):
+    for part in (lens.model, *lens.images.parts.values()):
         part.eval().requires_grad_(False)
-    linear.requires_grad_(True).float()
+    with _in_float32(projector):
+        _train(lens, projector, batches_from, settings, folder, evaluate, processes, share, progress)
+        if processes.is_main_process:
+            checkpoint.save_projector(projector, folder)
+    processes.wait_for_everyone()
+    return projector
+
+
+def _train(
+    lens: VisionLens,
+    projector: nn.Module,
+    batches_from: BatchesFrom,
+    settings: FitSettings,
+    folder: Path,
+    evaluate: Callable[[int, VisionLens], dict[str, Any]] | None,
+    processes: Any,
+    share: int,
+    progress: bool,
+) -> None:
     optimizers = optimizers_of(
-        linear,
+        projector,
         learning_rate=settings.learning_rate,
         muon_rate=settings.muon_rate,
         weight_decay=settings.weight_decay,
     )
-    scaler = torch.amp.GradScaler(linear.weight.device.type, enabled=settings.precision == "fp16")
-    step = checkpoint.resume(folder, linear, optimizers, scaler, settings)
-    _same_everywhere(linear)
+    where = next(projector.parameters()).device
+    scaler = torch.amp.GradScaler(where.type, enabled=settings.precision == "fp16")
+    step = checkpoint.resume(folder, projector, optimizers, scaler, settings)
+    _same_everywhere(projector)
     if processes.is_main_process:
         checkpoint.cut_log(folder / "log.jsonl", step)
     batches = batches_from(step * settings.gradient_accumulation)
@@ -157,12 +176,12 @@ def fit_projection(
                 optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * _rate(step, settings)
             own = _next(batches, settings.gradient_accumulation, step, share)
             places = [(i * processes.num_processes + processes.process_index) * share for i in range(len(own))]
-            loss = _loss_and_gradient(lens, linear, own, places, settings=settings, step=step, scaler=scaler)
+            loss = _loss_and_gradient(lens, projector, own, places, settings=settings, step=step, scaler=scaler)
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} at step {step}: lower the learning rate")
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(linear.parameters(), settings.gradient_clipping)
+            nn.utils.clip_grad_norm_(projector.parameters(), settings.gradient_clipping)
             for optimizer in optimizers:
                 scaler.step(optimizer)
                 optimizer.zero_grad()
@@ -177,18 +196,29 @@ def fit_projection(
                 with (folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps(record) + "\n")
                 if step % settings.checkpoint_every == 0 or step == settings.steps:
-                    checkpoint.save(folder, step, linear, optimizers, scaler, settings)
-    linear.requires_grad_(False)
-    if processes.is_main_process:
-        save_linear(linear, folder / "proj.ckpt")
-        save_linear(linear, folder / "projection.safetensors")
-    processes.wait_for_everyone()
-    return linear
+                    checkpoint.save(folder, step, projector, optimizers, scaler, settings)
+
+
+@contextmanager
+def _in_float32(projector: nn.Module) -> Iterator[None]:
+    """Trainable, with weights that small steps change; it takes features of the encoder's precision all the same."""
+    own = next(projector.parameters()).dtype
+
+    def widened(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(arg.float() if isinstance(arg, torch.Tensor) and arg.is_floating_point() else arg for arg in args)
+
+    handle = projector.register_forward_pre_hook(widened)
+    projector.requires_grad_(True).float()
+    try:
+        yield
+    finally:
+        handle.remove()
+        projector.requires_grad_(False).to(own)
 
 
 def _loss_and_gradient(
     lens: VisionLens,
-    linear: nn.Linear,
+    projector: nn.Module,
     batches: Sequence[CaptionBatch],
     places: Sequence[int],
     *,
@@ -196,17 +226,16 @@ def _loss_and_gradient(
     step: int,
     scaler: torch.amp.GradScaler,
 ) -> float:
-    """The mean loss over all tokens of this step in all processes; its (scaled) gradient is left in `linear`."""
+    """The mean loss over all tokens of this step in all processes; its (scaled) gradient is left in the projector."""
     from accelerate.utils import reduce
 
     loss, n_tokens = 0.0, 0
     drop = partial(dropout_by_place, share=settings.dropout, seed=settings.seed, step=step)
-    kind, dtype = linear.weight.device.type, _AUTOCAST.get(settings.precision)
+    where, dtype = next(projector.parameters()).device, _AUTOCAST.get(settings.precision)
     for batch, place in zip(batches, places, strict=True):
-        with torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+        with torch.autocast(where.type, dtype=dtype, enabled=dtype is not None):
             losses = token_losses(
                 lens,
-                linear,
                 batch,
                 prompt=settings.prompt,
                 edit_vectors=partial(drop, first_place=place) if settings.dropout else None,
@@ -215,9 +244,9 @@ def _loss_and_gradient(
         scaler.scale(summed / settings.batch_size).backward()
         loss += float(summed.detach())
         n_tokens += len(losses)
-    totals: Any = reduce(torch.tensor([loss, n_tokens], dtype=torch.float32, device=linear.weight.device), "sum")
+    totals: Any = reduce(torch.tensor([loss, n_tokens], dtype=torch.float32, device=where), "sum")
     loss, all_tokens = totals.tolist()
-    for parameter in linear.parameters():
+    for parameter in projector.parameters():
         gradient: Any = reduce(parameter.grad, "sum")
         parameter.grad = gradient * (settings.batch_size / all_tokens)
     return loss / all_tokens
@@ -239,11 +268,11 @@ def _processes(lens: VisionLens) -> Any:
     return processes
 
 
-def _same_everywhere(linear: nn.Linear) -> None:
+def _same_everywhere(projector: nn.Module) -> None:
     from accelerate.utils import broadcast
 
     with torch.no_grad():
-        for parameter in linear.parameters():
+        for parameter in projector.parameters():
             parameter.copy_(broadcast(parameter.detach().clone(), from_process=0))
 
 

@@ -1,21 +1,21 @@
-"""The optimizers of a projection's weight and bias."""
+"""The optimizers of a projector's weights."""
 
 import torch
 from torch import nn
 
 
 def optimizers_of(
-    linear: nn.Linear, *, learning_rate: float, muon_rate: float | None, weight_decay: float
+    projector: nn.Module, *, learning_rate: float, muon_rate: float | None, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """AdamW for weight and bias; with a `muon_rate`, Muon (Jordan et al. 2024) for the weight and AdamW for the bias.
+    """AdamW for all weights; with a `muon_rate`, Muon (Jordan et al. 2024) for matrices and AdamW for the others.
 
     Raises: ImportError if this torch has no Muon.
     """
     if muon_rate is None:
-        return [torch.optim.AdamW(linear.parameters(), lr=learning_rate, weight_decay=weight_decay)]
+        return [torch.optim.AdamW(projector.parameters(), lr=learning_rate, weight_decay=weight_decay)]
     if not hasattr(torch.optim, "Muon"):
         raise ImportError(f"muon_rate needs torch 2.9 or later, got {torch.__version__}; use None for AdamW")
-    muon = torch.optim.Muon([linear.weight], lr=muon_rate, weight_decay=weight_decay, adjust_lr_fn="original")
-    if linear.bias is None:
-        return [muon]
-    return [muon, torch.optim.AdamW([linear.bias], lr=learning_rate, weight_decay=weight_decay)]
+    matrices = [weight for weight in projector.parameters() if weight.ndim == 2]
+    others = [weight for weight in projector.parameters() if weight.ndim != 2]
+    muon = torch.optim.Muon(matrices, lr=muon_rate, weight_decay=weight_decay, adjust_lr_fn="original")
+    return [muon, torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay)] if others else [muon]

@@ -1,12 +1,13 @@
 """The one room that knows TransformerLens: hook names, weights, model classes and decoder families.
 
 - `families`: what differs between decoder families, read off the model.
-- `residual_stream`: what neurons add to the residual stream, and what the model predicts from it; `norms` serves it.
+- `residual_stream`: what neurons add to the residual stream, and what the model predicts from it; `norms` supports it.
 - `model_class`: what differs between `HookedTransformer` (TransformerLens 3.x; removed in 4.0) and `TransformerBridge`
   (3.x and 4.x), in or out of compatibility mode.
 - `hook_names`, `weights`, `sizes`: the same names for both.
 - `accepted_models`, `loading`, `hooked_transformer`, `to_hugging_face`: from Hugging Face and back.
 - `running`, `checked_hooks`, `self_check`: forward passes, generation, and hooks that must run.
+- `which_model`, `bare_twin`, `watched_modules`: where no hook is on a bridge, passes run without its wrappers.
 
 TransformerLens accepts many hooks that never run: unknown names in the 3.x bridge, switched-off hook points in both
 classes. So everything here that reads or edits activations checks that the name exists *and* that its hook ran.
@@ -28,6 +29,7 @@ from lens_multimodal.transformer.checked_hooks import (
     capture,
     check_hook_names,
     fired_hooks,
+    keep,
     observe,
 )
 from lens_multimodal.transformer.families import facts
@@ -79,3 +81,4 @@ from lens_multimodal.transformer.weights import (
     w_out,
     w_u,
 )
+from lens_multimodal.transformer.which_model import running_on, why_hooked

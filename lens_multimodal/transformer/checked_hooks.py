@@ -79,15 +79,18 @@ def capture(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
     Yields a dictionary filled by the forward pass (the last pass wins). Raises like `fired_hooks`.
     """
     kept: dict[str, Tensor] = {}
-
-    def keeper(name: str) -> HookFunction:
-        def keep(activation: Tensor, hook: Any) -> None:
-            kept[name] = activation
-
-        return keep
-
-    with fired_hooks(model, [(name, keeper(name)) for name in names]):
+    with fired_hooks(model, keep(names, into=kept)):
         yield kept
+
+
+def keep(names: Iterable[str], *, into: MutableMapping[str, Tensor]) -> list[NamedHook]:
+    """Hooks that put activations into `into[name]`, graph included, nothing copied; the last pass wins."""
+    return [(name, partial(keep_hook, name=name, into=into)) for name in names]
+
+
+def keep_hook(activation: Tensor, hook: Any, *, name: str, into: MutableMapping[str, Tensor]) -> None:
+    """Hook function: keep the activation itself."""
+    into[name] = activation
 
 
 def observe(names: Iterable[str], *, into: MutableMapping[str, list[Tensor]]) -> list[NamedHook]:

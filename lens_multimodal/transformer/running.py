@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lens_multimodal.transformer.checked_hooks import NamedHook, check_hook_names, fired_hooks
 from lens_multimodal.transformer.losses_and_penalties import penalise, penalised
 from lens_multimodal.transformer.model_class import is_bridge
 from lens_multimodal.transformer.one_at_a_time import runs_alone
@@ -15,6 +16,7 @@ from lens_multimodal.transformer.residual_stream import unembed_normed
 from lens_multimodal.transformer.sizes import shape
 from lens_multimodal.transformer.token_ids import check_token_ids
 from lens_multimodal.transformer.weights import config
+from lens_multimodal.transformer.which_model import which_model
 
 
 @runs_alone
@@ -24,17 +26,27 @@ def logits_of(
     *,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     first: int = 0,
+    hooks: Sequence[NamedHook] = (),
 ) -> Float[Tensor, "batch pos_from_first d_vocab"]:
-    """One forward pass.
+    """One forward pass, through the model or its bare twin: `which_model`.
 
-    `HookedTransformer` always gets a mask: left to itself it takes leading end tokens for padding.
+    `HookedTransformer` always gets a mask: without one it takes leading end tokens for padding.
 
     Args:
         attention_mask: zeros mark left padding.
         first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
             vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
+        hooks: act in this pass alone.
+    Raises: as `fired_hooks`.
     """
     check_token_ids(model, tokens)
+    check_hook_names(model, [name for name, _ in hooks])
+    model = which_model(model, [name for name, _ in hooks])
+    with fired_hooks(model, hooks):
+        return _logits(model, tokens, attention_mask, first)
+
+
+def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, first: int) -> Tensor:
     if attention_mask is None:
         attention_mask = torch.ones_like(tokens)
     if is_bridge(model):
@@ -65,7 +77,7 @@ def generate(
     repetition_penalty: float = 1.0,
     frequency_penalty: float = 0.0,
 ) -> Int[Tensor, "batch pos_and_new"]:
-    """TransformerLens' own generation with the key-value cache, over rows of one length without padding.
+    """TransformerLens' own generation with the key-value cache, over rows of equal length without padding.
 
     Args: repetition_penalty, frequency_penalty: as in `penalise`; `transformers` applies them to the log-probabilities
         of beams.
@@ -73,6 +85,7 @@ def generate(
         begins and ends with its padding token.
     """
     check_token_ids(model, tokens)
+    model = which_model(model)
     penalties = {"repetition": repetition_penalty, "frequency": frequency_penalty}
     if num_beams > 1:
         return _beam_search(
@@ -97,7 +110,7 @@ def generate(
 
 
 def end_tokens(model: Any) -> list[int]:
-    """The words that end generation by the model's own settings: `generation_config.eos_token_id`, one or several."""
+    """The tokens that end generation by the model's own settings: `generation_config.eos_token_id`, one or several."""
     settings = getattr(model.original_model if is_bridge(model) else model, "generation_config", None)
     named = getattr(settings, "eos_token_id", None)
     ids = [] if named is None else torch.as_tensor(named).flatten().tolist()
@@ -105,7 +118,7 @@ def end_tokens(model: Any) -> list[int]:
 
 
 def _side_without_padding(model: Any, tokens: Tensor) -> str:
-    """The side to name to `HookedTransformer`, which masks every padding token at that end; these rows have none."""
+    """The side to give to `HookedTransformer`, which masks every padding token at that end; these rows have none."""
     padding = getattr(model.tokenizer, "pad_token_id", None)
     if padding is None:
         return "right"

@@ -14,8 +14,8 @@ from torch import nn
 from lens_multimodal.transformer.loading import check_complete, explained, load_pretrained
 
 _LOGITS_AS_UNEMBEDDED = {"logit_scale": 1.0, "logits_scaling": 1.0, "final_logit_softcapping": None}
-"""What the causal classes of Cohere, Granite and Gemma 2 do to their logits, and how not to. A vision-language class
-around their decoders unembeds and does no more."""
+"""What the causal classes of Cohere, Granite and Gemma 2 do to their logits, and how not to. Some vision-language
+classes around their decoders unembed and do no more."""
 
 
 def is_vision_language(model: object) -> bool:
@@ -40,7 +40,7 @@ def load_vision_language(
 
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
-    except Exception:  # a damaged configuration fails anywhere; reading it as a language model's tells how
+    except Exception:  # a damaged configuration fails anywhere; reading it as a language model's says how
         return None
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or not hasattr(config, "vision_config"):
         return None
@@ -52,10 +52,21 @@ def load_vision_language(
     return model, processor
 
 
+def forget_images(model: Any) -> None:
+    """Let a vision-language model forget the images of its latest prompt.
+
+    Qwen2-VL keeps how far that prompt's positions lag behind, and would number those of the next text by it.
+    """
+    inner = getattr(model, "model", model)
+    if hasattr(inner, "rope_deltas"):
+        inner.rope_deltas = None
+
+
 def text_decoder(model: Any) -> nn.Module:
     """The decoder of a vision-language model as a Hugging Face causal language model that shares its modules.
 
-    Raises: ValueError if `transformers` has no causal language model class for this decoder.
+    The model itself if `transformers` has no causal language model class for its decoder (Qwen2-VL): TransformerLens
+    then takes it whole.
     """
     own = getattr(model, "language_model", None)
     if own is not None and own.get_output_embeddings() is not None:
@@ -65,13 +76,11 @@ def text_decoder(model: Any) -> nn.Module:
     found = model.config.get_text_config(decoder=True)
     classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
     if type(found) not in classes:
-        raise ValueError(
-            f"the text decoder of {type(model).__name__} ({type(found).__name__}) has no causal language model class "
-            f"in transformers, so TransformerLens cannot take it"
-        )
+        return model  # type: ignore[no-any-return]
     config = copy.deepcopy(found)
-    for name, value in _LOGITS_AS_UNEMBEDDED.items():
-        if hasattr(config, name):
+    changed = {name: value for name, value in _LOGITS_AS_UNEMBEDDED.items() if hasattr(config, name)}
+    if changed and _only_unembeds(model):
+        for name, value in changed.items():
             setattr(config, name, value)
     with torch.device("meta"):
         decoder: Any = classes[type(found)](config)
@@ -84,3 +93,15 @@ def text_decoder(model: Any) -> nn.Module:
             f"{type(decoder).__name__} has weights that {type(model).__name__} lacks: {', '.join(left[:5])}"
         )
     return decoder.train(model.training)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _only_unembeds(model: Any) -> bool:
+    """Whether a model's logits are what its unembedding gives; releases of transformers differ (PaliGemma 2)."""
+    head, unembedded = model.get_output_embeddings(), []
+    handle = head.register_forward_hook(lambda _module, _args, output: unembedded.append(output))
+    try:
+        logits = model(input_ids=torch.arange(1, 5, device=head.weight.device)[None] % len(head.weight)).logits
+    finally:
+        handle.remove()
+    return torch.equal(logits, unembedded[0])

@@ -3,8 +3,11 @@
 import base64
 import hashlib
 import io
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
@@ -23,8 +26,8 @@ def render(template: str, **values: Any) -> str:
 def fragment(template: str, **values: Any) -> str:
     """A template inside an element with the common style.
 
-    Rules for this piece alone stand under `.{{ scope }}`, a class derived from its content, so that two pieces on one
-    page do not affect each other.
+    Rules for this piece alone are placed under `.{{ scope }}`, a class derived from its content, so that two pieces on
+    one page do not affect each other.
     """
     body = render(template, scope=_SCOPE, **values)
     scope = "lm-" + hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()[:10]
@@ -56,6 +59,24 @@ def figure_html(figure: go.Figure) -> str:
         full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
     )
     return html
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table with Python's own types, and None for missing numbers."""
+    return [plain_row(row) for row in table.to_dict("records")]
+
+
+def plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """One row as in `plain_rows`."""
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _keep_percent_sign(text: str) -> str:

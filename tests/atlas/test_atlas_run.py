@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -262,23 +261,6 @@ def test_every_column_is_described_in_the_files(whole):
     for name, columns in COLUMNS.items():
         schema = pq.read_schema(whole.folder / "tables" / f"{name}.parquet")
         assert {field.name: field.metadata[b"description"].decode() for field in schema} == columns
-
-
-def test_a_run_of_reproduce_tells_what_neurons_were_found_for(lens, scenes, tmp_path):
-    rows = pd.DataFrame(
-        [(1, "dog", 0, 3, 2.0), (2, "dog", 0, 3, 4.0), (2, "cat", 0, 3, 6.0), (2, "cat", 1, 5, 1.0)],
-        columns=["image_id", "noun", "layer", "neuron", "attribution"],
-    )
-    (tmp_path / "run" / "tables").mkdir(parents=True)
-    rows.to_parquet(tmp_path / "run" / "tables" / "discovery.neurons.parquet")
-    atlas = atlas_of(lens, scenes[:6], tmp_path / "out", found=tmp_path / "run", layers=[0])
-    facts = atlas.neuron(0, 3).facts
-    assert (list(facts["found_for"]), facts["n_found"], facts["attribution"]) == (["dog", "cat"], 3, 4.0)
-    other = atlas.neuron(0, 4).facts
-    assert (list(other["found_for"]), other["n_found"]) == ([], 0)
-    assert np.isnan(other["attribution"])
-    with pytest.raises(FileNotFoundError, match="discovery"):
-        atlas_of(lens, scenes[:6], tmp_path / "other", found=tmp_path / "nowhere")
 
 
 def test_pictures_without_objects_and_unreadable_ones(lens, scenes, tmp_path):

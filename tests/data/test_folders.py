@@ -52,32 +52,32 @@ def test_missing_pictures_are_all_listed(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png")
     rows = [{"file_name": f"{name}.png", "caption": "x"} for name in "abc"]
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(FileNotFoundError, match=r"2 of 3 pictures of captions.jsonl are missing .*: b.png, c.png"):
+    with pytest.raises(FileNotFoundError, match=r"\b2 of 3\b.*captions\.jsonl.*: b\.png, c\.png$"):
         read_folder(tmp_path)
 
 
 def test_missing_captions_are_all_listed(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png", "b.png", "c.png")
-    with pytest.raises(FileNotFoundError, match=r"3 pictures and no captions: expected captions.jsonl or captions.csv"):
+    with pytest.raises(FileNotFoundError, match=r"\b3 pictures.*captions\.jsonl.*captions\.csv"):
         read_folder(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(FileNotFoundError, match=r"2 of 3 pictures .* no .txt beside them: b.png, c.png"):
+    with pytest.raises(FileNotFoundError, match=r"\b2 of 3\b.*\.txt.*: b\.png, c\.png$"):
         read_folder(tmp_path)
     (tmp_path / "b.txt").write_text("\n")
     (tmp_path / "c.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"caption files of 1 pictures are empty: b.png"):
+    with pytest.raises(ValueError, match=r"\b1 pictures.*: b\.png$"):
         read_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1 is not JSON"),
-        ("[1]", "line 1: expected an object, got list"),
-        ('{"file_name": "a.png"}', r"line 1: expected file_name and caption .*got \['file_name'\]"),
-        ('{"file_name": "a.png", "caption": "  "}', "line 1: expected file_name and caption"),
-        ('{"file_name": "a.png", "captions": ["x", 3]}', "line 1: expected file_name and caption"),
-        ('{"caption": "x"}', "line 1: expected file_name"),
+        ("{", "line 1 .*JSON"),
+        ("[1]", "line 1: .* list$"),
+        ('{"file_name": "a.png"}', r"line 1: .*file_name.*caption.* \['file_name'\]$"),
+        ('{"file_name": "a.png", "caption": "  "}', r"line 1: .*caption.* \['caption', 'file_name'\]$"),
+        ('{"file_name": "a.png", "captions": ["x", 3]}', r"line 1: .*caption.* \['captions', 'file_name'\]$"),
+        ('{"caption": "x"}', r"line 1: .*file_name.* \['caption'\]$"),
     ],
 )
 def test_malformed_lists(line: str, message: str, tmp_path: Path) -> None:
@@ -90,16 +90,16 @@ def test_malformed_lists(line: str, message: str, tmp_path: Path) -> None:
 def test_wrong_column_in_csv_names_its_line(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png")
     (tmp_path / "captions.csv").write_text("file,caption\na.png,x\n")
-    with pytest.raises(ValueError, match=r"captions.csv, line 2: expected file_name.*got \['caption', 'file'\]"):
+    with pytest.raises(ValueError, match=r"captions\.csv, line 2: .*file_name.* \['caption', 'file'\]$"):
         read_folder(tmp_path)
 
 
 def test_two_lists_and_nothing_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no captioned picture in"):
+    with pytest.raises(ValueError, match=r"captions\.jsonl or captions\.csv"):
         read_folder(tmp_path)
     for name in ("captions.jsonl", "metadata.csv"):
         (tmp_path / name).write_text("")
-    with pytest.raises(ValueError, match=r"several lists of captions \(captions.jsonl, metadata.csv\); keep one"):
+    with pytest.raises(ValueError, match=r"\(captions\.jsonl, metadata\.csv\)"):
         read_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no folder at"):
+    with pytest.raises(FileNotFoundError, match="absent"):
         read_folder(tmp_path / "absent")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lens_multimodal.data import CaptionedPicture, Damage, Shards, read_shards
 from lens_multimodal.data.webdataset import expand_braces
+from lens_multimodal.image.pictures import NotAPicture
 
 CUT_OFF = "shards cut off or damaged in the middle, with all that follows there"
 
@@ -45,7 +46,7 @@ def read(path: Path, reasons: dict[str, int] | None = None) -> list[CaptionedPic
     if reasons is None:
         found = list(shards)
     else:
-        with pytest.warns(UserWarning, match="left out so far"):
+        with pytest.warns(UserWarning, match=r"^\d+ left out"):
             found = list(shards)
     assert shards.damage.by_reason == Counter(reasons or {})
     return found
@@ -77,14 +78,14 @@ def test_unusable_members_are_counted(tmp_path: Path) -> None:
             ("notes", b"?"), ("4.png", picture_bytes(4)), ("4.txt", b"good"),
         ],
     )  # fmt: skip
-    found = read(path, {"without a caption": 3, "without a picture": 1, "no regular file with an ending": 1})
+    found = read(path, {"without a caption": 3, "without a picture": 1, "not a regular file with an ending": 1})
     assert [p.captions for p in found] == [("good",)]
 
 
 def test_damaged_picture_is_an_error_when_opened(tmp_path: Path) -> None:
     whole = picture_bytes(0)
     path = shard(tmp_path / "a.tar", [("0.png", whole[: len(whole) // 2]), ("0.txt", b"x")])
-    with pytest.raises(ValueError, match=r"a.tar/0' is (damaged|not a picture)"):
+    with pytest.raises(NotAPicture, match=r"a\.tar/0'"):
         read(path)[0].open()
 
 
@@ -128,7 +129,7 @@ def test_shards_by_range_folder_and_path(tmp_path: Path) -> None:
     assert captions == [f"picture {n}" for n in (0, 1, 10, 11, 20, 21)]
     assert [p.captions[0] for p in read_shards(tmp_path)] == captions
     assert by_range.paths == read_shards(*sorted(tmp_path.iterdir())).paths
-    with pytest.raises(FileNotFoundError, match=r"2 of 5 shards are missing: .*00003.tar, .*00004.tar"):
+    with pytest.raises(FileNotFoundError, match=r"\b2 of 5\b.*00003\.tar, .*00004\.tar$"):
         read_shards(str(tmp_path / "{00000..00004}.tar"))
 
 
@@ -139,17 +140,17 @@ def test_shards_of_each_process(tmp_path: Path) -> None:
     parts = [shards.of_rank(rank, 2) for rank in range(2)]
     assert sorted(p for part in parts for p in part.paths) == sorted(shards.paths)
     assert not set(parts[0].paths) & set(parts[1].paths)
-    with pytest.raises(ValueError, match="5 shards cannot be shared among 6 processes"):
+    with pytest.raises(ValueError, match=r"\b5 shards.* 6 processes\b"):
         shards.of_rank(0, 6)
 
 
 def test_refused_sources(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no .tar file in"):
+    with pytest.raises(ValueError, match=rf"\.tar .*{tmp_path.name}"):
         read_shards(tmp_path)
     (tmp_path / "a.tar.gz").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"expected plain .tar files, got a.tar.gz"):
+    with pytest.raises(ValueError, match=r"\.tar\b.* a\.tar\.gz\b"):
         read_shards(tmp_path / "a.tar.gz")
-    with pytest.raises(ValueError, match="no shard was given"):
+    with pytest.raises(ValueError, match="shard"):
         Shards(paths=())
 
 
@@ -157,7 +158,7 @@ def test_braces() -> None:
     assert expand_braces("a{08..10}.tar") == ["a08.tar", "a09.tar", "a10.tar"]
     assert expand_braces("{a,b}{0..1}") == ["a0", "a1", "b0", "b1"]
     assert expand_braces("plain.tar") == ["plain.tar"]
-    for pattern, message in (("{3..1}", "backwards"), ("{x}", "neither a range"), ("{1..2", "not closed")):
+    for pattern, message in (("{3..1}", r"\{3\.\.1\}"), ("{x}", r"\{x\}.*\{a,b\}"), ("{1..2", r"'\{1\.\.2'")):
         with pytest.raises(ValueError, match=message):
             expand_braces(pattern)
 
@@ -169,7 +170,7 @@ def test_damage_warns_at_tenfold_counts() -> None:
         for number in range(100):
             damage.add(f"p{number}", "unreadable pictures" if number % 2 else "without a caption")
 
-    with pytest.warns(UserWarning, match="left out so far") as warned:
+    with pytest.warns(UserWarning, match=r"^\d+ left out") as warned:
         add_all()
     assert [str(w.message).split(" left")[0] for w in warned] == ["1", "10", "100"]
     assert str(damage) == "100 left out so far: 50 without a caption, 50 unreadable pictures"

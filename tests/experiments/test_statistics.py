@@ -89,7 +89,7 @@ def test_sign_flips_of_many_pictures_are_sampled_and_never_zero() -> None:
     assert sign_flip_p(np.ones(60)) == pytest.approx(1 / 10_001)
     p_values = [sign_flip_p(np.random.default_rng(i).normal(size=20), n_flips=500) for i in range(200)]
     assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.1
-    with pytest.raises(ValueError, match="no paired differences"):
+    with pytest.raises(ValueError, match="paired"):
         sign_flip_p(np.array([]))
 
 

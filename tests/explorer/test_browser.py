@@ -11,9 +11,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from lens_multimodal.atlas import Atlas
+from lens_multimodal.explorer import create_app
 from lens_multimodal.explorer.server import address, listen, make_server
 from tests.browser import chromium, needs_browser
-from tests.explorer.conftest import fingerprint
+from tests.explorer.conftest import atlas_with_site, fingerprint
 from tests.lenses import picture, random_lens
 from tests.models import MODEL_CLASSES
 
@@ -71,9 +73,14 @@ def lens(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(lens):
+def atlas(lens, tmp_path_factory) -> Atlas:
+    return atlas_with_site(lens, tmp_path_factory.mktemp("atlas"), n_neurons=60)
+
+
+@pytest.fixture(scope="module")
+def url(lens, atlas):
     listening = listen("127.0.0.1", 0)
-    server = make_server(lens)
+    server = make_server(create_app(lens, atlas=atlas))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield address(listening)
@@ -124,6 +131,40 @@ def test_from_a_dropped_picture_to_an_ablated_neuron(tab, lens, tmp_path):
     tab.until(lambda: not tab.all("#why-bars .after"))
     assert fingerprint(lens) == before
     assert tab.complaints() == []
+
+
+def test_what_the_atlas_says_and_its_pages(tab, atlas):
+    tab.click("#look-caption .word")
+    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    linked = 0
+    for row in tab.all("#neurons-table tbody tr"):
+        layer, neuron = map(int, row.get_attribute("data-neuron").split("."))
+        cell = row.find_element(By.CSS_SELECTOR, ".in-atlas")
+        if layer == 1:
+            assert not cell.find_elements(By.CSS_SELECTOR, "*")
+            continue
+        entry = atlas.neuron(layer, neuron)
+        assert f"{entry.facts['category']}, IoU {entry.facts['iou']:.3f}" in cell.text
+        linked += len(cell.find_elements(By.TAG_NAME, "a"))
+        assert (entry.page is not None) == bool(cell.find_elements(By.TAG_NAME, "a"))
+    assert linked > 0
+    shown = tab.all(".in-atlas img")
+    tab.driver.execute_script("for (const image of document.querySelectorAll('.in-atlas img')) image.loading = 'eager'")
+    tab.until(lambda: all(image.get_property("complete") for image in shown))
+    assert all(image.get_property("naturalWidth") > 0 for image in shown)
+    first = tab.driver.current_window_handle
+    tab.click(".in-atlas a")
+    [page] = set(tab.driver.window_handles) - {first}
+    tab.driver.switch_to.window(page)
+    tab.until(lambda: tab.all("h1"))
+    assert tab.driver.title.startswith("Layer ")
+    tab.until(lambda: all(image.get_property("naturalWidth") > 0 for image in tab.all("img")))
+    assert tab.one(".cell").value_of_css_property("position") == "absolute"
+    tab.click("a")
+    tab.until(lambda: tab.all("#found a"))
+    assert [line for line in tab.complaints() if "favicon" not in line] == []
+    tab.driver.close()
+    tab.driver.switch_to.window(first)
 
 
 def test_scaling_by_the_keyboard_and_pointing_at_a_neuron(tab):
@@ -236,7 +277,7 @@ def test_patching_between_two_pictures(tab):
 
 
 def test_what_cannot_be_read_is_one_clean_line(tab, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"this is no picture")
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
     tab.drop(tmp_path / "bad.png")
     tab.until(lambda: tab.one("#error").is_displayed())
     assert "PNG, JPEG, WEBP" in tab.text("#error")

@@ -43,7 +43,7 @@ def test_the_page_is_served_and_opened_and_the_server_stops(lens, monkeypatch):
     monkeypatch.setattr(server.webbrowser, "open", lambda url: (opened.append(url), started.set()))
     made = []
     make = server.make_server
-    monkeypatch.setattr(server, "make_server", lambda lens: made.append(make(lens)) or made[-1])
+    monkeypatch.setattr(server, "make_server", lambda app: made.append(make(app)) or made[-1])
     thread = threading.Thread(target=explorer.serve, args=[lens], kwargs={"port": 0})
     thread.start()
     assert started.wait(60)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tarfile
 import warnings
@@ -18,6 +19,7 @@ from PIL import Image
 from lens_multimodal import Preprocessing, attach_vision, load_linear
 from lens_multimodal.data import read_coco, read_folder, read_shards
 from lens_multimodal.files import digest_of_file
+from lens_multimodal.image.pictures import NotAPicture
 from lens_multimodal.train import FitSettings, checkpoint
 from lens_multimodal.transformer.loading import load_language_model
 from tests.lenses import picture
@@ -59,7 +61,7 @@ def test_a_projection_that_is_a_program(tmp_path, witness, ending, writer):
         path.write_bytes(pickle.dumps(state))
     else:
         torch.save(state, path, _use_new_zipfile_serialization=writer == "torch")
-    with pytest.raises(ValueError, match=r"not a (plain )?file of weights"):
+    with pytest.raises(ValueError, match=rf"proj\{ending}'.*(code|damaged)"):
         load_linear(path)
     assert not witness.exists()
 
@@ -68,7 +70,7 @@ def test_a_checkpoint_of_training_that_is_a_program(tmp_path, witness):
     torch.save({"step": 1, "settings": Bomb(witness)}, tmp_path / "checkpoint.pt")
     linear = torch.nn.Linear(2, 3)
     optimizer, scaler = torch.optim.AdamW(linear.parameters()), torch.amp.GradScaler("cpu", enabled=False)
-    with pytest.raises(ValueError, match="is damaged or belongs to another projection"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt.*damaged"):
         checkpoint.resume(tmp_path, linear, optimizer, scaler, FitSettings())
     assert not witness.exists()
 
@@ -145,18 +147,18 @@ def test_a_data_set_that_points_outside(tmp_path, name, kind):
         (folder / kind).write_text(f"file_name,caption\n{name},a dog\n")
     else:
         (folder / kind).write_text(json.dumps({"file_name": name, "caption": "a dog"}) + "\n")
-    with pytest.raises(ValueError, match="outside of"):
+    with pytest.raises(ValueError, match=re.escape(name)):
         read_coco(folder) if kind == "coco" else read_folder(folder)
 
 
 def test_a_link_to_elsewhere_in_a_folder_of_captions(tmp_path):
-    """A link is the owner's own doing and is followed for pictures; what is no picture stays unread."""
+    """A link is the owner's own doing and is followed for pictures; a file that is not a picture stays unread."""
     folder = tmp_path / "data"
     folder.mkdir()
     (tmp_path / "password").write_text("secret")
     (folder / "a.png").symlink_to(tmp_path / "password")
     (folder / "a.txt").write_text("a dog")
-    with pytest.raises(ValueError, match="is not a picture"):
+    with pytest.raises(NotAPicture, match=r"a\.png"):
         read_folder(folder)[0].open()
 
 
@@ -195,16 +197,16 @@ def test_an_encoder_whose_first_pass_fails(saved, tmp_path):
     described["architecture"]["beit"]["norm_eps"] = None
     (folder / "vision.json").write_text(json.dumps(described))
     _fit_checksums(folder)
-    with pytest.raises(ValueError, match="describes an encoder that cannot take a picture"):
+    with pytest.raises(ValueError, match=r"vision\.json'.*encoder.*NoneType"):
         attach_vision(folder)
 
 
 def test_a_projection_that_claims_more_than_it_holds(tmp_path):
-    """A safetensors header of a few bytes that speaks of a terabyte."""
+    """A safetensors header of a few bytes that claims a terabyte."""
     header = json.dumps({"weight": {"dtype": "F32", "shape": [2**20, 2**18], "data_offsets": [0, 2**40]}}).encode()
     path = tmp_path / "proj.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match=r"proj\.safetensors'.*damaged"):
         load_linear(path)
 
 
@@ -214,7 +216,7 @@ def test_a_checkpoint_with_an_entry_outside_of_it(tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../../escaped.txt", "x")
     before = sorted(tmp_path.parent.rglob("*"))
-    with pytest.raises(ValueError, match="damaged or not a file of weights"):
+    with pytest.raises(ValueError, match=r"proj\.ckpt'.*damaged"):
         load_linear(path)
     assert sorted(tmp_path.parent.rglob("*")) == before
 

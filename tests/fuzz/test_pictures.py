@@ -85,7 +85,7 @@ def test_a_bomb_in_a_comment_is_refused(tmp_path):
     header = content[:33]
     path = tmp_path / "bomb.png"
     path.write_bytes(header + _chunk(b"zTXt", chunk) + content[33:])
-    with pytest.raises(ValueError, match="damaged or cut off"):
+    with pytest.raises(ValueError, match=r"bomb\.png.*damaged"):
         as_picture(path)
 
 

@@ -88,11 +88,11 @@ def test_other_non_linearities_are_refused():
 
 
 def test_weights_of_something_else_are_refused():
-    with pytest.raises(ValueError, match=r"'encoder\.layers\.0\.weight' is not a weight of a BEiT"):
+    with pytest.raises(ValueError, match=r"'encoder\.layers\.0\.weight'"):
         to_timm({"encoder.layers.0.weight": torch.zeros(1)})
     model = BeitModel(config())
     model.layers = model.layers[:2] if hasattr(model, "layers") else model.encoder.layer[:2]
-    with pytest.raises(ValueError, match="does not fit timm's layout: missing"):
+    with pytest.raises(ValueError, match=r"\['blocks\.2\."):
         beit_from_huggingface(model)
 
 

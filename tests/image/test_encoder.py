@@ -122,11 +122,11 @@ def test_any_module():
 
 def test_encoders_that_give_something_else():
     settings = Preprocessing(height=8, width=8)
-    with pytest.raises(TypeError, match=r"Flatten must give \[batch, patch, d_vision\] or .*, got shape \[1, 192\]"):
+    with pytest.raises(TypeError, match=r"Flatten .*\[batch, patch, d_vision\].* \[1, 192\]$"):
         VisionEncoder(nn.Flatten(), preprocessing=settings)
     with pytest.raises(TypeError, match="got list"):
         VisionEncoder(small("crossvit_9_240"))
-    with pytest.raises(ValueError, match=r"Conv2d is not a timm model.*VisionEncoder\(module, preprocessing="):
+    with pytest.raises(ValueError, match=r"Conv2d .*VisionEncoder\(module, preprocessing="):
         VisionEncoder(nn.Conv2d(3, 4, 1))
 
 
@@ -199,10 +199,10 @@ def test_preprocessing_round_trip_and_changes():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"height": 0}, "must be positive, got 0 x 8"),
-        ({"crop_mode": "middle"}, "must be squash, center or border, got 'middle'"),
-        ({"crop_pct": 0.0}, r"crop_pct must lie in \(0, 1\], got 0.0"),
-        ({"crop_pct": 1.5}, "got 1.5"),
+        ({"height": 0}, r"\b0 x 8\b"),
+        ({"crop_mode": "middle"}, "crop_mode.* squash.* 'middle'$"),
+        ({"crop_pct": 0.0}, r"crop_pct.*\(0, 1\].* 0\.0$"),
+        ({"crop_pct": 1.5}, r"crop_pct.* 1\.5$"),
     ],
 )
 def test_preprocessing_out_of_range(settings, message):

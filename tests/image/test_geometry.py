@@ -121,11 +121,11 @@ def test_padding_patches_show_nothing():
 
 def test_bad_input():
     g = geometry_of("squash", 150, 100)
-    with pytest.raises(ValueError, match=r"image patch \(4, 0\) is outside the grid of 4 rows"):
+    with pytest.raises(ValueError, match=r"\(4, 0\).* 4 rows"):
         g.patch_box(4, 0)
-    with pytest.raises(ValueError, match="outside the picture of 150 x 100"):
+    with pytest.raises(ValueError, match=r"\(150, 3\).* 150 x 100\b"):
         g.patch_at(150, 3)
     with pytest.raises(ValueError, match=r"\[4, 4\], got \[4, 5\]"):
         g.to_picture(torch.zeros(4, 5))
-    with pytest.raises(ValueError, match=r"sizes must be positive, got \{'width': 0\}"):
+    with pytest.raises(ValueError, match=r"\{'width': 0\}"):
         geometry_of("squash", 0, 100)

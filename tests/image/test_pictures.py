@@ -27,7 +27,7 @@ def rgb(image: Image.Image) -> np.ndarray:
 
 
 def png_claiming(width: int, height: int, folder) -> str:
-    """A valid PNG header, and next to nothing behind it."""
+    """A valid PNG header, and next to nothing after it."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -153,13 +153,13 @@ def test_the_given_picture_stays_as_it_is():
     assert np.array_equal(pixels, before)
 
 
-# --- what is no picture ------------------------------------------------------------------------------------
+# --- what is not a picture ---------------------------------------------------------------------------------
 
 
-def test_files_that_are_no_pictures(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no picture at '.*none\.png'$"):
+def test_files_that_are_not_pictures(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.png'$"):
         as_picture(tmp_path / "none.png")
-    with pytest.raises(FileNotFoundError, match="it is a folder"):
+    with pytest.raises(FileNotFoundError, match=r"folder$"):
         as_picture(tmp_path)
     for body in (b"", b"hello", b"\x89PNG\r\n\x1a\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>"):
         (tmp_path / "text.png").write_bytes(body)
@@ -177,7 +177,7 @@ def test_files_that_are_cut_off(tmp_path, kind):
     with pytest.raises(NotAPicture, match=r"cut\."):
         as_picture(path)
     if kind == "jpg":
-        with Image.open(path) as opened, pytest.raises(ValueError, match="the picture is damaged or cut off"):
+        with Image.open(path) as opened, pytest.raises(ValueError, match=r"damaged.*truncated"):
             as_picture(opened)
 
 
@@ -196,32 +196,32 @@ def test_pictures_up_to_the_limit_are_not_called_too_large(tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((5, 5, 2)), r"shape \[5, 5, 2\] is not a picture"),
-        (np.zeros((4,)), r"shape \[4\] is not a picture"),
-        (np.zeros((2, 2, 4, 4, 3)), "is not a picture"),
-        (np.zeros((0, 4, 3)), "4 x 0: it has no pixels"),
-        (np.full((4, 4, 3), np.nan), "NaN or infinite"),
-        (np.full((4, 4, 3), np.inf), "NaN or infinite"),
-        (np.full((4, 4, 3), 255.0), r"must lie in 0\.\.1, got 255\.\.255: divide by 255"),
-        (np.full((4, 4, 3), -0.5), r"got -0\.5\.\.-0\.5.*undo the normalisation"),
-        (np.full((4, 4, 3), -1), r"must lie in 0\.\.255, got -1\.\.-1"),
-        (np.full((4, 4, 3), 256), r"must lie in 0\.\.255, got 256\.\.256"),
-        (np.full((4, 4, 3), "a"), "are not numbers"),
-        (np.zeros((4, 4, 3), dtype=complex), "are not numbers"),
-        (torch.full((3, 4, 4), torch.nan), "NaN or infinite"),
+        (np.zeros((5, 5, 2)), r"\[5, 5, 2\]"),
+        (np.zeros((4,)), r"\[4\]"),
+        (np.zeros((2, 2, 4, 4, 3)), r"\[2, 2, 4, 4, 3\]"),
+        (np.zeros((0, 4, 3)), r"\b4 x 0\b"),
+        (np.full((4, 4, 3), np.nan), "NaN"),
+        (np.full((4, 4, 3), np.inf), "NaN"),
+        (np.full((4, 4, 3), 255.0), r"\b0\.\.1\b.* 255\.\.255\b"),
+        (np.full((4, 4, 3), -0.5), r"\b0\.\.1\b.* -0\.5\.\.-0\.5\b"),
+        (np.full((4, 4, 3), -1), r"\b0\.\.255\b.* -1\.\.-1$"),
+        (np.full((4, 4, 3), 256), r"\b0\.\.255\b.* 256\.\.256$"),
+        (np.full((4, 4, 3), "a"), "<U1"),
+        (np.zeros((4, 4, 3), dtype=complex), "complex128"),
+        (torch.full((3, 4, 4), torch.nan), "NaN"),
     ],
 )
-def test_arrays_that_are_no_pictures(pixels, message):
+def test_arrays_that_are_not_pictures(pixels, message):
     with pytest.raises(ValueError, match=message):
         as_picture(pixels)
 
 
 def test_other_things():
     for thing in (None, 3, b"bytes", {"a": 1}, [picture(0)]):
-        with pytest.raises(TypeError, match="expected a picture"):
+        with pytest.raises(TypeError, match=rf"picture.* {type(thing).__name__}$"):
             as_picture(thing)
     for nothing in ([], (), np.zeros((0, 3, 4, 4)), torch.zeros(0, 3, 4, 4)):
-        with pytest.raises(ValueError, match="give at least one"):
+        with pytest.raises(ValueError, match="picture"):
             as_pictures(nothing)
 
 

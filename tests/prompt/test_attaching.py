@@ -8,6 +8,7 @@ from torch import nn
 
 from lens_multimodal import attach_vision, transformer
 from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens, VirtualTokens, attached_to
+from lens_multimodal.transformer.token_ids import LensDetached
 from tests.lenses import each_case, encoder, hugging_face, linear, make_lens, picture, random_prompt
 from tests.models import MODEL_CLASSES, wrapped_model
 
@@ -64,7 +65,7 @@ def test_a_second_lens_is_an_error_and_the_first_still_sees(tokenizers):
     lens = make_lens("gpt-j", "bridge", tokenizer=tokenizers("gpt-j"))
     expected = lens.logits(lens.prompt(picture()))
     dtype = next(lens.model.parameters()).dtype
-    with pytest.raises(RuntimeError, match=r"already attached.*detach\(\)"):
+    with pytest.raises(RuntimeError, match=r"detach\(\)"):
         attach_vision(lens.model, vision=encoder(), projection=linear(), dtype=torch.float64)
     assert next(lens.model.parameters()).dtype == dtype
     assert torch.equal(lens.logits(lens.prompt(picture())), expected)
@@ -111,7 +112,7 @@ def test_a_copied_lens_says_that_it_is_detached():
     bank.store(torch.zeros(1, 3))
     twin = copy.deepcopy(bank)
     assert len(twin) == 0
-    with pytest.raises(RuntimeError, match="copied together with its model"):
+    with pytest.raises(LensDetached):
         twin.store(torch.zeros(1, 3))
 
 

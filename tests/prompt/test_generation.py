@@ -99,22 +99,22 @@ def test_beams_equal_transformers(lens_of):
 @pytest.mark.skipif("hooked" not in MODEL_CLASSES, reason="TransformerLens 4 has no HookedTransformer")
 def test_beams_on_a_model_class_without_them(lens_of):
     lens = lens_of("gpt-j", "hooked")
-    with pytest.raises(ValueError, match=r"HookedTransformer has no beam search \(num_beams=2\).*TransformerBridge"):
+    with pytest.raises(ValueError, match=r"HookedTransformer .*num_beams=2.*TransformerBridge"):
         lens.generate(random_prompt(lens, [3, -1]), sampling=Sampling(num_beams=2))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0, "do_sample": True}, "temperature must be finite and at least 0.01, got 0.0"),
-        ({"temperature": 1e-40, "do_sample": True}, "temperature must be finite and at least 0.01, got 1e-40"),
-        ({"temperature": 0.5}, "set do_sample=True"),
-        ({"top_k": 3}, "set do_sample=True"),
-        ({"top_p": 0.3}, "set do_sample=True"),
-        ({"top_k": 0, "do_sample": True}, "top_k must be at least 1, got 0"),
-        ({"top_p": 0.0, "do_sample": True}, r"top_p must lie in \(0, 1\], got 0.0"),
-        ({"top_p": 1.5, "do_sample": True}, "got 1.5"),
-        ({"num_beams": 0}, "num_beams must be at least 1, got 0"),
+        ({"temperature": 0.0, "do_sample": True}, r"temperature.* 0\.01, got 0\.0"),
+        ({"temperature": 1e-40, "do_sample": True}, r"temperature.* 0\.01, got 1e-40"),
+        ({"temperature": 0.5}, "temperature.*do_sample=True"),
+        ({"top_k": 3}, "temperature.*do_sample=True"),
+        ({"top_p": 0.3}, "temperature.*do_sample=True"),
+        ({"top_k": 0, "do_sample": True}, r"top_k.* 1, got 0$"),
+        ({"top_p": 0.0, "do_sample": True}, r"top_p.*\(0, 1\].* 0\.0$"),
+        ({"top_p": 1.5, "do_sample": True}, r"top_p.* 1\.5$"),
+        ({"num_beams": 0}, r"num_beams.* 1, got 0$"),
         ({"num_beams": 2, "do_sample": True}, "num_beams=2"),
     ],
 )
@@ -124,7 +124,7 @@ def test_sampling_out_of_range(settings, message):
 
 
 def test_no_new_tokens(lens):
-    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"max_new_tokens.*\b0$"):
         lens.generate(random_prompt(lens, [3, -1]), max_new_tokens=0)
 
 
@@ -140,7 +140,7 @@ def test_end_tokens_at_the_ends_of_a_prompt_are_no_padding(lens_of):
                 assert found == greedy_by_transformers("gpt-j", prompt), (kind, seed, side)
         if kind == "hooked":
             both = lens.interleave([["<|endoftext|>", picture(0), "<|endoftext|>"]])
-            with pytest.raises(ValueError, match=r"takes token 0 for padding at one end .* has it at both"):
+            with pytest.raises(ValueError, match=r"HookedTransformer .*token 0\b.*TransformerBridge"):
                 lens.generate(both)
 
 
@@ -220,12 +220,12 @@ def test_hooks_work_during_generation(lens_of):
 
 def test_recording_is_checked(lens_of):
     lens = lens_of("gpt-j", "bridge")
-    with pytest.raises(ValueError, match=r"one row at a time; this prompt has 2 \(prompt\.row\(i\)\)"):
+    with pytest.raises(ValueError, match=r"\b2 \(prompt\.row\(i\)\)"):
         lens.generate_with_activations(random_prompt(lens, [2], [2]), [transformer.mlp_post(0)])
     prompt = random_prompt(lens, [2, -2])
-    with pytest.raises(ValueError, match=r"no hook point .*hook_pots'; closest: .*blocks\.0\.mlp\.hook_post"):
+    with pytest.raises(ValueError, match=r"hook_pots'.*blocks\.0\.mlp\.hook_post"):
         lens.generate_with_activations(prompt, ["blocks.0.mlp.hook_pots"])
-    with pytest.raises(ValueError, match=r"hook_pattern holds \[1, 2, 4, 4\] for 4 positions: expected \[batch, pos"):
+    with pytest.raises(ValueError, match=r"hook_pattern .*\[1, 2, 4, 4\] .*\[batch, pos"):
         lens.generate_with_activations(prompt, [transformer.attn_pattern(0)])
     heads = random_prompt(lens, [1, -1])
     with pytest.raises(ValueError, match="hook_pattern"):

@@ -52,7 +52,7 @@ def test_rows_alone(image):
         assert row.tokens[0, span.start : span.stop].tolist() == span.image.soft_prompt.ids.tolist()
         assert torch.equal(row.row(0).tokens, row.tokens)
     for index in (2, -3):
-        with pytest.raises(ValueError, match=f"row {index} is outside this prompt of 2 rows"):
+        with pytest.raises(ValueError, match=rf"row {index}\b.*\b2 rows"):
             prompt.row(index)
 
 
@@ -61,7 +61,7 @@ def test_image_positions_of_equal_and_unequal_rows(image):
     even = assemble([[one, [1], one], [[1, 2, 3], image(2, 2)]], pad_id=0, device=CPU)
     assert even.image_pos.tolist() == [[2, 3, 5, 6], [3, 4, 5, 6]]
     uneven = assemble([[one], [image(2, 2)]], pad_id=0, device=CPU)
-    with pytest.raises(ValueError, match=r"different numbers of image positions \(\[2, 4\]\)"):
+    with pytest.raises(ValueError, match=r"\[2, 4\].*prompt\.spans"):
         _ = uneven.image_pos
     text = assemble([[[1]], [[2]]], pad_id=0, device=CPU)
     assert text.image_pos.shape == (2, 0)
@@ -69,9 +69,9 @@ def test_image_positions_of_equal_and_unequal_rows(image):
 
 def test_one_grid_or_an_error(image):
     assert assemble([[image(2, 3), image(2, 3)]], pad_id=0, device=CPU).grid == (2, 3)
-    with pytest.raises(ValueError, match=r"one patch grid in this prompt, found \[\(1, 2\), \(2, 1\)\]"):
+    with pytest.raises(ValueError, match=r"grid.*\[\(1, 2\), \(2, 1\)\]"):
         _ = assemble([[image(1, 2)], [image(2, 1)]], pad_id=0, device=CPU).grid
-    with pytest.raises(ValueError, match="found no image"):
+    with pytest.raises(ValueError, match=r"grid.* no image"):
         _ = assemble([[[1]]], pad_id=0, device=CPU).grid
 
 
@@ -81,7 +81,7 @@ def test_cells_row_by_row(image):
 
 
 def test_nothing_to_assemble():
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(ValueError, match=r"row$"):
         assemble([], pad_id=0, device=CPU)
-    with pytest.raises(ValueError, match="row 1 of the prompt is empty"):
+    with pytest.raises(ValueError, match="row 1 "):
         assemble([[[1]], [[]]], pad_id=0, device=CPU)

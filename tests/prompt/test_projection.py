@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -37,19 +38,19 @@ def test_one_pooled_vector_may_become_several_positions():
     out = Projection(linear, d_vision=4, d_model=6, n_patches=1)(features)
     assert out.shape == (2, 2, 6)
     torch.testing.assert_close(out.flatten(1), linear(features)[:, 0])
-    with pytest.raises(ValueError, match=r"width 12, but the language model has d_model=6: .* another language model"):
+    with pytest.raises(ValueError, match=r"width 12\b.*d_model=6:"):
         Projection(linear, d_vision=4, d_model=6, n_patches=9)
 
 
 def test_widths_that_do_not_fit():
     for n_patches in (None, 1, 9):
-        with pytest.raises(ValueError, match="takes features of width 4, but the image encoder gives d_vision=5"):
+        with pytest.raises(ValueError, match=r"features.* width 4\b.*d_vision=5:"):
             Projection(nn.Linear(4, 6), d_vision=5, d_model=6, n_patches=n_patches)
-        with pytest.raises(ValueError, match="gives vectors of width 6, but the language model has d_model=7"):
+        with pytest.raises(ValueError, match=r"vectors.* width 6\b.*d_model=7:"):
             Projection(nn.Linear(4, 6), d_vision=4, d_model=7, n_patches=n_patches)
-        with pytest.raises(ValueError, match="gives vectors of width 6, but the language model has d_model=12"):
+        with pytest.raises(ValueError, match=r"vectors.* width 6\b.*d_model=12:"):
             Projection(nn.Linear(4, 6), d_vision=4, d_model=12, n_patches=n_patches)
-    with pytest.raises(TypeError, match="expected a projection module, got Tensor"):
+    with pytest.raises(TypeError, match=r"projection.* Tensor$"):
         unchecked(Projection.__init__)(Projection.__new__(Projection), torch.zeros(6, 4), d_vision=4, d_model=6)
 
 
@@ -57,11 +58,11 @@ def test_other_modules():
     deep = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 6))
     features = torch.randn(2, 5, 4)
     assert torch.equal(Projection(deep, d_vision=4, d_model=6, n_patches=5)(features), deep(features))
-    with pytest.raises(ValueError, match="Sequential does not take the encoder's features of width d_vision=3"):
+    with pytest.raises(ValueError, match=r"Sequential .*d_vision=3\b"):
         Projection(deep, d_vision=3, d_model=6)
-    with pytest.raises(ValueError, match=r"gives vectors of width 6.*d_model=5"):
+    with pytest.raises(ValueError, match=r"vectors.* width 6\b.*d_model=5:"):
         Projection(deep, d_vision=4, d_model=5)
-    with pytest.raises(TypeError, match=r"\[batch, pos, d_model=20\] of features \[1, 5, 4\], got shape \[1, 20\]"):
+    with pytest.raises(TypeError, match=r"\[batch, pos, d_model=20\].*\[1, 5, 4\].* \[1, 20\]$"):
         Projection(nn.Flatten(), d_vision=4, d_model=20, n_patches=5)
     with pytest.raises(TypeError, match="got tuple"):
         Projection(nn.GRU(4, 6), d_vision=4, d_model=6)
@@ -95,7 +96,7 @@ def test_limber_checkpoint_of_the_true_shapes(tmp_path):
     assert torch.equal(linear.weight, weight)
     assert torch.equal(linear.bias, bias)
     assert Projection(linear, d_vision=1024, d_model=4096, n_patches=196).d_model == 4096
-    with pytest.raises(ValueError, match="width 4096, but the language model has d_model=1024"):
+    with pytest.raises(ValueError, match=r"width 4096\b.*d_model=1024:"):
         Projection(linear, d_vision=1024, d_model=1024, n_patches=196)
     for prefix in ("proj.", "module.", "module.proj."):
         torch.save({f"{prefix}weight": weight[:6, :4], f"{prefix}bias": bias[:6]}, tmp_path / "prefixed.ckpt")
@@ -115,12 +116,12 @@ def test_hostile_pickles_are_refused_and_never_run(tmp_path, name, wrapped):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", pickle.dumps(evil))
             archive.writestr("archive/version", "3")
-    with pytest.raises(ValueError, match=r"(contains code, so it was not|damaged or not a file of weights)"):
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}'.*(code|damaged)"):
         load_linear(path)
     assert not touched.exists()
 
 
-def test_files_that_are_no_projection(tmp_path):
+def test_files_that_are_not_projections(tmp_path):
     def refused(content, message, name="proj.ckpt"):
         path = tmp_path / name
         if isinstance(content, bytes):
@@ -131,30 +132,30 @@ def test_files_that_are_no_projection(tmp_path):
             load_linear(path)
 
     fits = {"weight": torch.zeros(6, 4), "bias": torch.zeros(6)}
-    refused(b"", "damaged|plain file of weights")
-    refused(b"hello", "damaged|plain file of weights")
-    refused(b"hello", "damaged or not a file of weights", "proj.safetensors")
+    refused(b"", r"proj\.ckpt'.*damaged")
+    refused(b"hello", r"proj\.ckpt'.*damaged")
+    refused(b"hello", r"proj\.safetensors'.*damaged", "proj.safetensors")
     numbers = io.BytesIO()
     np.save(numbers, np.zeros((6, 4)))
-    refused(numbers.getvalue(), "damaged|plain file of weights")
+    refused(numbers.getvalue(), r"proj\.ckpt'.*damaged")
     whole = io.BytesIO()
     torch.save(fits, whole)
-    refused(whole.getvalue()[:-100], "damaged|plain file of weights")
-    refused([1, 2], "holds a list, expected a state dict")
-    refused(torch.zeros(6, 4), "holds a Tensor")
-    refused({}, r"not a linear projection: expected weight \[d_model, d_vision\] and bias \[d_model\], found \{\}")
+    refused(whole.getvalue()[:-100], r"proj\.ckpt'.*damaged")
+    refused([1, 2], r"\blist\b.*weight.*bias")
+    refused(torch.zeros(6, 4), r"\bTensor\b.*weight.*bias")
+    refused({}, r"weight \[d_model, d_vision\].*bias \[d_model\].* \{\}")
     refused({"weight": torch.zeros(6)}, r"found \{'weight': \[6\]\}")
-    refused({"weight": torch.zeros(6, 4, dtype=torch.long)}, "not a linear projection")
-    refused({**fits, "bias": 3}, "not a linear projection")
-    refused({**fits, "scale": torch.ones(1)}, "not a linear projection")
-    refused({1: torch.zeros(6, 4), "weight": torch.zeros(6, 4)}, "not a linear projection")
-    refused({**fits, "bias": torch.zeros(4)}, r"bias \[4\] does not fit weight \[6, 4\]")
+    refused({"weight": torch.zeros(6, 4, dtype=torch.long)}, r"proj\.ckpt'.*weight \[d_model, d_vision\]")
+    refused({**fits, "bias": 3}, r"proj\.ckpt'.*weight \[d_model, d_vision\]")
+    refused({**fits, "scale": torch.ones(1)}, r"proj\.ckpt'.*weight \[d_model, d_vision\]")
+    refused({1: torch.zeros(6, 4), "weight": torch.zeros(6, 4)}, r"proj\.ckpt'.*weight \[d_model, d_vision\]")
+    refused({**fits, "bias": torch.zeros(4)}, r"bias \[4\] .*weight \[6, 4\]")
     for value in (torch.nan, torch.inf):
-        refused({**fits, "bias": torch.full((6,), value)}, "NaN or infinite weights")
+        refused({**fits, "bias": torch.full((6,), value)}, r"proj\.ckpt'.*NaN")
     save_file({"embedding": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"found \{'embedding': \[2, 2\]\}"):
         load_linear(tmp_path / "other.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"none\.ckpt'; expected a \.ckpt or \.safetensors file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.ckpt'.*\.ckpt.*\.safetensors"):
         load_linear(tmp_path / "none.ckpt")
     with pytest.raises(FileNotFoundError):
         load_linear(tmp_path)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lens_multimodal import attach_vision, transformer
-from lens_multimodal.prompt.virtual_tokens import SoftPrompt, UnknownImageTokens, VirtualTokens
+from lens_multimodal.prompt.soft_prompt import SoftPrompt
+from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens, VirtualTokens
 from tests.lenses import (
     CASES,
     D_MODEL,
@@ -76,7 +77,7 @@ def test_an_image_of_one_lens_is_never_a_word_or_an_image_of_another():
 def test_unknown_ids_raise(unknown):
     embedding = nn.Embedding(5, 3)
     bank = VirtualTokens(embedding, d_vocab=5, d_model=3)
-    with pytest.raises(UnknownImageTokens, match=rf"token id {unknown} is not a word \(the vocabulary ends at 4\)"):
+    with pytest.raises(UnknownImageTokens, match=rf"token id {unknown}\b.* 4\)"):
         embedding(torch.tensor([0, unknown]))
     kept = bank.store(torch.randn(2, 3))
     for ids in ([unknown], [0, unknown], [*kept.ids.tolist(), unknown], [kept.first_id + 2], [kept.first_id - 1]):
@@ -94,7 +95,7 @@ def test_a_prompt_lives_as_long_as_somebody_holds_it(bank):
         bank.store(torch.ones(1, 3))
     gc.collect()
     assert torch.equal(bank.vectors_of(kept.ids), kept.vectors)
-    with pytest.raises(UnknownImageTokens, match="no longer exists"):
+    with pytest.raises(UnknownImageTokens, match=str(lost)):
         bank.vectors_of(torch.tensor([lost]))
     assert len(bank) == 3
     assert bank.nbytes == (3 + 1 + 1) * 3 * 4
@@ -144,10 +145,10 @@ def test_a_lens_and_its_images_can_be_collected():
 def test_vectors_that_cannot_be_stored(bank):
     store = unchecked(VirtualTokens.store)
     for shape in ([2, 4], [3], [1, 2, 3], [0, 3]):
-        with pytest.raises(ValueError, match=r"\[pos, d_model=3\] with at least one position, got \["):
+        with pytest.raises(ValueError, match=r"\[pos, d_model=3\].* \["):
             store(bank, torch.zeros(shape))
     for value in (torch.nan, torch.inf, -torch.inf):
-        with pytest.raises(ValueError, match=r"NaN or infinite.*fp16 overflows"):
+        with pytest.raises(ValueError, match=r"NaN.* 65,504"):
             bank.store(torch.tensor([[0.0, value, 0.0]]))
     assert len(bank) == 0
 

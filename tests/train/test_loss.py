@@ -45,7 +45,7 @@ def test_equals_transformers(kind: str, layout: str, prompt: str, tmp_path: Path
     lens = make_lens(layout, kind, tokenizer=make_tokenizer(tmp_path, layout), sizes=SQUARE)
     batch = batch_of(lens, CAPTIONS)
     linear = lens.projection.linear.requires_grad_(True)
-    losses = token_losses(lens, linear, batch, prompt=prompt)
+    losses = token_losses(lens, batch, prompt=prompt)
     lengths = [len(lens.text.encode(c)) + 1 for c in CAPTIONS]
     assert losses.shape == (sum(lengths),)
     (gradient,) = torch.autograd.grad(losses.sum(), linear.weight)
@@ -61,18 +61,18 @@ def test_equals_transformers(kind: str, layout: str, prompt: str, tmp_path: Path
 def test_the_tokenizers_padding_side_does_not_matter(kind: str, side: str, tmp_path: Path) -> None:
     lens = random_lens(tmp_path, kind=kind)
     batch = batch_of(lens, CAPTIONS)
-    before = token_losses(lens, lens.projection.linear, batch)
+    before = token_losses(lens, batch)
     lens.tokenizer.padding_side = side
     lens.model.tokenizer.padding_side = side  # type: ignore[union-attr]
-    torch.testing.assert_close(token_losses(lens, lens.projection.linear, batch), before)
+    torch.testing.assert_close(token_losses(lens, batch), before)
 
 
 def test_the_picture_matters_and_nothing_is_kept(tmp_path: Path) -> None:
     lens = random_lens(tmp_path)
     batch = batch_of(lens, CAPTIONS)
     other = CaptionBatch(pixels=batch.pixels.flip(0), captions=CAPTIONS)
-    losses = token_losses(lens, lens.projection.linear, batch)
-    assert not torch.allclose(losses, token_losses(lens, lens.projection.linear, other), atol=1e-2)
+    losses = token_losses(lens, batch)
+    assert not torch.allclose(losses, token_losses(lens, other), atol=1e-2)
     assert len(lens.virtual_tokens) == 0
 
 
@@ -85,7 +85,7 @@ def test_several_positions_of_each_patch(tmp_path: Path) -> None:
     assert prompt.tokens.shape[1] == 2 * SQUARE.n_patches + 2
     words = torch.tensor([*lens.text.encode(CAPTIONS[0]), 0])
     expected = torch.nn.functional.cross_entropy(lens.logits(prompt)[0, -3:], words, reduction="none")
-    torch.testing.assert_close(token_losses(lens, lens.projection.linear, batch), expected)
+    torch.testing.assert_close(token_losses(lens, batch), expected)
 
 
 def test_vectors_are_edited_and_nothing_else(tmp_path: Path) -> None:
@@ -93,26 +93,26 @@ def test_vectors_are_edited_and_nothing_else(tmp_path: Path) -> None:
     batch = batch_of(lens, CAPTIONS)
     seen = []
 
-    def halve(vectors: torch.Tensor) -> torch.Tensor:
-        seen.append(vectors.detach())
-        return vectors / 2
+    def halve(vectors: list[torch.Tensor]) -> list[torch.Tensor]:
+        seen.append(torch.stack(vectors).detach())
+        return [own / 2 for own in vectors]
 
-    edited = token_losses(lens, lens.projection.linear, batch, edit_vectors=halve)
+    edited = token_losses(lens, batch, edit_vectors=halve)
     assert torch.equal(seen[0], lens.projection(lens.vision(batch.pixels)))
     with torch.no_grad():
         for parameter in lens.projection.linear.parameters():
             parameter /= 2
-    torch.testing.assert_close(edited, token_losses(lens, lens.projection.linear, batch))
+    torch.testing.assert_close(edited, token_losses(lens, batch))
 
 
 def test_dropout_depends_on_the_place_in_the_step() -> None:
     """The mask of a picture does not depend on how the step is cut into batches, and differs between places."""
-    vectors = torch.rand(6, 50, 40) + 1
+    vectors = list(torch.rand(6, 50, 40) + 1)
     drop = partial(dropout_by_place, share=0.25, seed=3, step=7)
-    whole = drop(vectors, first_place=0)
-    assert torch.equal(torch.cat([drop(vectors[:2], first_place=0), drop(vectors[2:], first_place=2)]), whole)
+    whole = torch.stack(drop(vectors, first_place=0))
+    assert torch.equal(torch.stack([*drop(vectors[:2], first_place=0), *drop(vectors[2:], first_place=2)]), whole)
     dropped = whole == 0
-    torch.testing.assert_close(whole[~dropped], (vectors / 0.75)[~dropped])
+    torch.testing.assert_close(whole[~dropped], (torch.stack(vectors) / 0.75)[~dropped])
     assert abs(float(dropped.float().mean()) - 0.25) < 0.02
     masks = [dropped[i] for i in range(6)]
     masks += [dropout_by_place(vectors, share=0.25, seed=3, step=8, first_place=0)[0] == 0]
@@ -124,8 +124,8 @@ def test_refused_batches(tmp_path: Path) -> None:
     lens = random_lens(tmp_path)
     batch = batch_of(lens, CAPTIONS)
     with pytest.raises(ValueError, match=r"4 pictures .*3 captions"):
-        token_losses(lens, lens.projection.linear, CaptionBatch(pixels=batch.pixels, captions=CAPTIONS[:3]))
+        token_losses(lens, CaptionBatch(pixels=batch.pixels, captions=CAPTIONS[:3]))
     long = CaptionBatch(pixels=batch.pixels[:1], captions=[" dog" * 60])
     with pytest.raises(ValueError, match=rf"\b{SQUARE.n_patches} positions .* 61 tokens .* 64\b"):
-        token_losses(lens, lens.projection.linear, long)
+        token_losses(lens, long)
     assert len(lens.virtual_tokens) == 0

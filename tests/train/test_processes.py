@@ -32,7 +32,7 @@ def pictures(folder: Path) -> list[CaptionedPicture]:
 
 def fit(home: Path, folder: Path, *, batch_size: int, accumulation: int) -> VisionLens:
     lens = random_lens(folder)
-    data = batches_of(pictures(home), preprocessing=lens.vision.preprocessing, batch_size=batch_size)
+    data = batches_of(pictures(home), preprocessed=lens.images.preprocessed, batch_size=batch_size)
     fit_projection(lens, data, settings=settings(accumulation), folder=folder / "fit", progress=False)
     return lens
 
@@ -47,7 +47,7 @@ def main() -> None:
     own = home / f"words_{rank}"
     lens = random_lens(own)
     lens.projection.linear.load_state_dict(linear(SQUARE.d_vision, seed=1 + rank).state_dict())
-    data = batches_of(pictures(home), preprocessing=lens.vision.preprocessing, batch_size=4 // accumulation)
+    data = batches_of(pictures(home), preprocessed=lens.images.preprocessed, batch_size=4 // accumulation)
     fit_projection(lens, data, settings=settings(accumulation), folder=home / "two", progress=False)
     torch.save(lens.projection.linear.state_dict(), home / f"rank_{rank}.pt")
 

@@ -63,11 +63,11 @@ def test_the_given_model_stays_as_it_is():
 
 @needs_hooked
 def test_other_architectures_are_refused():
-    with pytest.raises(TypeError, match="expected a GPTJForCausalLM, got GPT2LMHeadModel"):
+    with pytest.raises(TypeError, match=r"GPTJForCausalLM.* GPT2LMHeadModel$"):
         unchecked(hooked_gpt_j)(hugging_face("gpt-2"))
 
 
 def test_without_hooked_transformer(monkeypatch):
     monkeypatch.setattr("lens_multimodal.transformer.hooked_transformer.is_available", lambda: False)
-    with pytest.raises(RuntimeError, match=r"removed in 4\.0\); use a TransformerBridge, or install"):
+    with pytest.raises(RuntimeError, match=r"HookedTransformer.* 4\.0.*TransformerBridge"):
         hooked_gpt_j(hugging_face("gpt-j"))

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_a_file_that_wants_to_run_code(tmp_path):
     random_language_model("gpt-j").config.save_pretrained(tmp_path)
     make_tokenizer(tmp_path)
     torch.save({"transformer.wte.weight": Evil()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"weights of the language model .* are damaged or unsafe"):
+    with pytest.raises(ValueError, match=rf"language model '{re.escape(str(tmp_path))}'"):
         load_language_model(tmp_path)
     assert not (tmp_path / "ran").exists()
 
@@ -125,7 +126,7 @@ def test_as_a_hooked_transformer(form, tmp_path, capfd):
 
 @pytest.mark.skipif("hooked" in MODEL_CLASSES, reason="TransformerLens 3 has it")
 def test_no_hooked_transformer_in_transformer_lens_4(tmp_path):
-    with pytest.raises(RuntimeError, match=r"no HookedTransformer \(removed in 4\.0\)"):
+    with pytest.raises(RuntimeError, match=r"HookedTransformer.* 4\.0"):
         load_hooked_gpt_j(tmp_path)
 
 
@@ -167,7 +168,7 @@ def big() -> GPTJConfig:
 def main() -> None:
     """Each case in a process of its own, forked once everything is imported.
 
-    A forked process maps the program anew: torch's own libraries alone come to 25 MB by the time a model is loaded. A
+    A forked process maps the program again: torch's own libraries alone come to 25 MB by the time a model is loaded. A
     small model goes first, so that this is there before measuring begins.
     """
     home = Path(sys.argv[1])

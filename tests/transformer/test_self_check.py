@@ -33,9 +33,9 @@ def test_deaf_hook_points_are_named(lens_of):
     """TransformerLens runs Hugging Face's attention of GPT-J and shows the pattern afterwards."""
     for layout in ("gpt-j", "opt"):
         model = lens_of(layout, "bridge").model
-        with pytest.raises(HookHasNoEffect, match=r"blocks\.1\.attn\.hook_pattern of TransformerBridge does not"):
+        with pytest.raises(HookHasNoEffect, match=r"blocks\.1\.attn\.hook_pattern of TransformerBridge"):
             self_check(model, [transformer.attn_pattern(1)])
-        with pytest.raises(HookHasNoEffect, match=r"editing blocks\.1\.attn\.hook_pattern of"):
+        with pytest.raises(HookHasNoEffect, match=r"blocks\.1\.attn\.hook_pattern of"):
             self_check(model, [transformer.mlp_post(0), transformer.attn_pattern(1), transformer.resid_post(2)])
     for layout in ("gpt-2", "llama"):
         self_check(lens_of(layout, "bridge").model, [transformer.attn_pattern(1)])
@@ -44,7 +44,7 @@ def test_deaf_hook_points_are_named(lens_of):
 def test_missing_and_silent_hook_points_are_named(lens_of):
     for kind in MODEL_CLASSES:
         model = lens_of("gpt-j", kind).model
-        with pytest.raises(ValueError, match=r"no hook point 'blocks\.0\.hook_nothing'"):
+        with pytest.raises(ValueError, match=r"'blocks\.0\.hook_nothing'"):
             self_check(model, ["blocks.0.hook_nothing"])
         silent = "blocks.1.attn.hook_rot_q"
         if kind != "hooked" and silent in model.hook_dict:

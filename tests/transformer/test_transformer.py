@@ -46,7 +46,7 @@ def test_sizes_and_weights_are_those_of_the_language_model(lens_of, layout, kind
     assert transformer.final_norm(model).weight.shape == (24,)
     transformer.check_model(model)
     for layer in (-1, 3):
-        with pytest.raises(ValueError, match=f"layer {layer} is outside the model's 3 layers"):
+        with pytest.raises(ValueError, match=rf"layer {layer}\b.* 3 layers"):
             transformer.w_out(model, layer)
 
 
@@ -93,7 +93,7 @@ def test_names_that_a_model_does_not_have(lens_of):
             model, [transformer.EMBED, transformer.FINAL_NORM_SCALE, transformer.mlp_pre(2), transformer.attn_scores(0)]
         )
         for name in ("blocks.3.mlp.hook_post", "blocks.0.mlp.hook_pots", "nonsense", ""):
-            with pytest.raises(ValueError, match=rf"has no hook point '{name}'.*blocks 0 to 2"):
+            with pytest.raises(ValueError, match=rf"'{name}'.* 0 to 2\)"):
                 transformer.check_hook_names(model, [name])
         with pytest.raises(ValueError, match=r"closest: .*blocks\.0\.mlp\.hook_post"):
             transformer.check_hook_names(model, ["blocks.0.mlp.hook_pots"])
@@ -105,12 +105,12 @@ def test_hooks_that_never_run_are_an_error(lens_of):
         silent = "blocks.1.attn.hook_result" if kind == "hooked" else "blocks.1.attn.hook_rot_q"
         if silent in model.hook_dict:
             with (
-                pytest.raises(transformer.HookDidNotFire, match=f"{silent} of .* never ran it"),
+                pytest.raises(transformer.HookDidNotFire, match=f"{silent} of {type(model).__name__}"),
                 transformer.capture(model, [silent]),
             ):
                 model(torch.arange(3, 6)[None])
         with (
-            pytest.raises(transformer.HookDidNotFire, match="no forward pass happened"),
+            pytest.raises(transformer.HookDidNotFire, match=f"{transformer.EMBED} of"),
             transformer.capture(model, [transformer.EMBED]),
         ):
             pass
@@ -151,9 +151,9 @@ def test_releases(monkeypatch, installed, works):
 def test_what_is_no_language_model():
     for thing in (nn.Linear(2, 2), BertModel(BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1))):
         name = type(thing).__name__
-        with pytest.raises(TypeError, match=rf"expected a Hugging Face causal language model.*got {name}"):
+        with pytest.raises(TypeError, match=rf"Hugging Face .* {name}$"):
             transformer.wrap(thing)
-        with pytest.raises(TypeError, match=rf"TransformerLens model.*got {name} without .*run_with_cache"):
+        with pytest.raises(TypeError, match=rf"\b{name} .*run_with_cache"):
             transformer.check_model(thing)
 
 
@@ -163,7 +163,7 @@ def test_embeddings_that_are_projected_are_refused():
         vocab_size=50, hidden_size=24, word_embed_proj_dim=12, num_hidden_layers=1, num_attention_heads=2, ffn_dim=40,
         max_position_embeddings=16,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="token embeddings are 12 wide and the residual stream d_model=24"):
+    with pytest.raises(ValueError, match=r"\b12 wide.*d_model=24\b"):
         transformer.wrap(OPTForCausalLM(config).eval())
 
 

@@ -20,15 +20,19 @@ class Pair:
     """The same weights twice: plain Hugging Face, and under a lens."""
 
     family: str
+    """A name in `FAMILIES`."""
     plain: Any
+    """The Hugging Face model."""
     processor: Any
+    """Its processor."""
     lens: VisionLens
 
     def inputs(self, text: str, pictures: list[Image.Image]) -> dict[str, Any]:
         """Hugging Face's own input; `IMAGE` in the text is the family's placeholder."""
         own = FAMILIES[self.family]
         mark = "" if self.family == "blip-2" else own.placeholder or own.marks[0]
-        made = self.processor(text=[text.replace("IMAGE", mark)], images=[pictures], return_tensors="pt")
+        made = dict(self.processor(text=[text.replace("IMAGE", mark)], images=[pictures], return_tensors="pt"))
+        made.pop("labels", None)
         return {
             name: value.float() if value.is_floating_point() else value
             for name, value in made.items()

@@ -41,6 +41,8 @@ class Family:
     """What stands for a whole image in a text, where that is not the first mark."""
     named: tuple[tuple[str, str], ...] = ()
     """Attributes of the tokenizer that the processor reads, and their tokens."""
+    adds_bos: bool = True
+    """Whether the tokenizer puts a beginning-of-sequence token before a text; PaliGemma's processor writes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +239,93 @@ def _llama4_processor(m: Marks) -> Any:
     return hf.Llama4Processor(images, m.tokenizer, patch_size=PATCH, chat_template=m.chat)
 
 
+def _gemma3(m: Marks) -> Any:
+    text = text_config(
+        hf.Gemma3TextConfig, sliding_window=8, layer_types=["sliding_attention", "full_attention"],
+        query_pre_attn_scalar=12,
+    )  # fmt: skip
+    config = hf.Gemma3Config(
+        text_config=text, vision_config=siglip_config(), mm_tokens_per_image=4, image_token_id=m.image_token_id,
+        boi_token_index=m.image_token_id + 1, eoi_token_index=m.image_token_id + 2, tie_word_embeddings=False,
+    )  # fmt: skip
+    return hf.Gemma3ForConditionalGeneration(config)
+
+
+def _gemma3_processor(m: Marks) -> Any:
+    return hf.Gemma3Processor(
+        hf.Gemma3ImageProcessor(size=_square()), m.tokenizer, image_seq_length=4, chat_template=m.chat
+    )
+
+
+def _paligemma(m: Marks, *, second: bool = False) -> Any:
+    changes = {"sliding_window": 512, "query_pre_attn_scalar": 12} if second else {}
+    vision = siglip_config()
+    vision.projection_dim = D_MODEL
+    config = hf.PaliGemmaConfig(
+        text_config=text_config(hf.Gemma2Config if second else hf.GemmaConfig, **changes), vision_config=vision,
+        image_token_index=m.image_token_id, projection_dim=D_MODEL, hidden_size=D_MODEL, tie_word_embeddings=False,
+    )  # fmt: skip
+    config._attn_implementation = "eager"  # other implementations leave out Gemma 2's cap of attention scores
+    return hf.PaliGemmaForConditionalGeneration(config)
+
+
+def _paligemma_processor(m: Marks) -> Any:
+    images = hf.SiglipImageProcessor(size=_square())
+    images.image_seq_length = (SIDE // PATCH) ** 2
+    return hf.PaliGemmaProcessor(images, m.tokenizer)
+
+
+def _qwen2_vl(m: Marks) -> Any:
+    vision = {"depth": 2, "embed_dim": 16, "num_heads": 2, "hidden_size": D_MODEL, "patch_size": PATCH, "mlp_ratio": 2}
+    return hf.Qwen2VLForConditionalGeneration(_qwen_config(m, hf.Qwen2VLConfig, vision))
+
+
+def _qwen2_5_vl(m: Marks) -> Any:
+    vision = {
+        "depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": D_MODEL,
+        "patch_size": PATCH, "window_size": 4 * PATCH, "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    return hf.Qwen2_5_VLForConditionalGeneration(_qwen_config(m, hf.Qwen2_5_VLConfig, vision))
+
+
+def _qwen3_vl(m: Marks) -> Any:
+    vision = {
+        "depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": D_MODEL,
+        "patch_size": PATCH, "deepstack_visual_indexes": [0], "num_position_embeddings": 36,
+    }  # fmt: skip
+    return hf.Qwen3VLForConditionalGeneration(_qwen_config(m, hf.Qwen3VLConfig, vision))
+
+
+def _qwen_config(m: Marks, kind: Any, vision: dict[str, Any]) -> Any:
+    text = text_config(hf.Qwen2Config).to_dict()
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
+    return kind(
+        text_config={
+            key: text[key]
+            for key in (
+                "vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                "num_key_value_heads", "intermediate_size", "head_dim", "bos_token_id", "eos_token_id", "pad_token_id",
+            )
+        } | {"rope_parameters": rope},
+        vision_config=vision, image_token_id=m.image_token_id, video_token_id=m.image_token_id + 1,
+        vision_start_token_id=m.image_token_id + 2, vision_end_token_id=m.image_token_id + 3,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def _qwen_processor(kind: str) -> Callable[[Marks], Any]:
+    def made(m: Marks) -> Any:
+        sizes = {"shortest_edge": 32 * 32, "longest_edge": 96 * 96}
+        images = hf.Qwen2VLImageProcessor(size=sizes, patch_size=PATCH)
+        videos = hf.Qwen2VLVideoProcessor(size=sizes, patch_size=PATCH)
+        return getattr(hf, kind)(images, m.tokenizer, videos, chat_template=m.chat)
+
+    return made
+
+
+_QWEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+_QWEN_PLACE = "<|vision_start|><|image_pad|><|vision_end|>"
+
 FAMILIES: dict[str, Family] = {
     "llava": Family(
         marks=("<image>",),
@@ -278,9 +367,27 @@ FAMILIES: dict[str, Family] = {
     "aya": Family(marks=_AYA, model=_aya, processor=_aya_processor, placeholder="<image>"),
     "blip-2": Family(marks=("<image>",), model=_blip2, processor=_blip2_processor),
     "llama-4": Family(marks=_LLAMA4, model=_llama4, processor=_llama4_processor, placeholder="<|image|>"),
+    "gemma-3": Family(
+        marks=("<image_soft_token>", "<boi>", "<eoi>"), model=_gemma3, processor=_gemma3_processor, placeholder="<boi>",
+        named=(("image_token", "<image_soft_token>"), ("boi_token", "<boi>"), ("eoi_token", "<eoi>")),
+    ),
+    "paligemma": Family(marks=("<image>",), model=_paligemma, processor=_paligemma_processor, adds_bos=False),
+    "paligemma-2": Family(
+        marks=("<image>",), model=lambda m: _paligemma(m, second=True), processor=_paligemma_processor, adds_bos=False
+    ),
+    "qwen2-vl": Family(
+        marks=_QWEN, model=_qwen2_vl, processor=_qwen_processor("Qwen2VLProcessor"), placeholder=_QWEN_PLACE
+    ),
+    "qwen2.5-vl": Family(
+        marks=_QWEN, model=_qwen2_5_vl, processor=_qwen_processor("Qwen2_5_VLProcessor"), placeholder=_QWEN_PLACE
+    ),
 }  # fmt: skip
-"""Families that image vectors alone make exact. SmolVLM's own processor needs a package for the names of numbers; here
-it has Idefics3's, which writes the same marks."""
+"""Families that are exact from image vectors, the last five with the masks or positions that go with them. SmolVLM's
+own processor needs a package for the names of numbers; here it has Idefics3's, which writes the same marks."""
+
+
+QWEN_3_VL = Family(marks=_QWEN, model=_qwen3_vl, processor=_qwen_processor("Qwen3VLProcessor"), placeholder=_QWEN_PLACE)
+"""Adds image features inside its decoder too (deepstack)."""
 
 
 @cache
@@ -290,7 +397,8 @@ def _tokenizer(family: str, folder: Path) -> Any:
     bpe, all_pieces = byte_level_bpe(list(dict.fromkeys(pieces)), WORDS, size=D_VOCAB)
     assert len(all_pieces) == D_VOCAB
     bpe.add_special_tokens(["<|end|>", "<s>", *own.marks])
-    bpe.post_processor = put_before("<s>", 1)
+    if own.adds_bos:
+        bpe.post_processor = put_before("<s>", 1)
     made = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>",
         extra_special_tokens=dict(own.named),
@@ -317,10 +425,18 @@ def build(family: str, folder: Path, *, seed: int = 0) -> tuple[Any, Any]:
 def randomise(model: Any, *, seed: int) -> None:
     """Every weight and bias, norms and tokens included; large enough that pictures move the logits."""
     generator = torch.Generator().manual_seed(seed)
+    modules = dict(model.named_modules())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             is_scale = parameter.ndim == 1 and "norm" in name.lower() and name.endswith("weight")
             # Queries of a Q-Former hardly differ between pictures, so what they read of them is made larger.
-            wide = 1.0 if "crossattention" in name or "language_projection" in name else 0.2
-            parameter.copy_(1 + 0.2 * noise if is_scale else wide * noise)
+            # So is what Gemma projects, beside words that it multiplies by the root of d_model.
+            parts = ("crossattention", "language_projection", "mm_input_projection", "multi_modal_projector.linear")
+            wide = 1.0 if any(part in name for part in parts) else 0.2
+            if is_scale:
+                # Gemma's norms multiply by one more than their weight.
+                own = type(modules[name.rpartition(".")[0]]).__name__
+                parameter.copy_(0.2 * noise + (not own.startswith("Gemma")))
+            else:
+                parameter.copy_(wide * noise)

@@ -71,7 +71,8 @@ def test_a_centre_crop_by_hand(pair):
 GRIDS = {
     "llava": [(4, 4)], "vipllava": [(4, 4)], "llava-next": [(6, 8), (4, 4)], "llava-onevision": [(6, 8), (4, 4)],
     "internvl": [(4, 6), (2, 2)], "idefics3": [(4, 6), (2, 2)], "smolvlm": [(4, 6), (2, 2)], "mistral3": [(4, 6)],
-    "aya": [(2, 4), (2, 2)], "blip-2": [], "llama-4": [(4, 4), (2, 2)],
+    "aya": [(2, 4), (2, 2)], "blip-2": [], "llama-4": [(4, 4), (2, 2)], "gemma-3": [(2, 2)], "paligemma": [(4, 4)],
+    "paligemma-2": [(4, 4)], "qwen2-vl": [(4, 6)], "qwen2.5-vl": [(4, 6)],
 }  # fmt: skip
 """Rows and columns by hand from each processor's rules, for a picture of 96 x 60 pixels."""
 

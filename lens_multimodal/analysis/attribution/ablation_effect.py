@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.attribution_inputs import AttributionInputs, Receive, inputs_for_targets
 from lens_multimodal.analysis.attribution.graph import check_finite_targets
-from lens_multimodal.analysis.effects.by_row import Replaced, batches, logits_by_row, replaced_neurons
+from lens_multimodal.analysis.effects.by_row import Replaced, batches, distinct, logits_by_row, replaced_neurons
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions, read_positions
 from lens_multimodal.arguments.targets import ResolvedTarget, Targets, first_read
@@ -130,16 +130,17 @@ def values_by_row(
     to: Replacement = ZERO,
     attention_mask: Tensor | None = None,
 ) -> Float[Tensor, "target row"]:
-    """Each target in each row of one prompt, every row with its own units replaced.
+    """Each target in each row of one prompt, every row with its own units replaced; equal rows are run once.
 
     Raises: FloatingPointError if a value is infinite or not a number.
     """
     first = first_read(targets)
+    different, index = distinct(rows)
     parts = []
     for logits in logits_by_row(
-        model, tokens, rows, batch_size=batch_size, first=first, to=to, attention_mask=attention_mask
+        model, tokens, different, batch_size=batch_size, first=first, to=to, attention_mask=attention_mask
     ):
         values = [torch.stack([target.value(row, first=first) for row in logits]) for target in targets]
         check_finite_targets(values, {})
         parts.append(torch.stack(values))
-    return torch.cat(parts, dim=1)
+    return torch.cat(parts, dim=1)[:, index]

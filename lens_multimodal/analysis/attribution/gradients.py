@@ -122,7 +122,7 @@ def each_gradient(
 
     Args:
         targets: each has one target for each row; rows do not affect each other, so one backward pass serves all.
-        names: key → hook name. Keys are what `receive` is told.
+        names: key → hook name. Keys are what `receive` is given.
         receive: called with the target's index, the key, the activation and its gradient, in the order of the backward
             pass. It must not keep the gradient.
         start: the layer in whose input the graph begins.
@@ -159,8 +159,7 @@ def each_gradient(
     hooks = [(transformer.resid_pre(start), start_graph), *((name, watch(key)) for key, name in names.items())]
     saving = torch.autograd.graph.save_on_cpu(pin_memory=tokens.is_cuda) if offload else nullcontext()
     with gradients_on(), saving:
-        with transformer.fired_hooks(model, hooks):
-            logits = transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first)
+        logits = transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first, hooks=hooks)
         values = [
             torch.stack([target.value(logits[row], first=first) for row, target in enumerate(of_rows)])
             for of_rows in targets

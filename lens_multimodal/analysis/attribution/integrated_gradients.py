@@ -86,8 +86,7 @@ def _weighted(
         mask = mask[row : row + 1].expand(n_rows, -1)
     first = first_read(of_rows[row] for of_rows in inputs.targets)
     with gradients_on():
-        with transformer.fired_hooks(inputs.model, [(name, scale)]):
-            logits = transformer.logits_of(inputs.model, tokens, attention_mask=mask, first=first)
+        logits = transformer.logits_of(inputs.model, tokens, attention_mask=mask, first=first, hooks=[(name, scale)])
         values = [
             torch.stack([of_rows[row].value(logits[step], first=first) for step in range(n_rows)])
             for of_rows in inputs.targets

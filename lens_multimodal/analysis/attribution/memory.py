@@ -2,7 +2,7 @@
 
 What a backward pass needs is counted, not modelled: the model runs on three short prompts while everything that
 autograd saves is added up, and the exact quadratic in the prompt's length (linear layers plus attention) is read at
-the length asked for. So it holds for any architecture, attention implementation and precision.
+the length asked for. So it is right for any architecture, attention implementation and precision.
 
 The estimate is of tensors that are alive at once (what `torch.cuda.max_memory_allocated` or torch's profiler counts),
 within 15 % in the tests of all layers. For the last few layers alone the forward pass's own temporaries
@@ -137,7 +137,6 @@ def saved_bytes(model: nn.Module, n_pos: int, *, layers: Sequence[int]) -> int:
         *((transformer.mlp_post(layer), keep) for layer in layers),
     ]
     with gradients_on(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        with transformer.fired_hooks(model, hooks):
-            logits = transformer.logits_of(model, tokens)
+        logits = transformer.logits_of(model, tokens, hooks=hooks)
         del logits
     return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights)

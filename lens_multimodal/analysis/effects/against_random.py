@@ -1,8 +1,8 @@
 """The causal experiment: effects of ablating neurons, against as many random neurons (paper section 3.3).
 
 The first N neurons of a ranking are replaced, N growing if several counts are given, and so are N random neurons of
-the same layers. All of a prompt's runs are rows of shared forward passes (see `by_row`). `experiments.causal` draws the
-same `trials` and runs them on the same rows, with its own table of all nouns of a caption.
+the same layers. All of a prompt's runs are rows of shared forward passes (see `by_row`), as are those of the same
+`trials` in `experiments.causal`.
 
     case = Case(tokens=prompt.tokens, target=" dog", neurons=found, positions=prompt.image_pos[0])
     effects = effects_against_random(model, [case], counts=(10, 100, 1000))
@@ -44,7 +44,7 @@ class Case:
     positions: Positions = None
     """Where neurons are replaced; None for everywhere. The paper takes the image positions."""
     to: Replacement = ZERO
-    """What they are replaced by: `Zero()`, `Mean(means)` or `Resample(run)`."""
+    """What they are replaced with: `Zero()`, `Mean(means)` or `Resample(run)`."""
     name: str = ""
     key: Sequence[object] | None = None
     """Random draws depend on this, the seed, the count and the number of the draw; None for the case's number."""
@@ -104,15 +104,14 @@ def effects_against_random(
     """Effects of replacing chosen neurons and matched random ones, prompt by prompt.
 
     Args:
-        counts: how many of a case's neurons are replaced, from the first; None for all of them, once. Counts beyond
-            the number of neurons are left out, and random draws of counts whose layers have too few other neurons.
-        n_random: random draws for each prompt and count (same layers, same number, none of the chosen).
+        counts: how many of a case's neurons are replaced, from the first; None for all of them, once. Left out are
+            counts beyond the number of neurons, and random draws where layers have too few other neurons.
+        n_random: random draws for each prompt and count (same layers, same number, none of the chosen); 0 for none.
         seed: decides the draws; a case's draws do not depend on the cases before it.
         batch_size: runs in one forward pass.
-    Returns: the columns of `Effect.table`, and `n_neurons`, `chosen` (True or False), `draw` (0 for the chosen ones),
-        `name` and `case` (number of the prompt).
-    Raises: ValueError for no cases, no draws, counts that are not positive and ascending, or layers with too few other
-        neurons where no counts are given; and as `effect_of` and `ablate`.
+    Returns: the columns of `Effect.table`, `n_neurons`, `chosen`, `draw` (0 for the chosen ones), `name` and `case`.
+    Raises: ValueError for no cases, a negative `n_random`, counts that are not positive and ascending, or layers with
+        too few other neurons where no counts are given; and as `effect_of` and `ablate`.
     """
     _check_draws(counts, n_random)
     tables: list[pd.DataFrame] = []
@@ -220,6 +219,8 @@ def summary_against_random(
     Returns: rows `chosen`, `random`, `difference`; columns `mean`, `low`, `high`, `n`, `level`.
     """
     by_case = effects.groupby(["case", "chosen"])[column].mean().unstack("chosen")
+    if False not in by_case:
+        raise ArgumentValueError("no random draws to compare with: measure with n_random >= 1", "effects")
     values = {"chosen": by_case[True], "random": by_case[False], "difference": by_case[True] - by_case[False]}
     intervals = {name: bootstrap_interval(v.to_numpy(), level=level, seed=seed) for name, v in values.items()}
     return pd.DataFrame({name: vars(interval) for name, interval in intervals.items()}).T
@@ -274,7 +275,7 @@ def _ranked(model: nn.Module, neurons: Neurons | None) -> pd.DataFrame:
 def _checked_positions(
     model: nn.Module, case: Case | CaptionCase, given: Positions, tried: Sequence[Trial], n_pos: int
 ) -> PositionSet:
-    """Where a case's neurons are replaced, after a check that there is something to replace them by."""
+    """Where a case's neurons are replaced, after a check that there is something to replace them with."""
     layers = {int(layer) for trial in tried for layer in trial.neurons["layer"].unique()}
     case.to.check({transformer.mlp_post(layer): (transformer.shape(model).d_mlp,) for layer in layers})
     positions = read_positions(given, name="cases")
@@ -283,8 +284,8 @@ def _checked_positions(
 
 
 def _check_draws(counts: Sequence[int] | None, n_random: int) -> None:
-    if n_random < 1:
-        raise ArgumentValueError(f"expected at least one random draw, got {n_random}", "n_random")
+    if n_random < 0:
+        raise ArgumentValueError(f"the number of random draws must not be negative, got {n_random}", "n_random")
     if counts is not None and (list(counts) != sorted(set(counts)) or min(counts, default=0) < 1):
         raise ArgumentValueError(f"expected positive and ascending counts, got {list(counts)}", "counts")
 

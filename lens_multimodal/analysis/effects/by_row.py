@@ -1,6 +1,6 @@
 """Many interventions in one forward pass: every row of a batch has its own units replaced.
 
-The rows may be one prompt many times or different prompts of one length. Ablation curves, the exact effect of each
+The rows may be one prompt many times or different prompts of equal length. Ablation curves, the exact effect of each
 neuron, activation patching sweeps, reading nouns and writing captions all work this way, so they cost one forward pass
 for each batch of interventions, not one for each intervention.
 """
@@ -25,7 +25,7 @@ from lens_multimodal.precision import wide
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 ByLayer: TypeAlias = Mapping[int, Tensor] | pd.DataFrame
-"""Neurons that were checked before: indices by layer, or a table with columns `layer` and `neuron`."""
+"""Neurons that were already checked: indices by layer, or a table with columns `layer` and `neuron`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,8 +104,8 @@ def read_logits(
 ) -> Reading:
     """One forward pass with any hooks, read as in `read_without`."""
     first = min(pos for pos, _ in reads)
-    with torch.no_grad(), transformer.fired_hooks(model, hooks):
-        return _reading(transformer.logits_of(model, tokens, first=first), reads, first)
+    with torch.no_grad():
+        return _reading(transformer.logits_of(model, tokens, first=first, hooks=hooks), reads, first)
 
 
 def captions_without(
@@ -147,6 +147,26 @@ def replaced_neurons(neurons: ByLayer | None, positions: PositionSet) -> list[Re
     ]
 
 
+def distinct(rows: Sequence[Sequence[Replaced]]) -> tuple[list[Sequence[Replaced]], list[int]]:
+    """The rows that replace different units, and for each row the place of its equal among them.
+
+    Curves share their ends: nothing replaced, and everything.
+    """
+    found: dict[frozenset[tuple[str, int, frozenset[int] | None]], int] = {}
+    different: list[Sequence[Replaced]] = []
+    index = []
+    for row in rows:
+        key = frozenset(
+            (part.name, id(part.positions), None if part.units is None else frozenset(part.units.tolist()))
+            for part in row
+        )
+        if key not in found:
+            found[key] = len(different)
+            different.append(row)
+        index.append(found[key])
+    return different, index
+
+
 def logits_by_row(
     model: nn.Module,
     tokens: Int[Tensor, "rows prompt_pos"],
@@ -163,15 +183,15 @@ def logits_by_row(
         tokens: one prompt for each row, or one for all rows.
         rows: what each row has replaced.
         first: as in `transformer.logits_of`.
-        to: what units are replaced by.
+        to: what units are replaced with.
     Yields: the logits of the rows of one batch.
     """
     passes = transformer.passes_of(model)
     for batch in batches(len(rows), batch_size):
         prompts, mask = (_rows_of(values, len(rows), batch) for values in (tokens, attention_mask))
         hooks = hooks_by_row(rows[batch], passes=passes, to=to)
-        with torch.no_grad(), transformer.fired_hooks(model, hooks):
-            logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first)
+        with torch.no_grad():
+            logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first, hooks=hooks)
         yield logits
 
 

@@ -121,8 +121,8 @@ def effects_of(
     first = first_read(resolved for of_row in targets for resolved in of_row)
 
     def predictions(hooks: Sequence[transformer.NamedHook]) -> Predictions:
-        with torch.no_grad(), transformer.fired_hooks(model, hooks):
-            logits = transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first)
+        with torch.no_grad():
+            logits = transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first, hooks=hooks)
         return Predictions.of(logits, targets, first=first)
 
     before = predictions([])

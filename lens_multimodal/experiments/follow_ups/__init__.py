@@ -142,11 +142,7 @@ ACROSS = SummaryTable(
             "Two pictures with the same noun share {first} of their top neurons, two with different nouns {second}. "
             "{said} (n = {n} pictures)."
         ),
-        said={
-            True: "The same noun shares MORE",
-            False: "The same noun shares LESS",
-            None: "The difference is NOT established",
-        },
+        finding="The same noun shares {more}",
         unit="share of top neurons in common",
         percent=True,
         digits=2,
@@ -225,8 +221,8 @@ def _neurons(context: Context[FollowUpsSettings], noun: SaidNoun) -> Row:
         "other_nouns": others,
         "overlap_other_nouns": float(np.mean(overlaps)) if overlaps else None,
         "overlap_chance": len(top) / context.lens.shape.n_neurons,
-        "sensitivity_top": _sensitivity(context, picture.top[0], noun),
-        "sensitivity_random": _sensitivity(context, picture.random[0], noun),
+        "sensitivity_top": _sensitivity(context, picture.top_words[0], noun),
+        "sensitivity_random": _sensitivity(context, picture.random_words[0], noun),
     }
 
 
@@ -245,7 +241,7 @@ def _other_nouns(context: Context[FollowUpsSettings], noun: SaidNoun) -> list[st
 
 def _sensitivity(context: Context[FollowUpsSettings], neurons: pd.DataFrame, noun: SaidNoun) -> float:
     """Mean over neurons of the closeness of the nearest of their ten words to the noun."""
-    tokens = context.picture.with_words(neurons)["token_ids"]
+    tokens = neurons["token_ids"]
     flat = [token for ids in tokens for token in ids]
     cosine = embedding_space(context).cosine(flat, [noun.token])[:, 0].reshape(len(tokens), -1)
     return float(cosine.amax(dim=1).mean())

@@ -6,7 +6,7 @@ background patches replaced as a control; the whole background's vectors replace
 between the picture and the same without its object, both ways, are another way to find neurons (two-stage filtering).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -145,22 +145,27 @@ def region_rows(context: Context[Any], noun: SaidNoun) -> Iterator[Row]:
     """One row for each condition."""
     picture, category = context.picture, str(noun.noun.category)
     on_object = object_patches(picture, category, context.settings.covered)
-    composed = {
+    pictures = {
         removal.EXACT: removal.picture_without(picture.scene, category),
         removal.EXACT_CONTROL: removal.picture_without_another(picture.scene, category),
     }
+    composed = {name: other for name, other in pictures.items() if other is not None}
     vectors = {
         "picture": picture.vectors.detach(),
-        **{name: vectors_of(context.lens, other) for name, other in composed.items() if other is not None},
+        **dict(
+            zip(
+                composed, vectors_of(context.lens.images, composed.values(), batch_size=context.batch_size), strict=True
+            )
+        ),
         **_without_regions(context, on_object),
     }
     conditions = Conditions.of(context.lens, picture, noun, vectors)
     reference = set(pairs_of(picture.top[0]))
     rows = measured(context, conditions, purpose="follow_ups", reference=reference)
+    removed = [name for name in (removal.EXACT, removal.REPLACED) if name in vectors]
     overlap = {
-        name: len(set(pairs_of(activation_differences(conditions, of="picture", to=name))) & reference) / len(reference)
-        for name in (removal.EXACT, removal.REPLACED)
-        if name in vectors
+        name: len(set(pairs_of(table)) & reference) / len(reference)
+        for name, table in activation_differences(conditions, of="picture", to=removed).items()
     }
     for row in with_captions(context, conditions, rows):
         yield {
@@ -196,24 +201,27 @@ def _without_regions(
     return found
 
 
-def activation_differences(conditions: Conditions, *, of: str, to: str) -> pd.DataFrame:
-    """The neurons whose activation differs most between two conditions, as many as attribution finds.
+def activation_differences(conditions: Conditions, *, of: str, to: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The neurons whose activation differs most between a condition and each of others, as many as attribution finds.
 
-    Args: of, to: names of two conditions; a neuron's difference is the largest `of - to` over image positions.
-    Returns: `layer`, `neuron`, `difference`, largest first.
+    Args: of, to: names of conditions; a neuron's difference is the largest `of - to` over image positions.
+    Returns: by each name of `to` the columns `layer`, `neuron`, `difference`, largest first.
     """
     picture, model = conditions.picture, conditions.lens.model
-    rows = [conditions.names.index(name) for name in (of, to)]
+    rows = [conditions.names.index(name) for name in (of, *to)]
     names = [transformer.mlp_post(layer) for layer in range(transformer.shape(model).n_layers)]
     size = min(len(rows), picture.batch_size)
     kept = [record(model, conditions.tokens[rows[start : start + size]], names) for start in range(0, len(rows), size)]
     largest = []
     for name in names:
-        # The two rows, in one batch or in two.
-        own, other = (row[picture.image_pos.to(row.device)] for batch in kept for row in batch[name])
-        largest.append(wide(own - other).amax(0).cpu())
-    differences = torch.stack(largest)
-    best = differences.flatten().argsort(descending=True, stable=True)[: picture.settings.top_k]
+        own, *others = (row[picture.image_pos.to(row.device)] for batch in kept for row in batch[name])
+        largest.append(torch.stack([wide(own - other).amax(0).cpu() for other in others]))
+    of_layers = torch.stack(largest, dim=1)
+    return {name: _largest(of_layers[i], picture.settings.top_k) for i, name in enumerate(to)}
+
+
+def _largest(differences: Float[Tensor, "layer d_mlp"], count: int) -> pd.DataFrame:
+    best = differences.flatten().argsort(descending=True, stable=True)[:count]
     d_mlp = differences.shape[1]
     return pd.DataFrame(
         {

@@ -5,7 +5,7 @@ under each: how likely the noun still is, which neurons attribution finds, what 
 removes the noun; with random neurons of the same layers as a control.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_multimodal.analysis import Logit, decode_neurons, top_neurons_by_row
+from lens_multimodal.analysis import Logit, top_neurons_by_row
 from lens_multimodal.analysis.effects.by_row import captions_without, read_without
 from lens_multimodal.experiments.shared.context import Context, Row
-from lens_multimodal.experiments.shared.nouns import says
+from lens_multimodal.experiments.shared.neuron_words import NeuronWords
 from lens_multimodal.experiments.shared.picture_state import Neuron, PictureState, SaidNoun, control_for, pairs_of
 from lens_multimodal.lens import VisionLens
-from lens_multimodal.prompt.virtual_tokens import SoftPrompt
+from lens_multimodal.prompt.soft_prompt import SoftPrompt
 from lens_multimodal.seeds import generator_for
-
-Spoken = tuple[tuple[str, ...], bool]
-"""A neuron's decoded tokens, and whether it is interpretable."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +44,10 @@ class Conditions:
         vectors: Mapping[str, Float[Tensor, "pos d_model"]],
     ) -> "Conditions":
         """Store the vectors of each condition as virtual tokens."""
-        stored = tuple(lens.virtual_tokens.store(own) for own in vectors.values())
+        image = picture.prompt.spans[0][0].image.soft_prompt
+        stored = tuple(
+            lens.virtual_tokens.store(own, forward_arguments=image.forward_arguments) for own in vectors.values()
+        )
         return cls(lens=lens, picture=picture, noun=noun, names=tuple(vectors), stored=stored)
 
     @property
@@ -101,8 +101,7 @@ def measured(
     """One row of measures for each condition.
 
     Args:
-        purpose: part of the seed of the random neurons, and the name under which decoded neurons are kept; one per
-            model.
+        purpose: part of the seed of the random neurons, and the name under which the words of another model are kept.
         reference: the neurons found for the picture itself, to compare with those found under a condition.
     """
     picture, noun, model = conditions.picture, conditions.noun, conditions.lens.model
@@ -121,19 +120,24 @@ def measured(
         batch_size=picture.batch_size,
     )
     probability = reading.probability[:, 0].double().reshape(3, n)
-    spoken = _decoded(context, conditions.lens, [*top, *random], memory=f"{purpose}.decoded")
+    whose = "trained" if conditions.lens is context.lens else purpose
+    words = context.once(f"words of neurons, {whose}", lambda: NeuronWords(model=model))
+    words.decode(pd.concat([*top, *random]))
     for index, name in enumerate(conditions.names):
-        kinds = {"top": pairs_of(top[index]), "random": pairs_of(random[index])}
+        kinds = {"top": top[index], "random": random[index]}
         yield {
             "condition": name,
             "probability": float(probability[0, index]),
             "log_probability": float(reading.log_probability[index, 0]),
             "rank": int(reading.rank[index, 0]),
-            "overlap": len(set(kinds["top"]) & set(reference)) / len(kinds["top"]),
+            "overlap": len(set(pairs_of(top[index])) & set(reference)) / len(top[index]),
             **{
-                f"{measure}_{kind}": value
+                f"{measure}_{kind}": float(of_neurons.mean())
                 for kind, own in kinds.items()
-                for measure, value in _speech([spoken[neuron] for neuron in own], noun.name).items()
+                for measure, of_neurons in (
+                    ("interpretable", words.interpretable(own)),
+                    ("says_noun", words.saying(own, {noun.name})),
+                )
             },
             "relative_change_top": float(probability[1, index] / probability[0, index] - 1),
             "relative_change_random": float(probability[2, index] / probability[0, index] - 1),
@@ -145,22 +149,3 @@ def with_captions(context: Context[Any], conditions: Conditions, rows: Iterable[
     for row, caption in zip(rows, conditions.captions(), strict=True):
         says_noun = conditions.noun.name in context.nouns.names(caption)
         yield {**row, "caption": caption, "caption_says_noun": says_noun}
-
-
-def _decoded(
-    context: Context[Any], lens: VisionLens, tables: Sequence[pd.DataFrame], *, memory: str
-) -> Mapping[Neuron, Spoken]:
-    """What neurons say; each neuron is decoded once in a process."""
-    known: dict[Neuron, Spoken] = context.once(memory, dict)
-    new = list(dict.fromkeys(neuron for table in tables for neuron in pairs_of(table) if neuron not in known))
-    if new:
-        for row in decode_neurons(lens.model, new).itertuples():
-            known[row.layer, row.neuron] = (row.tokens, row.interpretable)
-    return known
-
-
-def _speech(spoken: Sequence[Spoken], noun: str) -> dict[str, float]:
-    return {
-        "interpretable": sum(interpretable for _, interpretable in spoken) / len(spoken),
-        "says_noun": sum(any(says(token, {noun}) for token in tokens) for tokens, _ in spoken) / len(spoken),
-    }

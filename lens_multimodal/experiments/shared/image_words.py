@@ -13,8 +13,11 @@ WORDS_READ = 10
 
 
 def nearest_to_image_prompts(context: Context[Any]) -> TopTokens:
-    """For each image position the tokens with the nearest input embeddings (cosine), as in the paper."""
-    return nearest_embeddings(context.lens.model, context.picture.vectors, top_k=WORDS_READ)
+    """For each image position the tokens with the nearest input embeddings (cosine), as in the paper; kept."""
+    return context.picture.once(
+        "nearest tokens",
+        lambda: nearest_embeddings(context.lens.model, context.picture.vectors, top_k=WORDS_READ),
+    )
 
 
 def random_tokens(context: Context[Any], count: int, *, purpose: str = "random tokens") -> list[int]:

@@ -146,8 +146,17 @@ def says(token: str, names: Collection[str]) -> bool:
     >>> says(" Dogs", {"dog"}), says(" traffic", {"traffic light"}), says(" do", {"dog"})
     (True, True, False)
     """
-    word = token.strip().lower()
-    return bool(word) and singular(word) in {name.split()[0] for name in names}
+    return said(token) in first_words(names)
+
+
+def said(token: str) -> str:
+    """The noun that a decoded token would say: lower case, singular; "" for spaces."""
+    return singular(token.strip().lower())
+
+
+def first_words(names: Iterable[str]) -> set[str]:
+    """The word of each name that a token has to say."""
+    return {name.split()[0] for name in names}
 
 
 def singular(word: str) -> str:

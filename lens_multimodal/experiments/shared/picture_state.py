@@ -5,9 +5,10 @@ pass over image and whole caption: attention is causal, so the position before a
 there would.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -26,6 +27,8 @@ from lens_multimodal.image.layout import NO_PATCH, ImageLayout
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import PROMPT, ImagePrompt
 from lens_multimodal.seeds import generator_for
+
+MadeT = TypeVar("MadeT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,15 @@ class PictureState:
     seed: int
     noun_finder: NounFinder = field(repr=False)
     batch_size: int
+    made: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What `once` has made."""
+
+    def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
+        """Something that several experiments need of this picture, made at its first use; see `Context.once`."""
+        if name not in self.made:
+            self.made[name] = make()
+        kept: MadeT = self.made[name]
+        return kept
 
     # --- picture and caption ---------------------------------------------------------------------------------
 
@@ -226,8 +238,17 @@ class PictureState:
         columns = ["layer", "neuron", "attribution", "pos"]
         return tuple(table.iloc[i : i + size][columns].reset_index(drop=True) for i in range(0, len(table), size))
 
-    def with_words(self, neurons: pd.DataFrame) -> pd.DataFrame:
-        """A table of top or random neurons with the columns of `decoded` added."""
+    @cached_property
+    def top_words(self) -> tuple[pd.DataFrame, ...]:
+        """`top` with the columns of `decoded`."""
+        return tuple(self._with_words(table) for table in self.top)
+
+    @cached_property
+    def random_words(self) -> tuple[pd.DataFrame, ...]:
+        """`random` with the columns of `decoded`."""
+        return tuple(self._with_words(table) for table in self.random)
+
+    def _with_words(self, neurons: pd.DataFrame) -> pd.DataFrame:
         return neurons.merge(self.decoded, left_on=["layer", "neuron"], right_index=True, how="left", sort=False)
 
     def cell(self, pos: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Controls for a picture: parts of the lens with random weights, another picture, the mean image vector."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -65,10 +66,19 @@ def untrained_lens(context: Context[Any]) -> VisionLens:
 
 @torch.no_grad()
 def vectors_of(
-    lens: VisionLens, picture: Image.Image, *, images: ImageEmbedder | None = None
-) -> Float[Tensor, "pos d_model"]:
-    """Image vectors of a picture, optionally through other parts than the lens has."""
-    return (lens.images if images is None else images).vectors([picture])[0]
+    images: ImageEmbedder, pictures: Iterable[Image.Image], *, batch_size: int
+) -> Iterator[Float[Tensor, "pos d_model"]]:
+    """Image vectors of some pictures, encoded in batches."""
+    left = iter(pictures)
+    while batch := list(islice(left, batch_size)):
+        yield from images.vectors(batch)
+
+
+def through_random_projection(context: Context[Any]) -> Float[Tensor, "pos d_model"]:
+    """The picture's image vectors through the projection with random weights, computed once for each picture."""
+    return context.picture.once(
+        "random projection", lambda: next(vectors_of(random_projection(context), [context.picture.image], batch_size=1))
+    )
 
 
 def blank(picture: Image.Image) -> Image.Image:
@@ -82,14 +92,9 @@ def partner_picture(scenes: Sequence[Scene], scene: Scene, seed: int) -> Image.I
     It depends only on the seed and the scene.
     """
     order = torch.randperm(len(scenes), generator=generator_for(seed, "partner", scene.id)).tolist()
-    for other in (scenes[i] for i in order):
-        if other.id == scene.id or set(other.categories) & set(scene.categories):
-            continue
-        try:
-            return other.open()
-        except (OSError, ValueError):
-            continue
-    return None
+    own = set(scene.categories)
+    others = (scenes[i] for i in order if scenes[i].id != scene.id and not own & set(scenes[i].categories))
+    return next(_readable(others), None)
 
 
 def mean_vector(context: Context[Any], over: int) -> Float[Tensor, " d_model"]:
@@ -97,16 +102,21 @@ def mean_vector(context: Context[Any], over: int) -> Float[Tensor, " d_model"]:
 
     def make() -> Tensor:
         order = torch.randperm(len(context.scenes), generator=generator_for(context.seed, "follow_ups", "mean vector"))
+        pictures = islice(_readable(context.scenes[index] for index in order.tolist()), over)
+        found = vectors_of(context.lens.images, pictures, batch_size=context.batch_size)
         total, count = torch.zeros(context.lens.shape.d_model, dtype=torch.float64), 0
-        for index in order.tolist():
-            if count == over:
-                break
-            try:
-                picture = context.scenes[index].open()
-            except (OSError, ValueError):
-                continue
-            total += vectors_of(context.lens, picture).double().mean(dim=0).cpu()
+        for vectors in found:
+            total += vectors.double().mean(dim=0).cpu()
             count += 1
         return total / max(count, 1)
 
     return context.once("follow_ups.mean vector", make).to(context.picture.vectors)
+
+
+def _readable(scenes: Iterable[Scene]) -> Iterator[Image.Image]:
+    for scene in scenes:
+        try:
+            picture = scene.open()
+        except (OSError, ValueError):
+            continue
+        yield picture

@@ -19,6 +19,7 @@ export class Look {
   constructor(about) {
     this.board = new Board($("look-picture"), { empty: "no picture yet" });
     this.table = new NeuronTable({
+      atlas: about.atlas,
       onpoint: (neuron) => this.#point(neuron),
       onchange: (factors) => this.#changeSoon(factors),
     });

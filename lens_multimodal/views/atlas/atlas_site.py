@@ -6,9 +6,9 @@ on disk, and pages refer to small copies of the pictures beside them.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lens_multimodal.atlas import Atlas
+from lens_multimodal.atlas.atlas_reading import SITE, page_of, picture_of
 from lens_multimodal.data import Scene
 from lens_multimodal.files import write_atomically
-from lens_multimodal.image.geometry import ImageGeometry
-from lens_multimodal.image.preprocessing import Preprocessing
-from lens_multimodal.views.html import render
-from lens_multimodal.views.notebook.embedded_pictures import cell_style, shown_size
+from lens_multimodal.views.html import plain_rows, render
+from lens_multimodal.views.notebook.embedded_pictures import driving_picture, shown_size
 
 SIDE = 120
 """Pixels of the longer side of a picture on a page."""
@@ -32,20 +31,25 @@ LISTED = 100
 
 
 def write_site(
-    atlas: Atlas, scenes: Sequence[Scene], out: str | Path, *, n_neurons: int | None = 10_000, progress: bool = True
+    atlas: Atlas,
+    scenes: Sequence[Scene],
+    out: str | Path | None = None,
+    *,
+    n_neurons: int | None = 10_000,
+    progress: bool = True,
 ) -> Path:
     """Write the pages of an atlas as a folder that appears whole; an older site in its place is replaced.
 
     Args:
         scenes: those of the atlas; pictures that drive no shown neuron are not opened.
-        out: the folder of the site.
+        out: the folder of the site; None for the one inside the atlas, which `lens.show` and the explorer link to.
         n_neurons: pages are written for this many neurons, those with the largest intersection over union (without
             concepts, the largest activation); None for all. Lists name only neurons with a page.
 
     Returns: the index page.
     Raises: ValueError if `out` holds something else, or pictures of the atlas are not among `scenes`.
     """
-    home = Path(out)
+    home = atlas.folder / SITE if out is None else Path(out)
     if home.is_dir() and any(home.iterdir()) and not (home / "index.html").is_file():
         raise ValueError(f"{home} holds other files: choose an empty folder for the site")
     site = _Site(atlas, {scene.id: scene for scene in scenes}, n_neurons)
@@ -73,13 +77,13 @@ class _Site:
         for layer in sorted(self.shown["layer"].unique().tolist()):
             best = self.shown[self.shown["layer"] == layer].head(LISTED)
             title = f"Layer {layer}"
-            _write(folder / "layer" / f"{layer}.html", "atlas_layer.html", title=title, neurons=_rows(best))
-        self._write_pictures(folder / "pictures", progress=progress)
+            _write(folder / "layer" / f"{layer}.html", "atlas_layer.html", title=title, neurons=plain_rows(best))
+        self._write_pictures(folder, progress=progress)
         for layer, neuron, page in tqdm(
             self._neuron_pages(), total=len(self.shown), desc="pages", unit="page", disable=not progress, delay=2.0
         ):
             title = f"Layer {layer}, neuron {neuron}"
-            _write(folder / "neuron" / f"L{layer}N{neuron}.html", "atlas_neuron.html", title=title, **page)
+            _write(folder / page_of(layer, neuron), "atlas_neuron.html", title=title, **page)
 
     @cached_property
     def shown(self) -> pd.DataFrame:
@@ -118,8 +122,8 @@ class _Site:
             "n_all": len(self.atlas.neurons),
             "n_shown": len(self.shown),
             "layers": sorted(self.shown["layer"].unique().tolist()),
-            "concepts": _rows(concepts),
-            "recurrence": _rows(recurrence),
+            "concepts": plain_rows(concepts),
+            "recurrence": plain_rows(recurrence),
         }
 
     def _columns(self) -> dict[str, list[Any]]:
@@ -141,7 +145,7 @@ class _Site:
         )
         of_category = self.atlas.recurrence[self.atlas.recurrence["category"] == category]
         facts = self.atlas.categories[self.atlas.categories["category"] == category].iloc[0]
-        return {"neurons": _rows(listed), "facts": facts.to_dict(), "recurrence": _rows(of_category)}
+        return {"neurons": plain_rows(listed), "facts": facts.to_dict(), "recurrence": plain_rows(of_category)}
 
     def _neuron_pages(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
         concepts = self.atlas.neuron_concepts.merge(self.shown[["layer", "neuron"]], on=["layer", "neuron"])
@@ -149,7 +153,7 @@ class _Site:
         for layer, shown in self.shown.groupby("layer"):
             pictures = _by_neuron(self.patches[self.patches["layer"] == layer])
             of_layer = _by_neuron(concepts[concepts["layer"] == layer])
-            for facts in _rows(shown):
+            for facts in plain_rows(shown):
                 neuron = facts["neuron"]
                 yield (
                     int(layer),
@@ -162,52 +166,23 @@ class _Site:
                 )
 
     def _picture(self, row: dict[str, Any]) -> dict[str, Any]:
-        scene = self.scenes[row["image_id"]]
-        width, height = shown_size(scene.width, scene.height, side=SIDE)
-        cell = self.cell_of(scene.width, scene.height, row["patch_row"], row["patch_col"])
-        return {**row, "width": width, "height": height, "cell": cell}
-
-    @cached_property
-    def cell_of(self) -> Callable[[int, int, int, int], str]:
-        """Where an image patch lies in a picture of some size, as CSS; remembered, since pages repeat them."""
-        model = self.atlas.manifest["model"]
-        grid_h, grid_w = model["grid"]
-        preprocessing = Preprocessing.from_json(model["preprocessing"])
-
-        @cache
-        def cell(width: int, height: int, row: int, col: int) -> str:
-            geometry = ImageGeometry.of(preprocessing, width=width, height=height, grid_h=grid_h, grid_w=grid_w)
-            return cell_style(geometry.patch_box(row, col), width=width, height=height)
-
-        return cell
+        picture = self.atlas.picture(row)
+        return driving_picture(picture, src=f"../{picture_of(picture.image_id)}", side=SIDE)
 
     def _write_pictures(self, folder: Path, *, progress: bool) -> None:
         wanted = sorted(self.patches["image_id"].unique().tolist())
         for image_id in tqdm(wanted, desc="pictures", unit="picture", disable=not progress, delay=2.0):
             scene = self.scenes[image_id]
             small = scene.open().resize(shown_size(scene.width, scene.height, side=2 * SIDE))
-            small.save(folder / f"{image_id}.jpg", quality=80)
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows with None for missing numbers, and Python's own types."""
-    return [{name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+            small.save(folder / picture_of(image_id), quality=80)
 
 
 def _by_neuron(table: pd.DataFrame) -> dict[int, list[dict[str, Any]]]:
     """The rows of each neuron of one layer."""
     found: dict[int, list[dict[str, Any]]] = {}
-    for row in _rows(table):
+    for row in plain_rows(table):
         found.setdefault(row["neuron"], []).append(row)
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _rounded(column: pd.Series) -> list[float | None]:

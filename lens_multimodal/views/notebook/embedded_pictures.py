@@ -1,6 +1,7 @@
 """Small pictures embedded in HTML; CSS alone cuts them into image patches."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -8,6 +9,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from lens_multimodal.analysis.receptive_fields import ReceptiveField
+from lens_multimodal.atlas import DrivingPicture
 from lens_multimodal.image.geometry import Box, ImageGeometry
 from lens_multimodal.views.plots.overlay import heat_over_picture
 
@@ -46,6 +48,19 @@ def cell_style(box: Box, *, width: int, height: int) -> str:
         f"left:{_percent(box.left, width)};top:{_percent(box.top, height)};"
         f"width:{_percent(box.right - box.left, width)};height:{_percent(box.bottom - box.top, height)}"
     )
+
+
+def driving_picture(picture: DrivingPicture, *, src: str | None, side: int) -> dict[str, Any]:
+    """A picture of an atlas as templates take it. Args: src: its small copy, None where there is none."""
+    width, height = shown_size(picture.width, picture.height, side=side)
+    return {
+        "src": src,
+        "file": picture.file,
+        "activation": picture.activation,
+        "width": width,
+        "height": height,
+        "cell": cell_style(picture.patch, width=picture.width, height=picture.height),
+    }
 
 
 def even_grid(grid_h: int, grid_w: int) -> ImageGeometry:

@@ -2,12 +2,20 @@
 
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from lens_multimodal.analysis import Effect
+from lens_multimodal.atlas import AtlasEntry, DrivingPicture
 from lens_multimodal.neuron_card import NeuronCard, SampleActivation
-from lens_multimodal.views.html import data_uri, fragment
-from lens_multimodal.views.notebook.embedded_pictures import SIDE, cell_style, field_over_picture, shown_size
+from lens_multimodal.views.html import data_uri, fragment, plain_row, plain_rows
+from lens_multimodal.views.notebook.embedded_pictures import (
+    SIDE,
+    cell_style,
+    driving_picture,
+    field_over_picture,
+    shown_size,
+)
 from lens_multimodal.views.notebook.shown import html_of, title_of
 from lens_multimodal.views.plots.labels import visible
 
@@ -46,6 +54,7 @@ def card_html(card: NeuronCard) -> str:
         samples=[_sample(sample) for sample in card.samples[:SHOWN_SAMPLES]],
         n_samples=len(card.samples),
         samples_note=_samples_note(card.samples),
+        known=None if card.atlas is None else _known(card.atlas),
     )
 
 
@@ -121,6 +130,24 @@ def _sample(sample: SampleActivation) -> dict[str, Any]:
         "width": width,
         "height": height,
         "note": f"max {sample.largest:.3g}",
+    }
+
+
+def _known(entry: AtlasEntry) -> dict[str, Any]:
+    """What an atlas says; pictures are embedded, and the link works where files of this machine open."""
+
+    def src(picture: DrivingPicture) -> str | None:
+        if picture.small is None:
+            return None
+        with Image.open(picture.small) as small:
+            return data_uri(small, side=2 * SAMPLE_SIDE)
+
+    return {
+        "n_pictures": entry.n_pictures,
+        "page": entry.page and entry.page.resolve().as_uri(),
+        "facts": plain_row(entry.facts),
+        "concepts": plain_rows(entry.concepts),
+        "pictures": [driving_picture(p, src=src(p), side=SAMPLE_SIDE) for p in entry.pictures[:SHOWN_SAMPLES]],
     }
 
 

@@ -1,7 +1,7 @@
 import torch
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.effects.by_row import Replaced, hooks_by_row, replaced_neurons
+from lens_multimodal.analysis.effects.by_row import Replaced, distinct, hooks_by_row, replaced_neurons
 from lens_multimodal.arguments.positions import read_positions
 from lens_multimodal.hooks import Resample
 from lens_multimodal.transformer import Passes
@@ -62,3 +62,18 @@ def test_rows_take_whole_activations_and_heads_of_another_run():
     expected[2, [0, 4]] = other[0, [0, 4]]
     expected[2, 3, 0] = other[0, 3, 0]
     assert torch.equal(after, expected)
+
+
+def test_rows_are_equal_if_they_replace_the_same_units_in_any_order():
+    where, elsewhere = read_positions([1]), read_positions([2])
+    rows = [
+        [],
+        *(replaced_neurons(neurons, where) for neurons in ({0: torch.tensor([2, 1])}, {0: torch.tensor([1, 2])}, None)),
+        replaced_neurons({1: torch.tensor([1, 2])}, where),
+        replaced_neurons({0: torch.tensor([1, 2])}, elsewhere),
+        [Replaced(name=transformer.mlp_post(0), positions=where)],
+        replaced_neurons({1: torch.tensor([2, 1])}, where),
+    ]
+    different, index = distinct(rows)
+    assert index == [0, 1, 1, 0, 2, 3, 4, 2]
+    assert different == [rows[i] for i in (0, 1, 4, 5, 6)]

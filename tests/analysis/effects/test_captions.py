@@ -168,8 +168,8 @@ def test_bad_input_is_named(lens):
         return caption_effects_against_random(lens, cases, max_new_tokens=2, **settings)
 
     two = NEURONS[:2]
-    with pytest.raises(ValueError, match=r"caption_effects_against_random\(n_random=...\): .* 0"):
-        run([], n_random=0)
+    with pytest.raises(ValueError, match=r"caption_effects_against_random\(n_random=...\): .* -1"):
+        run([], n_random=-1)
     with pytest.raises(ValueError, match=r"caption_effects_against_random\(cases=...\)"):
         run([])
     with pytest.raises(ValueError, match="prompt of 2"):

@@ -145,6 +145,30 @@ def test_every_row_of_a_curve_is_the_effect_of_its_own_hooks(layout, kind):
     assert table.value_change.abs().max() > 1e-2
 
 
+@cases
+def test_a_curve_alone_is_one_pass_and_equals_edits_of_the_hugging_face_model(layout, kind):
+    model, tokens, passes = wrapped(layout, kind), reference.tokens(batch=1), []
+    case = Case(tokens=tokens, target=11, neurons=NEURONS, positions=[2, 5])
+    with model.hooks(fwd_hooks=[("unembed.hook_out", lambda value, hook: passes.append(len(value)))]):
+        table = effects_against_random(model, [case], counts=(1, 2, 4), n_random=0)
+    assert passes == [4]
+    assert table.chosen.all()
+    assert table.n_neurons.tolist() == [1, 2, 4]
+    before = reference.logits(layout, tokens)[0, -1]
+    for row, count in enumerate(table.n_neurons):
+        edits = [
+            input_edited(reference.mlp_down(layout, layer), put((..., [[2], [5]], neuron), 0.0))
+            for layer, neuron in NEURONS[:count]
+        ]
+        after = reference.logits(layout, tokens, *edits)[0, -1]
+        assert table.logit_after[row] == pytest.approx(float(after[11]), abs=1e-5)
+        change = after.softmax(-1)[11] / before.softmax(-1)[11] - 1
+        assert table.relative_probability_change[row] == pytest.approx(float(change), abs=1e-5)
+    assert table.logit_change.abs().min() > 1e-4
+    with pytest.raises(ValueError, match=r"summary_against_random\(effects=...\): .*n_random"):
+        summary_against_random(table)
+
+
 def test_where_a_layer_is_used_up_a_curve_has_no_control():
     model = wrapped("gpt-j", "bridge")
     ranked = [(1, neuron) for neuron in range(30)]
@@ -226,12 +250,12 @@ def test_bad_input_is_named():
         effect_of(model, prompt, [], 1)
     with pytest.raises(ValueError, match="hook_nowhere"):
         effect_of(model, prompt, [("blocks.0.hook_nowhere", hooks[0][1])], 1)
-    with pytest.raises(FloatingPointError, match=r"97 logits at positions \[8\]"):
+    with pytest.raises(FloatingPointError, match=r"\b97 logits.*\[8\]"):
         effect_of(model, prompt[:1], scale(model, [(2, 1)], factor=float("inf")), 1)
     with pytest.raises(ValueError, match=r"effects_over\(cases=...\)"):
         effects_over(model, [], lambda _case: hooks)
-    with pytest.raises(ValueError, match=r"effects_against_random\(n_random=...\): .* 0"):
-        effects_against_random(model, [], n_random=0)
+    with pytest.raises(ValueError, match=r"effects_against_random\(n_random=...\): .* -1"):
+        effects_against_random(model, [], n_random=-1)
     with pytest.raises(ValueError, match=r"counts.*\[5, 2\]"):
         effects_against_random(model, [], counts=(5, 2))
     with pytest.raises(ValueError, match="cases"):

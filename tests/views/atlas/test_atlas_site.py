@@ -74,7 +74,7 @@ def test_the_outlined_patch_is_the_one_of_the_table(made):
     atlas, _, index = made
     entry = atlas.neuron(*map(int, atlas.neurons.sort_values("iou", ascending=False).iloc[0][["layer", "neuron"]]))
     page = (index.parent / "neuron" / f"L{entry.layer}N{entry.neuron}.html").read_text()
-    styles = re.findall(r'class="cell" style="left:([\d.]+)%;top:([\d.]+)%', page)
+    styles = re.findall(r'class="cell" style="[^"]*left:([\d.]+)%;top:([\d.]+)%', page)
     for (left, top), row in zip(styles, entry.patches.itertuples(), strict=True):
         assert float(left) == pytest.approx(100 * row.patch_col / 3, abs=0.1)
         assert float(top) == pytest.approx(100 * row.patch_row / 3, abs=0.1)

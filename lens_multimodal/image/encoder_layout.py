@@ -1,0 +1,145 @@
+"""Layouts by size of picture, from a model's own preprocessing and encoder, measured when they are asked for."""
+
+import hashlib
+from collections.abc import Callable, Hashable, Mapping
+from threading import RLock
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lens_multimodal.image.flat_patches import assembled, touched_patches
+from lens_multimodal.image.layout import ImageLayout
+from lens_multimodal.image.measured_layout import (
+    TouchedPixels,
+    measured_layout,
+    painted_coordinates,
+    tile_scales,
+    touched_pixels,
+    without_attention,
+)
+
+KEPT = 256
+"""Sizes of pictures, and shapes of the encoder's input, of which measurements are kept."""
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Latest(Generic[K, V]):
+    """The latest `KEPT` values by key, each made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._values: dict[K, V] = {}
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        """The value of a key; `make` gives one that is not there."""
+        if key not in self._values:
+            self._values[key] = make()
+            if len(self._values) > KEPT:
+                del self._values[next(iter(self._values))]
+        return self._values[key]
+
+
+class EncoderLock:
+    """Held by the thread that runs the encoder: while a layout is measured, its attention is switched off."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type["EncoderLock"], tuple[()]]:
+        return EncoderLock, ()  # a copy has a lock of its own
+
+
+class EncoderLayouts:
+    """What each image vector shows; the latest layouts are kept. Threads may ask.
+
+    Args:
+        preprocessed: of a picture, `in_company` and options of the image processor: the encoder's input.
+        vectors_of: of the encoder's input.
+        parts: encoder and projector, whose attention is switched off while a layout is measured.
+        side: height and width in pixels of the encoder's patches.
+        lock: of the encoder.
+    """
+
+    def __init__(
+        self,
+        preprocessed: Callable[..., Mapping[str, Tensor]],
+        vectors_of: Callable[[Mapping[str, Tensor]], Tensor],
+        parts: Mapping[str, nn.Module],
+        *,
+        side: int,
+        lock: EncoderLock,
+    ) -> None:
+        self._preprocessed, self._vectors_of, self._parts = preprocessed, vectors_of, parts
+        self._side, self._lock = side, lock
+        self._layouts: Latest[tuple[int, int, bool], ImageLayout] = Latest()
+        self._touched: Latest[tuple[Any, ...], list[TouchedPixels | None]] = Latest()
+
+    def of(self, width: int, height: int, *, n_positions: int, in_company: bool) -> ImageLayout:
+        """What the first `n_positions` vectors of a picture of this size show.
+
+        Cost: dozens of passes of the encoder for each new shape of its input.
+        """
+        with self._lock:
+            return self._layouts.get(
+                (width, height, in_company), lambda: self._measured(width, height, n_positions, in_company=in_company)
+            )
+
+    @torch.no_grad()
+    def _measured(self, width: int, height: int, n_positions: int, *, in_company: bool) -> ImageLayout:
+        pictures = painted_coordinates(width, height)
+        as_painted = {"do_rescale": False, "do_normalize": False, "in_company": in_company}
+        painted = [self._preprocessed(own, **as_painted)["pixel_values"] for own in pictures]
+        inputs = self._preprocessed(pictures[0], in_company=in_company)
+        pixels = inputs["pixel_values"]
+
+        def vectors(own: Tensor) -> Tensor:
+            return self._vectors_of({**inputs, "pixel_values": own})
+
+        cells = None
+        if pixels.ndim == 2:
+            painted, cells = assembled(painted, side=self._side)
+
+        def touched() -> list[TouchedPixels | None]:
+            with without_attention(self._parts):
+                if cells is None:
+                    return touched_pixels(vectors, pixels, band=self._side)
+                return touched_patches(vectors, pixels, cells, side=self._side)
+
+        found = self._touched.get(_shape(inputs), touched)
+        scales = tile_scales(painted, width=width, height=height)
+        return measured_layout(found[:n_positions], scales, width=width, height=height)
+
+
+def shared_grid(layouts: Mapping[tuple[int, int], ImageLayout]) -> tuple[int, int]:
+    """Rows and columns of the one grid that pictures of all these sizes have.
+
+    Raises: ValueError if they have different grids, several, or none.
+    """
+    only = [own.only_grid if own.is_placed else None for own in layouts.values()]
+    first, *others = {None if grid is None else (grid.grid_h, grid.grid_w) for grid in only}
+    if others or first is None:
+        found = (", ".join(f"{g.grid_h} x {g.grid_w}" for g in own.grids) or "none" for own in layouts.values())
+        sizes = [f"{width} x {height} pixels: {own}" for (width, height), own in zip(layouts, found, strict=True)]
+        raise ValueError(
+            f"this model does not read every picture as the same one grid of image patches ({'; '.join(sizes)}); a "
+            f"processor that cuts no tiles (do_image_splitting=False, crop_to_patches=False) may help"
+        )
+    return first
+
+
+def _shape(inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """All of an encoder's input but the colours."""
+    others = sorted((name, value) for name, value in inputs.items() if name != "pixel_values")
+    return inputs["pixel_values"].shape, *((name, value.shape, _digest(value)) for name, value in others)
+
+
+def _digest(value: Tensor) -> bytes:
+    return hashlib.blake2b(value.contiguous().numpy().tobytes(), digest_size=16).digest()

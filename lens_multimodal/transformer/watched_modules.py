@@ -1,0 +1,123 @@
+"""Whether the modules of a model are unchanged, and whether anybody has a hook on them.
+
+This is asked before every forward pass, of a thousand modules, so it looks at dictionaries and nothing else.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.nn.modules import module as of_all_modules
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOK_FIELDS = (
+    *HOOKS, "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
+)  # fmt: skip
+"""Where a module keeps its hooks."""
+
+MODEL, HOOK_POINT, WRAPPER, COPIED, SHARED = "model", "hook point", "wrapper", "copied", "shared"
+"""The parts that modules play: the bridge itself, a TransformerLens hook point, a wrapper around a Hugging Face module,
+a Hugging Face module of which there is a copy, or one that is used as it is."""
+
+
+def harmless(hook: Hook) -> Hook:
+    """Decorate a PyTorch hook of this library that a pass without the bridge's wrappers does not need."""
+    hook.harmless = True  # type: ignore[attr-defined]
+    return hook
+
+
+class WatchedModules:
+    """Modules by their paths, and the part that each plays, as they are now."""
+
+    def __init__(self, modules: Iterable[tuple[str, nn.Module, str]]) -> None:
+        self._modules = [_Watched(path, module, part) for path, module, part in modules]
+
+    def changed(self) -> bool:
+        """Whether modules have other submodules, classes or settings than when they were first seen."""
+        return any(watched.changed() for watched in self._modules)
+
+    def obstacle(self) -> str | None:
+        """Something that acts in these modules and would not act in copies of them, or None.
+
+        Weights of wrappers, hooks and forward methods of other code, hooks on all modules of the process, and training.
+        """
+        if any(vars(of_all_modules)[name] for name in _GLOBAL_HOOKS):
+            return "a hook is on all modules of this process"
+        for watched in self._modules:
+            fields = watched.fields or vars(watched.module())
+            if (
+                fields["_forward_hooks"]
+                or fields["_forward_pre_hooks"]
+                or fields["_backward_hooks"]
+                or fields["_backward_pre_hooks"]
+                or "forward" in fields
+                or "generate" in fields
+                or fields["training"]
+                or fields.get("_compiled_call_impl") is not None
+                or (watched.part == WRAPPER and fields["_parameters"])
+            ) and (found := watched.obstacle()):
+                return found
+        return None
+
+
+class _Watched:
+    __slots__ = ("attributes", "children", "fields", "kind", "module", "n_fields", "part", "path")
+
+    def __init__(self, path: str, module: nn.Module, part: str) -> None:
+        self.path, self.module, self.part = path or "the model", weakref.ref(module), part
+        # The model's own fields hold methods bound to it, which would keep it alive.
+        self.fields = {} if part == MODEL else vars(module)
+        self.kind, self.children = type(module), dict(module._modules)
+        self.n_fields = len(self.fields)
+        self.attributes = [*filter(self._is_setting, self.fields.items())] if part in (WRAPPER, COPIED) else []
+
+    def _is_setting(self, field: tuple[str, Any]) -> bool:
+        """A wrapper keeps what it notes during a pass under names with an underscore."""
+        name, _ = field
+        return name not in ("_modules", "training", *HOOK_FIELDS) and not (self.part == WRAPPER and name[0] == "_")
+
+    def changed(self) -> bool:
+        fields = self.fields or vars(self.module())
+        if fields["_modules"] != self.children or type(self.module()) is not self.kind:
+            return True
+        if self.part == COPIED and len(fields) != self.n_fields:
+            return True
+        return any(fields.get(name) is not value for name, value in self.attributes)
+
+    def obstacle(self) -> str | None:
+        fields = self.fields or vars(self.module())
+        if any(name in fields and not _is_harmless(fields[name]) for name in ("forward", "generate")):
+            return f"{self.path} has a method of its own in place of its class's"
+        if fields.get("_compiled_call_impl") is not None:
+            return f"{self.path} is compiled"
+        if self.part == WRAPPER and fields["_parameters"]:
+            return f"{self.path} has weights of its own"
+        for name in HOOKS:
+            if not all(map(_is_inner if self.part == HOOK_POINT else _is_harmless, fields[name].values())):
+                return f"a hook is on {self.path}"
+        if fields["training"] and self.part in (COPIED, SHARED):
+            return "the model is in training mode"
+        return None
+
+
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks",
+)  # fmt: skip
+
+
+def _is_harmless(hook: Any) -> bool:
+    """Whether a hook or method is one of this library that is marked so, or one of TransformerLens' own."""
+    return getattr(hook, "harmless", None) is True or _is_of_transformer_lens(hook)
+
+
+def _is_inner(hook: Any) -> bool:
+    """Whether a hook point's PyTorch hook stands for a function by which TransformerLens joins two hook points."""
+    names = getattr(getattr(hook, "__code__", None), "co_freevars", ())
+    return "hook" in names and _is_of_transformer_lens(hook.__closure__[names.index("hook")].cell_contents)
+
+
+def _is_of_transformer_lens(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("transformer_lens.model_bridge.")

@@ -1,0 +1,187 @@
+"""Which modules a forward pass of the library runs through: those of the TransformerLens model, or a bare twin's.
+
+The twin is taken only where that cannot change a result: no hook is on the model that the twin lacks, its modules are
+those that the twin was made of, and the two gave the same logits, activations and gradients when they were compared.
+The comparison is made on each model, before its twin is first used; no list of families decides.
+"""
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import _len_torch_function_stack
+from torch.utils._python_dispatch import _len_torch_dispatch_stack
+
+from lens_multimodal.transformer.accepted_models import few_logits
+from lens_multimodal.transformer.agreement import relative_difference
+from lens_multimodal.transformer.bare_twin import BareTwin, NoBareTwin
+from lens_multimodal.transformer.checked_hooks import fired_hooks, keep
+from lens_multimodal.transformer.hook_names import mlp_post, resid_pre
+from lens_multimodal.transformer.model_class import BRIDGE, class_name, weight_processing
+from lens_multimodal.transformer.one_at_a_time import runs_alone
+from lens_multimodal.transformer.sizes import shape
+
+AUTO, HOOKED, BARE = "auto", "hooked", "bare"
+"""How the modules are chosen: by what is safe; always the TransformerLens model; the twin, or an error."""
+
+TOLERANCE = 3e-5
+"""Of the largest number, in float32 and float64: norms and softmaxes are float32 in many models of both."""
+HALF_PRECISION_STEPS = 16
+"""The same in half precision, in steps of its rounding."""
+PATIENCE = 50
+"""How often a twin is made again before a model counts as one that changes all the time."""
+
+_chosen: "weakref.WeakKeyDictionary[nn.Module, _Twin]" = weakref.WeakKeyDictionary()
+_forced: "weakref.WeakKeyDictionary[nn.Module, str]" = weakref.WeakKeyDictionary()
+
+
+def which_model(model: nn.Module, names: Sequence[str] = ()) -> Any:
+    """The model itself, or a bridge like it around bare modules.
+
+    Args: names: hook points that the pass needs.
+    Raises: RuntimeError if the bare modules are asked for and cannot be used; says why.
+    """
+    reason = why_hooked(model, names)
+    if reason is None:
+        return _chosen[model].twin.model  # type: ignore[union-attr]
+    if _forced.get(model) == BARE:
+        raise RuntimeError(f"this model cannot run on bare modules: {reason}")
+    return model
+
+
+@contextmanager
+def running_on(model: nn.Module, how: str) -> Iterator[None]:
+    """Within the block, every pass of the library runs as asked for, whichever thread makes it.
+
+    Args: how: "auto", "hooked" (the TransformerLens model itself) or "bare" (an error where that is not safe).
+    Raises: ValueError for another word.
+    """
+    if how not in (AUTO, HOOKED, BARE):
+        raise ValueError(f'expected "{AUTO}", "{HOOKED}" or "{BARE}", got {how!r}')
+    before = _forced.get(model, AUTO)
+    _forced[model] = how
+    try:
+        yield
+    finally:
+        _forced[model] = before
+
+
+@runs_alone
+def why_hooked(model: nn.Module, names: Sequence[str] = ()) -> str | None:
+    """Why a pass that needs these hook points runs through the TransformerLens model now; None if it does not."""
+    if _forced.get(model) == HOOKED:
+        return "that was asked for"
+    if class_name(model) != BRIDGE or weight_processing(model) != "none":
+        return f"it is a {class_name(model)}" if weight_processing(model) == "none" else "its weights were processed"
+    if (reason := _unusual_state()) is not None:
+        return reason
+    if model not in _chosen:
+        _chosen[model] = _Twin()
+    return _chosen[model].why_not(model, names)
+
+
+class _Twin:
+    """The twin of one model, made again when the model changes, and what a comparison with the model gave."""
+
+    def __init__(self) -> None:
+        self.twin: BareTwin | None = None
+        self._made = 0
+        self._never: str | None = None
+        self._compared: tuple[Any, ...] | None = None
+        self._differs: str | None = None
+
+    def why_not(self, model: Any, names: Sequence[str]) -> str | None:
+        if self.twin is not None and (found := self.twin.obstacle()) is not None:
+            return found
+        if self._never is None and (self.twin is None or not self.twin.is_current()):
+            self._make(model)
+        if self.twin is None:
+            return self._never
+        if (found := self.twin.obstacle()) is not None:
+            return found
+        if (lacking := self.twin.lacks(names)) is not None:
+            return f"bare modules have no {lacking}"
+        layout = self.twin.layout()
+        if len({device for _, device in layout}) > 1:
+            return "its weights are on several devices"
+        if layout != self._compared:
+            self._compared, self._differs = layout, _why_different(model, self.twin)
+        return self._differs
+
+    def _make(self, model: Any) -> None:
+        self._compared, self.twin = None, None
+        if self._made == PATIENCE:
+            self._never = f"its modules or settings changed {PATIENCE} times"
+            return
+        try:
+            self.twin = BareTwin(model)
+            self._made += 1
+        except NoBareTwin as error:
+            self._never = str(error)
+
+
+def _unusual_state() -> str | None:
+    """What may treat the operations of a pass differently, anywhere in this process."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return "a graph is being made"
+    if _len_torch_function_stack() or _len_torch_dispatch_stack():
+        return "a torch function mode or dispatch mode is on"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a transform of torch.func is on"
+    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+        return "autocast is on"
+    return None
+
+
+def _why_different(model: Any, twin: BareTwin) -> str | None:
+    """Compare the twin with its model on a few tokens; None if they agree."""
+    try:
+        # The innermost hooks on saved tensors replace those of the caller, who may count what his own pass keeps.
+        with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+            pairs = zip(_computed(twin.model, twin), _computed(model, twin), strict=True)
+            off = max(_steps(found, expected) for found, expected in pairs)
+    except Exception as error:  # whatever fails here fails, or does not, in the model itself
+        return f"its bare modules could not be compared with it ({type(error).__name__}: {error})"
+    return (
+        None if off <= 1 else f"its bare modules give different numbers, off by {off:.3g} times what rounding explains"
+    )
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _steps(found: Tensor, expected: Tensor) -> float:
+    """The largest difference in units of what is tolerated; infinite for numbers that are not finite."""
+    if not found.isfinite().equal(expected.isfinite()):
+        return float("inf")
+    found, expected = found.nan_to_num(0, 0, 0), expected.nan_to_num(0, 0, 0)  # transformers masks with them
+    eps = torch.finfo(expected.dtype).eps
+    allowed = HALF_PRECISION_STEPS * eps if expected.dtype.itemsize == 2 else TOLERANCE
+    return relative_difference(found, expected) / allowed
+
+
+def _computed(model: Any, twin: BareTwin) -> list[Tensor]:
+    """Logits with and without padding and cache; activations of neurons and the gradients with respect to them."""
+    sizes = shape(model)
+    n_pos = min(6, sizes.n_ctx)
+    tokens = (torch.arange(2 * n_pos, device=model.W_E.device).view(2, n_pos) * 7 + 1) % sizes.d_vocab
+    mask = torch.ones_like(tokens)
+    mask[1, 0] = 0
+    kept: dict[str, Tensor] = {}
+
+    def begin(residual: Tensor, hook: Any) -> Tensor:
+        return residual.detach().requires_grad_()
+
+    neurons = [name for name in map(mlp_post, range(sizes.n_layers)) if twin.lacks([name]) is None]
+    with torch.enable_grad(), fired_hooks(model, [(resid_pre(0), begin), *keep(neurons, into=kept)]):
+        logits = model(tokens, return_type="logits")
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
+    gradients = torch.autograd.grad((logits * weights).sum(), list(kept.values())) if kept else ()
+    with torch.no_grad():
+        padded = model(tokens, return_type="logits", attention_mask=mask)[mask.bool()]
+        cached = few_logits(model.original_model)
+    return [logits, padded, cached, *kept.values(), *gradients]

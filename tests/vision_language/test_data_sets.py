@@ -1,0 +1,230 @@
+"""What runs over a data set, on a model of one grid, two that cut tiles, and one whose positions show no place.
+
+Everything is compared with plain PyTorch hooks on the untouched model and its own pixels.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lens_multimodal import attach_vision
+from lens_multimodal.atlas import build_atlas, estimate_atlas
+from lens_multimodal.data import CaptionedPicture
+from lens_multimodal.image.patch_cover import covered_positions
+from lens_multimodal.runs.picture_order import in_order
+from lens_multimodal.store import estimate, write_activations
+from lens_multimodal.train import CaptionBatch, FitSettings, batches_of, fit_projection, token_losses
+from tests.vision_language.conftest import Pair
+from tests.vision_language.models import build
+from tests.vision_language.pictures import scenes_of_several_sizes
+from tests.vision_language.test_exactness import decoder_layers
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+TEXT = " what is a dog"
+LAYER = 1
+
+
+@pytest.fixture(scope="module", params=["llava", "llava-next", "smolvlm", "blip-2"])
+def pair(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    plain, processor = build(request.param, folder)
+    model, own = build(request.param, folder)
+    return Pair(family=request.param, plain=plain, processor=processor, lens=attach_vision(model, processor=own))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return scenes_of_several_sizes(tmp_path_factory.mktemp("pictures"), 6)
+
+
+def neurons_on_pixels(pair, scene, text):
+    """Activations of the layer's neurons at every position of one picture's prompt, from its pixels."""
+    kept = []
+    layer = decoder_layers(pair.plain)[LAYER]
+    read = layer.fc2 if hasattr(layer, "fc2") else layer.mlp.down_proj
+    handle = read.register_forward_pre_hook(lambda _m, args: kept.append(args[0]))
+    pair.logits(f"IMAGE{text}", [scene.open()])
+    handle.remove()
+    return kept[0].reshape(-1, kept[0].shape[-1])
+
+
+def store_of(pair, scenes, out, **options):
+    options = {"at": f"blocks.{LAYER}.mlp.hook_post", "text": TEXT, "batch_size": 4, "progress": False, **options}
+    return write_activations(pair.lens, scenes, out, **options)
+
+
+def test_a_store_of_image_positions(pair, scenes, tmp_path):
+    """Pictures of unequal length in one batch; the place of each row is that of the picture's layout."""
+    stored = store_of(pair, scenes, tmp_path / "out")
+    for scene in scenes:
+        prompt = pair.lens.prompt(scene.path, TEXT)
+        (span,) = prompt.spans[0]
+        expected = neurons_on_pixels(pair, scene, TEXT)[list(span.positions)]
+        found = stored.of_picture(scene.id, f"blocks.{LAYER}.mlp.hook_post")
+        assert_close(found, expected, **CLOSE)
+        rows = stored.rows[stored.rows["image_id"] == scene.id]
+        assert rows["pos"].tolist() == list(span.positions)
+        cells = [span.image.cell(index) or (-1, -1) for index in range(len(span.image))]
+        assert list(zip(rows["patch_row"], rows["patch_col"], strict=True)) == cells
+    assert estimate(pair.lens, scenes, at="blocks.0.hook_resid_post", batch_size=2, n_batches=1).bytes > 0
+
+
+def test_a_store_of_objects(pair, scenes, tmp_path):
+    if pair.family == "blip-2":
+        with pytest.raises(ValueError, match="Blip2"):
+            store_of(pair, scenes, tmp_path / "out", positions="objects")
+        assert not (tmp_path / "out").exists()
+        return
+    stored = store_of(pair, scenes, tmp_path / "out", positions="objects", categories=["cat"], covered=0.6)
+    for scene in scenes:
+        image = pair.lens.embed([scene.path])[0]
+        rows = stored.rows[stored.rows["image_id"] == scene.id]
+        if "cat" not in scene.categories:
+            assert len(rows) == 0
+            continue
+        share = covered_positions(image.layout, scene.seg_mask("cat"))
+        expected = [index for index in range(len(image)) if share[index] >= 0.6]
+        positions = pair.lens.prompt(scene.path, TEXT).spans[0][0].positions
+        assert rows["pos"].tolist() == [positions[index] for index in expected]
+        np.testing.assert_allclose(rows["share"], share[expected], rtol=1e-6)
+
+
+def test_a_store_of_captions(pair, scenes, tmp_path):
+    """Greedy tokens of the model from pixels, and its neurons where it has read them."""
+    stored = store_of(pair, scenes[:4], tmp_path / "out", positions="caption", max_new_tokens=4)
+    lengths = set()
+    for scene in scenes[:4]:
+        inputs = pair.inputs(f"IMAGE{TEXT}", [scene.open()])
+        ids = pair.plain.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=0)[0]
+        prompt = pair.lens.prompt(scene.path, TEXT)
+        # Some releases return BLIP-2's new tokens alone.
+        written = ids.tolist()[prompt.tokens.shape[1] if len(ids) > prompt.tokens.shape[1] else 0 :]
+        expected = pair.lens.text.first_line([token for token in written if token not in pair.lens.text.stop_ids])
+        rows = stored.rows[stored.rows["image_id"] == scene.id]
+        assert rows["token"].tolist() == expected
+        assert rows["pos"].tolist() == [prompt.tokens.shape[1] + n for n in range(len(expected))]
+        lengths.add(len(expected))
+    assert max(lengths) > 0
+
+
+def test_an_atlas_counts_one_grid(pair, scenes, tmp_path):
+    """Moments, best patches and overlaps from pixels; other layouts are refused before anything is written."""
+    options = {"layers": [LAYER], "text": TEXT, "batch_size": 2, "quantile": 0.8, "n_top": 2, "progress": False}
+    if pair.family != "llava":
+        with pytest.raises(ValueError, match="grid"):
+            build_atlas(pair.lens, scenes, tmp_path / "out", **options)
+        assert not (tmp_path / "out").exists()
+        return
+    atlas = build_atlas(pair.lens, scenes, tmp_path / "out", **options)
+    order = in_order(scenes, 0)
+    images = [pair.lens.prompt(scene.path, TEXT).spans[0][0] for scene in order]
+    activation = torch.stack(
+        [neurons_on_pixels(pair, s, TEXT)[list(own.positions)] for s, own in zip(order, images, strict=True)]
+    ).double()
+    flat = activation.flatten(0, 1).numpy()
+    found = atlas.neurons.sort_values("neuron")
+    np.testing.assert_allclose(found["mean"], flat.mean(axis=0), **CLOSE)
+    np.testing.assert_allclose(found["std"], flat.std(axis=0), **CLOSE)
+    np.testing.assert_allclose(found["max"], flat.max(axis=0), **CLOSE)
+    for neuron in range(0, flat.shape[1], 7):
+        best = atlas.neuron(LAYER, neuron).patches.iloc[0]
+        place = [scene.id for scene in order].index(best["image_id"])
+        index = int(activation[place, :, neuron].argmax())
+        assert (best["patch_row"], best["patch_col"]) == images[place].image.cell(index)
+    share = np.stack(
+        [covered_positions(own.image.layout, s.seg_mask("dog")).numpy() for s, own in zip(order, images, strict=True)]
+    ).ravel()
+    share = np.rint(share * 64) / 64
+    for neuron in range(0, flat.shape[1], 7):
+        # A quantile is one of the activations, so it is taken here, where it equals itself to the last bit.
+        on = flat[:, neuron] > np.sort(flat[:, neuron])[::-1][int(0.2 * len(flat) + 1e-9)]
+        inside = share[on].sum()
+        own = atlas.neuron(LAYER, neuron).concepts.set_index("category")
+        assert own.loc["dog", "iou"] == pytest.approx(inside / (on.sum() + share.sum() - inside), abs=1e-6)
+    assert estimate_atlas(pair.lens, scenes, layers=[LAYER], batch_size=2, n_batches=1).bytes > 0
+
+
+# --- training --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainable(pair, tmp_path):
+    """A lens of its own, and the untouched twin of its model."""
+    folder = tmp_path / "models"
+    (plain, _), (model, processor) = build(pair.family, folder), build(pair.family, folder)
+    return attach_vision(model, processor=processor), plain
+
+
+def captioned(scenes):
+    """Captions of unequal length."""
+    return [" the red sun", " a dog", " is in the tree"][: len(scenes)], [scene.open() for scene in scenes]
+
+
+def losses_on_pixels(pair, plain, captions, pictures):
+    """Hugging Face's own loss from pixels, one caption at a time, times its number of tokens."""
+    found = []
+    for caption, picture in zip(captions, pictures, strict=True):
+        inputs = pair.inputs(f"IMAGE what is{caption}", [picture])
+        ids = torch.cat([inputs["input_ids"], torch.tensor([[0]])], dim=1)
+        n_words = len(pair.lens.text.encode(caption)) + 1
+        labels = torch.full_like(ids, -100)
+        labels[:, -n_words:] = ids[:, -n_words:]
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        found.append(plain(**inputs, labels=labels).loss * n_words)
+    return found
+
+
+def test_the_loss_of_a_caption_and_its_gradient_in_the_projector(pair, trainable, scenes):
+    lens, plain = trainable
+    captions, pictures = captioned(scenes[:3])
+    batch = CaptionBatch(
+        pixels=[lens.images.preprocessed(own) for own in pictures],
+        captions=captions,
+        sizes=[own.size for own in pictures],
+    )
+    name = list(lens.images.parts)[-1]
+    own = lens.images.projector.requires_grad_(True)
+    losses = token_losses(lens, batch, prompt=" what is")
+    lengths = [len(lens.text.encode(caption)) + 1 for caption in captions]
+    theirs = getattr(plain if hasattr(plain, name) else plain.model, name).requires_grad_(True)
+    expected = losses_on_pixels(pair, plain, captions, pictures)
+    for found, loss in zip(losses.split(lengths), expected, strict=True):
+        assert_close(found.sum(), loss, **CLOSE)
+    found = torch.autograd.grad(losses.sum(), list(own.parameters()))
+    wanted = torch.autograd.grad(sum(expected), list(theirs.parameters()))
+    for mine, other in zip(found, wanted, strict=True):
+        assert other.abs().max() > 1e-3
+        assert_close(mine, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+def test_training_starts_from_the_models_own_projector(pair, trainable, scenes, tmp_path):
+    lens, plain = trainable
+    frozen = {name: value.clone() for name, value in lens.images.model.state_dict().items()}
+    settings = FitSettings(steps=6, batch_size=2, learning_rate=1e-2, dropout=0.0, prompt=" what is")
+    texts, _ = captioned(scenes[:3])
+    data = batches_of(
+        [CaptionedPicture(key=s.path.name, picture=s.path, captions=(t,)) for s, t in zip(scenes, texts, strict=False)],
+        preprocessed=lens.images.preprocessed,
+        batch_size=2,
+        shuffle=False,
+    )
+    fitted = fit_projection(lens, data, settings=settings, folder=tmp_path / "fit", progress=False)
+    assert fitted is lens.images.projector
+    prefix = next(name for name, module in lens.images.model.named_modules() if module is fitted)
+    for name, value in lens.images.model.state_dict().items():
+        assert torch.equal(value, frozen[name]) == (not name.startswith(prefix))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "fit" / "log.jsonl").read_text().splitlines()]
+    captions, pictures = captioned(scenes[:2])
+    n_tokens = sum(len(lens.text.encode(caption)) + 1 for caption in captions)
+    with torch.no_grad():
+        first = sum(losses_on_pixels(pair, plain, captions, pictures)) / n_tokens
+    assert losses[0] == pytest.approx(float(first), rel=1e-4)
+    assert losses[-2] < losses[0]
+    lens.save_pretrained(tmp_path / "saved")
+    # Some releases load another backend of the image processor than was saved.
+    again = attach_vision(tmp_path / "saved", processor=lens.images.processor)
+    prompt, twin = (own.prompt(scenes[0].path, TEXT) for own in (lens, again))
+    assert_close(again.logits(twin), lens.logits(prompt), **CLOSE)
