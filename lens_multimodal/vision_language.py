@@ -39,7 +39,7 @@ SAMPLE_TEXT = " a picture of a"
 
 
 class NotFromVectorsAlone(ValueError):
-    """A vision-language model whose logits from pixels differ from those that its decoder gives for its image vectors."""
+    """A vision-language model whose logits from pixels differ from those of its decoder on its image vectors."""
 
 
 def read(
