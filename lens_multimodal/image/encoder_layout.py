@@ -1,4 +1,4 @@
-"""Layouts by size of picture, from a model's own preprocessing and encoder, measured when they are asked for."""
+"""Layouts by size of picture, from a model's own preprocessing and encoder, measured on demand."""
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping
@@ -20,20 +20,20 @@ from lens_multimodal.image.measured_layout import (
 )
 
 KEPT = 256
-"""Sizes of pictures, and shapes of the encoder's input, of which measurements are kept."""
+"""Sizes of pictures, and shapes of the encoder's input, whose measurements are kept."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
 class Latest(Generic[K, V]):
-    """The latest `KEPT` values by key, each made when it is first asked for."""
+    """The latest `KEPT` values by key, each made when it is first needed."""
 
     def __init__(self) -> None:
         self._values: dict[K, V] = {}
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value of a key; `make` gives one that is not there."""
+        """The value of a key; `make` gives one that is missing."""
         if key not in self._values:
             self._values[key] = make()
             if len(self._values) > KEPT:
@@ -58,7 +58,7 @@ class EncoderLock:
 
 
 class EncoderLayouts:
-    """What each image vector shows; the latest layouts are kept. Threads may ask.
+    """What each image vector shows; the latest layouts are kept. Thread-safe.
 
     Args:
         preprocessed: of a picture, `in_company` and options of the image processor: the encoder's input.
@@ -129,14 +129,14 @@ def shared_grid(layouts: Mapping[tuple[int, int], ImageLayout]) -> tuple[int, in
         found = (", ".join(f"{g.grid_h} x {g.grid_w}" for g in own.grids) or "none" for own in layouts.values())
         sizes = [f"{width} x {height} pixels: {own}" for (width, height), own in zip(layouts, found, strict=True)]
         raise ValueError(
-            f"this model does not read every picture as the same one grid of image patches ({'; '.join(sizes)}); a "
+            f"this model does not read every picture as the same single grid of image patches ({'; '.join(sizes)}); a "
             f"processor that cuts no tiles (do_image_splitting=False, crop_to_patches=False) may help"
         )
     return first
 
 
 def _shape(inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """All of an encoder's input but the colours."""
+    """All of an encoder's input except the colours."""
     others = sorted((name, value) for name, value in inputs.items() if name != "pixel_values")
     return inputs["pixel_values"].shape, *((name, value.shape, _digest(value)) for name, value in others)
 

@@ -1,6 +1,6 @@
 """Image patches that a processor gives as rows of numbers, one row a patch (Qwen2-VL), and the vectors that read them.
 
-Their order is not looked up either: a painted picture tells where each row was cut, and gradients tell which vector
+Their order is not looked up either: a painted picture shows where each row was cut, and gradients show which vector
 depends on it.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from lens_multimodal.image.measured_layout import TouchedPixels
 
 SURE = 0.1
-"""Of a patch's gradient: what another vector may have of it, by rounding."""
+"""The share of a patch's gradient that another vector may have by rounding."""
 
 
 def assembled(

@@ -1,9 +1,9 @@
 """A `TransformerBridge` without its wrappers: the same weights in plain Hugging Face modules.
 
 A bridge calls some forty modules of its own in each layer, so that hooks can be anywhere. Without hooks that time is
-lost, on a GPU most of all. The twin copies the Hugging Face modules that have wrapped modules inside. The copies share
-the dictionaries of parameters and buffers, so weights that are edited, replaced, moved or cast are the twin's too. All
-other modules are the bridge's own, the embedding with the hooks of a lens among them.
+wasted, most of all on a GPU. The twin copies the Hugging Face modules that have wrapped modules inside. The copies
+share the dictionaries of parameters and buffers, so weights that are edited, replaced, moved or cast are the twin's
+too. All other modules are the bridge's own, the embedding with the hooks of a lens among them.
 """
 
 import copy
@@ -30,7 +30,7 @@ from lens_multimodal.transformer.watched_modules import (
 
 
 class NoBareTwin(ValueError):
-    """A bridge without a twin that could stand in for it."""
+    """A bridge that no twin can replace."""
 
 
 class BareTwin:
@@ -92,7 +92,7 @@ class BareTwin:
         if _is_wrapper(module):
             original = module._modules.get("_original_component")
             if original is None:
-                raise NoBareTwin(f"a {type(module).__name__} stands among the Hugging Face modules and wraps none")
+                raise NoBareTwin(f"a {type(module).__name__} is among the Hugging Face modules and wraps none")
             return self._bare(original)
         if id(module) in self._copies:
             return self._copies[id(module)][1]
@@ -159,7 +159,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _bridge_around(inner: nn.Module, bridge: Any) -> Any:
-    """A copy of the bridge object that runs other Hugging Face modules; the bridge does not learn of it."""
+    """A copy of the bridge object that runs other Hugging Face modules; the bridge itself is unchanged."""
     made: Any = object.__new__(type(bridge))
     own = {name: value for name, value in vars(bridge).items() if not isinstance(value, MethodType)}
     made.__dict__.update(own, original_model=inner, _modules=dict(bridge._modules))
