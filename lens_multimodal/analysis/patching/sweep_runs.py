@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.ablation_effect import values_by_row
 from lens_multimodal.analysis.attribution.gradients import each_gradient
 from lens_multimodal.analysis.attribution.graph import normal_tensor
@@ -100,17 +101,21 @@ class SweepRuns:
         ]
         axes = {**axes, **({"pos": positions} if site.by_position else {})}
         shape = [len(labels) for labels in axes.values()]
-        clean_activations = self.clean_activations(list(dict.fromkeys(cell.name for cell in cells)))
-        estimates = self.estimates(clean_activations)
-        patched = self.patched(site.name, cells, clean_activations)
+        # What is recorded, put in place and compared rounds in the same way.
+        with transformer.running_on(self.model, "hooked"):
+            clean_activations = self.clean_activations(list(dict.fromkeys(cell.name for cell in cells)))
+            estimates = self.estimates(clean_activations)
+            patched = self.patched(site.name, cells, clean_activations)
+            clean = self._value(self.pair.clean, self.clean_target)
+            corrupted = self._value(self.pair.corrupted, self.target)
         estimate = torch.stack([_part(estimates[cell.name], cell).sum().to(patched.device) for cell in cells])
         return PatchSweep(
             site=site.name,
             axes=axes,
             patched=patched.reshape(shape),
             estimate=estimate.reshape(shape),
-            clean=self._value(self.pair.clean, self.clean_target),
-            corrupted=self._value(self.pair.corrupted, self.target),
+            clean=clean,
+            corrupted=corrupted,
         )
 
     def clean_activations(self, names: list[str]) -> dict[str, Float[Tensor, "pos ..."]]:
