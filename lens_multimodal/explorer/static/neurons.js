@@ -6,9 +6,8 @@ import { $, el, readable } from "./dom.js";
 const SCALE = { min: 0, max: 4, step: 0.1 };
 
 export class NeuronTable {
-  // atlas: of which neurons show what it says, or null; onpoint(neuron or null), onchange(factors)
+  // atlas: whether neurons come with what one says; onpoint(neuron or null), onchange(factors)
   constructor({ atlas, onpoint, onchange }) {
-    this.atlas = atlas;
     $("neurons-atlas").hidden = !atlas;
     this.body = $("neurons-table").tBodies[0];
     this.onpoint = onpoint;
@@ -102,8 +101,7 @@ export class NeuronTable {
       el("td", { class: "tick" }, tick),
       el("td", { class: "picture" }, el("img", { class: "thumb", src: neuron.field, alt: `Where ${name} is active`, width: 56, height: 56 })),
       el("th", { scope: "row" }, el("span", { class: "layer" }, `L${neuron.layer}`), ` ${neuron.neuron}`),
-      el("td", { class: "writes" }, ...neuron.tokens.map((token) => written(token, word))),
-      this.atlas ? inAtlas(neuron.atlas, name) : null,
+      el("td", { class: "writes" }, ...neuron.tokens.map((token) => written(token, word)), inAtlas(neuron.atlas, name)),
       el(
         "td",
         { class: "attribution" },
@@ -124,18 +122,18 @@ export class NeuronTable {
   }
 }
 
-// known: what the atlas says, null for a layer that it does not cover.
+// known: what the atlas says, null without one and for a layer that it does not cover.
 function inAtlas(known, name) {
-  if (!known) return el("td", { class: "in-atlas" }, "–");
+  if (!known) return null;
   const overlap = known.category === null ? "" : `${known.category}, IoU ${known.iou.toFixed(3)}, p ${known.p.toFixed(3)}`;
   return el(
-    "td",
-    { class: "in-atlas" },
-    el("span", { class: "small" }, overlap),
+    "div",
+    { class: "in-atlas small" },
     ...known.pictures.map((src, rank) =>
       el("img", { src, alt: `Picture ${rank + 1} that drives ${name}`, width: 32, height: 32, loading: "lazy" }),
     ),
     known.page ? el("a", { href: known.page, target: "_blank", rel: "noopener", "aria-label": `Page of ${name}` }, "page") : null,
+    overlap,
   );
 }
 

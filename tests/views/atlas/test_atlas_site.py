@@ -56,7 +56,7 @@ def test_the_best_neurons_have_pages_that_say_what_the_tables_say(made):
     entry = atlas.neuron(int(best["layer"]), int(best["neuron"]))
     for row in entry.patches.itertuples():
         assert f"../pictures/{row.image_id}.jpg" in page
-        assert f"{row.activation:.2f}" in page
+        assert f"{row.activation:.3g} " in page
     worst = atlas.neurons.sort_values("iou").iloc[0]
     assert not (index.parent / "neuron" / f"L{worst['layer']}N{worst['neuron']}.html").exists()
 

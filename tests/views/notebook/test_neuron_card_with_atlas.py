@@ -49,7 +49,7 @@ def test_the_card_says_what_the_tables_say(made):
     assert f"p = {facts['p']:.4f}" in text
     assert facts["category"] in text
     for picture in card.atlas.pictures:
-        assert f"{picture.activation:.2f}" in text
+        assert f"{picture.activation:.3g} " in text
         assert picture.file in text
     assert [link.attributes["href"] for link in read(html).all("a")] == [
         (folder / "site" / "neuron" / f"L1N{best}.html").resolve().as_uri()
