@@ -19,9 +19,12 @@ class Aim:
     """A target and the measured value."""
 
     text: str
+    """What is to be reached, for readers."""
     value: float
+    """What was measured."""
     limit: float
     at_most: bool = True
+    """Whether `limit` is an upper bound; otherwise it is a lower one."""
 
     @property
     def reached(self) -> bool:

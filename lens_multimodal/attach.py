@@ -18,7 +18,7 @@ from lens_multimodal.transformer.restored_on_failure import restored_on_failure
 from lens_multimodal.transformer.self_check import self_check
 
 NamedTrio = presets.Preset | saved_lens.SavedLens
-"""A name or a folder that stands for all three parts; each is loaded when it is asked for."""
+"""A name or a folder that stands for all three parts; each is loaded when it is needed."""
 
 
 @torch.inference_mode(False)
@@ -35,8 +35,8 @@ def attach_vision(
 ) -> VisionLens:
     """Make a TransformerLens model accept images wherever it accepts tokens.
 
-    A part that is given is used; one that is not comes from the preset or the saved lens that `model` names. If this
-    fails or is interrupted, the modules that were given are as they were: submodules, weights, hooks, precision.
+    A part that is given is used; any other comes from the preset or the saved lens that `model` names. If this fails
+    or is interrupted, the modules that were given are left as they were: submodules, weights, hooks, precision.
 
     Args:
         model: None for the tiny trio inside the package; a preset (`gpt-j-limber-beit`, ...); a folder written by
@@ -51,7 +51,7 @@ def attach_vision(
         projection: a `.ckpt` or `.safetensors` file with `weight [d_model, d_vision]` and `bias`, an `nn.Linear`,
             or any module from `d_vision` to `d_model`.
         tokenizer: for a model that came without one.
-        processor: for a vision-language model that was given itself and not by its folder: its Hugging Face processor.
+        processor: the Hugging Face processor of a vision-language model that is given itself, not by its folder.
         device: where all parts are moved; None leaves them where they are.
         dtype: the precision of all parts; None leaves it.
         weights: "random" for a preset's true shape with random numbers, made on the device: time and memory can be
@@ -64,7 +64,7 @@ def attach_vision(
         TypeError: a part of another kind.
         ValueError: parts whose widths do not fit; the error names both.
         FileNotFoundError: weights that are not on this machine; the error names the file, its source and its place.
-        NotFromVectorsAlone: a vision-language model that computes other logits from pixels than from image vectors.
+        NotFromVectorsAlone: a vision-language model whose logits from pixels differ from those from image vectors.
         HookDidNotFire, HookHasNoEffect: a hook point of this model cannot be trusted.
         RuntimeError: a lens is already attached, or this TransformerLens release is not supported.
     """

@@ -13,7 +13,7 @@ _BLOCK = 1 << 22
 
 
 class SettingsChanged(ValueError):
-    """Results on disk were made under other settings than the ones given now."""
+    """Results on disk were made under different settings from those given now."""
 
 
 @contextmanager
@@ -67,19 +67,19 @@ def outside(names: Iterable[str]) -> list[str]:
 
 
 def as_text(name: str) -> str:
-    """Text that any encoding of Unicode can hold: bytes of a file name that are no UTF-8 are written as \\xNN."""
+    """Text that any encoding of Unicode can hold: bytes of a file name that are not UTF-8 are written as \\xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def check_folder_name(folder: Path) -> Path:
-    """The folder, whose name is sound for the libraries that write into it: safetensors and Parquet need UTF-8.
+    """The folder, after a check that safetensors and Parquet can write into it: they need a name in UTF-8.
 
     Raises: ValueError for any other name.
     """
     if as_text(str(folder)) != str(folder):
         raise ValueError(
-            f"the name of the folder {as_text(str(folder))} is not UTF-8, and safetensors and Parquet write to no "
-            f"such path: choose another folder"
+            f"the name of the folder {as_text(str(folder))} is not UTF-8, and safetensors and Parquet cannot write to "
+            f"such a path: choose another folder"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""`VisionLens`: a captioning model, the neurons behind its words, and its life on disk and in memory."""
+"""`VisionLens`: a captioning model, the neurons behind its words, and saving and detaching it."""
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
@@ -31,8 +31,8 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
     """A TransformerLens model that takes images wherever it takes tokens; made by `attach_vision`.
 
     Attributes:
-        model: the TransformerLens model, to be used as always: `run_with_cache`, `hooks`, `generate`, ...
-        images: what makes soft prompts of pictures: `vision` and `projection`, or a vision-language model's own.
+        model: the TransformerLens model, to be used as usual: `run_with_cache`, `hooks`, `generate`, ...
+        images: what turns pictures into soft prompts: `vision` and `projection`, or a vision-language model's own.
         vision: the frozen image encoder.
         projection: the linear map from image features to soft prompts.
         tokenizer: the language model's Hugging Face tokenizer, or None.
@@ -54,7 +54,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         """The MLP neurons that turn the image into a word: the paper's ranking (sections 2.1 and 2.2).
 
         Args:
-            image: a picture, whose caption must say the target; or a prompt of one row that ends where the target
+            image: a picture, whose caption must contain the target; or a prompt of one row that ends where the target
                 is predicted (`lens.prompt(image, "A picture of a")`).
             target: a token id, or a string that is one token, its leading space included.
             positions: where neurons are scored: "image", where the picture is read (paper); "last", where the word is
@@ -129,7 +129,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         return neuron_card(self, neuron, image=image, target=target, pictures=pictures, atlas=atlas)
 
     def to_str_tokens(self, prompt: ImagePrompt | Int[Tensor, " pos"]) -> list[str]:
-        """Each position as people read it: words as text, image positions as `<image:row,col>`.
+        """Each position in readable form: words as text, image positions as `<image:row,col>`.
 
         Takes a prompt of one row, or the ids of one.
         """
@@ -166,7 +166,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         return transformer.running_on(self.model, how)
 
     def detach(self) -> None:
-        """Remove the lens: the model is as it was before, bit for bit."""
+        """Remove the lens: the model is again as it was before, bit for bit."""
         self.virtual_tokens.remove()
         transformer.count_as_before(self.model)
 

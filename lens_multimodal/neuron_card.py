@@ -41,7 +41,7 @@ class SampleActivation:
     """How active a neuron is on one sample picture."""
 
     index: int
-    """Of the picture among the samples."""
+    """The picture's number among the samples."""
     picture: Image.Image
     activations: Float[Tensor, " image_pos"]
     field: ReceptiveField
@@ -76,17 +76,17 @@ class NeuronCard(ShownInNotebooks):
     attribution: Float[Tensor, " image_pos"]
     """Contribution of the neuron at each image position to the target's logit."""
     effect: Effect
-    """Of setting the neuron to zero at the image positions, on the target."""
+    """Effect on the target of setting the neuron to zero at the image positions."""
     last_attribution: float
     """Contribution of the neuron at the last position, where the target is predicted, to the target's logit."""
     last_effect: Effect
-    """Of setting the neuron to zero at the last position, on the target."""
+    """Effect on the target of setting the neuron to zero at the last position."""
     samples: tuple[SampleActivation, ...]
     """All sample pictures, the most active first."""
     weight_processing: str
-    """Of the language model; decoded tokens depend on it."""
+    """Weight processing of the language model; decoded tokens depend on it."""
     atlas: AtlasEntry | None = None
-    """What an atlas says of it: the image patches of a whole data set that drive it, its selectivity for categories."""
+    """Its entry in an atlas: the image patches of a whole data set that drive it, its selectivity for categories."""
 
 
 def neuron_card(

@@ -1,6 +1,6 @@
 """A lens on a trained vision-language model, with its own image encoder and projection.
 
-The decoder is taken out and given to TransformerLens; image vectors stand in its prompts as virtual tokens. Whether
+The decoder is taken out and given to TransformerLens; image vectors are virtual tokens in its prompts. Whether
 that is the model's own computation is not looked up but measured, on every model, before it is changed: its logits from
 pixels against those of its decoder from image vectors.
 """
@@ -33,14 +33,14 @@ from lens_multimodal.transformer.vision_language_models import (
 )
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Of the largest logit, by precision. A decoder that gets its images in another way differs by a third."""
+"""Of the largest logit, by precision. A decoder that gets its images differently is off by a third."""
 HALF_PRECISION_TOLERANCE = 5e-2
 
 SAMPLE_TEXT = " a picture of a"
 
 
 class NotFromVectorsAlone(ValueError):
-    """A vision-language model that computes other logits from pixels than from image vectors in its prompt."""
+    """A vision-language model whose logits from pixels differ from those from image vectors in its prompt."""
 
 
 def read(
@@ -182,7 +182,7 @@ def _check(reason: str, tower: VisionTower, sample: _Sample, found: Tensor) -> N
         off = relative_difference(found, sample.logits)
         largest = float(sample.logits.abs().max())
         raise NotFromVectorsAlone(
-            f"{tower.name} gives logits up to {largest:.3g} from pixels, and other ones from image vectors (largest "
+            f"{tower.name} gives logits up to {largest:.3g} from pixels, and others from image vectors (largest "
             f"difference {off * largest:.3g}), so virtual tokens would not be this model: {reason}"
         )
 

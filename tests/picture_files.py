@@ -52,6 +52,6 @@ def exif(*entries: tuple[int, int, int, int]) -> bytes:
 
 
 def _packed(values: np.ndarray, bits: int) -> bytes:
-    """Values of so many bits one after another, the highest bit first; the last byte is filled up with zeros."""
+    """Values of this many bits one after another, the highest bit first; the last byte is filled up with zeros."""
     places = np.arange(bits - 1, -1, -1)
     return np.packbits((values.astype(np.uint32)[:, None] >> places) & 1).tobytes()

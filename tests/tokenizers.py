@@ -11,7 +11,7 @@ from tests.models import D_VOCAB, LAYOUTS
 SPECIAL = ["<|endoftext|>", "<one>", "<two>"]
 SENTENCE_WORDS = ["picture", "of", "dog", "cat", "red", "sun", "a", "and", "is"]
 WORDS = ["dog", "cat", "sun", "tree", "red", "boat", "fish", "sea", "hat", "big", "cup", "key", "oak"]
-"""One token each behind a space, as the words of sentences."""
+"""One token each after a space, like the words of sentences."""
 
 
 def make_tokenizer(folder: Path, layout: str = "gpt-j") -> PreTrainedTokenizerFast:

@@ -14,6 +14,7 @@ from benchmarks.figures import (
     image_prompt,
     patching,
     precision,
+    start_up,
     stream,
 )
 from benchmarks.workbench import Workbench
@@ -30,4 +31,5 @@ FIGURES: dict[str, Callable[[Workbench], list[Figure]]] = {
     "stream": stream.measure,
     "growth": growth.measure,
     "precision": precision.measure,
+    "start_up": start_up.measure,
 }

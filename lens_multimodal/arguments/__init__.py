@@ -1,1 +1,1 @@
-"""The arguments that users give: positions, layers, neurons, heads, tokens, targets; each has one reader here."""
+"""The arguments that users give: positions, layers, neurons, heads, tokens and targets, each read in one place."""

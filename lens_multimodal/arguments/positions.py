@@ -4,13 +4,13 @@ Positions count from 0 at the left of the (padded) row; negative ones count from
 work everywhere:
 
 - `None`: all positions;
-- an integer (also NumPy's), or several in a list, a range, a tensor or an array of one axis;
+- an integer (also NumPy's), or several in a list, a range, or a one-axis tensor or array;
 - a slice;
 - a boolean mask, `[pos]` or `[batch, pos]`, such as `prompt.image_mask`. Positions beyond the mask are not chosen;
 - a name of `NAMED_POSITIONS`, where the function is given an `ImagePrompt`. Elsewhere, write `prompt.at("image")`.
 
-Hooks also see generated tokens, which continue the row: with the cache each in a pass of its own, without it together
-with everything before them. Both edit the same positions, and none before its time:
+Hooks also see generated tokens, which continue the row. With the cache, each comes in a pass of its own; without it,
+together with everything before it. The same positions are edited either way, and none before it is generated:
 
 - `None` and a slice of positions counted from 0 include generated tokens as far as they reach; so does an open slice
   with a negative start, which begins in the prompt;
@@ -44,7 +44,7 @@ class PositionSet:
     """Checked positions, independent of a prompt's length: exactly one of a list, a slice, or a mask by row."""
 
     source: str = "positions"
-    """The function and argument that gave them, for errors that only a prompt's length shows."""
+    """The function and argument they came from, for errors that show only once the prompt's length is known."""
     listed: tuple[int, ...] | None = None
     """In the order given; negative ones count from the end of the prompt."""
     span: slice | None = None
@@ -90,7 +90,7 @@ class PositionSet:
     def within(
         self, n_pos: int, *, start: int = 0, n_prompt: int | None = None, device: torch.device = CPU
     ) -> tuple[Int[Tensor, " pos"], Int[Tensor, " pos"]]:
-        """The chosen ones among the positions that a pass computes, counted from its first, and the rank of each.
+        """The chosen positions of a pass, counted from its first, and the rank of each.
 
         Args:
             n_pos: how many positions the pass computes.
@@ -113,7 +113,7 @@ class PositionSet:
     def mask_within(
         self, batch: int, n_pos: int, *, start: int = 0, n_prompt: int | None = None, device: torch.device = CPU
     ) -> Bool[Tensor, "rows pos"]:
-        """As `within`, as a mask of the pass with one row or `batch` rows. Raises: ValueError for other rows."""
+        """As `within`, but a mask of one row or `batch` rows. Raises: ValueError for another number of rows."""
         if self.rows is not None:
             return self.mask_of_batch(batch, start + n_pos, device=device)[:, start:]
         chosen = torch.zeros(1, n_pos, dtype=torch.bool, device=device)
@@ -121,7 +121,7 @@ class PositionSet:
         return chosen
 
     def mask(self, n_pos: int, *, device: torch.device = CPU, n_prompt: int | None = None) -> Bool[Tensor, "rows pos"]:
-        """The chosen ones among `n_pos` positions counted from the start; one row if all rows agree.
+        """A mask of the chosen positions among the first `n_pos`; one row if all rows agree.
 
         Args: n_prompt: length of the prompt from whose end negative positions count; None for `n_pos`.
         Raises: ValueError if a position lies outside.
@@ -144,7 +144,7 @@ class PositionSet:
     def index(self, n_pos: int, *, device: torch.device = CPU, n_prompt: int | None = None) -> Int[Tensor, " pos"]:
         """The chosen positions in the order given, counted from 0; arguments as in `mask`.
 
-        Raises: ValueError if a position lies outside, is named twice, or if the positions differ by row.
+        Raises: ValueError if a position lies outside, is named twice, or if the positions differ from row to row.
         """
         if self.rows is not None:
             return self._same_in_all_rows(n_pos, device)
@@ -186,7 +186,7 @@ class PositionSet:
         rows = self._rows_of_length(n_pos, device)
         if not self._rows_agree:
             raise ValueError(
-                f"{self.source}: the rows of this mask {list(rows.shape)} choose different positions, and here every "
+                f"{self.source}: the rows of this mask {list(rows.shape)} choose different positions, but here every "
                 f"row has the same ones; give positions that all rows share, or one row at a time"
             )
         return rows[0].nonzero().flatten()
@@ -210,7 +210,7 @@ def read_positions(
 ) -> PositionSet:
     """Check positions before any prompt is known.
 
-    Args: named: what each name of `NAMED_POSITIONS` means in the prompt at hand; None without an `ImagePrompt`.
+    Args: named: what each name of `NAMED_POSITIONS` means in the given prompt; None without an `ImagePrompt`.
     Raises:
         ArgumentValueError: no position, one given twice, an open slice with a step, a mask of another shape, or an
             unknown name.
@@ -253,7 +253,7 @@ def _positions_named(given: str, name: str, named: Mapping[str, Callable[[], Any
         )
     if named is None:
         raise ArgumentValueError(
-            f"token ids do not say which positions are {given!r}: give prompt.at({given!r}), of the ImagePrompt", name
+            f"token ids do not say which positions are {given!r}: give prompt.at({given!r}) of the ImagePrompt", name
         )
     return named[given]()
 

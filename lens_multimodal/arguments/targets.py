@@ -1,4 +1,4 @@
-"""What is explained: a scalar read off the logits, most often the logit of one token.
+"""Targets, which analyses explain: a scalar computed from the logits, most often the logit of one token.
 
 The paper's target is the raw logit of a caption token at the position that predicts it (section 2.1). Raw means
 as the model returns it: a model with a centred unembedding (TransformerLens weight processing) returns logits
@@ -31,7 +31,7 @@ LogitFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTarget:
-    """A target that reads one token at one position: the base of four others."""
+    """A target that reads one token at one position: the base class of four others."""
 
     token: Token
     pos: int = -1
@@ -62,7 +62,7 @@ class LogitDifference(TokenTarget):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionToken:
-    """The raw logit of the token that stands at a position of the prompt, read at the position before it."""
+    """The raw logit of the token at a position of the prompt, read at the position before it."""
 
     pos: int
 
@@ -101,7 +101,7 @@ class ResolvedTarget:
     pos: int | None
     """The position it reads, from 0; None for a function that may read all of them."""
     function: LogitFunction
-    """Of the logits at that position, [d_vocab]; of those at all positions where it is None."""
+    """Takes the logits at that position, `[d_vocab]`, or at all positions where `pos` is None."""
     token: int | None = None
     """The token that the target is about, if it is exactly one."""
 
@@ -114,7 +114,7 @@ class ResolvedTarget:
         value: Any = self.function(logits if self.pos is None else logits[self.pos - first])
         if not isinstance(value, Tensor) or value.ndim != 0:
             got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"the target {self.label!r} must return a scalar tensor, it returned {got}")
+            raise TypeError(f"the target {self.label!r} must return a scalar tensor, but it returned {got}")
         return value
 
 
@@ -127,7 +127,7 @@ def read_token(model: nn.Module, token: Any, *, name: str = "token", tokenizer: 
     """A token id of the vocabulary, given as such or as a string that is exactly one token.
 
     Args: tokenizer: for a model that has none of its own.
-    Raises: ArgumentValueError for an id outside the vocabulary, and for a string of several tokens, which it names;
+    Raises: ArgumentValueError for an id outside the vocabulary, and for a string of several tokens, listing them;
         ArgumentTypeError for anything else.
     """
     if isinstance(token, str):
@@ -173,7 +173,7 @@ def _as_object(target: Any, model: nn.Module, name: str) -> Any:
     """The target object that a short form stands for."""
     if isinstance(target, tuple):
         if len(target) != 2:
-            raise ArgumentTypeError(f"expected (position, token), got {target!r}; several targets come as a list", name)
+            raise ArgumentTypeError(f"expected (position, token), got {target!r}; give several targets as a list", name)
         read_token(model, target[1], name=name)
         return Logit(token=target[1], pos=read_integer(target[0], name))
     if isinstance(target, str) or (hasattr(target, "__index__") and not isinstance(target, bool)):
@@ -265,5 +265,7 @@ def single_token(tokenizer: Any, text: str, name: str) -> int:
 def token_ids(tokenizer: Any, text: str, name: str = "text") -> list[int]:
     """Token ids of a text, without special tokens. Raises: ArgumentValueError for half a character."""
     if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ArgumentValueError(f"{text!r} holds half a character (a lone surrogate), which no tokenizer reads", name)
+        raise ArgumentValueError(
+            f"{text!r} contains half a character (a lone surrogate), which no tokenizer can read", name
+        )
     return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []

@@ -12,7 +12,7 @@ from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.units import Layers, read_layers
 from lens_multimodal.atlas.atlas_reading import TABLES
 from lens_multimodal.atlas.atlas_run import CALIBRATION_BYTES, Counter, calibrated
-from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, AtlasSettings
+from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, SAVE_EVERY, AtlasSettings
 from lens_multimodal.atlas.atlas_tables import write_tables
 from lens_multimodal.atlas.chunk_pass import Run
 from lens_multimodal.atlas.found_neurons import FoundNeurons
@@ -45,9 +45,10 @@ def estimate_atlas(
     noun, the tables on one layer.
 
     Args:
-        n_pictures: for a data set of this many pictures like `scenes`; None for `scenes` themselves.
-        n_batches: that are measured.
-        out: the folder that will be written, whose disk is looked at.
+        n_pictures: for a data set of this many pictures like `scenes`, with the same categories; None for `scenes`
+            themselves.
+        n_batches: number of batches measured.
+        out: the folder that will be written, whose disk is checked for space.
 
     Returns: `bytes` is the most that is on the disk at once, with one process.
     Raises: as `build_atlas`.
@@ -89,11 +90,13 @@ def estimate_atlas(
     values = sample * run.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
     passes = -(-n_layers // max(1, CALIBRATION_BYTES // values))
     chunks = -(-total // settings.pictures_per_chunk)
+    # A save is written beside the one before it.
+    saves = 2 if counting * total > SAVE_EVERY else 1
     moments = 16 * n_layers * lens.shape.d_mlp * chunks
     return Estimate(
         pictures=total,
         measured=len(order),
-        bytes=states + moments + of_tables * n_layers,
+        bytes=saves * states + moments + of_tables * n_layers,
         seconds=counting * total + calibration * sample * passes + tables * n_layers + ablations,
         free_bytes=free,
     )

@@ -38,7 +38,7 @@ class DrivingPicture:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AtlasEntry:
-    """What an atlas knows of one neuron."""
+    """What an atlas records about one neuron."""
 
     layer: int
     neuron: int

@@ -13,7 +13,7 @@ from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.arguments.units import Layers, read_layers
 from lens_multimodal.atlas.atlas_reading import TABLES, Atlas
-from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, AtlasSettings
+from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, SAVE_EVERY, AtlasSettings
 from lens_multimodal.atlas.atlas_tables import write_tables
 from lens_multimodal.atlas.chunk_pass import Run, category_parts
 from lens_multimodal.atlas.found_neurons import NEURON, FoundNeurons, mean_ablations, measure_ablations
@@ -48,7 +48,7 @@ def build_atlas(
     batch_size: int = 32,
     pictures_per_chunk: int = 256,
     seed: int = 0,
-    save_every: float | int = 120.0,
+    save_every: float | int = SAVE_EVERY,
     progress: bool = True,
 ) -> Atlas:
     """What every neuron of some layers responds to over a data set; started again, it continues where it stopped.
@@ -60,7 +60,7 @@ def build_atlas(
         scenes: pictures with objects (`data.scenes_in`). Without objects the atlas has no concepts.
         out: a folder of its own.
         layers: None for all.
-        found: a folder of `reproduce` with the same lens, whose `discovery` rows tell for which nouns a neuron was
+        found: a folder of `reproduce` with the same lens, whose `discovery` rows say for which nouns a neuron was
             found, and how much it contributed to them.
         quantile: a neuron is on above this quantile of its activations over image patches (Bau et al. 2017: 0.995).
         n_calibration: pictures from which the quantiles are taken; they are exact if these are all.
@@ -69,13 +69,13 @@ def build_atlas(
             nouns of pictures in `scenes`.
         text: after the image.
         batch_size: pictures in one forward pass.
-        pictures_per_chunk: pictures that one process takes at a time; half of them is lost on average when it is
+        pictures_per_chunk: pictures that one process takes at a time; half of them are lost on average when it is
             killed, or what was done since the last save.
         seed: of the order of the pictures, which decides the sample and the halves.
         save_every: seconds between saves of all counts.
 
     Raises:
-        ValueError: no scene, pictures of the same id, layers that do not exist, nothing readable, `found` in another
+        ValueError: no scene, pictures with the same id, layers that do not exist, nothing readable, `found` in another
             lens.
         FileNotFoundError: a folder `found` without rows of `discovery`.
         SettingsChanged: `out` holds an atlas made in another way.

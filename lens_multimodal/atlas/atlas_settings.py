@@ -11,6 +11,9 @@ NETWORK_DISSECTION = 0.995
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 """Further quantiles of each neuron's activations at which precision and recall are measured."""
 
+SAVE_EVERY = 120.0
+"""Seconds between saves of all counts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasSettings:

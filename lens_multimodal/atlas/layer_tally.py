@@ -15,7 +15,7 @@ SHARE = 64
 """Covered shares of a patch are counted in parts of this many, so that sums are exact."""
 
 NO_PATCH = torch.iinfo(torch.int64).max
-"""Stands behind the best pictures of a neuron that has seen fewer."""
+"""Fills the list of best pictures of a neuron that has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -47,7 +47,7 @@ WITHOUT_ARGUMENTS = (experiment_commands.reproduce, explore_command.explore, inf
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 an error, told in one line on stderr, 2 wrong usage, 130 interrupted.
+    """Run one command and exit: 0 done, 1 an error, reported in one line on stderr, 2 wrong usage, 130 interrupted.
 
     Args: arguments: those of the command line, without the program's name; None reads `sys.argv`.
     Raises: SystemExit always, or with `--debug` whatever the command raised.

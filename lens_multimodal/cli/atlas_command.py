@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lens_multimodal.cli import options
-from lens_multimodal.cli.activations_command import Data, ForPictures, Limit, scenes_from
+from lens_multimodal.cli.data_set_run import WHOLE, Data, DataSetRun, warn_of_failures
 
 
 def atlas(
@@ -14,7 +14,7 @@ def atlas(
     out: Annotated[Path, options.output_folder("Folder for the tables and the site.")] = Path("out/atlas"),
     layer: Annotated[list[int] | None, typer.Option(help="A layer. May be repeated. Default: all.")] = None,
     found: Annotated[
-        Path | None, typer.Option(help="A folder of `reproduce`: tells the nouns for which neurons were found.")
+        Path | None, typer.Option(help="A folder written by `reproduce`: adds the nouns for which it found neurons.")
     ] = None,
     quantile: Annotated[
         float, typer.Option(help="A neuron is on above this quantile of its activations over image patches.")
@@ -25,13 +25,10 @@ def atlas(
         int, typer.Option(min=0, help="With --found: nouns on which a found neuron's ablation is measured, at most.")
     ] = 4,
     pages: Annotated[int, typer.Option(min=1, help="Neurons that get a page, the most selective first.")] = 10_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")] = 32,
-    limit: Limit = None,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say size and time, and write nothing.")] = False,
-    for_pictures: ForPictures = None,
+    run: DataSetRun = WHOLE,
     lens_options: options.LensOptions = options.TINY,
 ) -> None:
-    """Say what every neuron responds to, in tables and as a site. After an interruption, the same command continues.
+    """Show what every neuron responds to, in tables and as a site. After an interruption, the same command continues.
 
     [bold]Examples[/bold]
 
@@ -44,7 +41,7 @@ def atlas(
     from lens_multimodal.atlas import build_atlas, estimate_atlas
     from lens_multimodal.views.atlas import write_site
 
-    scenes = scenes_from(data, limit=limit)
+    scenes = run.scenes(data)
     lens = lens_options.open()
     what = {
         "layers": layer or None,
@@ -53,13 +50,12 @@ def atlas(
         "n_calibration": calibration,
         "n_top": top,
         "n_ablations": ablations,
-        "batch_size": batch_size,
+        "batch_size": run.batch_size,
     }
-    if estimate:
-        typer.echo(estimate_atlas(lens, scenes, n_pictures=for_pictures, out=out, **what))  # type: ignore[arg-type]
+    if run.estimate:
+        typer.echo(estimate_atlas(lens, scenes, n_pictures=run.for_pictures, out=out, **what))  # type: ignore[arg-type]
         return
     made = build_atlas(lens, scenes, out, **what)  # type: ignore[arg-type]
     if options.is_first_process():
-        for failure in made.failed:
-            typer.echo(f"warning: {failure['file']}: {failure['error']}", err=True)
+        warn_of_failures(made.failed)
         typer.echo(f"atlas: {write_site(made, scenes, n_neurons=pages)}")

@@ -24,20 +24,8 @@ def neurons(
     prepend_bos: options.PrependBos = None,
     top_k: Annotated[int, typer.Option(min=1, help="Neurons per picture.")] = 20,
     positions: options.Positions = options.Where.image,
-    score: Annotated[
-        str,
-        typer.Option(
-            help=f"How neurons are scored: {' | '.join(SCORE_CLASSES)} (the first is the paper's).",
-            callback=options.one_of(SCORE_CLASSES),
-        ),
-    ] = "activation_x_gradient",
-    reduce: Annotated[
-        str,
-        typer.Option(
-            help=f"How to combine the positions: {' | '.join(REDUCTIONS)} (the first is the paper's).",
-            callback=options.one_of(REDUCTIONS),
-        ),
-    ] = "max",
+    score: Annotated[str, options.one_of(SCORE_CLASSES, "How neurons are scored")] = "activation_x_gradient",
+    reduce: Annotated[str, options.one_of(REDUCTIONS, "How to combine the positions")] = "max",
     lens_options: options.LensOptions = options.TINY,
     output: options.OutputOptions = options.SCREEN,
 ) -> None:

@@ -63,7 +63,7 @@ PrependBos = Annotated[
     bool | None,
     typer.Option(
         "--bos/--no-bos",
-        help="Begin the prompt with a beginning-of-sequence token. Default: what the tokenizer does by itself.",
+        help="Begin the prompt with a beginning-of-sequence token. Default: as the tokenizer does.",
     ),
 ]
 
@@ -189,15 +189,15 @@ def output_folder(text: str) -> Any:
     return typer.Option("--out", "-o", help=text, callback=check_folder_name)
 
 
-def one_of(known: Collection[str]) -> Callable[[str], str]:
-    """A Typer callback that accepts only known names."""
+def one_of(known: Collection[str], text: str) -> Any:
+    """An option that accepts only known names, the paper's first; text: what it decides."""
 
     def check(given: str) -> str:
         if given not in known:
             raise typer.BadParameter(f"{given!r} is not one of {', '.join(known)}")
         return given
 
-    return check
+    return typer.Option(help=f"{text}: {' | '.join(known)} (the first is the paper's).", callback=check)
 
 
 def layer_numbers(given: str | None) -> list[int] | None:
@@ -243,7 +243,7 @@ def prompt_for(
 
 @contextmanager
 def _without_loading_bar() -> Iterator[None]:
-    """The tiny trio loads too fast for a progress bar to say anything."""
+    """The tiny trio loads too fast for a progress bar to be of use."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

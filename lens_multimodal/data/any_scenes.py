@@ -8,7 +8,7 @@ from lens_multimodal.data.coco_reader import read_coco
 from lens_multimodal.data.plain_pictures import pictures_as_scenes
 
 SPLIT = "val2017"
-"""Of several splits, the one that is read."""
+"""The split that is read where there are several."""
 
 
 def scenes_in(folder: str | Path) -> Sequence[Scene]:

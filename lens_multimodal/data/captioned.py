@@ -48,7 +48,7 @@ class CaptionedPicture:
 
         Raises:
             FileNotFoundError: the file is gone.
-            ValueError: it is damaged, or no picture.
+            ValueError: it is damaged, or not a picture.
         """
         if isinstance(self.picture, Path):
             return as_picture(self.picture)

@@ -61,14 +61,14 @@ class Scene:
     id: int
     path: Path
     height: int
-    """Of the upright picture, in pixels, as everything of its objects."""
+    """In pixels of the upright picture, like everything about its objects."""
     width: int
     captions: tuple[str, ...]
     objects: tuple[SceneObject, ...]
     extra: dict[str, Any] = field(repr=False)
     """Keys of the picture's entry that COCO does not define."""
     folder: Path | None = field(default=None, repr=False)
-    """The data set's, in which further files lie that `extra` or an object's `extra` names."""
+    """The data set's folder, which holds further files named by `extra` or an object's `extra`."""
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class Scene:
     def open(self) -> Image.Image:
         """The picture in RGB.
 
-        Raises: ValueError if the file has another size than the annotations say.
+        Raises: ValueError if the file's size differs from that in the annotations.
         """
         picture = as_picture(self.path)
         if picture.size != (self.width, self.height):

@@ -16,7 +16,7 @@ OBJECT_KEYS = {"id", "image_id", "category_id", "segmentation", "area", "bbox", 
 
 
 class Unusable(ValueError):
-    """An entry that cannot be read rightly: a short fixed reason, said of several entries, and what came."""
+    """An entry that cannot be read correctly: a short fixed reason, in the plural, and the value that came."""
 
     def __init__(self, reason: str, got: Any = None) -> None:
         super().__init__(reason)
@@ -72,11 +72,11 @@ def picture(entry: dict[str, Any]) -> Picture:
     number, name = whole(entry.get("id")), entry.get("file_name")
     height, width = whole(entry.get("height")), whole(entry.get("width"))
     if number is None:
-        raise Unusable("pictures whose id is no integer", entry.get("id"))
+        raise Unusable("pictures whose id is not an integer", entry.get("id"))
     if not isinstance(name, str) or not name:
         raise Unusable("pictures without a file_name", name)
     if height is None or width is None or min(height, width) < 1:
-        raise Unusable("pictures whose height and width are no pixels", [entry.get("height"), entry.get("width")])
+        raise Unusable("pictures whose height and width are not pixels", [entry.get("height"), entry.get("width")])
     extra = {k: v for k, v in entry.items() if k not in PICTURE_KEYS}
     return Picture(id=number, file_name=name, height=height, width=width, extra=extra)
 
@@ -84,7 +84,7 @@ def picture(entry: dict[str, Any]) -> Picture:
 def category(entry: dict[str, Any]) -> Category:
     number, name, above = whole(entry.get("id")), entry.get("name"), entry.get("supercategory")
     if number is None:
-        raise Unusable("categories whose id is no integer", entry.get("id"))
+        raise Unusable("categories whose id is not an integer", entry.get("id"))
     if not isinstance(name, str) or not name.strip():
         raise Unusable("categories without a name", name)
     return Category(id=number, name=name, supercategory=above if isinstance(above, str) else "")
@@ -94,13 +94,13 @@ def annotation(entry: dict[str, Any], pictures: dict[int, Picture], categories: 
     number, area, box = whole(entry.get("id")), number_of(entry.get("area")), _box(entry.get("bbox"))
     shown, kind = _listed(entry.get("image_id"), pictures), _listed(entry.get("category_id"), categories)
     if number is None:
-        raise Unusable("objects whose id is no integer", entry.get("id"))
+        raise Unusable("objects whose id is not an integer", entry.get("id"))
     if shown is None:
         raise Unusable("objects whose picture is not listed", entry.get("image_id"))
     if kind is None:
         raise Unusable("objects whose category is not listed", entry.get("category_id"))
     if area is None or area < 0:
-        raise Unusable("objects whose area is no number of pixels", entry.get("area"))
+        raise Unusable("objects whose area is not a number of pixels", entry.get("area"))
     if box is None:
         raise Unusable("objects whose bbox is not left, top, width, height", entry.get("bbox"))
     if entry.get("iscrowd", 0) not in (0, 1, None):
@@ -108,7 +108,7 @@ def annotation(entry: dict[str, Any], pictures: dict[int, Picture], categories: 
     try:
         check(entry.get("segmentation"), height=shown.height, width=shown.width)
     except ValueError as error:
-        raise Unusable("objects whose segmentation is no mask of their picture", error) from error
+        raise Unusable("objects whose segmentation is not a mask of their picture", error) from error
     return Annotation(
         id=number,
         image_id=shown.id,
@@ -137,7 +137,7 @@ def usable(
     for place, entry in enumerate(entries):
         try:
             if not isinstance(entry, dict):
-                raise Unusable("entries that are no objects", entry)
+                raise Unusable("entries that are not JSON objects", entry)
             yield read(entry)
         except Unusable as error:
             named = isinstance(entry, dict) and "id" in entry
@@ -146,7 +146,7 @@ def usable(
 
 
 def by_id(values: Iterator[Entry], *, kind: str, path: Path, left_out: LeftOut) -> dict[int, Entry]:
-    """Entries by their id. Equal ones count once; of different ones with one id, none is used."""
+    """Entries by their id. Equal ones count once; different ones that share an id are not used."""
     found: dict[int, Entry] = {}
     twice: set[int] = set()
     for value in values:

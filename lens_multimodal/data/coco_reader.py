@@ -30,20 +30,20 @@ def read_coco(
     `annotations/instances_val2017.json`, `annotations/captions_val2017.json` and `val2017/`. A `file_name` may begin
     with the name of the pictures' folder, as in `val2017/000000000139.jpg`.
 
-    Entries that cannot be read rightly are left out, such as run lengths that do not cover their picture, objects of
+    Entries that cannot be read correctly are left out, such as run lengths that do not cover their picture, objects of
     pictures that are not listed, and captions without text. A warning and `left_out` of the
-    result tell how many, and why.
+    result say how many, and why.
 
     Photos are opened upright, as EXIF asks. Their objects follow: whether they were annotated on the stored or on the
-    upright pixels is told by the sides in the annotation file.
+    upright pixels shows in the sides in the annotation file.
 
     Args:
         folder: holds one of the two layouts.
         split: `val2017`, ...; needed only where the folder has several.
         with_captions: False for a folder without a captions file.
         with_objects: False for a folder without an instances file.
-        annotated_on: "stored" or "upright", for photos whose sides tell nothing, since they are equal or the turn keeps
-            them. None goes by the other turned photos if they agree, else takes "stored", and warns.
+        annotated_on: "stored" or "upright", for photos whose sides do not show it, since they are equal or the turn
+            keeps them. None follows the other turned photos if they agree, otherwise takes "stored" and warns.
         strict: refuse the folder if any entry would be left out.
 
     Raises:
@@ -90,7 +90,7 @@ def read_coco(
 
 
 LISTS = {"instances": ("images", "annotations", "categories"), "captions": ("images", "annotations")}
-"""What each annotation file has to hold."""
+"""What each annotation file must contain."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _pictures(tables: Sequence[_Table]) -> dict[int, coco_entries.Picture]:
                 raise ValueError(
                     f"picture {number} is {known.file_name} ({known.width} x {known.height}) in one annotation file "
                     f"and {entry.file_name} ({entry.width} x {entry.height}) in {str(table.path)!r}: the two files are "
-                    f"not of one split"
+                    f"not of the same split"
                 )
     return found
 

@@ -23,8 +23,8 @@ def turns_of(
 
     Args:
         images: the folder of the picture files; the header of each is read.
-        annotated_on: for pictures whose sides tell nothing; None goes by the others, if they agree.
-        asked_for: ids of pictures for which it is worth a warning that they are in doubt.
+        annotated_on: for pictures whose sides do not show it; None follows the others, if they agree.
+        asked_for: ids of pictures to warn about if they are in doubt.
     """
     turns = {number: UPRIGHT for number in pictures}
     doubtful: dict[int, Turn] = {}
@@ -47,10 +47,10 @@ def turns_of(
         turns |= doubtful
     named = [pictures[number].file_name for number in doubtful if number in asked_for]
     if named and annotated_on is None:
-        why = ", as those of the other turned pictures" if len(told) == 1 else ""
+        why = ", like those of the other turned pictures" if len(told) == 1 else ""
         warnings.warn(
             f"{len(named):,} pictures are turned by their EXIF data in a way that leaves their sides as they are, so "
-            f"that nothing tells whether they were annotated before or after the turn: {', '.join(named[:5])}. The "
+            f"that nothing shows whether they were annotated before or after the turn: {', '.join(named[:5])}. The "
             f"annotations are taken as made on the {taken} pixels{why}; read_coco(..., annotated_on='stored' or "
             f"'upright') decides",
             stacklevel=3,

@@ -102,7 +102,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 
 def _is_file(path: Path) -> bool:
-    """False for names that no file can have, too."""
+    """Also False for names that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):

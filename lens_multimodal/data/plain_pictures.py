@@ -12,7 +12,7 @@ def pictures_as_scenes(pictures: str | Path | Sequence[str | Path]) -> list[Scen
     """Scenes without captions and objects, numbered from 0, for whatever runs over a data set.
 
     Args: pictures: a folder, read with its subfolders by path; or picture files.
-    Raises: FileNotFoundError for a folder or file that is not there; ValueError for a folder without pictures.
+    Raises: FileNotFoundError for a folder or file that does not exist; ValueError for a folder without pictures.
     """
     if isinstance(pictures, (str, Path)):
         if not Path(pictures).is_dir():
@@ -26,7 +26,7 @@ def pictures_as_scenes(pictures: str | Path | Sequence[str | Path]) -> list[Scen
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """As the picture is opened; 1 x 1 for a file that is no picture, which a run then reports as unreadable."""
+    """As the picture is opened; 1 x 1 for a file that is not a picture, which a run then reports as unreadable."""
     if not path.is_file():
         raise FileNotFoundError(f"no picture at {str(path)!r}")
     form = stored_form(path)

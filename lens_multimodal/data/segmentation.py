@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 
 LONGEST_RUN_BITS = 35
-"""Of one run in the compressed form: seven characters, which hold more than any picture has pixels."""
+"""Bits of one run in the compressed form: seven characters, which hold more than any picture has pixels."""
 
 
 def decode(value: Any, *, height: int, width: int) -> Bool[np.ndarray, "height width"]:
@@ -64,7 +64,7 @@ def uncompressed(counts: str | bytes) -> list[int]:
 
 
 def _runs(value: Any, height: int, width: int) -> list[int]:
-    """Run lengths that cover the picture exactly, or pycocotools would give out memory that it never wrote."""
+    """Run lengths that cover the picture exactly; otherwise pycocotools would return memory that it never wrote."""
     if not isinstance(value, dict):
         raise ValueError(f"expected polygons or run lengths, got {type(value).__name__}")
     if value.get("size") != [height, width]:

@@ -24,7 +24,7 @@ class Shards:
 
     paths: tuple[Path, ...]
     damage: Damage = field(default_factory=Damage)
-    """Counts what had to be left out; the first cases are warned of."""
+    """Counts what had to be left out; the first cases also warn."""
 
     def __post_init__(self) -> None:
         if not self.paths:
@@ -42,7 +42,7 @@ class Shards:
         if len(self.paths) < world_size:
             raise ValueError(
                 f"{len(self.paths)} shards cannot be shared among {world_size} processes; use list(shards) as an "
-                f"indexable source, or cut the data into more shards"
+                f"indexable source, or split the data into more shards"
             )
         return Shards(paths=self.paths[rank::world_size], damage=self.damage)
 
@@ -102,7 +102,7 @@ def read_shard(path: Path, *, damage: Damage) -> Iterator[CaptionedPicture]:
                     continue
                 key, ending = _key(member.name)
                 if not member.isreg() or not ending:
-                    damage.add(f"{path.name}/{member.name}", "no regular file with an ending")
+                    damage.add(f"{path.name}/{member.name}", "not a regular file with an ending")
                     continue
                 if member.offset_data + member.size > n_bytes:
                     raise tarfile.ReadError(f"{member.name} goes beyond the end of the file")

@@ -1,8 +1,8 @@
 """The pictures of a data set as the experiments use them: one split, filtered.
 
-COCO 2017 is read as published, `annotations/` next to `val2017/`. Of several splits the validation split is used, since
-neither the encoder nor LiMBeR's projection was trained on it (which split the paper used is not known here). Regions
-annotated as crowds are left out, since they are not one object, and so are pictures without any object.
+COCO 2017 is read as published, `annotations/` next to `val2017/`. Among several splits the validation split is used,
+since neither the encoder nor LiMBeR's projection was trained on it (which split the paper used is not known here).
+Regions annotated as crowds are left out, since they are not one object, and so are pictures without any object.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""What the controls are asked: which effects need the picture, and which remain without it.
+"""What the controls test: which effects need the picture, and which remain without it.
 
 Ablating a noun's own top neurons lowers its probability relative to what it was under any picture, since the search
-finds what supports the noun there. So the relative change cannot tell the picture from a control. Compared is the
+finds what supports the noun there. So the relative change cannot tell the picture from a control. The measure is the
 probability that is lost, in absolute terms: it stays the same if the model says the noun whatever it sees, and goes to
 zero if the picture brings the noun.
 
@@ -150,7 +150,7 @@ def control_verdict(evidence: Evidence) -> Verdict:
 
 
 def _judged(effect: str, rows: pd.DataFrame, evidence: Evidence) -> Verdict:
-    """What can be said of one effect: absent, reversed, kept by controls, or not."""
+    """What is established about one effect: absent, reversed, kept by controls, or not."""
     controls = evidence.frame[evidence.frame["effect"] == effect]
     controls = controls[~controls["condition"].isin(KEEPS_CONTENT)]
     itself = _itself(rows, evidence.seed)

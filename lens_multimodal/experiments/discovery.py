@@ -132,11 +132,7 @@ WORDS = SummaryTable(
             "{first} of the top neurons write the noun for which they were found, and {second} of random neurons of "
             "the same layers. {said} (n = {n} pictures)."
         ),
-        said={
-            True: "The top neurons write it MORE often",
-            False: "The top neurons write it LESS often",
-            None: "The difference is NOT established",
-        },
+        finding="The top neurons write it {more} often",
         unit="share of neurons that write the noun",
         percent=True,
     ),

@@ -23,7 +23,7 @@ from lens_multimodal.experiments.shared.summaries import Summary, SummaryTable, 
 
 
 class Experiment(ABC, Generic[SettingsT]):
-    """Rows for each picture and tables over all of them; add yours to `experiments.registry`."""
+    """Rows for each picture and tables over all of them; add your own to `experiments.registry`."""
 
     name: ClassVar[str]
     """As in `--only NAME` and in file names."""
@@ -32,7 +32,7 @@ class Experiment(ABC, Generic[SettingsT]):
     question: ClassVar[str]
     """The heading in the report."""
     answer: ClassVar[str | None] = None
-    """The summary whose verdict stands beside the paper's finding (`NAME.finding` in `paper_reference.json`)."""
+    """The summary whose verdict is shown beside the paper's finding (`NAME.finding` in `paper_reference.json`)."""
     tables: ClassVar[tuple[str, ...]]
     """Names of the row tables."""
     settings: ClassVar[type]

@@ -75,11 +75,7 @@ POSITIONS = SummaryTable(
             "{first} of the image positions have a noun of the caption among their ten nearest tokens, against "
             "{second} with ten random tokens. {said} (n = {n} pictures)."
         ),
-        said={
-            True: "Image prompts have MORE",
-            False: "Image prompts have LESS",
-            None: "The difference is NOT established",
-        },
+        finding="Image prompts have {more}",
         unit="share of image positions with a noun of the caption",
         percent=True,
     ),
@@ -96,11 +92,7 @@ COMPARED = replace(
             "Matched by their embeddings, decoded image prompts agree with people's nouns to an F1 of {first}, random "
             "tokens to {second}. {said} (n = {n} pictures)."
         ),
-        said={
-            True: "Image prompts agree MORE",
-            False: "Image prompts agree LESS",
-            None: "The difference is NOT established",
-        },
+        finding="Image prompts agree {more}",
         unit="F1 of the embedding match with people's nouns",
     ),
     claim="Decoded image prompts are closer to people's nouns than random tokens are.",

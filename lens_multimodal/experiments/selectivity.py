@@ -131,11 +131,7 @@ OVERLAP = SummaryTable(
             "The receptive fields of the top neurons overlap the object with an IoU of {first}, those of random "
             "neurons of the same layers with {second}. {said} (n = {n} pictures)."
         ),
-        said={
-            True: "The top neurons overlap it MORE",
-            False: "The top neurons overlap it LESS",
-            None: "The difference is NOT established",
-        },
+        finding="The top neurons overlap it {more}",
         unit="IoU with the object",
     ),
     claim="The receptive fields of the top neurons overlap the object more than those of random neurons.",

@@ -49,7 +49,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class InAtlas:
-    """What an atlas says of a neuron."""
+    """What an atlas says about a neuron."""
 
     category: str | None
     """The one it overlaps most; None for a data set without objects."""

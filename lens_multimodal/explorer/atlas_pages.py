@@ -1,4 +1,4 @@
-"""What an atlas says of neurons, and its site, for the explorer's page."""
+"""What an atlas says about neurons, and its site, for the explorer's page."""
 
 from pathlib import PurePosixPath
 
@@ -32,7 +32,7 @@ class AtlasPages:
         return f"{ADDRESS}index.html" if (self._site / "index.html").is_file() else None
 
     def known(self, layer: int, neuron: int) -> InAtlas | None:
-        """What the atlas says of a neuron; None for a layer that it does not cover."""
+        """What the atlas says about a neuron; None for a layer that it does not cover."""
         if layer not in self._layers:
             return None
         entry = self.atlas.neuron(layer, neuron)

@@ -25,7 +25,7 @@ class Limits:
     new_tokens: int = 20
     """Of a caption."""
     wait_s: float | int = 120
-    """How long a request waits for the model before it is told that the model is busy."""
+    """How long a request waits for the model before it is refused because the model is busy."""
 
     def __post_init__(self) -> None:
         low = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) < 1}

@@ -23,7 +23,7 @@ class Look(Request):
 
 
 class Place(Request):
-    """A word and where it stands: the text, and the caption's tokens before it."""
+    """A word and its place: the text, and the caption's tokens before it."""
 
     text: str = Field(max_length=400)
     before: list[TokenId] = Field(max_length=128)

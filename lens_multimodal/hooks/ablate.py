@@ -69,7 +69,7 @@ def ablate_heads(
 def ablate_mlp(
     model: nn.Module, layers: Layers, *, to: Replacement = ZERO, positions: Positions = None
 ) -> list[transformer.NamedHook]:
-    """Replace all that the MLPs of some layers add to the residual stream, biases included."""
+    """Replace everything that the MLPs of some layers add to the residual stream, biases included."""
     return replace_sites(model, transformer.mlp_out, layers, to=to, positions=positions)
 
 
@@ -77,7 +77,7 @@ def ablate_mlp(
 def ablate_attention(
     model: nn.Module, layers: Layers, *, to: Replacement = ZERO, positions: Positions = None
 ) -> list[transformer.NamedHook]:
-    """Replace all that the attention of some layers adds to the residual stream, biases included."""
+    """Replace everything that the attention of some layers adds to the residual stream, biases included."""
     return replace_sites(model, transformer.attn_out, layers, to=to, positions=positions)
 
 

@@ -7,7 +7,7 @@
 
 `run` holds the activations to copy ("clean" when patching clean into corrupted); the prompt run under the hooks is
 the one patched. With `source_positions`, image patches move between pictures: the i-th source position of the run
-goes to the i-th position here. Runs may have unequal lengths if positions are given.
+goes to the i-th position here. Runs may differ in length if positions are given.
 """
 
 from torch.nn import Module

@@ -1,6 +1,6 @@
 """Cut attention between positions, or freeze attention patterns to those of another run.
 
-Cutting is exact: the scores become the smallest number *before* the softmax, so the rest of the row still sums to
+Cutting is exact: the scores are set to the smallest number *before* the softmax, so the rest of the row still sums to
 one. It equals setting the pattern to zero and dividing by the remaining sum, without that division's rounding.
 
 A `TransformerBridge` around GPT-J or OPT leaves attention to the Hugging Face module: its hook points for scores
@@ -47,11 +47,11 @@ def cut_attention(
         queries: positions that attend.
         keys: positions that they must not attend to.
         layers: all heads of these layers; None for all layers.
-        heads: only these heads, as `(layer, head)` pairs, a table or indices by layer; give no `layers` then.
+        heads: only these heads, as `(layer, head)` pairs, a table or indices by layer; `layers` must then be left out.
     Raises:
         ValueError: layers, heads or positions that do not exist; a cut that leaves a query nothing to attend to (found
             when building if plain causality decides it, else during the pass, before any softmax).
-        CutHadNoEffect: during the pass, if the model attended to them nevertheless.
+        CutHadNoEffect: during the pass, if the model attended to them all the same.
     """
     looking, hidden = read_positions(queries, name="queries"), read_positions(keys, name="keys")
     _check_something_left(looking, hidden)
@@ -107,7 +107,7 @@ class CutState:
 
 
 def cut_scores_hook(scores: Tensor, hook: Any, *, cut: Any) -> Tensor:
-    """Hook function: attention scores `[batch, head, query_pos, key_pos]` with some made smallest."""
+    """Hook function: attention scores `[batch, head, query_pos, key_pos]` with some set to the smallest number."""
     return cut(scores)
 
 
@@ -153,7 +153,7 @@ def verify_cut_hook(pattern: Tensor, hook: Any, *, state: CutState, layer: int) 
     cut, state.cut = state.cut, None
     if cut is None or bool((pattern.masked_select(cut.expand_as(pattern)) != 0).any()):
         raise CutHadNoEffect(
-            f"layer {layer} attended to positions that were cut off; its attention takes neither edited scores nor an "
+            f"layer {layer} attended to positions that were cut off; its attention uses neither edited scores nor an "
             f"edited mask"
         )
 
@@ -179,8 +179,8 @@ def frozen_z_hook(
         return activation
     if pattern.shape[2] != n_pos or pattern.shape[0] not in (1, len(activation)):
         raise ValueError(
-            f"frozen patterns are for a batch of {pattern.shape[0]} and {pattern.shape[2]} positions, this pass has "
-            f"{len(activation)} and {n_pos}"
+            f"frozen patterns are for a batch of {pattern.shape[0]} and {pattern.shape[2]} positions, but this pass "
+            f"has {len(activation)} and {n_pos}"
         )
     value = value.repeat_interleave(n_heads // value.shape[2], dim=2)
     weights = pattern.to(activation).expand(len(activation), -1, -1, -1)

@@ -19,7 +19,7 @@ class Place:
     """The hook point's name."""
     positions: PositionSet
     passes: transformer.Passes = field(default_factory=transformer.Passes)
-    """Of the model, where generated tokens are told from prompts; the default takes every pass for a whole row."""
+    """The model's current pass, to tell generated tokens from prompts; the default takes every pass for a whole row."""
     units: Tensor | None = None
     axis: int = -1
 

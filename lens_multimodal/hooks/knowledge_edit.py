@@ -5,7 +5,7 @@ target word. Here what each neuron writes moves along the direction that turns o
 
     written[k]  <-  written[k] + strength * |written[k]| * unit(W_U[:, target] - W_U[:, source])
 
-`written[k]` is the row of `W_out`, or, where a norm stands behind the MLP, what comes out of that norm for it
+`written[k]` is the row of `W_out`, or, where a norm follows the MLP, what comes out of that norm for it
 (`transformer.written`); the row is edited so that it comes out. A neuron with a positive activation then raises the
 target's logit against the source's (unembedded without the final norm, as neurons are decoded); a neuron with a
 negative activation lowers it. Deviation: the abstract that was available gives no formula, so this one is ours.
@@ -28,7 +28,7 @@ from lens_multimodal.precision import wide
 def edit_knowledge(
     model: nn.Module, neurons: Neurons, *, source: Token, target: Token, strength: float | int = 1.0
 ) -> AbstractContextManager[None]:
-    """Within the `with` block, neurons write towards `target` and away from `source`; afterwards the weights are back.
+    """Make neurons write towards `target` and away from `source` within the `with` block, then restore the weights.
 
     The rows are restored bit for bit, after an exception too. Nothing may move or replace the weights meanwhile.
 
@@ -38,7 +38,7 @@ def edit_knowledge(
         target: the token to appear.
         strength: length of the change in units of the length of what each neuron writes; 0 changes nothing.
     Raises: ValueError for neurons or tokens that do not exist, for equal tokens, for a model whose `W_out` is a copy
-        that cannot be edited, or for a norm behind the MLP out of which this direction cannot come.
+        that cannot be edited, or for a norm after the MLP that cannot output this direction.
     """
     chosen = read_neurons(model, neurons)
     source_id, target_id = read_token(model, source, name="source"), read_token(model, target, name="target")

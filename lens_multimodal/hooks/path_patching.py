@@ -80,7 +80,7 @@ def hold_hook(activation: Tensor, hook: Any, *, value: Tensor) -> Tensor:
     if activation.shape != value.shape:
         raise ValueError(
             f"a path was traced on activations of shape {list(value.shape)}, this pass has {list(activation.shape)}; "
-            f"run the same tokens, and no generation"
+            f"run the same tokens, without generation"
         )
     return value.to(activation)
 
@@ -130,4 +130,4 @@ def _check_order(model: nn.Module, senders: _End, receivers: _End) -> None:
     too_early = [name for name, depth in receivers.depths(model).items() if depth <= first]
     if too_early:
         kind = too_early[0].split()[0]
-        raise ArgumentValueError(f"no path leads to {', '.join(too_early)}: no sender lies before", f"receiver_{kind}")
+        raise ArgumentValueError(f"no path leads to {', '.join(too_early)}: no sender comes before", f"receiver_{kind}")

@@ -11,7 +11,7 @@ from lens_multimodal.arguments.units import Neurons, read_neurons
 
 @public
 def random_neurons_like(model: nn.Module, neurons: Neurons, generator: torch.Generator) -> pd.DataFrame:
-    """As many random neurons in each layer as were given, none of them among those given: the matched control.
+    """The matched control: in each layer as many random neurons as were given, none of them among those given.
 
     Args: generator: a CPU generator; its state decides the draw.
     Returns: a table with columns `layer` and `neuron`.

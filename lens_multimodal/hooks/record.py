@@ -66,5 +66,5 @@ def mean_activations(
             totals[name] = totals[name] + total if name in totals else total
         count += int(chosen.sum())
     if count == 0:
-        raise ArgumentValueError("no prompts, or none with the positions asked for, to take a mean over", "batches")
+        raise ArgumentValueError("there are no prompts, or none with these positions, to average over", "batches")
     return {name: (total / count).to(dtypes[name]) for name, total in totals.items()}

@@ -1,6 +1,6 @@
-"""What an activation is replaced by: zero, its mean, or its value in another run.
+"""What an activation is replaced with: zero, its mean, or its value in another run.
 
-Ablation, activation patching and path patching differ only in which activations they replace and by what. A
+Ablation, activation patching and path patching differ only in which activations they replace and with what. A
 replacement answers the second question.
 """
 
@@ -24,7 +24,7 @@ class Replacement(Protocol):
     """`Zero`, `Mean` or `Resample`: where the new values come from."""
 
     def check(self, widths: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise ValueError unless there is something of the right width for each hook name."""
+        """Raise ValueError unless there is a value of the right width for each hook name."""
 
     def values(self, part: Tensor, place: Place) -> Tensor:
         """New values of the shape of `part`, the units of `place` at all positions of a pass."""

@@ -24,7 +24,7 @@ def steer(
 ) -> list[transformer.NamedHook]:
     """Add `amount` to the activations of neurons (in units of their activation).
 
-    Raises: TypeError for an amount that is no number, ValueError for one beyond any float; as `ablate`.
+    Raises: TypeError for an amount that is not a number, ValueError for one beyond any float; as `ablate`.
     """
     return _change_neurons(model, neurons, partial(_add, amount=_as_float(amount, "amount")), positions)
 
@@ -64,7 +64,7 @@ def add_vector(
 def write_vector(
     model: nn.Module, vector: Float[Tensor, "*pos d_model"], *, layer: Index, positions: Positions = None
 ) -> list[transformer.NamedHook]:
-    """Overwrite the residual stream entering a layer: an image patch by a mean vector, or by a word's embedding.
+    """Overwrite the residual stream entering a layer: an image patch with a mean vector, or with a word's embedding.
 
     Args and Raises: as in `add_vector`.
     """

@@ -1,4 +1,4 @@
-"""An image encoder's architecture as JSON, proved by building it again and comparing what it computes."""
+"""An image encoder's architecture as JSON, checked by building it again and comparing what it computes."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _SAVE_IT_YOURSELF = (
 )
 
 LARGEST_NUMBER = 65_536
-"""In a description: more than any encoder has of anything, and less than what fills the memory."""
+"""The largest number in a description: more than any encoder has of anything, less than what fills the memory."""
 
 Description = dict[str, Any]
 """`{"beit": {...}}`, the arguments of timm's `Beit` and the number of wide features on top, if any; or
@@ -33,10 +33,10 @@ def describe(module: nn.Module, *, height: int, width: int) -> Description:
 
     Args:
         module: a timm `Beit`, wide features on top or not, or any model made by `timm.create_model`.
-        height: of the pixels it is tried on.
-        width: likewise.
+        height: of the pixels it is tested on.
+        width: of the pixels it is tested on.
 
-    Raises: ValueError for a module that this description would not give back: not timm's, or changed after timm
+    Raises: ValueError for a module that this description would not reproduce: not timm's, or changed after timm
         made it.
     """
     described = _describe_beit(module) or _describe_timm(module)
@@ -172,7 +172,7 @@ def _difference(module: nn.Module, description: Description, *, height: int, wid
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, 3, height, width, generator=generator).to(like)
     theirs, ours = _features(twin, pixels), _features(module, pixels)
-    return "" if torch.equal(theirs, ours) else "with the same weights it computes other features"
+    return "" if torch.equal(theirs, ours) else "with the same weights it computes different features"
 
 
 def _features(module: Any, pixels: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class ImageLayout:
         return self._places.get(index)
 
     def box(self, index: int) -> Box | None:
-        """The part of the picture that a position shows; None if it shows no pixels, or no one knows which."""
+        """The part of the picture that a position shows; None if it shows no pixels, or if it is not known which."""
         found = self.place(index)
         if found is None or found[0].geometry is None:
             return None
@@ -112,7 +112,7 @@ class ImageLayout:
 
         NaN where no grid shows the picture.
 
-        Raises: ValueError for another number of values, or an image that shows no place in a picture.
+        Raises: ValueError for another number of values, or an image whose places in a picture are not known.
         """
         if values.shape != (self.n_positions,):
             raise ValueError(f"expected one value for each of {self.n_positions} positions, got {list(values.shape)}")

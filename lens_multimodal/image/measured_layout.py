@@ -4,9 +4,9 @@ Processors resize, crop, pad and cut pictures into tiles, and models merge, shuf
 rules. None of these rules is written down here. Two measurements replace them:
 
 - **Painted coordinates.** A picture whose colours are its coordinates goes through the model's own image processor.
-  What comes out tells, for each tile, which point of the picture a pixel shows.
+  The output shows, for each tile, which point of the picture a pixel comes from.
 - **Touched pixels.** With the outputs of all attention modules set to zero, a vector depends on its own patch alone.
-  Changing one band of pixels at a time tells which pixels that is.
+  Changing one band of pixels at a time shows which pixels belong to it.
 
 A vector that no pixel touches shows no pixels: a mark at the end of a row, or a query of a Q-Former.
 """

@@ -1,4 +1,4 @@
-"""How EXIF says that a stored picture has to be turned, for its pixels and for boxes drawn on them."""
+"""How EXIF says that a stored picture must be turned, for its pixels and for boxes drawn on them."""
 
 from typing import NamedTuple
 

@@ -158,12 +158,12 @@ def stored_form(path: Path) -> StoredForm | None:
             )
             plain = isinstance(image, PngImageFile) and not _may_tell_a_turn(path.read_bytes())
             return StoredForm(width, height, UPRIGHT if plain else exif_turn(image))
-    except Exception:  # whoever opens the picture is told what is wrong with it
+    except Exception:  # opening the picture will raise what is wrong with it
         return None
 
 
 def _may_tell_a_turn(png: bytes) -> bool:
-    """Whether a PNG file has a part that may tell of one. It may follow the pixels, and Pillow decodes them first."""
+    """Whether a PNG file has a part that may hold a turn. It may follow the pixels, and Pillow decodes them first."""
     return any(name in png for name in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))
 
 
@@ -190,9 +190,9 @@ def _identified(stream: BytesIO | BufferedReader, formats: tuple[str, ...]) -> I
             continue
         usual, accepts = Image.OPEN[name]
         make: Callable[[Any, Any], Image.Image] = _SPARING.get(name, usual)
-        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what a decoder says of a foreign file
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what a decoder raises for another format
             accepted = accepts is None or accepts(prefix)
-            if accepted and not isinstance(accepted, str):  # a string tells what this Pillow lacks for the format
+            if accepted and not isinstance(accepted, str):  # a string says what this Pillow lacks for the format
                 stream.seek(0)
                 return make(stream, "")
     return None

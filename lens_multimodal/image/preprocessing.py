@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 LONGEST_SIDE = 8192
-"""Of an encoder's input, in pixels: far above any encoder's, far below what fills the memory."""
+"""The longest side of an encoder's input, in pixels: far above any encoder's, far below what fills the memory."""
 
 SMALLEST_STD = 1e-6
-"""Of a channel: what is divided by less leaves half precision."""
+"""The smallest `std` of a channel: a quotient by less would not fit half precision."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-"""Ways to resize that timm knows by name; its `random` would give a picture another caption every time."""
+"""Ways to resize that timm knows by name; its `random` would give a picture a different caption every time."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 
 
 class UnclearPixels(ValueError):
-    """Pixels of which the file, or Pillow, does not tell what is white or transparent."""
+    """Pixels for which neither the file nor Pillow says what is white or transparent."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB: transparency is laid over white, 16 bits become 8. EXIF is not looked at.
+    """The image in RGB: transparency is laid over white, 16 bits become 8. EXIF is ignored.
 
     Raises:
         UnclearPixels: 32-bit or signed integers, or 16-bit colours with one that is transparent.
@@ -90,27 +90,27 @@ def _white(image: Image.Image, pixels: np.ndarray) -> float:
     lowest, highest = int(pixels.min()), int(pixels.max())
     if image.format == "TIFF" or lowest < 0 or highest > 65535 or 0 < highest < 256:
         raise UnclearPixels(
-            f"32-bit or signed integers in {lowest}..{highest}, of which nothing tells which one is white; convert "
+            f"32-bit or signed integers in {lowest}..{highest}, and nothing says which one is white; convert "
             f"them to uint8, uint16, or floats from 0 to 1"
         )
     return 65535.0
 
 
 def _transparent_colour(image: Image.Image, raw: str) -> Any:
-    """The transparent colour of a PNG in the values that Pillow gave to the pixels; it keeps the file's own."""
+    """The transparent colour of a PNG in the values that Pillow gives the pixels; Pillow reports the file's value."""
     colour: Any = image.info["transparency"]
     if image.mode == "RGB":
         if raw.startswith("RGB;16") or max(colour) > 255:
             raise UnclearPixels(
-                "16-bit colours of which one is transparent: only their upper halves are read, so that it cannot be "
-                "told from its neighbours; convert the picture to an alpha channel"
+                "16-bit colours, one of them transparent: only their upper halves are read, so it cannot be "
+                "distinguished from its neighbours; convert the picture to an alpha channel"
             )
         return colour
     return {"1": 255 * bool(colour), "L;2": 85 * colour, "L;4": 17 * colour}.get(raw, colour)
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file holds the pixels, in Pillow's words; empty for an image that is loaded."""
+    """How the file stores the pixels, in Pillow's terms; empty for an image that is loaded."""
     tiles: Any = getattr(image, "tile", None) or [(None, None, None, "")]
     arguments = tiles[0][3]
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments

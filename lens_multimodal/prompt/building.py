@@ -1,4 +1,4 @@
-"""Pictures, vectors and texts to one prompt of token ids."""
+"""From pictures, vectors and texts to one prompt of token ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PromptBuilder:
-    """What a prompt is made with: the parts of a lens."""
+    """The parts of a lens that a prompt is made with."""
 
     model: nn.Module
     images: ImageEmbedder
@@ -38,7 +38,7 @@ class PromptBuilder:
 
         Args:
             inputs: of the image encoder, where they were made ahead; without other pictures in a row.
-            in_company: for a row that holds other pictures too.
+            in_company: whether the row has other pictures too.
         """
         embedded = []
         for start in range(0, len(pictures), batch_size):
@@ -86,8 +86,9 @@ class PromptBuilder:
 
         A text that begins with BOS itself, as chat templates do, gets no second one; its own goes before the images.
 
-        Args: prepend_bos: None does what the tokenizer does by itself.
-        Raises: ValueError for an empty row, more positions than the model's context, or tokens that the model lacks.
+        Args: prepend_bos: None does what the tokenizer does by default.
+        Raises: ValueError for an empty row, more positions than the model's context, or tokens that the model does not
+        have.
         """
         pieces = [self.images.pieces(row, text=self.text, prepend_bos=prepend_bos) for row in rows]
         self._check_vocabulary(pieces)
@@ -106,7 +107,7 @@ class PromptBuilder:
         if unknown := [i for ids in written for i in ids if i >= d_vocab]:
             raise ValueError(
                 f"the tokenizer writes {self.text.token(unknown[0])!r} as token {unknown[0]}, but the model's "
-                f"vocabulary ends at {d_vocab - 1}: take the model's own tokenizer, or resize its embeddings"
+                f"vocabulary ends at {d_vocab - 1}: use the model's own tokenizer, or resize its embeddings"
             )
 
 

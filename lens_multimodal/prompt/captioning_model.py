@@ -28,7 +28,7 @@ _MAKERS: "Makers[CaptioningModel]" = Makers()
 
 
 class CaptioningModel:
-    """A TransformerLens model with an image encoder and a projection: everything of a `VisionLens` but its analyses."""
+    """A TransformerLens model with an image encoder and a projection: a `VisionLens` without its analyses."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class CaptioningModel:
 
     @property
     def projection(self) -> Projection:
-        """The map from image features to soft prompts. Raises: ValueError for a vision-language model, likewise."""
+        """The map from image features to soft prompts. Raises: as `vision`."""
         return pair_of(self.images).projection
 
     # --- prompts -----------------------------------------------------------------------------------------
@@ -76,8 +76,8 @@ class CaptioningModel:
         Args:
             images: one picture, or one per row.
             text: the same for every row, or one per row.
-            prepend_bos: whether a beginning-of-sequence token stands first; None does what the tokenizer does by
-                itself (GPT-J's adds none). A text that already begins with it gets no second one.
+            prepend_bos: whether a beginning-of-sequence token comes first; None does what the tokenizer does by
+                default (GPT-J's adds none). A text that already begins with it gets no second one.
             with_gradient: make each image's vectors a leaf that requires gradient, reachable as
                 `prompt.spans[row][0].image.soft_prompt.vectors`.
 
@@ -124,7 +124,7 @@ class CaptioningModel:
         grid: tuple[int, int] | None = None,
         prepend_bos: bool | None = None,
     ) -> ImagePrompt:
-        """Any soft prompts followed by text: shuffled features, means, other people's vectors.
+        """Any soft prompts followed by text: shuffled features, means, vectors from elsewhere.
 
         Raises: ValueError if the grid does not have as many cells as there are vectors, or the width is wrong.
         """
@@ -157,14 +157,14 @@ class CaptioningModel:
     def generate_ids(
         self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None
     ) -> list[list[int]]:
-        """The tokens of `generate`: no end token, and nothing behind the first line."""
+        """The tokens of `generate`: no end token, and nothing after the first line."""
         rows = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, sampling=sampling, **self._stops)
         return [self.text.first_line(ids) for ids in rows]
 
     def generate_with_activations(
         self, prompt: ImagePrompt, names: Sequence[str], *, max_new_tokens: int = 20
     ) -> GeneratedActivations:
-        """Greedy generation of one row, with the activations of the named hook points behind every new token."""
+        """Greedy generation of one row, with the activations at the named hook points that led to every new token."""
         return generation.generate_with_activations(
             self.model, prompt, names=names, max_new_tokens=max_new_tokens, **self._stops
         )
@@ -204,7 +204,7 @@ class CaptioningModel:
         settings, or at a new line, as LiMBeR does.
 
         Args:
-            text: None takes `caption_text`: "A picture of", or an instruction for a model that was trained on them.
+            text: None takes `caption_text`: "A picture of", or an instruction for an instruction-tuned model.
             prepend_bos: as in `prompt`.
         """
         pictures = as_pictures(images)
@@ -233,7 +233,7 @@ class CaptioningModel:
         batch_size: int = 16,
         progress: bool | None = None,
     ) -> Iterator[str]:
-        """Captions of any number of pictures, one at a time in flat memory.
+        """Captions of any number of pictures, one at a time in constant memory.
 
         Args:
             prepend_bos: as in `prompt`.
@@ -261,21 +261,21 @@ class CaptioningModel:
         Args:
             word: a string that is one token, or a token id.
             prepend_bos: as in `prompt`.
-        Raises: ValueError if the caption does not say `word`, or `word` is not one token.
+        Raises: ValueError if the caption does not contain `word`, or `word` is not one token.
         """
         target = read_token(self.model, word, name="word", tokenizer=self.tokenizer)
         prompt = self.prompt(image, self.caption_text if text is None else text, prepend_bos=prepend_bos)
         (ids,) = self.generate_ids(prompt, max_new_tokens=max_new_tokens)
         if target not in ids:
             raise ValueError(
-                f"the caption {self.text.caption(ids)!r} does not say {self.text.token(target)!r}; give the words "
+                f"the caption {self.text.caption(ids)!r} does not contain {self.text.token(target)!r}; give the words "
                 f"before it yourself: lens.prompt(image, 'A picture of a')"
             )
         return prompt.followed_by(ids[: ids.index(target)])
 
     @property
     def caption_text(self) -> str:
-        """What `caption` lets the model go on from: "A picture of", or an instruction in its own chat template."""
+        """The text that `caption` continues: "A picture of", or an instruction in its own chat template."""
         return self.images.caption_text
 
     @property

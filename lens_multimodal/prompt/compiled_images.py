@@ -1,7 +1,7 @@
-"""Images in graphs of `torch.compile`, where ids have no values while the graph is made.
+"""Images in graphs of `torch.compile`, where ids have no values while the graph is being made.
 
 An operator of our own writes the vectors when the graph runs, so that neither text nor images break the graph. Graphs
-that are made to leave the process (`torch.export`, `torch.jit.trace`) are of text alone: there, an image's ids are
+that are made to leave the process (`torch.export`, `torch.jit.trace`) take text only: in them, an image's ids are
 outside the vocabulary.
 """
 
@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 @runtime_checkable
 class ImageStore(Protocol):
-    """What the operator asks of `VirtualTokens`."""
+    """What the operator needs from `VirtualTokens`."""
 
     def no_words(self, tokens: Tensor) -> Tensor: ...
     def owners_of(self, ids: Tensor) -> list[Any]: ...
@@ -43,7 +43,7 @@ def is_graph_of_text() -> bool:
 
 
 def has_no_values(tokens: Tensor) -> bool:
-    """Whether a tensor has a shape alone: a fake one, or one on the meta device."""
+    """Whether a tensor has a shape but no values: a fake one, or one on the meta device."""
     return tokens.is_meta or isinstance(tokens, FakeTensor)
 
 

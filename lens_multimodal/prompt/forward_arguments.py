@@ -1,9 +1,9 @@
 """What a forward pass needs beside image vectors, found from the token ids alone.
 
 In some vision-language models an image changes more than embeddings: masks (Gemma 3, PaliGemma) or position ids
-(Qwen2-VL). A virtual token id knows its image, so a hook on the forward pass sees from the ids where images stand, and
+(Qwen2-VL). A virtual token id knows its image, so a hook on the forward pass sees from the ids where images are, and
 asks the vision-language model what it would give its decoder there (`transformer.decoder_inputs`). Callers pass token
-ids as always. What cached steps need is kept with their key-value cache and goes with it.
+ids as usual. What cached steps need is kept with their key-value cache and goes with it.
 """
 
 import threading
@@ -25,8 +25,12 @@ KEPT = "_lens_multimodal_decoder_inputs"
 """The attribute of a key-value cache that holds what its next steps need."""
 
 
+KEPT_PROMPTS = 4
+"""Prompts whose masks and positions are kept; a mask takes `[batch, pos, pos]` numbers."""
+
+
 class NoForwardArguments(ValueError):
-    """Image positions of which the model cannot know how to number them."""
+    """Image positions that the model cannot know how to number."""
 
 
 class ForwardArguments:
@@ -35,8 +39,8 @@ class ForwardArguments:
     Args:
         module: the model whose forward pass takes token ids.
         vision_language: the vision-language model; `module` is its decoder, or itself.
-        virtual_tokens: of the lens; its `remove` takes these hooks off too.
-        sample: what the model's processor makes of a picture and a text behind it.
+        virtual_tokens: of the lens; its `remove` removes these hooks too.
+        sample: what the model's processor makes of a picture followed by a text.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class ForwardArguments:
         self._marks_images = all(torch.equal(along[name] == 1, at_images) for name in self._by_token)
         self._last_of_prompt = int(ids[0, -1])
         self._parameters = list(signature(module.forward).parameters)
+        self._latest: dict[Any, tuple[DecoderInputs, dict[str, Any]]] = {}
         self._pass = threading.local()
         self._module = module
         self._handles = (
@@ -66,7 +71,7 @@ class ForwardArguments:
         return before.id in self._module._forward_pre_hooks and after.id in self._module._forward_hooks
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -94,14 +99,14 @@ class ForwardArguments:
         places = self._tokens.no_words(values)
         if compiled_images.has_no_values(places):
             return None
+        inputs: DecoderInputs | None = None
         arguments: dict[str, Tensor] = {}
         if bool(places.any()):
             if n_cached:
                 raise NoForwardArguments(
-                    f"images behind {n_cached} cached positions: {type(self._model).__name__} places images by the "
+                    f"images after {n_cached} cached positions: {type(self._model).__name__} places images by the "
                     f"whole prompt, so give it in one pass"
                 )
-            inputs = DecoderInputs(self._model)
             arguments = self._arguments(self._tokens, values, places)
         elif n_cached and (kept := getattr(cache, KEPT, None)) is not None:
             inputs = kept
@@ -115,8 +120,12 @@ class ForwardArguments:
                 f"{type(self._model).__name__} makes its own attention mask for images: give [batch, pos] or none"
             )
         written = values.masked_fill(places, self._image_token_id)
+        if inputs is None:
+            inputs, found = self._for_prompt(written, mask, cache, arguments)
+        else:
+            found = inputs.of(written, attention_mask=mask, cache=cache, arguments={})
         self._pass.inputs = inputs
-        return (), {**given, **inputs.of(written, attention_mask=mask, cache=cache, arguments=arguments)}
+        return (), {**given, **found}
 
     @torch.compiler.disable
     def _after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -126,6 +135,26 @@ class ForwardArguments:
         cache = getattr(output, "past_key_values", None)
         if inputs is not None and cache is not None:
             setattr(cache, KEPT, inputs)
+
+    def _for_prompt(
+        self, ids: Int[Tensor, "batch pos"], mask: Tensor | None, cache: Any, arguments: Mapping[str, Tensor]
+    ) -> tuple[DecoderInputs, dict[str, Any]]:
+        """Masks and positions of a whole prompt; the latest are kept, for analyses that run one prompt many times.
+
+        Gemma 3 takes longer over its masks than a small model over the rest of a pass (transformers 5.23).
+        """
+        table = next(self._model.get_decoder().get_input_embeddings().parameters())
+        tensors = (ids, *arguments.values()) if mask is None else (ids, *arguments.values(), mask)
+        key = (table.dtype, table.device, *(_content(tensor) for tensor in tensors))
+        if cache is not None or (known := self._latest.get(key)) is None:
+            with torch.inference_mode(False):
+                inputs = DecoderInputs(self._model)
+                known = inputs, inputs.of(ids, attention_mask=mask, cache=cache, arguments=arguments)
+        if cache is None:
+            self._latest[key] = known
+            while len(self._latest) > KEPT_PROMPTS:
+                del self._latest[next(iter(self._latest))]
+        return known
 
     def _arguments(
         self, tokens: VirtualTokens, ids: Int[Tensor, "batch pos"], places: Bool[Tensor, "batch pos"]
@@ -144,7 +173,7 @@ class ForwardArguments:
     ) -> Bool[Tensor, "batch pos"]:
         """Where text follows the prompt; a row without an image is all such text.
 
-        A prompt ends as the processor ends it, PaliGemma's with a new line. One that does not goes on to the end.
+        A prompt ends as the processor ends it, PaliGemma's with a new line. Otherwise the prompt goes to the end.
         """
         at = torch.arange(ids.shape[1], device=ids.device)
         ends = torch.where((ids == self._last_of_prompt) | places, at, -1).amax(dim=1, keepdim=True)
@@ -178,6 +207,11 @@ def _copied() -> ForwardArguments:
     copy = object.__new__(ForwardArguments)
     copy._tokens = None
     return copy
+
+
+def _content(tensor: Tensor) -> tuple[Any, ...]:
+    """What tells two small tensors of integers apart."""
+    return tuple(tensor.shape), tensor.cpu().numpy().tobytes()
 
 
 def _runs(places: Bool[Tensor, " pos"]) -> Iterator[Int[Tensor, " run"]]:

@@ -1,8 +1,8 @@
-"""Generation: TransformerLens' own `generate` with its key-value cache, over groups of rows of one length."""
+"""Generation: TransformerLens' own `generate` with its key-value cache, over groups of rows of equal length."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -33,7 +33,7 @@ class Sampling:
     """Positive logits of words that the prompt or the text so far holds are divided by it, negative ones multiplied."""
     frequency_penalty: float = 0.0
     """What a word's logit, divided by the temperature, loses for each time that the prompt or the text so far holds it.
-    Image positions count as no word in either."""
+    Image positions do not count as words in either."""
 
     def __post_init__(self) -> None:
         transformer.check_penalties(self.repetition_penalty, self.frequency_penalty)
@@ -65,7 +65,7 @@ def generate(
 ) -> list[list[int]]:
     """New token ids of each row, up to the first stop token.
 
-    Rows of one length are generated together, unpadded, so a batch equals its single runs on every
+    Rows of equal length are generated together, unpadded, so a batch equals its single runs on every
     TransformerLens generation.
 
     Args:
@@ -95,13 +95,7 @@ def generate(
             tokens,
             max_new_tokens=max_new_tokens,
             stop_ids=list(stop_ids),
-            do_sample=sampling.do_sample,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            num_beams=sampling.num_beams,
-            repetition_penalty=sampling.repetition_penalty,
-            frequency_penalty=sampling.frequency_penalty,
+            **asdict(sampling),
         )
         for row, ids in zip(rows, out[:, length:].tolist(), strict=True):
             new[row] = _until(ids, set(stop_ids), kept=set(last_ids))
@@ -139,7 +133,7 @@ def generate_with_activations(
     stop_ids: Sequence[int],
     last_ids: Sequence[int] = (),
 ) -> GeneratedActivations:
-    """Greedy generation of one row with the activations behind every generated token; arguments as in `generate`.
+    """Greedy generation of one row with the activations that led to every generated token; arguments as in `generate`.
 
     Raises: ValueError for a prompt of more than one row, and for a hook point without a position axis such as an
         attention pattern.

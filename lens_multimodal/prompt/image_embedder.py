@@ -1,6 +1,6 @@
-"""Pictures to image vectors, and rows of text and images to token ids: what differs between kinds of models.
+"""From pictures to image vectors, and from rows of text and images to token ids: what differs between kinds of models.
 
-An `EncoderAndProjection` was put in front of a text decoder; its images stand in the text as they are. A
+An `EncoderAndProjection` was put in front of a text decoder; its images go into the text as they are. A
 vision-language model brings its own (`vision_tower`) and writes its own marks around its images.
 """
 
@@ -43,12 +43,12 @@ EncoderInput = Tensor | Mapping[str, Tensor]
 
 
 class ImageEmbedder(ABC):
-    """What a lens needs to know of the part of a model that sees."""
+    """What a lens needs to know about the part of a model that reads pictures."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Shown to people."""
+        """The name, for display."""
 
     @property
     @abstractmethod
@@ -74,13 +74,13 @@ class ImageEmbedder(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything but weights that decides what it computes, as JSON."""
+        """Everything except weights that determines what it computes, as JSON."""
 
     @abstractmethod
     def encoded(self, pictures: Sequence[Image.Image], *, in_company: bool = False) -> list[EncodedImage]:
         """Each RGB picture as the decoder reads it.
 
-        Args: in_company: for a row that holds other pictures too.
+        Args: in_company: whether the row has other pictures too.
         """
 
     def vectors(
@@ -119,7 +119,7 @@ class ImageEmbedder(ABC):
 
     @abstractmethod
     def grid(self, n_positions: int) -> tuple[int, int]:
-        """Rows and columns for so many vectors that came without a picture."""
+        """Rows and columns for this many vectors that came without a picture."""
 
     @abstractmethod
     def chat(self, question: str) -> str:
@@ -139,7 +139,7 @@ class ImageEmbedder(ABC):
     ) -> list[Piece]:
         """A row as token ids and images, as the model was trained to read them.
 
-        Args: prepend_bos: None does what the tokenizer does by itself.
+        Args: prepend_bos: None does what the tokenizer does by default.
         """
 
 
@@ -226,8 +226,8 @@ class EncoderAndProjection(ImageEmbedder):
     @override
     def chat(self, question: str) -> str:
         raise ValueError(
-            f"this language model has no chat template for pictures; ask {question!r} in a text that it would go on "
-            f"with: lens.prompt(image, 'Question: ... Answer:')"
+            f"this language model has no chat template for pictures; ask {question!r} in a text for it to continue: "
+            f"lens.prompt(image, 'Question: ... Answer:')"
         )
 
     @property
@@ -244,7 +244,7 @@ class EncoderAndProjection(ImageEmbedder):
 
 
 def pair_of(images: ImageEmbedder) -> EncoderAndProjection:
-    """The encoder and projection of a lens that has the two apart.
+    """The encoder and projection of a lens that has them as separate parts.
 
     Raises: ValueError for a vision-language model, which has its own.
     """
@@ -257,7 +257,7 @@ def pair_of(images: ImageEmbedder) -> EncoderAndProjection:
 
 
 def _after_start(start: list[int], pieces: list[Piece]) -> list[Piece]:
-    """A row that begins with these tokens, once: those with which its first text begins are moved to the front."""
+    """A row that begins with these tokens once; if its first text begins with them, they move to the front."""
     for index, piece in enumerate(pieces):
         if isinstance(piece, list) and piece:
             own = len(start) if piece[: len(start)] == start else 0

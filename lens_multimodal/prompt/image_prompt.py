@@ -1,4 +1,4 @@
-"""A prompt of images and text as plain token ids, and where in it each image patch sits."""
+"""A prompt of images and text as plain token ids, and the position of each image patch in it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,9 +27,9 @@ class EmbeddedImage:
 
     soft_prompt: SoftPrompt
     placing: ImageLayout | Callable[[], ImageLayout] = field(repr=False)
-    """The layout, or how to find it out when it is asked for: measuring one takes time that a caption does not need."""
+    """The layout, or a function that finds it on demand: measuring one takes time, and a caption does not need it."""
     picture: Image.Image | None = None
-    """The picture itself, for people; None for vectors that came without one."""
+    """The picture itself, for display; None for vectors that came without one."""
 
     def __len__(self) -> int:
         return len(self.soft_prompt.vectors)
@@ -44,17 +44,17 @@ class EmbeddedImage:
 
     @property
     def grid_h(self) -> int:
-        """Rows of the one patch grid. Raises: ValueError if one grid does not describe this image."""
+        """Rows of the only patch grid. Raises: ValueError if one grid does not describe this image."""
         return self._grid.grid_h
 
     @property
     def grid_w(self) -> int:
-        """Columns, likewise."""
+        """Columns of the only patch grid. Raises: as `grid_h`."""
         return self._grid.grid_w
 
     @property
     def geometry(self) -> ImageGeometry | None:
-        """Where each patch of the one grid lies in the picture.
+        """Where each patch of the only grid lies in the picture.
 
         None without a picture, if the vectors are not one per patch, or if the image has several grids (`layout`).
         """
@@ -86,7 +86,7 @@ class ImageSpan:
 
     image: EmbeddedImage
     positions: tuple[int, ...]
-    """Of the image's vectors in order. Some models put words between them, such as a mark at the end of each row."""
+    """Those of its vectors in order. Some models put words between them, such as a mark at the end of each row."""
 
     @property
     def start(self) -> int:
@@ -105,7 +105,7 @@ class ImageSpan:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImagePart:
-    """The vectors `first` up to, not including, `stop` of an image, where words stand between its vectors."""
+    """The vectors `first` up to, not including, `stop` of an image whose vectors have words between them."""
 
     image: EmbeddedImage
     first: int
@@ -135,7 +135,7 @@ class ImagePrompt(ShownInNotebooks):
     if not TYPE_CHECKING:  # a type checker knows the attributes
 
         def __getattr__(self, name: str) -> Any:
-            raise AttributeError(f"a prompt has no {name!r}; what takes token ids wants prompt.tokens")
+            raise AttributeError(f"a prompt has no {name!r}; give prompt.tokens to functions that take token ids")
 
     @property
     def image_mask(self) -> Bool[Tensor, "batch pos"]:
@@ -182,7 +182,8 @@ class ImagePrompt(ShownInNotebooks):
 
         Args: positions: "image" (every image position), "text" (the words), "last" (where the next token is predicted;
             while text is generated, each new token as well), or positions by number in any form.
-        Raises: ValueError for an unknown name, or "image" in a prompt without an image; as every `positions`.
+        Raises: ValueError for an unknown name, or "image" in a prompt without an image; otherwise as for every
+        `positions`.
         """
         return read_positions(
             positions,
@@ -237,7 +238,7 @@ def assemble(
     pad_id: int,
     device: torch.device,
 ) -> ImagePrompt:
-    """Lay out rows of pieces as one left-padded batch of token ids.
+    """Arrange rows of pieces as one left-padded batch of token ids.
 
     Raises: ValueError for no row or an empty row.
     """

@@ -9,7 +9,7 @@ Maker = TypeVar("Maker")
 
 
 class Makers(Generic[Maker]):
-    """Weak references both ways: a prompt keeps no maker alive, and a maker no prompt."""
+    """Weak references both ways: neither a prompt nor its maker keeps the other alive."""
 
     def __init__(self) -> None:
         self._by_made: weakref.WeakKeyDictionary[object, weakref.ref[Maker]] = weakref.WeakKeyDictionary()

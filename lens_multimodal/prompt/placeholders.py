@@ -16,7 +16,7 @@ def with_images(ids: Sequence[int], images: Sequence[EmbeddedImage], *, image_to
         raise ValueError(
             f"the processor of {model} left room for {n_places} image vectors, and the images of this row have "
             f"{n_vectors}: they were embedded for another model, or alone, and {model} reads several pictures in one "
-            f"prompt in another way; give the pictures themselves"
+            f"prompt differently; give the pictures themselves"
         )
     pieces: list[Piece] = []
     upcoming = iter([(image, index) for image in images for index in range(len(image))])

@@ -1,4 +1,4 @@
-"""A tokenizer as prompts and captions need it: what stands first, where a caption ends, and text between as it is.
+"""A tokenizer as prompts and captions need it: what comes first, where a caption ends, and the text in between.
 
 The tokenizer and the model's generation settings decide, never the name of the architecture.
 """
@@ -14,7 +14,7 @@ from lens_multimodal.arguments.targets import single_token, token_ids
 
 
 class PromptTokenizer:
-    """Text to token ids and back in the middle of a prompt, and generated ids to a caption.
+    """Turn text inside a prompt into token ids and back, and generated ids into a caption.
 
     Without a tokenizer there is no text: ids can be padded and generation ends at the model's own end tokens.
 
@@ -52,7 +52,7 @@ class PromptTokenizer:
         return text
 
     def token(self, token_id: int) -> str:
-        """One token as it is, special ones too."""
+        """The text of one token, special tokens included."""
         text: str = self.tokenizer.decode([token_id])
         return text
 
@@ -63,12 +63,12 @@ class PromptTokenizer:
         """
         return single_token(self.tokenizer, word, "word") if isinstance(word, str) else word
 
-    # --- what stands first -----------------------------------------------------------------------------
+    # --- what comes first ------------------------------------------------------------------------------
 
     def start_ids(self, prepend_bos: bool | None = None) -> list[int]:
         """The tokens that a prompt begins with.
 
-        Args: prepend_bos: None for what the tokenizer puts before a text by itself (most often BOS or nothing), True
+        Args: prepend_bos: None for what the tokenizer puts before a text by default (most often BOS or nothing), True
             for BOS even if it puts none, False for nothing.
         Raises: ValueError for True if the tokenizer has no beginning-of-sequence token.
         """
@@ -78,13 +78,13 @@ class PromptTokenizer:
         if prepend_bos and not self._put_before_texts and bos is None:
             raise ValueError(
                 "this tokenizer has no beginning-of-sequence token; use prepend_bos=False, or None for what it does "
-                "by itself"
+                "by default"
             )
         return self._put_before_texts or ([bos] if prepend_bos else [])
 
     @cached_property
     def _put_before_texts(self) -> list[int]:
-        """What the tokenizer adds on the left; there may be several, as GLM's `[gMASK]<sop>`."""
+        """What the tokenizer adds on the left; there may be several, such as GLM's `[gMASK]<sop>`."""
         tokenizer = self._as_its_files_say
         for text in ("a", "A", ".", "0", "\n"):
             inside, whole = token_ids(tokenizer, text), list(tokenizer(text)["input_ids"])
@@ -122,7 +122,7 @@ class PromptTokenizer:
 
     @property
     def last_ids(self) -> list[int]:
-        """Those of `stop_ids` that hold words of the caption before their new line, such as ".\\n\\n" of Llama 3."""
+        """Those of `stop_ids` that hold words of the caption before their new line, such as Llama 3's ".\\n\\n"."""
         return [i for i, text in self._line_ends.items() if text.split("\n")[0].strip() and i not in self.end_ids]
 
     @cached_property
@@ -130,7 +130,7 @@ class PromptTokenizer:
         """The vocabulary's tokens with a new line in their text."""
         if self._tokenizer is None:
             return {}
-        signs = ("\n", "Ċ", "<0x0A>")  # as it is, of byte-level tokenizers, and of those that fall back to bytes
+        signs = ("\n", "Ċ", "<0x0A>")  # plain, in byte-level tokenizers, and in those that fall back to bytes
         vocabulary = ((_as_text(token), i) for token, i in self._tokenizer.get_vocab().items())
         candidates = sorted(i for token, i in vocabulary if any(sign in token for sign in signs))
         return {i: text for i in candidates if "\n" in (text := self.token(i))}
@@ -150,14 +150,14 @@ class PromptTokenizer:
         return list(ids)
 
     def caption(self, ids: Sequence[int]) -> str:
-        """The caption that generated ids spell: their first line, without surrounding spaces."""
+        """The caption in generated ids: their first line, without surrounding spaces."""
         return self.decode(ids).split("\n")[0].strip()
 
     # --- padding ---------------------------------------------------------------------------------------
 
     @property
     def pad_id(self) -> int:
-        """What fills a shorter row on the left: any word will do, since attention is masked there."""
+        """The padding on the left of shorter rows: any word will do, since attention is masked there."""
         n_words = None if self._model is None else transformer.shape(self._model).d_vocab
         candidates = (getattr(self._tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
         return next((i for i in candidates if i is not None and 0 <= i < (n_words or i + 1)), 0)

@@ -1,8 +1,8 @@
-"""Token ids that no word has, no other process gives out, and no rounding turns into one another.
+"""Token ids that belong to no word, that no other process uses, and that rounding does not turn into one another.
 
 The ids of one process fill a block between two neighbouring float32 numbers, so an id that went through float32 (or a
-shorter float) is no id of any image. All are below 2**53 and survive float64, for example in JSON. Their lower 32 bits
-are never those of a word, so neither does an id become one in int32.
+shorter float) is not the id of any image. All are below 2**53 and survive float64, for example in JSON. Their lower 32
+bits are never those of a word, so an id does not become a word in int32 either.
 """
 
 import os
@@ -10,11 +10,11 @@ import secrets
 import threading
 
 _BLOCK = 2**25
-"""The distance of neighbouring float32 numbers from 2**48 to 2**49; further up it is a multiple of that."""
+"""The distance of neighbouring float32 numbers from 2**48 to 2**49; above that, it is a multiple of this."""
 
-_FIRST, _LAST = 2**48 // _BLOCK, 2**53 // _BLOCK - 2**12  # room to go on when a block is full
+_FIRST, _LAST = 2**48 // _BLOCK, 2**53 // _BLOCK - 2**12  # room to continue when a block is full
 _WORDS = 2**32 // _BLOCK
-"""Every so many blocks, the lower 32 bits begin again at zero, where words are."""
+"""The number of blocks after which the lower 32 bits start again at zero, where words are."""
 
 _lock = threading.Lock()
 _next_id = 0
@@ -32,7 +32,7 @@ def fresh_ids(n: int) -> int:
 
 
 def _start_of(block: int) -> int:
-    """The first id of a block, or of the next one where its ids could be taken for words."""
+    """The first id of a block, or of the next one if its ids could be taken for words."""
     return (block if block % _WORDS else block + 1) * _BLOCK + 1
 
 

@@ -1,9 +1,9 @@
 """Vectors behind token ids: an image prompt is a run of ids far above `d_vocab`.
 
-Two plain PyTorch hooks on the embedding lookup replace those ids by a harmless one and write the stored vectors into
+Two plain PyTorch hooks on the embedding lookup replace those ids with a harmless one and write the stored vectors into
 its output, so everything after the lookup, `hook_embed` included, sees the image. Nothing is kept between calls:
-cached decoding, padding and batches need no special case. Text passes untouched, also where its ids have no values yet
-(`torch.export`, fake tensors, the meta device).
+cached decoding, padding and batches need no special case. Text passes through unchanged, even where its ids have no
+values yet (`torch.export`, fake tensors, the meta device).
 
 A prompt can be pickled and sent to another process. Its ids are known only where the image was made: elsewhere, or
 after `forget`, the model refuses them with `UnknownImageTokens`. If other code removes the hooks, the library refuses
@@ -93,7 +93,7 @@ class VirtualTokens:
             )
         if not bool(torch.isfinite(vectors).all()):
             raise ValueError(
-                "the vectors hold NaN or infinite values: look at the picture, the encoder and the projection's "
+                "the vectors hold NaN or infinite values: check the picture, the encoder and the projection's "
                 "precision (fp16 overflows at 65,504)"
             )
         if vectors.is_inference():
@@ -146,8 +146,8 @@ class VirtualTokens:
             raise UnknownImageTokens(
                 f"token id {int(unknown[0])} is not a word (the vocabulary ends at {self.d_vocab - 1}) and "
                 f"stands for no image here: its prompt was forgotten or no longer exists, or it was made by another "
-                f"lens or in another process. Keep the prompt for as long as its tokens are used, or make it anew with "
-                f"lens.prompt(image)"
+                f"lens or in another process. Keep the prompt for as long as its tokens are used, or make it again "
+                f"with lens.prompt(image)"
             )
         return [prompts[int(i)] for i in owner.unique()]
 

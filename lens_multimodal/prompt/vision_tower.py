@@ -27,7 +27,7 @@ from lens_multimodal.transformer.decoder_inputs import shallow
 from lens_multimodal.transformer.to_hugging_face import unwrapped
 
 INSTRUCTION = "Describe the picture in one sentence."
-"""What an instruction-tuned model is asked for a caption."""
+"""The question that asks an instruction-tuned model for a caption."""
 
 SEVERAL_SIZES = ((640, 480), (480, 640), (1024, 512))
 """Widths and heights of pictures by which it is seen whether all pictures have one grid."""
@@ -39,7 +39,7 @@ class VisionTower(ImageEmbedder):
     Args:
         model: the vision-language model. Its text decoder may be part of a bridge.
         processor: its Hugging Face processor: image preprocessing, tokenizer, and the marks around images.
-        sample: what the processor makes of a picture and a text behind it, for a model that needs more of an image than
+        sample: what the processor makes of a picture followed by a text, for a model that needs more of an image than
             its vectors (`forward_arguments`).
     """
 
@@ -118,7 +118,7 @@ class VisionTower(ImageEmbedder):
 
     @cached_property
     def reads_company_differently(self) -> bool:
-        """Whether a picture takes other vectors beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
+        """Whether a picture's vectors differ beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
         wide = Image.new("RGB", (300, 100))
         alone, twice = (self._texts.processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
         return int((twice == self.image_token_id).sum()) != 2 * int((alone == self.image_token_id).sum())
@@ -210,10 +210,10 @@ class VisionTower(ImageEmbedder):
     ) -> list[Piece]:
         """The row as the model's own processor writes it, with its marks around each image.
 
-        Where a text contains the processor's placeholder (`<image>`), the images stand there; otherwise where they
-        stand in the row.
+        Where a text contains the processor's placeholder (`<image>`), the images go there; otherwise where they are in
+        the row.
 
-        Raises: ValueError for another number of placeholders than images.
+        Raises: ValueError unless there are as many placeholders as images.
         """
         images = [piece for piece in row if isinstance(piece, EmbeddedImage)]
         if any(image.picture is None for image in images):
@@ -257,7 +257,7 @@ class VisionTower(ImageEmbedder):
             ids = [*PromptTokenizer(self.processor.tokenizer).start_ids(True), *ids]
         if prepend_bos is False and not begun and bos_id is not None and first_word == bos_id:
             ids = [*ids]
-            ids.remove(bos_id)  # PaliGemma's processor writes it behind the images
+            ids.remove(bos_id)  # PaliGemma's processor writes it after the images
         return ids
 
     def _with_images(self, ids: Sequence[int], images: Sequence[EmbeddedImage]) -> list[Piece]:

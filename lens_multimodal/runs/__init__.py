@@ -1,1 +1,1 @@
-"""What every run over a data set shares: processes, a manifest, pictures opened ahead, and what a full disk means."""
+"""What every run over a data set shares: processes, a manifest, pictures opened ahead, and full disks."""

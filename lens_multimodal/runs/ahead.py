@@ -1,4 +1,4 @@
-"""Work beside the main thread: pictures opened before they are needed, results written after they were handed over."""
+"""Work in background threads: pictures opened before they are needed, results written after they were handed over."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ R = TypeVar("R")
 def ahead(function: Callable[[T], R], items: Iterable[T], *, workers: int = 4, waiting: int = 64) -> Iterator[R]:
     """`map(function, items)`, computed in threads up to `waiting` items ahead; results come in the order of the items.
 
-    An error of `function` is raised where its result would come. Left early, it waits only for what has begun.
+    An error in `function` is raised in place of its result. If the loop ends early, only calls that have begun finish.
     """
     results: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as pool:

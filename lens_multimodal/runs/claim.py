@@ -11,7 +11,7 @@ MANIFEST = "manifest.json"
 
 
 def read_manifest(out: Path) -> dict[str, Any] | None:
-    """The manifest of a run, or None where there is none.
+    """The manifest of a run, or None if there is none.
 
     Raises: ValueError for a damaged one.
     """
@@ -46,11 +46,11 @@ def claim(
     """Write the manifest of a run, after checking that it continues the one in `out`.
 
     Args:
-        before: the manifest that is there, or None.
+        before: the manifest found in `out`, or None.
         may_differ: top-level entries that may change between two starts.
 
     Raises:
-        SettingsChanged: it does not continue it; the message lists every difference.
+        SettingsChanged: the new manifest does not continue the old one; the message lists every difference.
         ValueError: the folder holds files but no manifest, or its name is not UTF-8.
     """
     check_folder_name(out)

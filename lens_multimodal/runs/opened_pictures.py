@@ -22,9 +22,9 @@ class OpenedPicture:
     scene: Scene
     picture: Image.Image | None = None
     pixels: EncoderInput | None
-    """The image encoder's input; None for a picture that cannot be read, or whose objects alone are wanted."""
+    """The image encoder's input; None if the picture cannot be read, or if only its objects are wanted."""
     error: str = ""
-    """Why it cannot be read."""
+    """Why the picture cannot be read."""
     covered: dict[str, Float[Tensor, " image_pos"]]
     """For each category of the scene, the share of every image patch that its objects cover."""
 
@@ -32,7 +32,7 @@ class OpenedPicture:
 def open_picture(scene: Scene, images: ImageEmbedder, *, with_objects: bool, pixels: bool = True) -> OpenedPicture:
     """Read, check and preprocess a picture; the segmentations of its objects too if they are wanted.
 
-    Args: pixels: False for the objects alone.
+    Args: pixels: False to read only the objects.
     """
     try:
         picture = scene.open() if pixels else None

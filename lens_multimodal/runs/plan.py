@@ -10,14 +10,14 @@ class Estimate:
     """A plan for a run over a data set, from a measured sample of it."""
 
     pictures: int
-    """That the plan is for."""
+    """Number of pictures to plan for."""
     measured: int
-    """Pictures that were measured."""
+    """Number of pictures measured."""
     bytes: int
     seconds: float
-    """With one process."""
+    """Time with one process."""
     free_bytes: int | None = None
-    """On the disk of the output folder; None if it was not named."""
+    """Space left on the disk of the output folder; None if no folder was named."""
 
     def __str__(self) -> str:
         lines = [
@@ -30,7 +30,7 @@ class Estimate:
 
 
 def disk_of(out: str | Path | None) -> tuple[Path | None, int | None]:
-    """The folder, or the nearest one above it that is there, and the bytes left on its disk; None without a folder."""
+    """The folder, or the nearest existing one above it, and the bytes left on its disk; None without a folder."""
     if out is None:
         return None, None
     folder = Path(out).absolute()

@@ -20,7 +20,7 @@ class Processes:
 
     @classmethod
     def of_environment(cls) -> "Processes":
-        """As the launcher's environment variables say; a single process without a launcher."""
+        """Read from the launcher's environment variables; a single process without a launcher."""
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
         from accelerate import PartialState

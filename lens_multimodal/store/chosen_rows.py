@@ -1,4 +1,4 @@
-"""The rows of a store that one batch of pictures gives: which positions, and what stands there."""
+"""The rows of a store that one batch of pictures gives: which positions, and what is there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,7 +23,7 @@ NOTHING = -1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowColumns:
-    """What a store tells of each row besides its activations."""
+    """What a store records about each row besides its activations."""
 
     image_id: Int[Tensor, " row"]
     pos: Int[Tensor, " row"]

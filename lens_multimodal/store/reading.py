@@ -21,7 +21,7 @@ SHARDS = "shards"
 OPEN_AT_ONCE = 256
 
 RowNumbers: TypeAlias = Sequence[int] | Tensor | np.ndarray | pd.Index | pd.Series
-"""Numbers of rows, as the index of `Activations.rows` has them."""
+"""Numbers of rows, as in the index of `Activations.rows`."""
 
 COLUMNS = ("image_id", "pos", "patch_row", "patch_col", "token", "category", "share")
 
@@ -100,7 +100,7 @@ class Activations:
 
         Args: name: a hook point; None for the only one.
         Returns: `[row, ...]`.
-        Raises: ArgumentValueError for rows or hook points that are not there.
+        Raises: ArgumentValueError for rows or hook points that are not stored.
         """
         name = self._name(name)
         wanted = _numbers(rows)
@@ -160,8 +160,9 @@ class Activations:
         Args:
             name: a hook point; None for the only one.
             rows: draw from these rows only (`store.rows.query("category == 'dog'").index`); None for all.
-            seed: of the order, which is another in each epoch.
-            epochs: None goes on for ever. A batch may span two epochs; a rest too small for a batch is left out.
+            seed: of the order, which is different in each epoch.
+            epochs: None continues without end. A batch may span two epochs; a remainder too small for a batch is
+            dropped.
             dtype: of the batches.
 
         Raises: ArgumentValueError for a batch larger than what it is drawn from, or an unknown hook point.

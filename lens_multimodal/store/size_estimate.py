@@ -40,8 +40,8 @@ def estimate(
 
     Args:
         n_pictures: for a data set of this many pictures like `scenes`; None for `scenes` themselves.
-        n_batches: that are measured, after one to warm up.
-        out: the folder that will be written, whose disk is measured and looked at.
+        n_batches: number of batches measured, after one to warm up.
+        out: the folder that will be written, whose disk is measured for speed and free space.
 
     Raises: as `write_activations`.
     """

@@ -55,7 +55,7 @@ class WhatToStore:
             if getattr(self, name) < 1:
                 raise ArgumentValueError(f"must be at least 1, got {getattr(self, name)}", name)
         if self.categories is not None and self.positions != "objects":
-            raise ArgumentValueError('only positions="objects" looks at categories', "categories")
+            raise ArgumentValueError('only positions="objects" uses categories', "categories")
 
     @property
     def with_objects(self) -> bool:

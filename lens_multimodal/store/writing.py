@@ -1,4 +1,4 @@
-"""Write activations of a whole data set: shards that appear whole or not at all, the same bytes however often killed.
+"""Write activations of a whole data set: shards appear whole or not at all, and are the same after any interruption.
 
 A shard holds the rows of a fixed run of pictures, taken in fixed batches. So its bytes depend neither on the number of
 processes nor on interruptions, and what is missing is seen from the files alone.
@@ -71,7 +71,7 @@ def write_activations(
         max_new_tokens: for `caption`, the longest caption.
 
     Raises:
-        ValueError: no scene, unknown hook points or categories, pictures of the same id.
+        ValueError: no scene, unknown hook points or categories, pictures with the same id.
         SettingsChanged: `out` holds activations made in another way; the differences are listed.
         FloatingPointError: activations that `dtype` cannot hold.
         DiskFull: nothing more can be written; what was written is safe.
@@ -113,7 +113,7 @@ def write_activations(
 def check(scenes: Sequence[Scene], what: WhatToStore) -> list[str]:
     """The categories of the data set, in alphabetical order.
 
-    Raises: ArgumentValueError for no scene, two of one id, or categories that none shows.
+    Raises: ArgumentValueError for no scene, two pictures with the same id, or categories that none shows.
     """
     if not len(scenes):
         raise ArgumentValueError("the data set has no picture", "scenes")
@@ -136,7 +136,7 @@ def write_shards(
     processes: Processes,
     progress: bool,
 ) -> None:
-    """The shards of this process that are not there yet; pictures are opened ahead, files written in the background."""
+    """The shards of this process that do not exist yet; pictures are opened ahead, files written in the background."""
     size = what.pictures_per_shard
     own = range(processes.rank, -(-len(scenes) // size), processes.world)
     missing = [number for number in own if not shard_file(home, number).is_file()]

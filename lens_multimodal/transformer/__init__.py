@@ -1,7 +1,7 @@
 """The one room that knows TransformerLens: hook names, weights, model classes and decoder families.
 
 - `families`: what differs between decoder families, read off the model.
-- `residual_stream`: what neurons add to the residual stream, and what the model predicts from it; `norms` serves it.
+- `residual_stream`: what neurons add to the residual stream, and what the model predicts from it; `norms` supports it.
 - `model_class`: what differs between `HookedTransformer` (TransformerLens 3.x; removed in 4.0) and `TransformerBridge`
   (3.x and 4.x), in or out of compatibility mode.
 - `hook_names`, `weights`, `sizes`: the same names for both.

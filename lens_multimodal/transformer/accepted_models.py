@@ -14,7 +14,7 @@ from lens_multimodal.transformer.weights import config, w_e
 
 OLDEST, TOO_NEW = (3, 8), (5, 0)
 """Releases from the first up to, not including, the second work. Before 3.7 the bridge gives GPT-J's W_out transposed;
-in 3.7 the bridge of GPT-NeoX generates other text than `transformers` with the key-value cache, and OPT's has no
+in 3.7 the bridge of GPT-NeoX generates different text from `transformers` with the key-value cache, and OPT's has no
 W_out."""
 
 
@@ -23,7 +23,7 @@ ADAPTERS = {"Qwen2VLForConditionalGeneration": "Qwen2_5_VLForConditionalGenerati
 
 
 class WrongInTransformerLens(RuntimeError):
-    """TransformerLens cannot run a model, or computes other logits than the model does by itself."""
+    """TransformerLens cannot run a model, or computes logits that differ from the model's own."""
 
 
 def check_version() -> None:
@@ -78,7 +78,7 @@ def check_model(model: Any) -> None:
     if w_e(model).shape[1] != d_model:
         raise ValueError(
             f"the token embeddings are {w_e(model).shape[1]} wide and the residual stream d_model={d_model}: "
-            f"this model projects its embeddings, so image vectors of d_model cannot stand among them"
+            f"this model projects its embeddings, so image vectors of d_model cannot be placed among them"
         )
     _check_plain_mlps(model)
 
@@ -121,7 +121,7 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
     Raises:
         TypeError: the model is not a causal language model of Hugging Face.
         ValueError: it is already part of a bridge.
-        WrongInTransformerLens: wrapped, it computes other logits than before, or fails.
+        WrongInTransformerLens: wrapped, it fails or computes different logits.
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
@@ -141,7 +141,7 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
     name, runner = type(language_model).__name__, f"TransformerLens {version('transformer-lens')}"
     try:
         before: Tensor | Exception = few_logits(language_model)
-    except Exception as error:  # a reason that the model's structure shows is told instead, below
+    except Exception as error:  # a reason visible in the model's structure is reported instead, below
         before = error
     try:
         bridge = build_bridge_from_module(
@@ -177,7 +177,7 @@ def _leave_vision_alone(adapter: Any) -> None:
 
 @torch.no_grad()
 def few_logits(language_model: Any) -> Tensor:
-    """Logits of four tokens, and of the last one again behind the key-value cache of the others."""
+    """Logits of four tokens, and of the last one again after the key-value cache of the others."""
     table: Tensor = language_model.get_input_embeddings().weight
     tokens = torch.arange(1, 5, device=table.device)[None] % len(table)
     whole = language_model(input_ids=tokens, use_cache=False).logits

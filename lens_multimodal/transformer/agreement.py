@@ -1,4 +1,4 @@
-"""Whether two computations of the same numbers agree, as far as the precision lets them."""
+"""Whether two computations of the same numbers agree, as far as the precision allows."""
 
 import torch
 from torch import Tensor

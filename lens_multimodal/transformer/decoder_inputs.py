@@ -1,9 +1,9 @@
 """What a vision-language model computes for its text decoder beside embeddings: attention masks and position ids.
 
-Gemma 3 and PaliGemma let image positions attend to later ones, Qwen2-VL numbers them by row and column and goes on from
-there in cached decoding. How, only the model's own forward pass knows. So that pass is run, on a twin of the model with
-a listener in the decoder's place. The twin shares every weight and keeps what the pass leaves behind, such as Qwen's
-`rope_deltas`, so the model itself stays as it is.
+Gemma 3 and PaliGemma let image positions attend to later ones, Qwen2-VL numbers them by row and column and continues
+from there in cached decoding. Only the model's own forward pass knows how. So that pass is run, on a twin of the model
+with a listener in the decoder's place. The twin shares every weight and keeps what the pass leaves behind, such as
+Qwen's `rope_deltas`, so the model itself stays as it is.
 """
 
 import copy
@@ -44,7 +44,7 @@ class DecoderInputs:
         self._twin = shallow(inner)
         (name,) = (name for name, child in inner.named_children() if child is decoder)
         self._twin._modules[name] = self._listener
-        # Without a mask, other implementations of attention would be causal by themselves.
+        # Without a mask, other implementations of attention would be causal by default.
         self._twin.config = copy.deepcopy(inner.config)
         self._twin.config.get_text_config()._attn_implementation = "eager"
 
@@ -70,7 +70,7 @@ class DecoderInputs:
         given, self._listener.given = self._listener.given, {}
         found = {name: given[name] for name in ("attention_mask", "position_ids") if given.get(name) is not None}
         if isinstance(positions := found.get("position_ids"), Tensor):
-            # Behind a cache, Qwen numbers all positions that the mask covers.
+            # With a cache, Qwen numbers all positions that the mask covers.
             found["position_ids"] = positions[..., -ids.shape[1] :]
         return found
 
@@ -79,7 +79,7 @@ class DecoderInputs:
 
 
 class _Listener(nn.Module):
-    """Stands in a decoder's place and keeps what it is called with."""
+    """Takes a decoder's place and keeps what it is called with."""
 
     def __init__(self, embedding: nn.Module) -> None:
         super().__init__()

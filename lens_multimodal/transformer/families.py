@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 NORM_BEHIND_MLP_IN_HOOKED = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
-"""Architectures whose `ln2` stands behind the MLP in a `HookedTransformer`."""
+"""Architectures whose `ln2` follows the MLP in a `HookedTransformer`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class FamilyFacts:
     embedding_scale: float = 1.0
     """What the embedding module multiplies its table by (Gemma)."""
     embedding_multiplier: float = 1.0
-    """What token embeddings and image vectors alike are multiplied by behind the embedding module (Granite)."""
+    """What token embeddings and image vectors alike are multiplied by after the embedding module (Granite)."""
     logit_multiplier: float = 1.0
     """What the model multiplies its logits by (Cohere, Granite)."""
     logit_cap: float | None = None
@@ -62,7 +62,7 @@ def _of_hooked_transformer(model: Any) -> FamilyFacts:
 def _of_bridge(model: Any, inner: Any) -> FamilyFacts:
     block = model.blocks[0]
     layer, decoder, embedding = block.original_component, inner.base_model, model.embed.original_component
-    # A bridge shows as `hook_mlp_out` what is added to the residual stream: the output of the norm behind the MLP.
+    # A bridge shows as `hook_mlp_out` what is added to the residual stream: the output of the norm after the MLP.
     behind = next((n for n in ("ln2_post", "ln2") if _output(block, n) is block.hook_mlp_out), None)
     before = next((n for n in ("ln2", "ln1") if hasattr(block, n)), None)
     return FamilyFacts(

@@ -35,7 +35,7 @@ def hooked_gpt_j(language_model: GPTJForCausalLM, *, tokenizer: Any = None, proc
 
     Raises:
         RuntimeError: the installed TransformerLens has no `HookedTransformer`.
-        TypeError: another architecture than GPT-J.
+        TypeError: an architecture other than GPT-J.
     """
     make, weights = _converted(language_model, tokenizer, normalization_type="LNPre" if process_weights else "LN")
     model = make()

@@ -27,8 +27,8 @@ def load_language_model(
     """A Hugging Face causal language model and its tokenizer from a folder or from this machine's cache.
 
     Raises:
-        FileNotFoundError: the model or its tokenizer is not there; says where it was looked for.
-        ValueError: the weights are damaged or not all there.
+        FileNotFoundError: the model or its tokenizer is not there; the error says where it was looked for.
+        ValueError: the weights are damaged or incomplete.
     """
     from transformers import AutoTokenizer
 
@@ -77,7 +77,7 @@ def load_pretrained(
 ) -> tuple[Any, dict[str, Any]]:
     """A frozen model of one of Hugging Face's auto classes; every model with a decoder comes through here.
 
-    Args: settings: further ones of `from_pretrained`.
+    Args: settings: further arguments of `from_pretrained`.
     Returns, Raises: as `load_causal_lm`.
     """
     model, info = auto_class.from_pretrained(
@@ -96,7 +96,7 @@ def load_pretrained(
 
 @contextmanager
 def explained(what: str, name: str | Path, needed: str) -> Iterator[None]:
-    """What `from_pretrained` raises as errors that say which files are missing or damaged.
+    """Turn what `from_pretrained` raises into errors that say which files are missing or damaged.
 
     Raises: FileNotFoundError, ValueError.
     """
@@ -168,9 +168,9 @@ def _placed(values: torch.Tensor, device: Any, dtype: torch.dtype | None) -> tor
 
 
 def _stored_dtype(folder: Path) -> torch.dtype | None:
-    """The precision of a folder's weights, or None if the files do not tell.
+    """The precision of a folder's weights, or None if the files do not say.
 
-    `config.json` may say another one, and then transformers would cast while everything is mapped.
+    `config.json` may name another one, and then transformers would cast while everything is mapped.
     """
     from safetensors import safe_open
 

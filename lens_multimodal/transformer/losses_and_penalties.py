@@ -1,7 +1,7 @@
 """Losses and penalties over the words of a prompt with images.
 
 TransformerLens computes both with token ids as indices of the vocabulary, and the ids of image positions lie beyond it.
-So `count_words_alone` gives a model methods of its own, which leave prompts of words to TransformerLens' code.
+So `count_words_alone` gives a model methods of its own, which leave prompts without images to TransformerLens' code.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ def loss_fn(
 ) -> Float[Tensor, "*batch_pos"]:
     """Next-token loss (nats) in place of a TransformerLens model's own: the mean over words, or 0 at image positions.
 
-    The word behind an image counts, too: the image predicts it.
+    The word after an image counts, too: the image predicts it.
 
     Raises: ValueError for a mean over no words.
     """
@@ -60,7 +60,7 @@ def loss_fn(
     if per_token:
         return losses
     if not bool(scored.any()):
-        raise ValueError("this prompt has no word behind its first position, so there is no loss to average")
+        raise ValueError("this prompt has no word after its first position, so there is no loss to average")
     return losses.sum() / scored.sum()
 
 
@@ -159,7 +159,7 @@ def penalised(
 ) -> Iterator[None]:
     """Within this block, every forward pass of a generation gives penalised logits at its last position.
 
-    Which words came before is seen at the embedding lookup, the one place that all passes share: with the cache each
+    Which words came before is seen at the embedding lookup, the only place that all passes share: with the cache each
     pass looks up the new token alone, without it the whole row.
 
     Args: temperature: by which sampling will divide the logits, before TransformerLens subtracts its frequency penalty.

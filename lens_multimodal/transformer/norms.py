@@ -1,7 +1,7 @@
 """What a norm does, apart from the division: `norm(x) = weight * (x - mean) / scale + bias`.
 
 LayerNorm subtracts the mean over d_model, RMSNorm does not. Gemma's norms multiply by `1 + w`, most by `w`, OLMo's by
-nothing. No configuration says which reliably, so the norm itself is asked: three vectors go through it.
+nothing. No configuration says which reliably, so the norm itself is measured with three vectors.
 """
 
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class NormMap:
     """It subtracts the mean over d_model (LayerNorm)."""
 
     def carry(self, vectors: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        """What becomes of vectors that are added in front of the norm, before the division by its scale."""
+        """What becomes of vectors that are added before the norm, apart from the division by its scale."""
         return self._centred(vectors.to(self._dtype(vectors))) * self.weight.to(vectors.device)
 
     def carry_back(self, directions: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        """The transpose: directions behind the norm as directions in front of it, before the division by its scale."""
+        """The transpose: directions after the norm as directions before it, apart from the division by its scale."""
         return self._centred(directions * self.weight.to(directions.device))
 
     def invert(self, vectors: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
@@ -54,7 +54,7 @@ class NormMap:
 def norm_map(module: nn.Module) -> NormMap:
     """Read a norm of a `HookedTransformer` or a `TransformerBridge`.
 
-    Raises: ValueError for a module that is no LayerNorm or RMSNorm with weights `w` or `1 + w`.
+    Raises: ValueError for a module that is not a LayerNorm or RMSNorm with weights `w` or `1 + w`.
     """
     if hasattr(module, "original_component"):
         return _free_of_weights(module) or _measured(module.original_component, module.config.d_model)  # type: ignore[union-attr, arg-type]
@@ -90,6 +90,6 @@ def _measured(norm: Any, d_model: int) -> NormMap:
     if not errors[best] < 0.03:
         raise ValueError(
             f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm with weights w or 1 + w (it is off by "
-            f"{errors[best]:.3g}), so what passes it cannot be followed"
+            f"{errors[best]:.3g}), so what passes through it cannot be traced"
         )
     return NormMap(weight=candidates[best], centres=centres)

@@ -29,7 +29,7 @@ def one_at_a_time(model: nn.Module) -> Iterator[None]:
 def runs_alone(
     function: Callable[Concatenate[nn.Module, P], R],
 ) -> Callable[Concatenate[nn.Module, P], R]:
-    """A function whose first argument is a model that no other thread runs meanwhile."""
+    """Make a function run only while no other thread runs the model that is its first argument."""
 
     @wraps(function)
     def call(model: nn.Module, *args: P.args, **kwargs: P.kwargs) -> R:

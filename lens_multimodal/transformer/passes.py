@@ -1,4 +1,4 @@
-"""Where in its row a forward pass stands: how many positions its key-value cache already holds.
+"""Where in its row a forward pass begins: how many positions its key-value cache already holds.
 
 A hook function sees an activation and not the cache, so a pass over one position could be a prompt of one token or a
 generated one. What the first block is called with tells them apart, on every model class.
@@ -29,7 +29,7 @@ class Passes:
 
     @property
     def n_prompt(self) -> int | None:
-        """How long the last row was that ran from its first position on; None if none was seen."""
+        """The length of the last row that ran from its first position on; None if none was seen."""
         return getattr(self._of_this_thread, "n_prompt", None)
 
     def begin(self, start: int, n_pos: int) -> None:
@@ -47,7 +47,7 @@ _watched: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Passes]]" = weakref.
 
 
 def passes_of(model: nn.Module) -> Passes:
-    """What is known of a model's forward passes, from now on until nobody holds the returned object any longer."""
+    """Watch a model's forward passes for as long as somebody holds the returned object."""
     alive = _watched[model]() if model in _watched else None
     if alive is None:
         alive = Passes()

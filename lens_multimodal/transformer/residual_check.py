@@ -1,7 +1,7 @@
-"""A check that a decoder treats its residual stream as this library believes: what `written` and `unembed` rest on.
+"""A check that a decoder treats its residual stream as this library assumes, on which `written` and `unembed` rely.
 
 Both are read off the model's modules. A family may still do something that no module shows, such as a multiplier in
-the middle of its code. Decoded neurons and direct effects would then be wrong in silence, so the model is refused.
+the middle of its code. Decoded neurons and direct effects would then be silently wrong, so the model is refused.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """What neurons add to the residual stream, what they read from it, and what the model makes of it in the end.
 
-Between an MLP and the residual stream there may be a norm (Gemma 2, OLMo 2, GLM-4) and a multiplier (Granite); behind
-the unembedding a multiplier (Cohere, Granite) and a cap (Gemma 2). Everything that speaks of what a neuron writes, or
-of what a residual stream predicts, goes through this module.
+Between an MLP and the residual stream there may be a norm (Gemma 2, OLMo 2, GLM-4) and a multiplier (Granite); after
+the unembedding, a multiplier (Cohere, Granite) and a cap (Gemma 2). Everything about what a neuron writes, or about
+what a residual stream predicts, goes through this module.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from lens_multimodal.transformer.norms import NormMap, norm_map
 from lens_multimodal.transformer.weights import block, w_e, w_in, w_out, w_u
 
 TOKENS_AT_A_TIME = 2**15
-"""Columns of the unembedding that are read in float32 at the same time."""
+"""Columns of the unembedding that are converted to float32 at the same time."""
 
 
 def written(
@@ -25,7 +25,7 @@ def written(
 ) -> Float[Tensor, "neuron d_model"]:
     """What neurons add to the residual stream for an activation of 1, detached.
 
-    It is the row of `W_out`, times the weight of a norm behind the MLP and the block's multiplier. Such a norm also
+    It is the row of `W_out`, times the weight of a norm after the MLP and the block's multiplier. Such a norm also
     divides by its scale, which depends on the prompt: that is left out here, and `written_scale` names its hook point.
 
     Args: neurons: their indices; None for all of the layer.
@@ -50,7 +50,7 @@ def rows_that_write(
 
 
 def written_scale(model: nn.Module, layer: int) -> str | None:
-    """The hook point of what the norm behind a layer's MLP divides by, `[batch, pos, 1]`; None without such a norm."""
+    """The hook point of what the norm after a layer's MLP divides by, `[batch, pos, 1]`; None without such a norm."""
     name = facts(model).norm_behind_mlp
     return None if name is None else f"blocks.{layer}.{name}.hook_scale"
 
@@ -58,7 +58,7 @@ def written_scale(model: nn.Module, layer: int) -> str | None:
 def read(model: nn.Module, layer: int, neurons: Int[Tensor, " neuron"]) -> Float[Tensor, "neuron d_model"]:
     """The directions of the residual stream that drive neurons, detached, float32 or wider.
 
-    They are the columns of `W_in` through the norm before the MLP, but for the division by its scale.
+    They are the columns of `W_in` through the norm before the MLP, without the division by its scale.
     """
     columns = wide(w_in(model, layer).detach()[:, neurons].T)
     norm = mlp_norm(model, layer)

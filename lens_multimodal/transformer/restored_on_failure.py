@@ -1,4 +1,4 @@
-"""Attaching is a transaction: whatever fails, Ctrl-C included, the user's model is then what it was.
+"""Attaching is a transaction: whatever fails, Ctrl-C included, the user's model is left as it was.
 
 `TransformerBridge` replaces the modules of a Hugging Face model in place, edits its configuration and cannot undo
 either. All of this lives in the dictionaries of modules and configurations, so they are copied before and put back.
@@ -44,7 +44,7 @@ class _Snapshot:
             waiting.extend(self._remember(waiting.pop()))
 
     def _remember(self, value: Any) -> list[Any]:
-        """Remember one value, unless that was done; returns the values inside it."""
+        """Remember one value, unless it is remembered already; returns the values inside it."""
         if isinstance(value, self._with_attributes):
             value = vars(value)
         key = id(value)

@@ -30,7 +30,7 @@ def logits_of(
 ) -> Float[Tensor, "batch pos_from_first d_vocab"]:
     """One forward pass, through the model or its bare twin: `which_model`.
 
-    `HookedTransformer` always gets a mask: left to itself it takes leading end tokens for padding.
+    `HookedTransformer` always gets a mask: without one it takes leading end tokens for padding.
 
     Args:
         attention_mask: zeros mark left padding.
@@ -77,7 +77,7 @@ def generate(
     repetition_penalty: float = 1.0,
     frequency_penalty: float = 0.0,
 ) -> Int[Tensor, "batch pos_and_new"]:
-    """TransformerLens' own generation with the key-value cache, over rows of one length without padding.
+    """TransformerLens' own generation with the key-value cache, over rows of equal length without padding.
 
     Args: repetition_penalty, frequency_penalty: as in `penalise`; `transformers` applies them to the log-probabilities
         of beams.
@@ -110,7 +110,7 @@ def generate(
 
 
 def end_tokens(model: Any) -> list[int]:
-    """The words that end generation by the model's own settings: `generation_config.eos_token_id`, one or several."""
+    """The tokens that end generation by the model's own settings: `generation_config.eos_token_id`, one or several."""
     settings = getattr(model.original_model if is_bridge(model) else model, "generation_config", None)
     named = getattr(settings, "eos_token_id", None)
     ids = [] if named is None else torch.as_tensor(named).flatten().tolist()
@@ -118,7 +118,7 @@ def end_tokens(model: Any) -> list[int]:
 
 
 def _side_without_padding(model: Any, tokens: Tensor) -> str:
-    """The side to name to `HookedTransformer`, which masks every padding token at that end; these rows have none."""
+    """The side to give to `HookedTransformer`, which masks every padding token at that end; these rows have none."""
     padding = getattr(model.tokenizer, "pad_token_id", None)
     if padding is None:
         return "right"

@@ -92,5 +92,5 @@ def _check_heads(model: nn.Module, shown: Mapping[str, Tensor]) -> None:
         if n_heads != sizes.n_heads:
             raise ValueError(
                 f"TransformerLens splits the {sizes.n_heads} attention heads of block {layer} of "
-                f"{architecture(model)} into {n_heads}, so what is said of a head would be wrong"
+                f"{architecture(model)} into {n_heads}, so results about heads would be wrong"
             )

@@ -19,7 +19,7 @@ def to_hugging_face(model: nn.Module) -> Any:
     model returned here can.
 
     Raises: ValueError for processed weights, from which the trained ones cannot be recovered, or a
-        `HookedTransformer` of another architecture than GPT-J.
+        `HookedTransformer` of an architecture other than GPT-J.
     """
     processing = transformer.weight_processing(model)
     if processing != "none":
@@ -47,9 +47,9 @@ def unwrapped(inner: Any) -> Any:
 
 
 def _settings(own: Any) -> Any:
-    """A copy of a model's generation settings, end tokens included, that transformers agrees to save.
+    """A copy of a model's generation settings, end tokens included, that transformers is willing to save.
 
-    It refuses some that it loads, such as a temperature without sampling; of those the token ids are kept.
+    It refuses some that it loads, such as a temperature without sampling; then only the token ids are kept.
     """
     settings = copy.deepcopy(own)
     try:

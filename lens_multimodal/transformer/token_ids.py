@@ -1,4 +1,4 @@
-"""Ids of images never reach an embedding that would not know them."""
+"""Ids of images never reach an embedding that does not know them."""
 
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from lens_multimodal.transformer.weights import w_e
 
 
 class LensDetached(RuntimeError):
-    """An image was used on a model from which the lens was taken off, by `detach` or by other code."""
+    """An image was used on a model whose lens had been removed, by `detach` or by other code."""
 
 
 def check_token_ids(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> None:

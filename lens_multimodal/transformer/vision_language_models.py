@@ -40,7 +40,7 @@ def load_vision_language(
 
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
-    except Exception:  # a damaged configuration fails anywhere; reading it as a language model's tells how
+    except Exception:  # a damaged configuration fails anywhere; reading it as a language model's says how
         return None
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or not hasattr(config, "vision_config"):
         return None

@@ -1,4 +1,4 @@
-"""Whether the modules of a model are what they were, and whether anybody has a hook on them.
+"""Whether the modules of a model are unchanged, and whether anybody has a hook on them.
 
 This is asked before every forward pass, of a thousand modules, so it looks at dictionaries and nothing else.
 """
@@ -36,7 +36,7 @@ class WatchedModules:
         self._modules = [_Watched(path, module, part) for path, module, part in modules]
 
     def changed(self) -> bool:
-        """Whether modules have other submodules, classes or settings than when they were first looked at."""
+        """Whether modules have other submodules, classes or settings than when they were first seen."""
         return any(watched.changed() for watched in self._modules)
 
     def obstacle(self) -> str | None:

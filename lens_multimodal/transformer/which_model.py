@@ -32,7 +32,7 @@ TOLERANCE = 3e-5
 HALF_PRECISION_STEPS = 16
 """The same in half precision, in steps of its rounding."""
 PATIENCE = 50
-"""How often a twin is made anew before a model counts as one that changes all the time."""
+"""How often a twin is made again before a model counts as one that changes all the time."""
 
 _chosen: "weakref.WeakKeyDictionary[nn.Module, _Twin]" = weakref.WeakKeyDictionary()
 _forced: "weakref.WeakKeyDictionary[nn.Module, str]" = weakref.WeakKeyDictionary()
@@ -84,7 +84,7 @@ def why_hooked(model: nn.Module, names: Sequence[str] = ()) -> str | None:
 
 
 class _Twin:
-    """The twin of one model, made anew when the model changes, and what a comparison with the model gave."""
+    """The twin of one model, made again when the model changes, and what a comparison with the model gave."""
 
     def __init__(self) -> None:
         self.twin: BareTwin | None = None
@@ -124,7 +124,7 @@ class _Twin:
 
 
 def _unusual_state() -> str | None:
-    """What may treat the operations of a pass in a way of its own, anywhere in this process."""
+    """What may treat the operations of a pass differently, anywhere in this process."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.compiler.is_exporting():
         return "a graph is being made"
     if _len_torch_function_stack() or _len_torch_dispatch_stack():
@@ -145,7 +145,9 @@ def _why_different(model: Any, twin: BareTwin) -> str | None:
             off = max(_steps(found, expected) for found, expected in pairs)
     except Exception as error:  # whatever fails here fails, or does not, in the model itself
         return f"its bare modules could not be compared with it ({type(error).__name__}: {error})"
-    return None if off <= 1 else f"its bare modules give other numbers, off by {off:.3g} times what rounding explains"
+    return (
+        None if off <= 1 else f"its bare modules give different numbers, off by {off:.3g} times what rounding explains"
+    )
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

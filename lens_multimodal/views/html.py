@@ -26,8 +26,8 @@ def render(template: str, **values: Any) -> str:
 def fragment(template: str, **values: Any) -> str:
     """A template inside an element with the common style.
 
-    Rules for this piece alone stand under `.{{ scope }}`, a class derived from its content, so that two pieces on one
-    page do not affect each other.
+    Rules for this piece alone are placed under `.{{ scope }}`, a class derived from its content, so that two pieces on
+    one page do not affect each other.
     """
     body = render(template, scope=_SCOPE, **values)
     scope = "lm-" + hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()[:10]

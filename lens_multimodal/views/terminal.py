@@ -51,7 +51,7 @@ def write(
 ) -> None:
     """Write a table to a file or to stdout.
 
-    A column `picture` holds paths, not strings: pandas has no strings for names that are no UTF-8.
+    A column `picture` holds paths, not strings: pandas has no strings for names that are not UTF-8.
 
     Args:
         largest: on the screen, a long table shows only the rows largest in this column.
@@ -174,7 +174,7 @@ def _visible(text: str) -> str:
 
 
 def _with_text(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The table with the paths of pictures as text; no other column can hold bytes that are no UTF-8."""
+    """The table with the paths of pictures as text; no other column can hold bytes that are not UTF-8."""
     if "picture" not in table.columns:
         return table
     return table.assign(picture=[as_text(str(path)) for path in table["picture"]])

@@ -1,4 +1,4 @@
-"""An interpolated Kneser-Ney n-gram model over token ids: the baseline that a language model has to beat.
+"""An interpolated Kneser-Ney n-gram model over token ids: the baseline that a language model must beat.
 
 Chen & Goodman 1999, equation 18 with one discount per order (D = n1 / (n1 + 2 n2)). Lower orders count the different
 contexts that a token follows, not how often it occurs; the lowest is mixed with the uniform distribution. The result is

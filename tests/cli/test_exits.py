@@ -19,7 +19,7 @@ NAMES = [command.__name__ for command in COMMANDS]
 
 @pytest.fixture
 def one_error(run):
-    """The message of a command that has to fail in the way a user is told of."""
+    """The message of a command that must fail, in the way a user sees it."""
 
     def failing(*arguments: object) -> str:
         ended = run(*arguments)
@@ -91,14 +91,14 @@ def test_interrupted(run, monkeypatch, pictures):
     monkeypatch.setattr("lens_multimodal.cli.options.LensOptions.open", lambda *_: signal.raise_signal(signal.SIGINT))
     ended = run("caption", pictures[0])
     assert (ended.code, ended.out) == (130, "")
-    assert "interrupted; what was written is kept" in ended.err
+    assert "interrupted" in ended.err
 
 
 def test_pictures_that_are_not_there(one_error, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "no picture or folder at 'nowhere.png'" in one_error("caption", "nowhere.png")
-    assert "no picture matches" in one_error("caption", tmp_path / "*.png")
-    assert "no picture in the folder" in one_error("caption", tmp_path / "empty")
+    assert "'nowhere.png'" in one_error("caption", "nowhere.png")
+    assert repr(str(tmp_path / "*.png")) in one_error("caption", tmp_path / "*.png")
+    assert repr(str(tmp_path / "empty")) in one_error("caption", tmp_path / "empty")
 
 
 CHEAP_MISTAKES = [
@@ -144,24 +144,22 @@ def test_a_file_that_is_no_picture(one_error, run, pictures, tmp_path):
 
 
 def test_words(one_error, pictures):
-    assert "does not say ' zebra'" in (message := one_error("neurons", pictures[0], "-w", "zebra")) or (
-        "tokens" in message
-    )
+    assert "' zebra'" in one_error("neurons", pictures[0], "-w", "zebra")
     assert "7 tokens" in one_error("neurons", pictures[0], "-w", "unquestionably not a word", "--text", "A")
 
 
 def test_neurons(one_error, pictures, tmp_path):
-    assert "got 'three'" in one_error("decode", "three")
-    assert "outside the model's" in one_error("decode", "99.1")
-    assert "at most" in one_error("ablate", pictures[0], "-w", "dog", "--text", "A picture of a", "--top", 99999)
-    assert "expected neurons" in one_error("ablate", pictures[0], "-w", "dog", "--text", "A", "-n", ",")
+    assert "'three'" in one_error("decode", "three")
+    assert "layer 99 " in one_error("decode", "99.1")
+    assert "--top 99999: " in one_error("ablate", pictures[0], "-w", "dog", "--text", "A picture of a", "--top", 99999)
+    assert "3.120" in one_error("ablate", pictures[0], "-w", "dog", "--text", "A", "-n", ",")
     for name, content, words in (
-        ("a.csv", "layer,unit\n1,2\n", "has layer, unit"),
-        ("a.csv", "layer,neuron\n1,x\n", "expected integers"),
-        ("a.csv", "layer,neuron\n", "expected integers"),
+        ("a.csv", "layer,unit\n1,2\n", "layer, unit"),
+        ("a.csv", "layer,neuron\n1,x\n", "a.csv': expected integers"),
+        ("a.csv", "layer,neuron\n", "a.csv': expected integers"),
         ("a.json", "{", "damaged"),
         ("a.parquet", "PAR1", "damaged"),
-        ("a.txt", "3.120", "expected a table of neurons in .parquet, .json, .csv"),
+        ("a.txt", "3.120", ".parquet, .json, .csv, got 'a.txt'"),
     ):
         (tmp_path / name).write_text(content)
         assert words in one_error("decode", "--neurons-from", tmp_path / name)
@@ -170,14 +168,14 @@ def test_neurons(one_error, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[1]", "holds a list, expected an object"),
+        ("[1]", "settings.json' holds a list,"),
         ("{", "not JSON"),
-        ('{"step": 3}', "unknown settings step; known are steps, batch_size"),
-        ('{"steps": "many"}', "steps is 'many', expected int"),
-        ('{"steps": true}', "expected int"),
-        ('{"steps": 0}', "steps must be at least 1"),
+        ('{"step": 3}', " step; known are steps, batch_size"),
+        ('{"steps": "many"}', "steps is 'many', "),
+        ('{"steps": true}', "steps is True, "),
+        ('{"steps": 0}', "steps must be at least 1, got 0"),
         ('{"learning_rate": NaN}', "learning_rate"),
-        ('{"precision": "fp8"}', "precision must be no, bf16 or fp16"),
+        ('{"precision": "fp8"}', "'fp8'"),
     ],
 )
 def test_settings_of_training(one_error, tmp_path, content, words):
@@ -188,11 +186,11 @@ def test_settings_of_training(one_error, tmp_path, content, words):
 
 
 def test_parts_that_are_not_there(one_error, pictures):
-    assert "no language model 'no-such-model'" in one_error(
+    assert "language model 'no-such-model'" in one_error(
         "caption", pictures[0], "--model", "no-such-model", "--vision", "tiny"
     )
-    assert "no projection at 'x.ckpt'" in one_error("caption", pictures[0], "--projection", "x.ckpt")
-    assert "`lens-multimodal info` lists the devices" in one_error("caption", pictures[0], "--device", "abacus")
+    assert "projection at 'x.ckpt'" in one_error("caption", pictures[0], "--projection", "x.ckpt")
+    assert "'abacus'" in one_error("caption", pictures[0], "--device", "abacus")
 
 
 def test_a_format_that_the_file_name_does_not_say(one_error, tmp_path):
@@ -209,13 +207,15 @@ def test_debug_shows_where_it_happened(capsys):
 
 def test_what_no_user_can_cause_is_called_a_bug():
     assert one_line(ValueError("two\nlines")) == "two lines"
-    assert "this is a bug of lens_multimodal; run the command again with --debug" in one_line(KeyError("x"))
-    assert "this is a bug" in one_line(ValueError())
+    for error in (KeyError("x"), ValueError()):
+        assert one_line(error).startswith(f"{type(error).__name__} {error}".rstrip())
+        assert "bug of lens_multimodal" in one_line(error)
 
 
 def test_as_a_module_with_a_traceback_only_on_demand():
     plain = _run("caption", "nowhere.png")
-    assert (plain.returncode, plain.stderr) == (1, "error: no picture or folder at 'nowhere.png'\n")
+    assert plain.returncode == 1
+    assert re.fullmatch(r"error: .*'nowhere\.png'\n", plain.stderr)
     debug = _run("caption", "nowhere.png", "--debug")
     assert debug.returncode == 1
     assert "Traceback" in debug.stderr
@@ -255,7 +255,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_terminal_that_lacks_a_character_shows_its_escape(monkeypatch):
-    """An error or a result is told in full; streams are as they were afterwards."""
+    """An error or a result is printed in full; the streams are as before afterwards."""
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors="strict"))
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Masks against pycocotools, and segmentations that no mask can be made of."""
+"""Masks against pycocotools, and segmentations that give no mask."""
 
 from typing import Any
 

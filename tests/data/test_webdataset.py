@@ -78,7 +78,7 @@ def test_unusable_members_are_counted(tmp_path: Path) -> None:
             ("notes", b"?"), ("4.png", picture_bytes(4)), ("4.txt", b"good"),
         ],
     )  # fmt: skip
-    found = read(path, {"without a caption": 3, "without a picture": 1, "no regular file with an ending": 1})
+    found = read(path, {"without a caption": 3, "without a picture": 1, "not a regular file with an ending": 1})
     assert [p.captions for p in found] == [("good",)]
 
 

@@ -59,7 +59,7 @@ WORKING_FAMILIES: dict[str, Family] = {
     "Cohere": llama_like("Cohere", {**LLAMA, "logit_scale": 2.5}, logit_multiplier=2.5, refused_by_3=WRONG_LOGITS),
     "Cohere 2": llama_like("Cohere2", {**LLAMA, "logit_scale": 2.5}, logit_multiplier=2.5, refused_by_3=WRONG_LOGITS),
     "NanoChat": llama_like("NanoChat", {**HEADS, **CAPPED}, neurons="mlp.fc2"),
-    # RMSNorm by 1 + weight; norms behind attention and MLP.
+    # RMSNorm by 1 + weight; norms after attention and MLP.
     "Gemma": llama_like("Gemma", HEADS),
     "Gemma 2": llama_like("Gemma2", {**GEMMA, **CAPPED}, **BEHIND),
     "Gemma 3": Family(model="Gemma3ForCausalLM", config="Gemma3TextConfig", sizes=GEMMA, **BEHIND),

@@ -81,7 +81,7 @@ def activations(name: str, embeds: Tensor) -> dict[int, Tensor]:
 def written(name: str, embeds: Tensor, layer: int, neurons: Sequence[int]) -> Tensor:
     """What each neuron adds to the residual stream, `[neuron, pos, d_model]`, by switching it off.
 
-    The block's output with the neuron minus its output without it. The scale of a norm behind the MLP is held at its
+    The block's output with the neuron minus its output without it. The scale of a norm after the MLP is held at its
     clean value.
     """
     model, kept = plain(name), {}

@@ -31,7 +31,7 @@ _EXPERTS = {"refused": Refusal(why="mixture of experts", shown="no plain MLP"), 
 _NO_MLP = {"refused": Refusal(why="no MLP", shown="no plain MLP")}
 _LATENT = Refusal(why="TransformerLens splits the heads of latent attention wrongly", shown="heads")
 WRONG_LOGITS = Refusal(why="TransformerLens computes other logits", shown="logits")
-_SCALED_STREAM = Refusal(why="multiplies its residual stream behind each block", shown="residual stream")
+_SCALED_STREAM = Refusal(why="multiplies its residual stream after each block", shown="residual stream")
 _HYBRID = Refusal(why="blocks without attention", shown="attn.hook_pattern")
 
 
@@ -41,7 +41,7 @@ def _no_adapter(name: str) -> Refusal:
 
 REFUSED_FAMILIES: dict[str, Family] = {
     # The residual stream itself is normalised in each block.
-    "OPT, norms behind": replace(
+    "OPT, norms last": replace(
         with_sizes(OPT, do_layer_norm_before=False),
         refused=Refusal(why="its blocks normalise the residual stream", shown="final_layer_norm"),
     ),

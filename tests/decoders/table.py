@@ -45,7 +45,7 @@ def measured(name: str) -> dict[str, float]:
 
 
 def rows(text: str, part: str) -> dict[str, list[str]]:
-    """The cells of one of the page's tables behind the family's name, by name."""
+    """The cells of one of the page's tables after the family's name, by name."""
     lines = re.findall(r"^\| (.*) \|$", _part(text, part), re.M)[2:]
     cells = [line.split(" | ") for line in lines]
     return {name: others for name, *others in cells}

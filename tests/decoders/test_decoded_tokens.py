@@ -40,7 +40,7 @@ def _decoded(case: Case, layer: int, neurons: list[int], *, final_norm: bool = F
 
 
 def _in_units_of(case: Case, weights: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """Weights as they are; where a norm stands behind the MLP, up to a factor for each neuron.
+    """Weights as they are; where a norm follows the MLP, up to a factor for each neuron.
 
     What such a neuron adds is divided by the norm's scale, which depends on the position.
     """

@@ -48,7 +48,7 @@ def test_captions_are_those_of_the_plain_model_without_the_neurons(world, plain,
 
 
 def test_text_after_the_first_line_is_no_change_of_the_caption(world, tmp_path):
-    """Llama 3 has ".\\n\\n" as one token: its words belong to the caption, and nothing behind it does."""
+    """Llama 3 has ".\\n\\n" as one token: its words belong to the caption, and nothing after it does."""
     said = world.picture(0).caption_ids
     goes_on = world.with_token(said[0], "Ġdog.ĊĊ", folder=tmp_path)
     assert said[0] in goes_on.lens.text.last_ids

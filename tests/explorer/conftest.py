@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,12 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from lens_multimodal import VisionLens
+from lens_multimodal.atlas import Atlas
 from lens_multimodal.data import read_coco
 from lens_multimodal.explorer import Limits, create_app
 from lens_multimodal.tiny import scenes_folder
+from lens_multimodal.views.atlas import write_site
+from tests.atlas.atlas_world import atlas_of, world_scenes
 from tests.lenses import picture, random_lens
 from tests.models import MODEL_CLASSES
 
@@ -73,6 +77,14 @@ def page(lens, scenes) -> Page:
 def two(page) -> tuple[str, str]:
     """Two uploaded pictures."""
     return tuple(page.upload(png(picture(seed))).json()["id"] for seed in (0, 1))
+
+
+def atlas_with_site(lens: VisionLens, home: Path, *, n_neurons: int) -> Atlas:
+    """Of two of the three layers, with pages for some of the neurons."""
+    scenes = world_scenes(home / "pictures", 9)
+    made = atlas_of(lens, scenes, home / "out", layers=[0, 2])
+    write_site(made, scenes, n_neurons=n_neurons, progress=False)
+    return made
 
 
 def png(picture: Image.Image) -> bytes:

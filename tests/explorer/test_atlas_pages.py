@@ -5,9 +5,7 @@ from fastapi.testclient import TestClient
 
 from lens_multimodal.atlas import Atlas
 from lens_multimodal.explorer import create_app
-from lens_multimodal.views.atlas import write_site
-from tests.atlas.atlas_world import atlas_of, world_scenes
-from tests.explorer.conftest import LIMITS, Page
+from tests.explorer.conftest import LIMITS, Page, atlas_with_site
 from tests.explorer.test_refusals import TRICKS
 from tests.lenses import random_lens
 
@@ -15,9 +13,7 @@ from tests.lenses import random_lens
 @pytest.fixture(scope="module")
 def atlas(lens, tmp_path_factory) -> Atlas:
     home = tmp_path_factory.mktemp("atlas")
-    scenes = world_scenes(home / "pictures", 9)
-    made = atlas_of(lens, scenes, home / "out", layers=[0, 2])
-    write_site(made, scenes, n_neurons=30, progress=False)
+    made = atlas_with_site(lens, home, n_neurons=30)
     (home / "out" / "site" / "link.html").symlink_to(home / "out" / "manifest.json")
     (home / "out" / "site" / "notes.txt").write_text("mine")
     return made

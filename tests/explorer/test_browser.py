@@ -14,10 +14,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from lens_multimodal.atlas import Atlas
 from lens_multimodal.explorer import create_app
 from lens_multimodal.explorer.server import address, listen, make_server
-from lens_multimodal.views.atlas import write_site
-from tests.atlas.atlas_world import atlas_of, world_scenes
 from tests.browser import chromium, needs_browser
-from tests.explorer.conftest import fingerprint
+from tests.explorer.conftest import atlas_with_site, fingerprint
 from tests.lenses import picture, random_lens
 from tests.models import MODEL_CLASSES
 
@@ -76,12 +74,7 @@ def lens(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def atlas(lens, tmp_path_factory) -> Atlas:
-    """Of two of the three layers, with pages for some of the neurons."""
-    home = tmp_path_factory.mktemp("atlas")
-    scenes = world_scenes(home / "pictures", 9)
-    made = atlas_of(lens, scenes, home / "out", layers=[0, 2])
-    write_site(made, scenes, n_neurons=60, progress=False)
-    return made
+    return atlas_with_site(lens, tmp_path_factory.mktemp("atlas"), n_neurons=60)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +277,7 @@ def test_patching_between_two_pictures(tab):
 
 
 def test_what_cannot_be_read_is_one_clean_line(tab, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"this is no picture")
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
     tab.drop(tmp_path / "bad.png")
     tab.until(lambda: tab.one("#error").is_displayed())
     assert "PNG, JPEG, WEBP" in tab.text("#error")

@@ -1,4 +1,4 @@
-"""Strategies: what people pass by mistake, beside what is right."""
+"""Strategies: what people pass by mistake, and what is right."""
 
 import numpy as np
 import pandas as pd

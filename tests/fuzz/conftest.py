@@ -1,4 +1,4 @@
-"""What every fuzz test holds the library to: it works, or it refuses in words of its own and leaves all as it was.
+"""What every fuzz test requires: the library works, or it refuses with an error of its own and changes nothing.
 
 `FUZZ_EXAMPLES=1000 FUZZ_COUNTS=counts.json python -m pytest tests/fuzz` looks further than the default and writes down
 how many cases worked and how many were refused; `docs/reliability.md` has the counts of the last long run.
@@ -34,13 +34,13 @@ OWN_ERRORS = (
     transformer.HookDidNotFire, HookHasNoEffect, CutHadNoEffect, MissingWeights, WrongInTransformerLens,
     UnknownResidualStream,
 )  # fmt: skip
-"""The documented kinds of error; each has to be raised by a line of this library, not by something beneath it."""
+"""The documented kinds of error; each must be raised by a line of this library, not by something beneath it."""
 
 PYTHONS_WORDS = (
     "object is not|not supported between|has no attribute|unexpected keyword|has no len|argument must be|"
     "unsupported operand"
 )
-"""What Python itself says of a mistake: true, but of no use to someone who called this library."""
+"""Python's own words for a mistake: true, but of no use to a caller of this library."""
 
 OWN_FOLDER = Path(lens_multimodal.__file__).parent
 
@@ -98,7 +98,7 @@ def attempt(request) -> Callable[..., Any]:
 
 
 def check_is_own(error: Exception) -> None:
-    """Re-raise an error that a user could not make sense of."""
+    """Raise AssertionError for an error that a user could not understand."""
     if not isinstance(error, OWN_ERRORS):
         raise AssertionError(f"{type(error).__name__} is none of the documented errors: {error}") from error
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)

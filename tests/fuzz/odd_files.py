@@ -1,4 +1,4 @@
-"""Strategies: EXIF blocks and COCO objects as other programs write them, sound and broken."""
+"""Strategies: EXIF blocks and COCO objects as other programs write them, intact and broken."""
 
 import struct
 from itertools import pairwise
@@ -76,6 +76,6 @@ def coco_objects(*, height: int, width: int) -> st.SearchStrategy[dict[str, Any]
 
 
 def _runs(cuts: list[int], pixels: int) -> list[int]:
-    """Run lengths between these places, which cover so many pixels."""
+    """Run lengths between these places, which cover this many pixels."""
     places = [0, *cuts, pixels]
     return [after - before for before, after in pairwise(places)]

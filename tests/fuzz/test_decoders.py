@@ -1,4 +1,4 @@
-"""Any decoder: it is refused in words and left as it was, or its numbers are those of plain transformers."""
+"""Any decoder: it is refused with an error and left as it was, or its numbers are those of plain transformers."""
 
 import copy
 

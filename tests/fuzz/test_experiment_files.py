@@ -32,7 +32,7 @@ def finished(lens, scenes, tmp_path_factory) -> Path:
 
 @given(st.data())
 def test_a_manifest_edited_by_hand(attempt, lens, scenes, finished, tmp_path_factory, data):
-    """Any difference is named, and no row of the run that is there is lost."""
+    """Any difference is named, and no row of the existing run is lost."""
     out = _copy(finished, tmp_path_factory)
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps(data.draw(spoilt(manifest))))

@@ -102,7 +102,7 @@ def test_the_card_of_a_saved_lens(attempt, saved, tmp_path_factory, data):
 
 @given(st.data())
 def test_the_encoder_of_a_saved_lens(attempt, saved, tmp_path_factory, data):
-    """With its checksum made to fit: somebody who edits the file edits the card too."""
+    """With its checksum adjusted: somebody who edits the file edits the card too."""
     _spoil_and_open(attempt, saved, tmp_path_factory, "vision.json", data)
 
 

@@ -152,7 +152,7 @@ def test_a_data_set_that_points_outside(tmp_path, name, kind):
 
 
 def test_a_link_to_elsewhere_in_a_folder_of_captions(tmp_path):
-    """A link is the owner's own doing and is followed for pictures; what is no picture stays unread."""
+    """A link is the owner's own doing and is followed for pictures; a file that is not a picture stays unread."""
     folder = tmp_path / "data"
     folder.mkdir()
     (tmp_path / "password").write_text("secret")
@@ -202,7 +202,7 @@ def test_an_encoder_whose_first_pass_fails(saved, tmp_path):
 
 
 def test_a_projection_that_claims_more_than_it_holds(tmp_path):
-    """A safetensors header of a few bytes that speaks of a terabyte."""
+    """A safetensors header of a few bytes that claims a terabyte."""
     header = json.dumps({"weight": {"dtype": "F32", "shape": [2**20, 2**18], "data_offsets": [0, 2**40]}}).encode()
     path = tmp_path / "proj.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))

@@ -82,7 +82,7 @@ def test_neuron_lists(attempt, lens, prompt, neurons, positions):
 
 @given(st.lists(interventions(), min_size=1, max_size=4))
 def test_hooks_in_any_combination(attempt, lens, prompt, run, chosen):
-    """Whatever was built and run, plain logits are afterwards what they were, to the bit."""
+    """Whatever was built and run, the plain logits are bit for bit the same afterwards."""
     plain = lens.logits(prompt)
 
     def together() -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""EXIF blocks and COCO objects of every kind: sound pixels are read, and no mask is made up."""
+"""EXIF blocks and COCO objects of every kind: intact pixels are read, and no mask is invented."""
 
 import io
 import json
@@ -53,7 +53,7 @@ def test_exif_blocks(attempt, block, form):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = attempt(lambda: read_picture(io.BytesIO(content), name=form))
-    assert found is not None, "a sound picture is never refused"
+    assert found is not None, "an intact picture is never refused"
     tolerance = 3 if form == "JPEG" else 0
     turned = [turn.pixels(PIXELS).astype(int) for turn in (UPRIGHT, *TURNS.values())]
     near = [t for t in turned if t.shape == np.asarray(found).shape]

@@ -1,4 +1,4 @@
-"""Any tokenizer: at most one start, captions of one line, and no word behind them is explained."""
+"""Any tokenizer: at most one start token, captions of one line, and no word after them is explained."""
 
 import pytest
 from hypothesis import given

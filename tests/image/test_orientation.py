@@ -96,7 +96,7 @@ def test_broken_exif_refuses_no_sound_picture(broken: bytes, form: str) -> None:
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("pointer", [EXIF_POINTER, 0x8825])
 def test_broken_folders_of_a_tiff_file(pointer: int, compression: str | None) -> None:
-    """The picture is turned as its sound tag says; what the pointers lead to is not looked at."""
+    """The picture is turned as its intact tag says; what the pointers lead to is ignored."""
     for noise in (b"", b"\xff\xff", exif((0xA005, 4, 1, 10**9))[8:], bytes(range(100))):
         tags = TiffImagePlugin.ImageFileDirectory_v2()
         tags[ORIENTATION] = 6

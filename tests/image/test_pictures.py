@@ -27,7 +27,7 @@ def rgb(image: Image.Image) -> np.ndarray:
 
 
 def png_claiming(width: int, height: int, folder) -> str:
-    """A valid PNG header, and next to nothing behind it."""
+    """A valid PNG header, and next to nothing after it."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -153,10 +153,10 @@ def test_the_given_picture_stays_as_it_is():
     assert np.array_equal(pixels, before)
 
 
-# --- what is no picture ------------------------------------------------------------------------------------
+# --- what is not a picture ---------------------------------------------------------------------------------
 
 
-def test_files_that_are_no_pictures(tmp_path):
+def test_files_that_are_not_pictures(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.png'$"):
         as_picture(tmp_path / "none.png")
     with pytest.raises(FileNotFoundError, match=r"folder$"):
@@ -211,7 +211,7 @@ def test_pictures_up_to_the_limit_are_not_called_too_large(tmp_path):
         (torch.full((3, 4, 4), torch.nan), "NaN"),
     ],
 )
-def test_arrays_that_are_no_pictures(pixels, message):
+def test_arrays_that_are_not_pictures(pixels, message):
     with pytest.raises(ValueError, match=message):
         as_picture(pixels)
 

@@ -121,7 +121,7 @@ def test_hostile_pickles_are_refused_and_never_run(tmp_path, name, wrapped):
     assert not touched.exists()
 
 
-def test_files_that_are_no_projection(tmp_path):
+def test_files_that_are_not_projections(tmp_path):
     def refused(content, message, name="proj.ckpt"):
         path = tmp_path / name
         if isinstance(content, bytes):

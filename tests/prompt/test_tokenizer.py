@@ -93,7 +93,7 @@ def test_what_the_tokenizer_puts_before_a_text_stands_first():
 
 
 def test_tokens_at_both_ends_and_several_at_the_start():
-    """An end token behind the text is none that a prompt begins with; GLM begins with two."""
+    """An end token after the text is not one that a prompt begins with; GLM begins with two."""
     tokenizer = merged_line_ends(bos_token="a")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="a b $A <end>", special_tokens=[("a", 4), ("b", 5), ("<end>", 0)]

@@ -1,4 +1,4 @@
-"""Ids that no word has, no other process gives out, and no rounding turns into one another."""
+"""Ids that belong to no word, that no other process uses, and that rounding does not turn into one another."""
 
 import itertools
 import json

@@ -136,7 +136,7 @@ def test_two_views_show_the_same_cutouts_in_other_company() -> None:
 
 
 def test_features_of_both_views_are_paired_by_cutout() -> None:
-    """With features that spell out the cut-out's id, each pair has to agree."""
+    """With features that contain the cut-out's id, each pair must agree."""
     settings, cutouts = tiny().vision, of_pixels(random_pictures(40), side=32)
     paired = []
     for view in vision.two_views(cutouts, 12, size=96, generator=seeded()):
@@ -242,7 +242,7 @@ def test_the_encoder_on_disk_loads_into_timm(work: Path) -> None:
 
 
 def test_the_probe_finds_what_is_there_and_nothing_else(tmp_path: Path) -> None:
-    """Red, green and blue drawings are told apart; drawings with shuffled nouns are not."""
+    """Red, green and blue drawings are distinguished; drawings with shuffled nouns are not."""
     pixels = random_pictures(36)
     pixels[..., :3] //= 4
     for row in range(36):

@@ -168,7 +168,7 @@ def big() -> GPTJConfig:
 def main() -> None:
     """Each case in a process of its own, forked once everything is imported.
 
-    A forked process maps the program anew: torch's own libraries alone come to 25 MB by the time a model is loaded. A
+    A forked process maps the program again: torch's own libraries alone come to 25 MB by the time a model is loaded. A
     small model goes first, so that this is there before measuring begins.
     """
     home = Path(sys.argv[1])

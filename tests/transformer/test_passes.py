@@ -1,4 +1,4 @@
-"""Where a pass stands in its row, on every model class, with and without the cache; and the model is left as it was."""
+"""Where a pass begins in its row, on every model class, with and without the cache; the model is left as it was."""
 
 import copy
 import gc

@@ -1,4 +1,4 @@
-"""A decoder that does to its residual stream what no module shows is refused, and told where."""
+"""A decoder that changes its residual stream as no module shows is refused, and the error says where."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ def test_what_transformer_lens_cannot_run_is_refused(family):
 
 
 def test_a_model_that_continues_otherwise_from_its_cache_is_refused(monkeypatch):
-    """TransformerLens 3.8 forgets the positions of MPT behind the key-value cache, so that only generation is wrong."""
+    """TransformerLens 3.8 forgets the positions of MPT after the key-value cache, so that only generation is wrong."""
     from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
     whole = NormalizationBridge.forward

@@ -20,8 +20,11 @@ class Pair:
     """The same weights twice: plain Hugging Face, and under a lens."""
 
     family: str
+    """A name in `FAMILIES`."""
     plain: Any
+    """The Hugging Face model."""
     processor: Any
+    """Its processor."""
     lens: VisionLens
 
     def inputs(self, text: str, pictures: list[Image.Image]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def inputs_by_row(
     layers: Layers = None,
     attention_mask: Tensor | None = None,
 ) -> AttributionInputs:
-    """Several prompts of one length, one target for each row.
+    """Several prompts of equal length, one target for each row.
 
     Raises: ValueError unless there are as many targets as rows.
     """

@@ -1,7 +1,7 @@
 """Scores that need no backward pass through the model: activation times what the neuron writes towards the target.
 
 A neuron adds `activation * written[k]` to the residual stream at its own position: its row of `W_out`, through the norm
-behind the MLP where there is one, with that norm's actual scale (`transformer.written`). Unembedded, that vector says
+after the MLP where there is one, with that norm's actual scale (`transformer.written`). Unembedded, that vector says
 how much the neuron raises the target's token:
 
 - `ActivationXDecoded`: `activation * (written[k] @ W_U)[token]`, without the final norm; the gradient-free score of the
@@ -65,7 +65,7 @@ class _Run:
     """What one forward pass gives, at the positions asked for."""
 
     activations: dict[int, Float[Tensor, "batch pos d_mlp"]]
-    """By layer; divided by the scale of the norm behind the MLP where there is one."""
+    """By layer; divided by the scale of the norm after the MLP where there is one."""
     final_scale: Float[Tensor, "batch pos 1"]
     directions: list[Float[Tensor, "batch prompt_pos d_model"]]
     """For each target, its gradient with respect to the final norm's output, at all positions of the prompt."""

@@ -122,7 +122,7 @@ def each_gradient(
 
     Args:
         targets: each has one target for each row; rows do not affect each other, so one backward pass serves all.
-        names: key → hook name. Keys are what `receive` is told.
+        names: key → hook name. Keys are what `receive` is given.
         receive: called with the target's index, the key, the activation and its gradient, in the order of the backward
             pass. It must not keep the gradient.
         start: the layer in whose input the graph begins.

@@ -1,7 +1,7 @@
 """The graph of a frozen model: what every function needs that differentiates through activations.
 
-Parameters need no gradient. The graph begins at a leaf placed in the residual stream, and records also when the caller
-works under `torch.no_grad` or `torch.inference_mode`.
+Parameters need no gradient. The graph begins at a leaf placed in the residual stream, and is recorded even when the
+caller works under `torch.no_grad` or `torch.inference_mode`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def gradients_on() -> Iterator[None]:
-    """Record gradients also when called under `torch.no_grad` or `torch.inference_mode`."""
+    """Record gradients even when called under `torch.no_grad` or `torch.inference_mode`."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 

@@ -2,7 +2,7 @@
 
 What a backward pass needs is counted, not modelled: the model runs on three short prompts while everything that
 autograd saves is added up, and the exact quadratic in the prompt's length (linear layers plus attention) is read at
-the length asked for. So it holds for any architecture, attention implementation and precision.
+the length asked for. So it is right for any architecture, attention implementation and precision.
 
 The estimate is of tensors that are alive at once (what `torch.cuda.max_memory_allocated` or torch's profiler counts),
 within 15 % in the tests of all layers. For the last few layers alone the forward pass's own temporaries

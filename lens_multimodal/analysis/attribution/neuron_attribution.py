@@ -52,7 +52,7 @@ def neuron_attribution(
         target: a token id or string (its raw logit at the last position), `(pos, token)`, a target object, a function
             of the logits, or a list of those. They share one forward pass.
         positions: where neurons are scored, in this order; None for all.
-        score: a name of `SCORES`, or such an object.
+        score: a name in `SCORES`, or a score object.
         layers: None for all. From a later layer on, memory shrinks: nothing below it is recorded.
     Returns: positive raises the target; in the target's unit; axes follow the order of targets, ascending layers, the
         order of positions.

@@ -22,7 +22,7 @@ what the others are compared with."""
 
 
 def read_score(score: Any) -> Score:
-    """A score by name, or the object itself. Raises: ValueError for an unknown name; TypeError for no score."""
+    """A score by name, or the object itself. Raises: ValueError for an unknown name; TypeError for anything else."""
     if isinstance(score, str):
         if score not in SCORES:
             raise ValueError(f"unknown score {score!r}; there are {', '.join(SCORES)}")

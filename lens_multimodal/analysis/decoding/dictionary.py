@@ -9,7 +9,7 @@ WORDS_NEEDED = 7
 TOKENS_CHECKED = 10
 """A neuron is interpretable if at least 7 of its 10 top tokens are words."""
 LETTERS_NEEDED = 3
-"""Of a whole word."""
+"""Letters that a whole word must have."""
 
 SPACES = " Ġ▁"
 """The space before a word, as tokenizers write it."""

@@ -1,6 +1,6 @@
 """Decoding: the tokens that neurons write (paper section 2.2).
 
-A neuron adds a vector to the residual stream: its row of `W_out`, in some families through a norm behind the MLP
+A neuron adds a vector to the residual stream: its row of `W_out`, in some families through a norm after the MLP
 (`transformer.written`). Unembedded, `written[layer, neuron] @ W_U`, it gives every token a weight; the neuron's tokens
 are those with the largest weights. The paper unembeds the vector as it is. With `final_norm` it first passes the final
 norm's centring and weight, `((written - mean) * ln_final.w) @ W_U`: decoding a model with folded norms shows this, and
@@ -73,7 +73,7 @@ def decode_neurons(
 def neuron_directions(model: nn.Module, neurons: Neurons) -> Float[Tensor, "neuron d_model"]:
     """What each neuron adds to the residual stream per unit of activation: for steering, cosines and probes.
 
-    A norm behind the MLP (Gemma 2, OLMo 2) also divides by its scale, which depends on the prompt and is left out.
+    A norm after the MLP (Gemma 2, OLMo 2) also divides by its scale, which depends on the prompt and is left out.
 
     Args: neurons: as `decode_neurons`; the rows come in the order given.
     Returns: float32 or wider, detached, on the device of the first neuron's layer.

@@ -44,7 +44,7 @@ class Case:
     positions: Positions = None
     """Where neurons are replaced; None for everywhere. The paper takes the image positions."""
     to: Replacement = ZERO
-    """What they are replaced by: `Zero()`, `Mean(means)` or `Resample(run)`."""
+    """What they are replaced with: `Zero()`, `Mean(means)` or `Resample(run)`."""
     name: str = ""
     key: Sequence[object] | None = None
     """Random draws depend on this, the seed, the count and the number of the draw; None for the case's number."""
@@ -275,7 +275,7 @@ def _ranked(model: nn.Module, neurons: Neurons | None) -> pd.DataFrame:
 def _checked_positions(
     model: nn.Module, case: Case | CaptionCase, given: Positions, tried: Sequence[Trial], n_pos: int
 ) -> PositionSet:
-    """Where a case's neurons are replaced, after a check that there is something to replace them by."""
+    """Where a case's neurons are replaced, after a check that there is something to replace them with."""
     layers = {int(layer) for trial in tried for layer in trial.neurons["layer"].unique()}
     case.to.check({transformer.mlp_post(layer): (transformer.shape(model).d_mlp,) for layer in layers})
     positions = read_positions(given, name="cases")

@@ -1,6 +1,6 @@
 """Many interventions in one forward pass: every row of a batch has its own units replaced.
 
-The rows may be one prompt many times or different prompts of one length. Ablation curves, the exact effect of each
+The rows may be one prompt many times or different prompts of equal length. Ablation curves, the exact effect of each
 neuron, activation patching sweeps, reading nouns and writing captions all work this way, so they cost one forward pass
 for each batch of interventions, not one for each intervention.
 """
@@ -25,7 +25,7 @@ from lens_multimodal.precision import wide
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 ByLayer: TypeAlias = Mapping[int, Tensor] | pd.DataFrame
-"""Neurons that were checked before: indices by layer, or a table with columns `layer` and `neuron`."""
+"""Neurons that were already checked: indices by layer, or a table with columns `layer` and `neuron`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,7 +183,7 @@ def logits_by_row(
         tokens: one prompt for each row, or one for all rows.
         rows: what each row has replaced.
         first: as in `transformer.logits_of`.
-        to: what units are replaced by.
+        to: what units are replaced with.
     Yields: the logits of the rows of one batch.
     """
     passes = transformer.passes_of(model)

@@ -24,7 +24,7 @@ from lens_multimodal.arguments.boundary import public
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
 Intervention: TypeAlias = Sequence[transformer.NamedHook] | Callable[[ImagePrompt], Sequence[transformer.NamedHook]]
-"""Hooks, or a function that builds them for some rows of one length, without padding."""
+"""Hooks, or a function that builds them for some rows of equal length, without padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,9 @@ def caption_effect_of(
 
     Args:
         hooks: what a builder of `lens_multimodal.hooks` returned, or a function from a prompt to such hooks. Rows of
-            unequal length are generated in groups of one length without padding and need such a function, which is
+            unequal length are generated in groups of equal length without padding and need such a function, which is
             called once for each group.
-        similarity: `WordOverlap()`, or `SentenceCosine(model)` or `BertScore(model)` with a model of yours.
+        similarity: `WordOverlap()`, or `SentenceCosine(model)` or `BertScore(model)` with a model of your own.
     Raises:
         ValueError: no hooks, unknown hook names, ready-made hooks for rows of unequal length, or a caption that does
             not fit into the model's context.
@@ -104,7 +104,7 @@ def _built(lens: Captioner, hooks: Intervention, group: ImagePrompt) -> list[tra
 
 
 def _rows_by_length(prompt: ImagePrompt) -> list[tuple[list[int], ImagePrompt]]:
-    """Rows of one length together, without padding, with their row numbers."""
+    """Rows of equal length together, without padding, with their row numbers."""
     lengths = prompt.attention_mask.sum(dim=1).tolist()
     groups = []
     for length in sorted(set(lengths)):

@@ -23,7 +23,7 @@ class Similarity(Protocol):
 
     @property
     def name(self) -> str:
-        """What the numbers are called in tables."""
+        """The name of the numbers in tables."""
 
     def __call__(self, before: Sequence[str], after: Sequence[str]) -> Float[Tensor, " pair"]:
         """One number per pair."""
@@ -50,7 +50,7 @@ class SentenceCosine:
 
     Args: model: a folder that `sentence_transformers` loads, or any object with `encode(list of texts)`, such as a
         loaded `SentenceTransformer`, that returns one vector per text.
-    Raises: FileNotFoundError for a folder that is not there; ImportError without sentence-transformers; TypeError for
+    Raises: FileNotFoundError for a folder that does not exist; ImportError without sentence-transformers; TypeError for
         an object without `encode`.
     """
 
@@ -84,7 +84,7 @@ class BertScore:
     Args:
         model: the folder of a Hugging Face encoder and its tokenizer.
         layer: whose output is compared; None for the last.
-    Raises: FileNotFoundError for a folder that is not there; ImportError without torchmetrics.
+    Raises: FileNotFoundError for a folder that does not exist; ImportError without torchmetrics.
     """
 
     name = "bert_score"

@@ -72,7 +72,7 @@ class SweepRuns:
         )
         if clean_tokens.shape != corrupted_tokens.shape and isinstance(target, CaptionToken):
             raise ArgumentValueError(
-                "in prompts of unequal length a caption token has two places; name the token itself", "target"
+                "in prompts of unequal length a caption token has two positions; name the token itself", "target"
             )
         corrupted_targets = read_targets(model, target, corrupted_tokens)
         if len(corrupted_targets) != 1:

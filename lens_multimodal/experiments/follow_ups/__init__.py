@@ -142,11 +142,7 @@ ACROSS = SummaryTable(
             "Two pictures with the same noun share {first} of their top neurons, two with different nouns {second}. "
             "{said} (n = {n} pictures)."
         ),
-        said={
-            True: "The same noun shares MORE",
-            False: "The same noun shares LESS",
-            None: "The difference is NOT established",
-        },
+        finding="The same noun shares {more}",
         unit="share of top neurons in common",
         percent=True,
         digits=2,

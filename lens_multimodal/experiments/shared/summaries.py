@@ -255,7 +255,7 @@ class PairedVerdict:
 
     Attributes:
         sentence: with placeholders `{said}`, `{difference}`, `{first}`, `{second}` (means with intervals) and `{n}`.
-        said: what stands for `{said}` where the difference is above zero (True), below (False) or neither (None).
+        finding: what `{said}` becomes if a difference is established, its `{more}` MORE or LESS.
         where: picks the rows.
         unit: of the values.
         percent, digits: as in `stats.in_words`.
@@ -263,7 +263,7 @@ class PairedVerdict:
 
     pair: Pair
     sentence: str
-    said: Mapping[bool | None, str]
+    finding: str
     unit: str
     where: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
     value: str = "value"
@@ -282,5 +282,10 @@ class PairedVerdict:
             for row in (sides.iloc[0], sides.iloc[1], paired.iloc[0])
         )
         above = stats.is_above(paired.iloc[0])
-        text = self.sentence.format(said=self.said[above], first=first, second=second, difference=difference, n=n)
+        said = (
+            "The difference is NOT established"
+            if above is None
+            else self.finding.format(more="MORE" if above else "LESS")
+        )
+        text = self.sentence.format(said=said, first=first, second=second, difference=difference, n=n)
         return Verdict(text=text, answer=answer_of(above), compared=sides, unit=self.unit)

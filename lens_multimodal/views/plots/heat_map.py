@@ -150,7 +150,7 @@ def _map(
 
 
 def _short(name: str) -> str:
-    """The short name of an image position, its row and column: many of them stand side by side."""
+    """The short name of an image position, its row and column: many of them are shown side by side."""
     return re.sub(r"^<image:(\d+,\d+)>$", r"\1", name)
 
 

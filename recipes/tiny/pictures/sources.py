@@ -40,7 +40,7 @@ CLIPART_ONLY = {
     "computer": {"hardware"},
     "signs_and_symbols": {"weather", "clocks", "money", "awards"},
 }
-"""Folders of which only some subfolders hold objects."""
+"""Folders where only some subfolders hold objects."""
 ART4APPS_FOLDERS_SKIPPED = {"actions", "body", "jobs", "sport"}
 CATALOGUES = {"BlendSwap-CC-0": "CC0-1.0", "KatorLegaz": "CC-BY-3.0-US", "Reallusion": "CC-BY-3.0-US"}
 """Furniture catalogues that are not CC-BY-3.0."""

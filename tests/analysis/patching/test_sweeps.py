@@ -5,16 +5,7 @@ import pytest
 import torch
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.patching.sweeps import (
-    act_patch_attn_out,
-    act_patch_heads,
-    act_patch_heads_by_position,
-    act_patch_mlp_out,
-    act_patch_neurons,
-    act_patch_neurons_by_position,
-    act_patch_resid_pre,
-    attribution_patch,
-)
+from lens_multimodal.analysis.patching import sweeps
 from lens_multimodal.arguments.targets import CaptionToken, Logit, LogitDifference
 from tests.hooks import reference
 from tests.hooks.reference import CASES, assert_close, input_edited, output_edited, put, wrapped
@@ -43,9 +34,9 @@ def test_every_cell_equals_an_explicit_loop_of_pytorch_hooks(layout, kind):
     model = wrapped(layout, kind)
     d_head = transformer.shape(model).d_head
     for sweep, module_of, edited in (
-        (act_patch_resid_pre, reference.block, input_edited),
-        (act_patch_mlp_out, reference.mlp_down, output_edited),
-        (act_patch_attn_out, reference.attention_out, output_edited),
+        (sweeps.act_patch_resid_pre, reference.block, input_edited),
+        (sweeps.act_patch_mlp_out, reference.mlp_down, output_edited),
+        (sweeps.act_patch_attn_out, reference.attention_out, output_edited),
     ):
         result = sweep(model, CLEAN, CORRUPTED, TARGET, batch_size=7)
         assert list(result.axes) == ["layer", "pos"]
@@ -59,9 +50,11 @@ def test_every_cell_equals_an_explicit_loop_of_pytorch_hooks(layout, kind):
             loop = torch.stack([difference(layout, edited(module, put((0, p), clean[0, p]))) for p in range(6)])
             assert_close(result.patched[layer], loop)
 
-    heads = act_patch_heads_by_position(model, CLEAN, CORRUPTED, TARGET, layers=[0, 2], positions=[1, 4], batch_size=5)
+    heads = sweeps.act_patch_heads_by_position(
+        model, CLEAN, CORRUPTED, TARGET, layers=[0, 2], positions=[1, 4], batch_size=5
+    )
     assert heads.axes == {"layer": [0, 2], "head": [0, 1], "pos": [1, 4]}
-    neurons = act_patch_neurons_by_position(model, CLEAN, CORRUPTED, TARGET, neurons=NEURONS, positions=[1, 4])
+    neurons = sweeps.act_patch_neurons_by_position(model, CLEAN, CORRUPTED, TARGET, neurons=NEURONS, positions=[1, 4])
     assert neurons.axes == {"neuron": NEURONS, "pos": [1, 4]}
     for i, p in enumerate([1, 4]):
         for row, layer in enumerate([0, 2]):
@@ -80,15 +73,15 @@ def test_every_cell_equals_an_explicit_loop_of_pytorch_hooks(layout, kind):
 @cases
 def test_positions_patched_together(layout, kind):
     model, where = wrapped(layout, kind), [0, 2, 3]
-    result = act_patch_neurons(model, CLEAN, CORRUPTED, TARGET, neurons=NEURONS, positions=where, batch_size=2)
+    result = sweeps.act_patch_neurons(model, CLEAN, CORRUPTED, TARGET, neurons=NEURONS, positions=where, batch_size=2)
     for row, (layer, neuron) in enumerate(result.axes["neuron"]):
         module = reference.mlp_down(layout, layer)
         [clean] = reference.inputs_of(layout, CLEAN, [module])
         edit = put((slice(None), where, neuron), clean[:, where, neuron])
         assert_close(result.patched[row], difference(layout, input_edited(module, edit)))
-    heads = act_patch_heads(model, CLEAN, CORRUPTED, TARGET, layers=1)
+    heads = sweeps.act_patch_heads(model, CLEAN, CORRUPTED, TARGET, layers=1)
     assert heads.patched.shape == (1, 2)
-    by_position = act_patch_heads_by_position(model, CLEAN, CORRUPTED, TARGET, layers=1)
+    by_position = sweeps.act_patch_heads_by_position(model, CLEAN, CORRUPTED, TARGET, layers=1)
     torch.testing.assert_close(by_position.estimate.sum(-1), heads.estimate)
 
 
@@ -96,7 +89,7 @@ def test_positions_patched_together(layout, kind):
 def test_estimate_is_the_slope_of_the_effect(layout, kind):
     """Finite differences on Hugging Face modules: a small step from the corrupted towards the clean activation."""
     model, step = wrapped(layout, kind), 1e-3
-    estimates = attribution_patch(
+    estimates = sweeps.attribution_patch(
         model, CLEAN, CORRUPTED, TARGET, [transformer.mlp_post(0), transformer.head_z(1), transformer.resid_pre(2)]
     )
     modules = [reference.mlp_down(layout, 0), reference.attention_out(layout, 1), reference.block(layout, 2)]
@@ -115,10 +108,10 @@ def test_estimate_is_the_slope_of_the_effect(layout, kind):
 
 def test_a_run_patched_into_itself_and_cells_that_cannot_matter_have_no_effect():
     model = wrapped("gpt-j", "bridge")
-    itself = act_patch_resid_pre(model, CLEAN, CLEAN, TARGET)
+    itself = sweeps.act_patch_resid_pre(model, CLEAN, CLEAN, TARGET)
     assert itself.effect.abs().max() < 1e-12
     assert itself.estimate.abs().max() == 0
-    early = act_patch_mlp_out(model, CLEAN, CORRUPTED, Logit(token=11, pos=2))
+    early = sweeps.act_patch_mlp_out(model, CLEAN, CORRUPTED, Logit(token=11, pos=2))
     assert early.effect[:, 3:].abs().max() < 1e-12
     assert early.estimate[:, 3:].abs().max() == 0
     assert early.effect[0, :3].abs().min() > 1e-6
@@ -128,14 +121,14 @@ def test_a_run_patched_into_itself_and_cells_that_cannot_matter_have_no_effect()
 def test_patching_all_of_the_last_residual_recovers_the_clean_run():
     model, same_end = wrapped("llama", "bridge"), CORRUPTED.clone()
     same_end[0, 1] = CLEAN[0, 1] + 1
-    result = act_patch_resid_pre(model, CORRUPTED, same_end, TARGET)
+    result = sweeps.act_patch_resid_pre(model, CORRUPTED, same_end, TARGET)
     assert result.recovered[0, 1] == pytest.approx(1.0, abs=1e-9)
     assert result.recovered[0, [0, 2, 3, 4, 5]].abs().max() < 1e-9
 
 
 def test_batch_size_does_not_matter_and_correlations_are_those_of_the_table():
     model = wrapped("gpt-2", "bridge")
-    results = [act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, batch_size=size) for size in (1, 5, 64)]
+    results = [sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, batch_size=size) for size in (1, 5, 64)]
     for result in results[1:]:
         torch.testing.assert_close(result.patched, results[0].patched, rtol=0, atol=1e-10)
     table = results[0].table()
@@ -151,11 +144,11 @@ def test_batch_size_does_not_matter_and_correlations_are_those_of_the_table():
 def test_frozen_weights_no_grad_and_left_over_hooks():
     model = wrapped("gpt-j", "bridge", torch.float32).requires_grad_(False)
     with torch.no_grad():
-        result = act_patch_heads(model, CLEAN, CORRUPTED, 11)
+        result = sweeps.act_patch_heads(model, CLEAN, CORRUPTED, 11)
     assert result.estimate.abs().max() > 0
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
     model.requires_grad_(True)
-    act_patch_heads(model, CLEAN, CORRUPTED, 11)
+    sweeps.act_patch_heads(model, CLEAN, CORRUPTED, 11)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -163,7 +156,7 @@ def test_frozen_weights_no_grad_and_left_over_hooks():
 def test_prompts_of_unequal_length_are_matched_by_listed_positions(layout, kind):
     model = wrapped(layout, kind)
     longer = reference.tokens(seed=2, batch=1, pos=9)
-    result = act_patch_resid_pre(
+    result = sweeps.act_patch_resid_pre(
         model, longer, CORRUPTED, TARGET, layers=[1, 2], positions=[4, 0, 2], source_positions=[8, 3, 1]
     )
     assert result.axes == {"layer": [1, 2], "pos": [0, 2, 4]}
@@ -175,7 +168,7 @@ def test_prompts_of_unequal_length_are_matched_by_listed_positions(layout, kind)
         for column, (to, take) in enumerate([(0, 3), (2, 1), (4, 8)]):
             expected = difference(layout, input_edited(module, put((0, to), clean[0, take])))
             assert_close(result.patched[row, column], expected)
-    estimate = attribution_patch(
+    estimate = sweeps.attribution_patch(
         model, longer, CORRUPTED, TARGET, [transformer.resid_pre(1)], positions=[4, 0, 2], source_positions=[8, 3, 1]
     )[transformer.resid_pre(1)]
     torch.testing.assert_close(estimate[[0, 2, 4]].sum(-1), result.estimate[0])
@@ -193,8 +186,8 @@ def test_left_padding_counts_as_nothing(layout, kind):
     shorter = CLEAN[:, 2:]
     (clean, clean_mask), (corrupted, corrupted_mask) = padded(shorter, 3), padded(CORRUPTED, 1)
     masks = {"clean_mask": clean_mask, "corrupted_mask": corrupted_mask}
-    result = act_patch_mlp_out(model, clean, corrupted, LogitDifference(token=11, other=60, pos=5), **masks)
-    bare = act_patch_mlp_out(
+    result = sweeps.act_patch_mlp_out(model, clean, corrupted, LogitDifference(token=11, other=60, pos=5), **masks)
+    bare = sweeps.act_patch_mlp_out(
         model,
         shorter,
         CORRUPTED,
@@ -208,7 +201,7 @@ def test_left_padding_counts_as_nothing(layout, kind):
         torch.testing.assert_close(getattr(result, name), getattr(bare, name), rtol=0, atol=1e-12)
     assert (result.clean, result.corrupted) == (bare.clean, bare.corrupted)
     assert result.effect[:2].abs().max() > 1e-2
-    unmasked = act_patch_mlp_out(model, clean, corrupted, LogitDifference(token=11, other=60, pos=5))
+    unmasked = sweeps.act_patch_mlp_out(model, clean, corrupted, LogitDifference(token=11, other=60, pos=5))
     assert abs(unmasked.clean - result.clean) > 1e-3
 
 
@@ -220,18 +213,19 @@ def test_targets_of_all_logits_and_targets_in_the_padding():
     mask = torch.ones_like(padded)
     mask[0, :n_padded] = 0
     masks = {"clean_mask": mask, "corrupted_mask": mask}
-    bare = act_patch_resid_pre(model, CLEAN, CORRUPTED, lambda logits: logits[-3:].std(), layers=1)
-    result = act_patch_resid_pre(model, clean, padded, lambda logits: logits[-3:].std(), layers=1, **masks)
+    bare = sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, lambda logits: logits[-3:].std(), layers=1)
+    result = sweeps.act_patch_resid_pre(model, clean, padded, lambda logits: logits[-3:].std(), layers=1, **masks)
     torch.testing.assert_close(result.patched, bare.patched)
     torch.testing.assert_close(result.estimate, bare.estimate)
     assert (result.clean, result.corrupted) == (bare.clean, bare.corrupted)
     with pytest.raises(ValueError, match=r"act_patch_resid_pre\(target=...\): .* 2 positions"):
-        act_patch_resid_pre(model, clean, padded, (1, 11), layers=1, **masks)
+        sweeps.act_patch_resid_pre(model, clean, padded, (1, 11), layers=1, **masks)
 
 
 SWEEPS = [
-    act_patch_resid_pre, act_patch_mlp_out, act_patch_attn_out, act_patch_heads, act_patch_heads_by_position,
-    partial(act_patch_neurons, neurons=NEURONS), partial(act_patch_neurons_by_position, neurons=NEURONS),
+    sweeps.act_patch_resid_pre, sweeps.act_patch_mlp_out, sweeps.act_patch_attn_out, sweeps.act_patch_heads,
+    sweeps.act_patch_heads_by_position,
+    partial(sweeps.act_patch_neurons, neurons=NEURONS), partial(sweeps.act_patch_neurons_by_position, neurons=NEURONS),
 ]  # fmt: skip
 
 
@@ -242,7 +236,7 @@ def test_every_sweep_works_in_every_mode(kind, frozen, mode):
     model = wrapped_model(kind, reference.hugging_face("gpt-j")).requires_grad_(not frozen)
     names = [transformer.mlp_post(0), transformer.resid_pre(2)]
     expected = [sweep(model, CLEAN, CORRUPTED, TARGET) for sweep in SWEEPS]
-    whole = attribution_patch(model, CLEAN, CORRUPTED, TARGET, names)
+    whole = sweeps.attribution_patch(model, CLEAN, CORRUPTED, TARGET, names)
     with mode():
         clean, corrupted = CLEAN + 0, CORRUPTED + 0
         for sweep, other in zip(SWEEPS, expected, strict=True):
@@ -251,49 +245,49 @@ def test_every_sweep_works_in_every_mode(kind, frozen, mode):
             torch.testing.assert_close(result.estimate + 0, other.estimate)
             assert result.estimate.abs().max() > 0
             assert not result.estimate.requires_grad
-        for name, value in attribution_patch(model, clean, corrupted, TARGET, names).items():
+        for name, value in sweeps.attribution_patch(model, clean, corrupted, TARGET, names).items():
             torch.testing.assert_close(value + 0, whole[name])
     assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(ValueError, match="inference_mode"), torch.inference_mode():
-        act_patch_heads(wrapped_model(kind, reference.hugging_face("gpt-j")), CLEAN, CORRUPTED, TARGET)
+        sweeps.act_patch_heads(wrapped_model(kind, reference.hugging_face("gpt-j")), CLEAN, CORRUPTED, TARGET)
 
 
 def test_bad_input_is_named():
     model = wrapped("gpt-j", "bridge")
     with pytest.raises(ValueError, match=r"clean_tokens.*\[2, 6\]"):
-        unchecked(attribution_patch)(model, torch.cat([CLEAN, CLEAN]), CORRUPTED, 11, [transformer.resid_pre(0)])
+        unchecked(sweeps.attribution_patch)(model, torch.cat([CLEAN, CLEAN]), CORRUPTED, 11, [transformer.resid_pre(0)])
     with pytest.raises(ValueError, match=r"positions.* 6 and 5 .*range\(6 - n, 6\)"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED[:, :5], 11)
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED[:, :5], 11)
     with pytest.raises(ValueError, match=r"\(source_positions=...\): .* 3 positions.* 2"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1, 2, 3], source_positions=[1, 2])
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1, 2, 3], source_positions=[1, 2])
     with pytest.raises(ValueError, match=r"\(source_positions=...\): .* 2"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, source_positions=[1, 2])
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, source_positions=[1, 2])
     with pytest.raises(ValueError, match=r"\(source_positions=...\): .* 6 "):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1], source_positions=[6])
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1], source_positions=[6])
     mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
     with pytest.raises(ValueError, match=r"\[1\] are padding"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1, 4], clean_mask=mask)
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[1, 4], clean_mask=mask)
     with pytest.raises(ValueError, match=r"corrupted_mask.*\[1, 1"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, corrupted_mask=1 - mask)
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, corrupted_mask=1 - mask)
     with pytest.raises(ValueError, match=r"clean_mask.*\[1, 5\].*\[1, 6\]"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, clean_mask=mask[:, 1:])
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, clean_mask=mask[:, 1:])
     with pytest.raises(ValueError, match=r"\(target=...\): .*caption token"):
-        act_patch_resid_pre(
+        sweeps.act_patch_resid_pre(
             model, CLEAN, CORRUPTED[:, :5], CaptionToken(pos=3), positions=[1, 2], source_positions=[1, 2]
         )
     with pytest.raises(ValueError, match=r"target.* 2"):
-        unchecked(attribution_patch)(model, CLEAN, CORRUPTED, [11, 12], [transformer.resid_pre(0)])
+        unchecked(sweeps.attribution_patch)(model, CLEAN, CORRUPTED, [11, 12], [transformer.resid_pre(0)])
     with pytest.raises(TypeError, match="position"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, position=[1])
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, position=[1])
     with pytest.raises(ValueError, match=r"\(batch_size=...\): .* 0"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, batch_size=0)
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, batch_size=0)
     with pytest.raises(ValueError, match="97"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 97)
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 97)
     with pytest.raises(ValueError, match=r"\(positions=...\): .* 6 "):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[6])
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=[6])
     with pytest.raises(ValueError, match="positions"):
-        act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=slice(9, None))
+        sweeps.act_patch_resid_pre(model, CLEAN, CORRUPTED, 11, positions=slice(9, None))
     with pytest.raises(ValueError, match="neuron"):
-        act_patch_neurons(model, CLEAN, CORRUPTED, 11, neurons=[])
+        sweeps.act_patch_neurons(model, CLEAN, CORRUPTED, 11, neurons=[])
     with pytest.raises(ValueError, match="hook_nowhere"):
-        attribution_patch(model, CLEAN, CORRUPTED, 11, ["blocks.0.hook_nowhere"])
+        sweeps.attribution_patch(model, CLEAN, CORRUPTED, 11, ["blocks.0.hook_nowhere"])
