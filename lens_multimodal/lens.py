@@ -213,6 +213,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         """Remove the lens: the model is again as it was before, bit for bit."""
         self.virtual_tokens.remove()
         transformer.count_as_before(self.model)
+        transformer.forget_twin(self.model)
 
     def save_pretrained(self, folder: str | Path, *, without: Collection[str] = (), overwrite: bool = False) -> None:
         """Write one folder that `attach_vision(folder)` loads: language model, tokenizer, encoder, projection, card.

@@ -2,7 +2,8 @@
 
 The decoder is taken out and given to TransformerLens; image vectors are virtual tokens in its prompts. Whether
 that is the model's own computation is not looked up but measured, on every model, before it is changed: its logits from
-pixels against those of its decoder from image vectors.
+pixels against those of its decoder from image vectors. If those alone give others, the masks and positions that the
+model computes for images go along (`prompt.forward_arguments`), and it is measured again.
 """
 
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ SAMPLE_TEXT = " a picture of a"
 
 
 class NotFromVectorsAlone(ValueError):
-    """A vision-language model whose logits from pixels differ from those from image vectors in its prompt."""
+    """A vision-language model whose logits from pixels differ from those of its decoder on its image vectors."""
 
 
 def read(
@@ -59,7 +60,7 @@ def read(
 def without_vision(model: Any) -> tuple[nn.Module, nn.Module | None]:
     """The text decoder for another encoder, and the model's own projector, if it has one apart from its encoder.
 
-    Raises: ValueError for a bridge around the whole model.
+    Raises: ValueError for a bridge around the whole model, or a decoder that only comes with its encoder (Qwen2-VL).
     """
     if transformer.is_bridge(model):
         raise ValueError(
@@ -67,7 +68,13 @@ def without_vision(model: Any) -> tuple[nn.Module, nn.Module | None]:
             "Hugging Face model itself"
         )
     *others, last = parts_before(model).values()
-    return text_decoder(model), last if others else None
+    decoder = text_decoder(model)
+    if decoder is model:
+        raise ValueError(
+            f"the text decoder of {type(model).__name__} has no causal language model class in transformers, so it "
+            f"cannot be had without the model's own encoder"
+        )
+    return decoder, last if others else None
 
 
 def attach(
@@ -84,7 +91,7 @@ def attach(
     Raises:
         TypeError, ValueError: a projection that does not fit; as `Projection`.
         NotFromVectorsAlone: image vectors in the prompt do not give the logits that pixels give.
-        ValueError: no processor, or no causal language model class for the decoder.
+        ValueError: no processor.
         HookDidNotFire, HookHasNoEffect: as `self_check`.
     """
     is_bridge = transformer.is_bridge(model)

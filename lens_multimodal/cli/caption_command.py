@@ -9,11 +9,10 @@ import typer
 
 from lens_multimodal.cli import options
 from lens_multimodal.cli.picture_sources import Pictures, find_pictures
+from lens_multimodal.cli.unfamiliar_pictures import warn_of_unfamiliar
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from lens_multimodal.lens import VisionLens
 
 
 def caption(
@@ -59,27 +58,11 @@ def caption(
     )
     read = pd.Series([path for path in found if path not in opened.unread], dtype=object)
     output.write(pd.DataFrame({"picture": read, "caption": captions}), title="Captions")
-    for line in _unfamiliar(lens, list(read)):
-        typer.echo(f"warning: {line}", err=True)
+    warn_of_unfamiliar(lens, list(read))
     if opened.unread:
         for message in opened.unread.values():
             typer.echo(f"skipped: {message}", err=True)
         raise typer.Exit(1)
-
-
-def _unfamiliar(lens: "VisionLens", paths: Sequence[Path]) -> Iterator[str]:
-    """A warning for each picture that is unlike everything the tiny trio was trained on."""
-    from lens_multimodal.image.pictures import as_picture
-    from lens_multimodal.tiny.familiarity import FALSE_ALARMS, familiarity_of
-
-    known = familiarity_of(lens.images)
-    for path in paths if known is not None else ():
-        assert known is not None
-        if bool(known.unfamiliar([as_picture(path)])[0]):
-            yield (
-                f"{path} is unlike the drawings that the tiny trio was trained on, so its caption means little "
-                f"(measured by the encoder's features; {FALSE_ALARMS:.0%} of its own scenes are flagged by mistake)"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

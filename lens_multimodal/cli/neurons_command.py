@@ -8,6 +8,7 @@ import typer
 from lens_multimodal.arguments.score_names import REDUCTIONS, SCORE_CLASSES
 from lens_multimodal.cli import options
 from lens_multimodal.cli.picture_sources import Pictures, find_pictures
+from lens_multimodal.cli.unfamiliar_pictures import warn_of_unfamiliar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +70,7 @@ def neurons(
         return neurons_page(title, sections, word=options.as_token(word), about=about)
 
     output.write(pd.concat(tables, ignore_index=True), title=title, page=page if sections else None)
+    warn_of_unfamiliar(lens, found)
 
 
 def _section(lens: "VisionLens", path: Path, prompt: "ImagePrompt", table: "pd.DataFrame") -> "PictureNeurons":

@@ -17,7 +17,7 @@ from lens_multimodal.experiments.shared import word_agreement as agreement
 from lens_multimodal.experiments.shared.captions_and_nouns import CAPTIONS, caption_row, noun_rows
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.image_words import nearest_to_image_prompts, random_tokens
-from lens_multimodal.experiments.shared.nouns import says
+from lens_multimodal.experiments.shared.nouns import first_words, said
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.summaries import (
     TOP_AGAINST_RANDOM,
@@ -214,6 +214,7 @@ def speaking(table: pd.DataFrame, count: int) -> Sequence[list[int]]:
 
 
 def _neurons(picture: PictureState, index: int) -> Iterator[Row]:
+    wanted = first_words([picture.nouns[index].name])
     for rank, neuron in enumerate(picture.top_words[index].itertuples()):
         row, col = picture.cell(neuron.pos)
         yield {
@@ -226,7 +227,7 @@ def _neurons(picture: PictureState, index: int) -> Iterator[Row]:
             "col": col,
             "tokens": list(neuron.tokens),
             "interpretable": bool(neuron.interpretable),
-            "says_noun": any(says(token, {picture.nouns[index].name}) for token in neuron.tokens),
+            "says_noun": not wanted.isdisjoint(map(said, neuron.tokens)),
         }
 
 
@@ -243,4 +244,5 @@ def _groups(picture: PictureState, index: int) -> Iterator[Row]:
 
 
 def _share_saying(table: pd.DataFrame, names: set[str]) -> float:
-    return sum(any(says(token, names) for token in tokens) for tokens in table["tokens"]) / len(table)
+    wanted = first_words(names)
+    return sum(not wanted.isdisjoint(map(said, tokens)) for tokens in table["tokens"]) / len(table)

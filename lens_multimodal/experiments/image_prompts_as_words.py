@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import torch
 
-from lens_multimodal.analysis import TopTokens, nearest_embeddings, token_strings, unembed_tokens
+from lens_multimodal.analysis import TopTokens, nearest_embeddings, unembed_tokens
+from lens_multimodal.analysis.decoding.token_text import rows_of_strings
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared import word_agreement as agreement
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.image_words import WORDS_READ, nearest_to_image_prompts, random_tokens
-from lens_multimodal.experiments.shared.nouns import says
+from lens_multimodal.experiments.shared.nouns import first_words, said
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.shared.random_parts import through_random_projection
 from lens_multimodal.experiments.shared.summaries import Drawing, Pair, PairedVerdict, SummaryTable
@@ -160,9 +161,11 @@ def _random(context: Context[ProjectionSettings], n_positions: int) -> TopTokens
 def _positions(
     picture: PictureState, source: str, way: str, found: TopTokens, shown: list[str | None]
 ) -> Iterator[Row]:
-    human, said = set(picture.human_nouns), {noun.name for noun in picture.nouns}
-    for index, (ids, values) in enumerate(zip(found.tokens.tolist(), found.values.tolist(), strict=True)):
-        strings = token_strings(picture.lens.model, ids)
+    human, own_nouns = first_words(picture.human_nouns), first_words(noun.name for noun in picture.nouns)
+    all_ids = found.tokens.tolist()
+    all_strings = rows_of_strings(picture.lens.model, all_ids)
+    for index, (ids, strings, values) in enumerate(zip(all_ids, all_strings, found.values.tolist(), strict=True)):
+        spoken = set(map(said, strings))
         row, col = picture.cell(int(picture.image_pos[index]))
         own = shown[index]
         yield {
@@ -174,8 +177,8 @@ def _positions(
             "tokens": strings,
             "token_ids": ids,
             "best": values[0] if source != "random tokens" else None,
-            "human_noun": any(says(string, human) for string in strings),
-            "caption_noun": any(says(string, said) for string in strings) if said else None,
+            "human_noun": not spoken.isdisjoint(human),
+            "caption_noun": not spoken.isdisjoint(own_nouns) if own_nouns else None,
             "shows": own,
-            "shown_noun": any(says(string, {own.lower()}) for string in strings) if own else None,
+            "shown_noun": not spoken.isdisjoint(first_words([own.lower()])) if own else None,
         }

@@ -31,10 +31,8 @@ def record(
     """
     if not names:
         raise ArgumentValueError("no hook names given to record", "names")
-    kept: dict[str, Tensor] = {}
-    with torch.no_grad():
-        hooks = transformer.keep(dict.fromkeys(names), into=kept)
-        transformer.logits_of(model, tokens, attention_mask=attention_mask, hooks=hooks)
+    with torch.no_grad(), transformer.capture(model, list(dict.fromkeys(names))) as kept:
+        transformer.logits_of(model, tokens, attention_mask=attention_mask)
     return {name: kept[name].detach() for name in names}
 
 

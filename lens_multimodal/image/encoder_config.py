@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lens_multimodal.image.wide_features import build_beit, wide_features
-
 _NOT_ARCHITECTURE = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "device", "dtype"}
 )
@@ -24,15 +22,14 @@ LARGEST_NUMBER = 65_536
 """The largest number in a description: more than any encoder has of anything, less than what fills the memory."""
 
 Description = dict[str, Any]
-"""`{"beit": {...}}`, the arguments of timm's `Beit` and the number of wide features on top, if any; or
-`{"timm": {"name": ..., "options": {...}}}`."""
+"""`{"beit": {...}}`, the arguments of timm's `Beit`; or `{"timm": {"name": ..., "options": {...}}}`."""
 
 
 def describe(module: nn.Module, *, height: int, width: int) -> Description:
     """What `build` needs to make this encoder again, without its weights.
 
     Args:
-        module: a timm `Beit`, wide features on top or not, or any model made by `timm.create_model`.
+        module: a timm `Beit`, or any model made by `timm.create_model`.
         height: of the pixels it is tested on.
         width: of the pixels it is tested on.
 
@@ -62,6 +59,7 @@ def build(description: Description) -> nn.Module:
     Raises: ValueError for a description that is malformed or that this timm does not know.
     """
     import timm
+    from timm.models.beit import Beit
 
     too_large = [n for n in _numbers(description) if abs(n) > LARGEST_NUMBER]
     if too_large:
@@ -70,7 +68,7 @@ def build(description: Description) -> nn.Module:
         if "beit" in description:
             options = dict(description["beit"])
             norm_layer: Any = partial(nn.LayerNorm, eps=options.pop("norm_eps"))
-            return build_beit(**options, norm_layer=norm_layer).eval()
+            return Beit(**options, norm_layer=norm_layer).eval()
         name, options = description["timm"]["name"], description["timm"]["options"]
         refused = sorted(_NOT_ARCHITECTURE & set(options))
         if refused or not timm.is_model(name):
@@ -119,7 +117,6 @@ def _describe_beit(module: Any) -> Description | None:
             "use_shared_rel_pos_bias": module.rel_pos_bias is not None,
             "norm_eps": block.norm1.eps,
             **_final_norm(module),
-            **_on_top(module),
         }
     }
 
@@ -128,11 +125,6 @@ def _final_norm(module: Any) -> dict[str, bool]:
     """Which norm comes last, where it does not follow from the pooling; older releases of timm have no such encoder."""
     after_pooling = isinstance(module.norm, nn.Identity)
     return {} if after_pooling == (module.global_pool == "avg") else {"use_fc_norm": after_pooling}
-
-
-def _on_top(module: Any) -> dict[str, int]:
-    features = wide_features(module)
-    return {} if features is None else {"features": features}
 
 
 def _describe_timm(module: Any) -> Description | None:

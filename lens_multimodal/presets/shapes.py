@@ -8,7 +8,6 @@ from torch import nn
 from lens_multimodal import tiny
 from lens_multimodal.image.beit import timm_beit
 from lens_multimodal.image.preprocessing import Preprocessing
-from lens_multimodal.image.wide_features import build_beit
 from lens_multimodal.presets.encoders import BEIT, CLIP, NF_RESNET, PooledGrid
 from lens_multimodal.presets.random_weights import Architecture
 
@@ -20,11 +19,13 @@ def _tiny_config() -> Any:
 
 
 def _tiny_vision() -> nn.Module:
-    return build_beit(**tiny.read_vision_config()["beit"])
+    from timm.models.beit import Beit
+
+    return Beit(**tiny.read_vision_config()["beit"])
 
 
 def _tiny_linear() -> nn.Module:
-    return nn.Linear(tiny.read_vision_config()["beit"]["features"], _tiny_config().n_embd)
+    return nn.Linear(tiny.read_vision_config()["beit"]["embed_dim"], _tiny_config().n_embd)
 
 
 def _gpt_j_config() -> Any:

@@ -173,7 +173,7 @@ class VirtualTokens:
             )
         if not self.is_attached:
             raise LensDetached(
-                "other code removed hooks of this lens from the model (a loop that clears "
+                "other code removed the hooks of this lens from the model (a loop that clears "
                 "_forward_hooks, for example), so images cannot be placed: attach_vision(lens.model, ...) again with "
                 "the same parts"
             )

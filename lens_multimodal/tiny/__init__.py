@@ -1,7 +1,7 @@
 """The embedded tiny trio: a GPT-J, a BEiT and one linear map, trained by `recipes/tiny` and shipped as weights.
 
-The folder holds `language/` (a Hugging Face folder), `vision.json` and `vision.safetensors` (timm `Beit` with
-wide features), `projection.safetensors` (LiMBeR's `weight` and `bias`), `scenes/` (COCO format) and the model card.
+The folder holds `language/` (a Hugging Face folder), `vision.json` and `vision.safetensors` (timm
+`Beit`), `projection.safetensors` (LiMBeR's `weight` and `bias`), `scenes/` (COCO format) and the model card.
 """
 
 import json
@@ -15,7 +15,6 @@ from torch import nn
 
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.preprocessing import Preprocessing
-from lens_multimodal.image.wide_features import build_beit
 from lens_multimodal.prompt.projection import load_linear
 from lens_multimodal.transformer.loading import load_causal_lm
 
@@ -50,11 +49,13 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
 
     Raises: MissingWeights.
     """
+    from timm.models.beit import Beit
+
     config_file, weights_file = folder / "vision.json", folder / "vision.safetensors"
     _need(config_file, weights_file)
     try:
         config = read_vision_config(folder)
-        module = build_beit(**config["beit"])
+        module = Beit(**config["beit"])
         module.load_state_dict({k: v.float() for k, v in load_file(weights_file).items()})
         preprocessing = Preprocessing.from_json(config["preprocessing"])
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -63,7 +64,7 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
 
 
 def read_vision_config(folder: Path = FOLDER) -> dict[str, Any]:
-    """The arguments of `build_beit`, under `beit`, and the preprocessing."""
+    """The arguments of timm's `Beit`, under `beit`, and the preprocessing."""
     config: dict[str, Any] = json.loads((folder / "vision.json").read_text())
     return config
 

@@ -29,7 +29,6 @@ from lens_multimodal.transformer.checked_hooks import (
     capture,
     check_hook_names,
     fired_hooks,
-    keep,
     observe,
 )
 from lens_multimodal.transformer.families import facts
@@ -81,4 +80,4 @@ from lens_multimodal.transformer.weights import (
     w_out,
     w_u,
 )
-from lens_multimodal.transformer.which_model import running_on, why_hooked
+from lens_multimodal.transformer.which_model import forget_twin, running_on, why_hooked

@@ -58,31 +58,32 @@ class BareTwin:
         found = [*bridge.named_modules(), *bridge.original_model.named_modules(prefix="original_model")]
         wrapped = {module: path for path, module in reversed(found)}  # the latter are no part of the bridge's own tree
         _check_weights(found, inner)
-        self._weights = [tensors for module in wrapped for tensors in (module._parameters, module._buffers)]
+        self._weights = [tensors for module in wrapped for tensors in (module._parameters, module._buffers) if tensors]
         self._watched = WatchedModules((path, module, self._part(module)) for module, path in wrapped.items())
         self._settings = [(vars(cfg), dict(vars(cfg))) for cfg in (bridge.cfg, inner.config)]
         self.model = _bridge_around(inner, bridge)
         self.model.__dict__["hooks"] = partial(_hooks, self._places)
 
-    def is_current(self) -> bool:
-        """Whether the bridge still has the modules and settings that the twin was made of."""
+    def look(self) -> tuple[bool, str | None]:
+        """Whether the bridge now has other modules or settings than the twin was made of; and what acts in the bridge
+        at this moment and would not act in the twin, as `WatchedModules.look` finds it."""
+        changed, obstacle = self._watched.look()
         for now, then in self._settings:
-            if len(now) != len(then) or any(now.get(name) is not value for name, value in then.items()):
-                return False
-        return not self._watched.changed()
-
-    def obstacle(self) -> str | None:
-        """What acts in the bridge at this moment and would not act in the twin: see `WatchedModules`."""
-        return self._watched.obstacle()
+            changed = changed or len(now) != len(then) or any(now.get(name) is not then[name] for name in then)
+        return changed, obstacle
 
     def lacks(self, names: Sequence[str]) -> str | None:
         """The first of these hook points that the twin does not have, or None."""
         return next((name for name in names if name not in self._places), None)
 
-    def layout(self) -> tuple[tuple[torch.dtype, torch.device], ...]:
-        """Precision and device of every weight."""
-        tensors = (tensor for own in self._weights for tensor in own.values() if tensor is not None)
-        return tuple((tensor.dtype, tensor.device) for tensor in tensors)
+    def layout(self) -> tuple[torch.device, list[torch.dtype]]:
+        """The device of the embeddings, and the precision of every weight."""
+        tensors = [tensor for own in self._weights for tensor in own.values() if tensor is not None]
+        return tensors[0].device, [tensor.dtype for tensor in tensors]
+
+    def devices(self) -> set[torch.device]:
+        """Where the weights are."""
+        return {tensor.device for own in self._weights for tensor in own.values() if tensor is not None}
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ def _bridge_around(inner: nn.Module, bridge: Any) -> Any:
     """A copy of the bridge object that runs other Hugging Face modules; the bridge does not learn of it."""
     made: Any = object.__new__(type(bridge))
     own = {name: value for name, value in vars(bridge).items() if not isinstance(value, MethodType)}
-    made.__dict__.update(own, original_model=inner, _modules=dict(own["_modules"]))
+    made.__dict__.update(own, original_model=inner, _modules=dict(bridge._modules))
     if "_driver" in own:  # TransformerLens 4
         made.__dict__["_driver"] = copy.copy(own["_driver"])
         made._driver.set_underlying_model(inner)

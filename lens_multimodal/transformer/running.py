@@ -1,6 +1,8 @@
 """Forward passes and generation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lens_multimodal.transformer.checked_hooks import NamedHook, check_hook_names, fired_hooks
+from lens_multimodal.transformer.checked_hooks import NamedHook, fired_hooks
 from lens_multimodal.transformer.losses_and_penalties import penalise, penalised
 from lens_multimodal.transformer.model_class import is_bridge
 from lens_multimodal.transformer.one_at_a_time import runs_alone
@@ -27,6 +29,7 @@ def logits_of(
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     first: int = 0,
     hooks: Sequence[NamedHook] = (),
+    compared: Iterable[str] = (),
 ) -> Float[Tensor, "batch pos_from_first d_vocab"]:
     """One forward pass, through the model or its bare twin: `which_model`.
 
@@ -37,12 +40,13 @@ def logits_of(
         first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
             vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
         hooks: act in this pass alone.
+        compared: hook points of other passes that this one is compared with. All of them then run the same way, since
+            TransformerLens' norms round in another way than bare modules.
     Raises: as `fired_hooks`.
     """
     check_token_ids(model, tokens)
-    check_hook_names(model, [name for name, _ in hooks])
-    model = which_model(model, [name for name, _ in hooks])
-    with fired_hooks(model, hooks):
+    model = which_model(model, [*(name for name, _ in hooks), *compared])
+    with fired_hooks(model, hooks) if hooks else nullcontext():
         return _logits(model, tokens, attention_mask, first)
 
 
@@ -51,7 +55,7 @@ def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, fir
         attention_mask = torch.ones_like(tokens)
     if is_bridge(model):
         own = {} if bool(attention_mask.all()) else {"attention_mask": attention_mask.to(tokens.device)}
-        if first and "logits_to_keep" in signature(model.original_model.forward).parameters:  # type: ignore[union-attr]
+        if first and _keeps_logits(getattr(model.original_model.forward, "__func__", None)):  # type: ignore[union-attr]
             return model(tokens, return_type="logits", logits_to_keep=tokens.shape[1] - first, **own)
         return model(tokens, return_type="logits", **own)[:, first:]
     attention_mask = attention_mask.to(tokens.device)
@@ -59,6 +63,12 @@ def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, fir
         residual = model(tokens, stop_at_layer=config(model).n_layers, attention_mask=attention_mask)
         return unembed_normed(model, model.ln_final(residual)[:, first:])  # type: ignore[operator]
     return model(tokens, return_type="logits", attention_mask=attention_mask)[:, first:]
+
+
+@cache
+def _keeps_logits(forward: Callable[..., Any] | None) -> bool:
+    """Whether a Hugging Face model can leave out the logits of earlier positions."""
+    return forward is not None and "logits_to_keep" in signature(forward).parameters
 
 
 @runs_alone

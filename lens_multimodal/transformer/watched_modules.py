@@ -35,18 +35,17 @@ class WatchedModules:
     def __init__(self, modules: Iterable[tuple[str, nn.Module, str]]) -> None:
         self._modules = [_Watched(path, module, part) for path, module, part in modules]
 
-    def changed(self) -> bool:
-        """Whether modules have other submodules, classes or settings than when they were first seen."""
-        return any(watched.changed() for watched in self._modules)
+    def look(self) -> tuple[bool, str | None]:
+        """Whether modules have other submodules, classes or settings than when they were first seen; and an
+        obstacle: what acts in these modules and would not act in copies of them.
 
-    def obstacle(self) -> str | None:
-        """Something that acts in these modules and would not act in copies of them, or None.
-
-        Weights of wrappers, hooks and forward methods of other code, hooks on all modules of the process, and training.
+        Obstacles are hooks and methods of other code, hooks on all modules of the process, weights of wrappers, and
+        training mode.
         """
         if any(vars(of_all_modules)[name] for name in _GLOBAL_HOOKS):
-            return "a hook is on all modules of this process"
-        for watched in self._modules:
+            return False, "a hook is on all modules of this process"
+        changed = False
+        for watched in self._modules:  # one loop: most of its time goes into fetching dictionaries from memory
             fields = watched.fields or vars(watched.module())
             if (
                 fields["_forward_hooks"]
@@ -54,13 +53,11 @@ class WatchedModules:
                 or fields["_backward_hooks"]
                 or fields["_backward_pre_hooks"]
                 or "forward" in fields
-                or "generate" in fields
-                or fields["training"]
-                or fields.get("_compiled_call_impl") is not None
-                or (watched.part == WRAPPER and fields["_parameters"])
-            ) and (found := watched.obstacle()):
-                return found
-        return None
+                or (watched.part != HOOK_POINT and watched.may_act(fields))
+            ) and (found := watched.obstacle(fields)):
+                return changed, found
+            changed = changed or (watched.part != HOOK_POINT and watched.changed(fields))
+        return changed, None
 
 
 class _Watched:
@@ -79,16 +76,23 @@ class _Watched:
         name, _ = field
         return name not in ("_modules", "training", *HOOK_FIELDS) and not (self.part == WRAPPER and name[0] == "_")
 
-    def changed(self) -> bool:
-        fields = self.fields or vars(self.module())
+    def changed(self, fields: dict[str, Any]) -> bool:
         if fields["_modules"] != self.children or type(self.module()) is not self.kind:
             return True
         if self.part == COPIED and len(fields) != self.n_fields:
             return True
         return any(fields.get(name) is not value for name, value in self.attributes)
 
-    def obstacle(self) -> str | None:
-        fields = self.fields or vars(self.module())
+    def may_act(self, fields: dict[str, Any]) -> bool:
+        """Quicker than `obstacle`, and true wherever that finds anything but a hook or a forward method."""
+        return bool(
+            fields["training"]
+            or "generate" in fields
+            or fields.get("_compiled_call_impl") is not None
+            or (self.part == WRAPPER and fields["_parameters"])
+        )
+
+    def obstacle(self, fields: dict[str, Any]) -> str | None:
         if any(name in fields and not _is_harmless(fields[name]) for name in ("forward", "generate")):
             return f"{self.path} has a method of its own in place of its class's"
         if fields.get("_compiled_call_impl") is not None:

@@ -31,10 +31,12 @@ TOLERANCE = 3e-5
 """Of the largest number, in float32 and float64: norms and softmaxes are float32 in many models of both."""
 HALF_PRECISION_STEPS = 16
 """The same in half precision, in steps of its rounding."""
+_TWIN = "_lens_multimodal_twin"
+"""Where a model keeps its twin: both are freed together."""
+
 PATIENCE = 50
 """How often a twin is made again before a model counts as one that changes all the time."""
 
-_chosen: "weakref.WeakKeyDictionary[nn.Module, _Twin]" = weakref.WeakKeyDictionary()
 _forced: "weakref.WeakKeyDictionary[nn.Module, str]" = weakref.WeakKeyDictionary()
 
 
@@ -46,7 +48,7 @@ def which_model(model: nn.Module, names: Sequence[str] = ()) -> Any:
     """
     reason = why_hooked(model, names)
     if reason is None:
-        return _chosen[model].twin.model  # type: ignore[union-attr]
+        return vars(model)[_TWIN].twin.model
     if _forced.get(model) == BARE:
         raise RuntimeError(f"this model cannot run on bare modules: {reason}")
     return model
@@ -69,6 +71,11 @@ def running_on(model: nn.Module, how: str) -> Iterator[None]:
         _forced[model] = before
 
 
+def forget_twin(model: nn.Module) -> None:
+    """Let go of what was made to run a model on bare modules."""
+    vars(model).pop(_TWIN, None)
+
+
 @runs_alone
 def why_hooked(model: nn.Module, names: Sequence[str] = ()) -> str | None:
     """Why a pass that needs these hook points runs through the TransformerLens model now; None if it does not."""
@@ -78,9 +85,8 @@ def why_hooked(model: nn.Module, names: Sequence[str] = ()) -> str | None:
         return f"it is a {class_name(model)}" if weight_processing(model) == "none" else "its weights were processed"
     if (reason := _unusual_state()) is not None:
         return reason
-    if model not in _chosen:
-        _chosen[model] = _Twin()
-    return _chosen[model].why_not(model, names)
+    twin: _Twin = vars(model).get(_TWIN) or vars(model).setdefault(_TWIN, _Twin())
+    return twin.why_not(model, names)
 
 
 class _Twin:
@@ -90,23 +96,22 @@ class _Twin:
         self.twin: BareTwin | None = None
         self._made = 0
         self._never: str | None = None
-        self._compared: tuple[Any, ...] | None = None
+        self._compared: Any = None
         self._differs: str | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Twin, ()  # a copied or unpickled model makes a twin of its own
+
     def why_not(self, model: Any, names: Sequence[str]) -> str | None:
-        if self.twin is not None and (found := self.twin.obstacle()) is not None:
-            return found
-        if self._never is None and (self.twin is None or not self.twin.is_current()):
+        changed, obstacle = (True, None) if self.twin is None else self.twin.look()
+        if changed and obstacle is None and self._never is None:
             self._make(model)
-        if self.twin is None:
-            return self._never
-        if (found := self.twin.obstacle()) is not None:
-            return found
+            obstacle = None if self.twin is None else self.twin.look()[1]
+        if self.twin is None or obstacle is not None:
+            return obstacle or self._never
         if (lacking := self.twin.lacks(names)) is not None:
             return f"bare modules have no {lacking}"
         layout = self.twin.layout()
-        if len({device for _, device in layout}) > 1:
-            return "its weights are on several devices"
         if layout != self._compared:
             self._compared, self._differs = layout, _why_different(model, self.twin)
         return self._differs
@@ -138,6 +143,8 @@ def _unusual_state() -> str | None:
 
 def _why_different(model: Any, twin: BareTwin) -> str | None:
     """Compare the twin with its model on a few tokens; None if they agree."""
+    if len(devices := twin.devices()) > 1:
+        return f"its weights are on several devices ({', '.join(sorted(map(str, devices)))})"
     try:
         # The innermost hooks on saved tensors replace those of the caller, who may count what his own pass keeps.
         with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):

@@ -86,7 +86,13 @@ def _measure(settings: Settings, work: Path) -> dict[str, Any]:
     )
     tested = min(TESTED, 50 * batch)
     right = _naming(lens, next(oracle_batches(data, nouns, settings, batch=tested, first=10**6, singles=True)), nouns)
-    return {"noise": NOISE, "steps": steps, "single-object scenes": tested, "share that names the noun": right}
+    return {
+        "noise": NOISE,
+        "features": vision.d_vision,
+        "steps": steps,
+        "single-object scenes": tested,
+        "share that names the noun": right,
+    }
 
 
 def oracle_batches(

@@ -16,16 +16,13 @@ from lens_multimodal.files import digest_of_file, digest_of_tensors
 from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.prompt.projection import save_linear
 from lens_multimodal.train import BatchesFrom, CaptionBatch, FitSettings, fit_projection, start_like_embeddings
-from recipes.tiny.coordinates import Coordinates, InCoordinates, caption_coordinates
 from recipes.tiny.probe import Labelled, read_labelled
 from recipes.tiny.scenes import SLOTS, compose, continuation
 from recipes.tiny.scenes.compose import Scenes
 from recipes.tiny.settings import Settings
-from recipes.tiny.stage import device, load_checkpoint, run_once, save_checkpoint
+from recipes.tiny.stage import device, run_once
 from recipes.tiny.vision import build_encoder, source_side
 
-BEFORE = 10**6
-"""The coordinates' scenes are numbered from here on, so that training composes others."""
 VISIBLE = 0.015
 """A caption names an object that shows on at least this share of the scene."""
 
@@ -105,27 +102,19 @@ def fit_map(
     vision: VisionEncoder,
     batches_from: BatchesFrom,
     *,
-    nouns: list[str],
-    scenes: int,
     settings: FitSettings,
     folder: Path,
 ) -> nn.Linear:
-    """Train a map from `vision` to `model` in the coordinates of `scenes` captioned scenes; write it to `folder`.
+    """Train a map from `vision` to `model`; write it to `folder`.
 
     Both are left on the device of the training.
 
     Raises: RuntimeError if a frozen part is not bit for bit what it was.
     """
-    vision.to(device())
-    kept = folder / "coordinates.pt"
-    if not kept.exists():
-        found = caption_coordinates(vision, batches_from(BEFORE), nouns, scenes=scenes)
-        save_checkpoint(kept, {"mean": found.mean, "axes": found.axes})
-    coordinates = Coordinates(**(load_checkpoint(kept) or {}))
     lens = attach_vision(
         model,
-        vision=InCoordinates(vision, coordinates),
-        projection=nn.Linear(len(nouns), model.config.n_embd),
+        vision=vision,
+        projection=nn.Linear(vision.d_vision, model.config.n_embd),
         tokenizer=tokenizer,
         device=device(),
     )
@@ -135,7 +124,7 @@ def fit_map(
     if after != before:
         raise RuntimeError("a frozen part changed while the projection was trained")
     (folder / "frozen.txt").write_text(f"{after}\n")
-    linear = coordinates.fold(lens.projection.linear)
+    linear = lens.projection.linear
     lens.detach()
     save_linear(linear, folder / "projection.safetensors")
     return linear
@@ -149,7 +138,6 @@ def fit_on_captions(
     *,
     fit: FitSettings,
     folder: Path,
-    scenes: int,
 ) -> nn.Linear:
     """`fit_map` to `language`, a model and its tokenizer, on captioned scenes of the training drawings."""
     nouns, own = read_nouns(work), settings.projection
@@ -159,8 +147,6 @@ def fit_on_captions(
         *language,
         vision,
         lambda first: caption_batches(data, nouns, batch=own.batch, size=size, seed=settings.seed, first=first),
-        nouns=nouns,
-        scenes=scenes,
         settings=fit,
         folder=folder,
     )
@@ -210,7 +196,7 @@ def frozen_digest(*parts: nn.Module) -> str:
 
 
 def _train(settings: Settings, work: Path) -> dict[str, Any]:
-    steps, scenes = settings.projection.steps, settings.projection.coordinate_scenes
+    steps = settings.projection.steps
     fit_on_captions(
         settings,
         work,
@@ -218,7 +204,6 @@ def _train(settings: Settings, work: Path) -> dict[str, Any]:
         load_language_model(work),
         fit=fit_settings(settings, steps=steps),
         folder=work / "projection",
-        scenes=scenes,
     )
     log = [json.loads(line) for line in (work / "projection" / "fit" / "log.jsonl").read_text().splitlines()]
     last = [record["loss"] for record in log[-50:]]

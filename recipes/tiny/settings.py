@@ -59,9 +59,10 @@ class Vision:
 
     image_size: int = 48
     patch_size: int = 8
-    d_vision: int = 4096
-    """Width of the features: the hidden layer of the head of self-supervised training, which is kept."""
-    d_stream: int = 320
+    d_vision: int = 320
+    """Width of the residual stream, which is what the projection reads."""
+    d_head: int = 4096
+    """Hidden width of the head of self-supervised training, which is dropped afterwards."""
     n_layers: int = 6
     n_heads: int = 5
     batch: int = 2048
@@ -89,12 +90,10 @@ class Vision:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """One linear map; LiMBeR's dropout."""
+    """One linear map of the encoder's stream, as in LiMBeR; LiMBeR's dropout."""
 
-    coordinate_scenes: int = 48_000
-    """Captioned scenes from which the training coordinates are computed."""
-    batch: int = 256
-    steps: int = 1700
+    batch: int = 64
+    steps: int = 3500
     learning_rate: float = 1e-3
     muon_rate: float = 0.003
     warmup: int = 20
@@ -123,8 +122,6 @@ class Evaluate:
     probe_scenes: int = 8000
     control_steps: int = 125
     """Training steps of the projection for the random encoder."""
-    control_scenes: int = 12_000
-    """Captioned scenes from which its coordinates are computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +150,7 @@ def toy() -> Settings:
         text=replace(full.text, generated_megabytes=0.2, real_limit_megabytes=0.1),
         tokenizer=replace(full.tokenizer, vocab_size=1024),
         language=replace(full.language, n_layers=2, d_model=32, n_heads=2, rotary_dim=8, batch=4, steps=4, warmup=1),
-        vision=replace(full.vision, d_vision=64, d_stream=32, n_layers=2, n_heads=2, batch=8, steps=4, warmup=1),
-        projection=replace(full.projection, coordinate_scenes=32, batch=4, steps=4, warmup=1),
-        evaluate=replace(full.evaluate, scenes=8, translated=4, probe_scenes=64, control_steps=2, control_scenes=32),
+        vision=replace(full.vision, d_vision=32, d_head=64, n_layers=2, n_heads=2, batch=8, steps=4, warmup=1),
+        projection=replace(full.projection, batch=4, steps=4, warmup=1),
+        evaluate=replace(full.evaluate, scenes=8, translated=4, probe_scenes=64, control_steps=2),
     )

@@ -6,7 +6,6 @@ text train a language model of their own first, about an hour on one core.
 """
 
 import json
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ from lens_multimodal import VisionLens, attach_vision
 from recipes.tiny import language, text
 from recipes.tiny.evaluate import KINDS, fresh_scenes
 from recipes.tiny.evaluate.captions import caption_all, direct_decoding, naming, seen
-from recipes.tiny.evaluate.translation import translation
+from recipes.tiny.evaluate.translation import WHERE, translation
 from recipes.tiny.projection import fit_on_captions, fit_settings, load_language_model, open_vision, read_nouns
 from recipes.tiny.settings import Settings
 
@@ -106,8 +105,11 @@ def figures(settings: Settings, work: Path, variant: str) -> dict[str, Any]:
         **{f"left after {name}": value for name, value in left.items()},
         "top five in layer 0": layers[0],
         "mean layer of the top five": sum(layer * share for layer, share in layers.items()),
-        "noun said by a top-20 neuron": says["top"],
-        "noun said by a random neuron": says["random"],
+        **{
+            f"noun written {where}, {who}": says[f"{where}, {who}"]
+            for where in WHERE.values()
+            for who in ("top", "random")
+        },
         "prompts nearest to the noun": direct_decoding(lens, scenes)["patches, nearest"],
         "patches reading as the noun, best depth": max(found["covered patches that read as the noun, by depth"]),
     }
@@ -116,10 +118,8 @@ def figures(settings: Settings, work: Path, variant: str) -> dict[str, Any]:
 def _lens(settings: Settings, work: Path, variant: str) -> VisionLens:
     vision = open_vision(work)
     folder = _folder(work, variant)
-    shutil.copy(work / "projection" / "coordinates.pt", folder)
     fit = replace(fit_settings(settings, steps=STEPS), **VARIANTS[variant].fit)
-    scenes = settings.projection.coordinate_scenes
-    linear = fit_on_captions(settings, work, vision, load_language_model(work), fit=fit, folder=folder, scenes=scenes)
+    linear = fit_on_captions(settings, work, vision, load_language_model(work), fit=fit, folder=folder)
     model, tokenizer = load_language_model(work)
     return attach_vision(model, vision=vision, projection=linear, tokenizer=tokenizer)
 

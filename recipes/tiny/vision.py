@@ -4,8 +4,7 @@ Each step composes two views of the same cut-outs, with other neighbours, places
 show the same cut-out should agree across the views (`patch_contrast`). In some scenes of the second view, blocks of
 patches are hidden and their visual tokens are predicted, as in BEiT. No label, name or text is used.
 
-The contrastive loss is computed after a head of two layers. Its hidden layer is kept as the encoder's features: it is
-wider than the residual stream, and a linear map extracts far more nouns from it.
+The contrastive loss is computed after a head of two layers, which is dropped after training.
 
 The learning rate is constant after a warm-up and decays to zero over the last steps. The state before the decay is kept
 in `checkpoint.pt`, so that a later session can continue from it with more steps.
@@ -27,7 +26,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from lens_multimodal.files import write_atomically
-from lens_multimodal.image.wide_features import build_beit
 from recipes.tiny.objectives import (
     block_mask,
     covered_patches,
@@ -47,14 +45,16 @@ CONTRASTED = 128
 
 
 class Learner(nn.Module):
-    """The encoder, and the parts that are dropped after training: contrast layer, mask token, token classifier."""
+    """The encoder, and the parts that are dropped after training: contrast head, mask token, token classifier."""
 
     def __init__(self, settings: Vision) -> None:
         super().__init__()
         self.beit = build_encoder(encoder_config(settings))
-        self.contrast = nn.Linear(settings.d_vision, CONTRASTED)
-        self.mask_token = nn.Parameter(torch.zeros(settings.d_stream))
-        self.token_classifier = nn.Linear(settings.d_stream, settings.codes)
+        self.contrast = nn.Sequential(
+            nn.Linear(settings.d_vision, settings.d_head), nn.GELU(), nn.Linear(settings.d_head, CONTRASTED)
+        )
+        self.mask_token = nn.Parameter(torch.zeros(settings.d_vision))
+        self.token_classifier = nn.Linear(settings.d_vision, settings.codes)
 
 
 def run(settings: Settings, work: Path, *, minutes: float | None = None, watch: Callable | None = None) -> dict:
@@ -81,11 +81,11 @@ def stable_steps(settings: Vision) -> int:
 
 
 def encoder_config(settings: Vision) -> dict[str, Any]:
-    """Keyword arguments of `build_beit`; `forward_features(x)[:, 1:]` are the features of the image's patches."""
+    """Keyword arguments of timm's `Beit`; `forward_features(x)[:, 1:]` are the features of the image's patches."""
     return {
         "img_size": settings.image_size,
         "patch_size": settings.patch_size,
-        "embed_dim": settings.d_stream,
+        "embed_dim": settings.d_vision,
         "depth": settings.n_layers,
         "num_heads": settings.n_heads,
         "num_classes": 0,
@@ -93,25 +93,19 @@ def encoder_config(settings: Vision) -> dict[str, Any]:
         "use_abs_pos_emb": False,
         "use_shared_rel_pos_bias": True,
         "init_values": 0.1,
-        "features": settings.d_vision,
     }
 
 
 def build_encoder(config: dict[str, Any]) -> Beit:
     """Plain attention, which is faster on a CPU than the fused kernel when there is a learned bias."""
-    beit: Any = build_beit(**config)
+    beit: Any = Beit(**config)
     for block in beit.blocks:
         block.attn.fused_attn = False
     return beit
 
 
-def encode(beit: Beit, image: Tensor) -> Tensor:
-    """Features (scene, patch, d_vision) of images in [0, 1]."""
-    return beit.norm[1:](stream(beit, image))
-
-
-def stream(beit: Beit, image: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-    """Normalised residual stream (scene, patch, d_stream) that the features are computed from.
+def encode(beit: Beit, image: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+    """Features (scene, patch, d_vision) of images in [0, 1]: the normalised residual stream.
 
     Hidden patches are replaced with the mask token.
     """
@@ -122,7 +116,7 @@ def stream(beit: Beit, image: Tensor, hidden: Tensor | None = None, mask_token: 
     bias = beit.rel_pos_bias().to(patches.dtype)
     for block in beit.blocks:
         resid = block(resid, shared_rel_pos_bias=bias)
-    return beit.norm[0](resid)[:, 1:]
+    return beit.norm(resid)[:, 1:]
 
 
 def two_views(
@@ -154,11 +148,10 @@ def loss(learner: Learner, cutouts: CutOuts, codebook: Tensor, settings: Vision,
     hidden = torch.zeros(len(image), side * side, dtype=torch.bool, device=image.device)
     hidden[-masked:] = block_mask(masked, side=side, share=settings.hidden_share, generator=generator)
     with torch.autocast(image.device.type, torch.bfloat16):
-        normed = stream(learner.beit, image, hidden, learner.mask_token)
+        normed = encode(learner.beit, image, hidden, learner.mask_token)
         parts = zip(normed.chunk(2), views, strict=True)
         objects = [_of_objects(part, view, settings, generator) for part, view in parts]
-        features = (learner.beit.norm[1:](chosen) for chosen, _ in objects)
-        first, second = (F.normalize(learner.contrast(found).float(), dim=-1) for found in features)
+        first, second = (F.normalize(learner.contrast(chosen).float(), dim=-1) for chosen, _ in objects)
         predicted = learner.token_classifier(normed[-masked:][hidden[-masked:]]).float()
     both = objects[0][1] & objects[1][1]
     tokens = visual_tokens(image[-masked:], codebook, patch_size=settings.patch_size)
@@ -169,7 +162,7 @@ def loss(learner: Learner, cutouts: CutOuts, codebook: Tensor, settings: Vision,
 
 
 def _of_objects(patches: Tensor, view: Scenes, settings: Vision, generator: Generator) -> tuple[Tensor, Tensor]:
-    """The stream at random covered patches (object, patch, d_stream), in the order of the pictures' ids."""
+    """The features at random covered patches (object, patch, d_vision), in the order of the pictures' ids."""
     present = view.pictures >= 0
     chosen, seen = covered_patches(
         view.label, present, patch_size=settings.patch_size, count=settings.patches_per_object, generator=generator
@@ -234,7 +227,7 @@ class Run:
 
 def _optimizers(learner: Learner, settings: Vision) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks and head, AdamW for everything else."""
-    inner = ("beit.blocks", "beit.norm", "contrast")
+    inner = ("beit.blocks", "contrast")
     named = dict(learner.named_parameters())
     matrices = [p for name, p in named.items() if p.ndim == 2 and name.startswith(inner)]
     inside = {id(p) for p in matrices}
@@ -282,7 +275,7 @@ def _train(settings: Settings, work: Path, minutes: float | None, watch: Callabl
     with write_atomically(folder / "encoder.safetensors") as partial:
         save_file(run.average.state_dict(), partial)
     encoder = {
-        "architecture": "lens_multimodal.image.wide_features.build_beit",
+        "architecture": "timm.models.beit.Beit",
         "config": encoder_config(vision),
         "mean": 0.5,
         "std": 0.5,

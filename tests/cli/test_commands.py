@@ -4,9 +4,11 @@ import json
 import os
 from importlib.metadata import version
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from lens_multimodal import ablate, transformer
@@ -84,6 +86,16 @@ def test_neurons_are_those_of_the_lens(run, lens, said, tmp_path):
     assert found["neuron"].tolist() == expected["neuron"].tolist()
     assert found["attribution"].to_numpy() == pytest.approx(expected["attribution"].to_numpy(), rel=1e-5)
     assert [list(tokens) for tokens in found["tokens"]] == [list(tokens) for tokens in expected["tokens"]]
+
+
+def test_a_picture_unlike_the_trios_scenes_is_warned_of(run, said, tmp_path):
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(noise)
+    warned = run("caption", noise, said.picture).err
+    assert str(noise) in warned
+    assert str(said.picture) not in warned
+    assert str(noise) in run("neurons", noise, "--word", said.word, "--text", "A picture of a", "--top-k", 1).err
+    assert "warning" not in run("neurons", said.picture, "--word", said.word, "--top-k", 1).err
 
 
 def test_neurons_behind_a_word_that_the_caption_does_not_say(run, lens, pictures):

@@ -66,5 +66,13 @@ def test_it_names_no_path_of_a_machine(notebook):
     assert not re.search(r"(?<![\w.~\"'])/(?:home|work|tmp|root)/", text)
 
 
+def test_its_figures_stay_in_an_html_export(notebook):
+    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    draws = re.search(
+        r"^(?:import plotly\.(?!io)|from plotly|from lens_multimodal\.views(?:\.plots)? import)", source, re.M
+    )
+    assert not draws or 'pio.renderers.default = "plotly_mimetype+notebook"' in source
+
+
 def test_there_are_twelve():
     assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, 13)]

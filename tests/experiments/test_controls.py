@@ -220,6 +220,17 @@ def test_a_neuron_that_sees_needs_the_picture_and_a_blind_one_does_not(tmp_path,
     assert answers_of(differences_of(rows))["ablation"] == answer
 
 
+def test_the_pictures_of_controls_go_through_the_encoder_together(world):
+    picture, seen = world.picture(0), []
+    assert picture.vectors is not None
+    handle = world.lens.vision.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
+    try:
+        Controls().rows(world.context(picture, ControlsSettings(untrained=False)))
+    finally:
+        handle.remove()
+    assert seen == [2, 1, 1], "the blank and the other picture; the picture for the random projection, and in the copy"
+
+
 def test_without_the_untrained_model_its_rows_are_absent(world):
     picture = world.picture(0)
     context = world.context(picture, ControlsSettings(untrained=False))

@@ -27,7 +27,7 @@ cases = pytest.mark.parametrize(("layout", "kind"), CASES)
 
 def run(layout, kind, prompt, hooks):
     model = wrapped(layout, kind)
-    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+    with torch.no_grad(), transformer.running_on(model, "hooked"), transformer.fired_hooks(model, hooks):
         return transformer.logits_of(model, prompt)
 
 

@@ -23,7 +23,7 @@ NAMES += [transformer.head_z(layer) for layer in range(3)]
 
 
 def run(model, prompt, hooks):
-    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+    with torch.no_grad(), transformer.running_on(model, "hooked"), transformer.fired_hooks(model, hooks):
         return transformer.logits_of(model, prompt)
 
 

@@ -15,7 +15,7 @@ TEXT = slice(5, None)
 
 
 def run(model, prompt, hooks, **settings):
-    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+    with torch.no_grad(), transformer.running_on(model, "hooked"), transformer.fired_hooks(model, hooks):
         return transformer.logits_of(model, prompt, **settings)
 
 

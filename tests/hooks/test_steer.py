@@ -12,7 +12,7 @@ SETTINGS = dict(max_new_tokens=5, do_sample=False, stop_at_eos=False, return_typ
 
 
 def run(model, prompt, hooks):
-    with torch.no_grad(), transformer.fired_hooks(model, hooks):
+    with torch.no_grad(), transformer.running_on(model, "hooked"), transformer.fired_hooks(model, hooks):
         return transformer.logits_of(model, prompt)
 
 

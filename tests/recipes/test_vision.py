@@ -30,7 +30,7 @@ SPLITS = ["train", "train", "held_out_drawing", "train", "train", "held_out_styl
 
 def tiny(steps: int = 6) -> Settings:
     settings = toy()
-    shape = {"image_size": 32, "d_vision": 40, "d_stream": 24, "n_heads": 2}
+    shape = {"image_size": 32, "d_vision": 24, "d_head": 40, "n_heads": 2}
     course = {"batch": 8, "steps": steps, "warmup": 2, "decay_share": 0.1}
     return replace(
         settings,
@@ -120,7 +120,7 @@ def test_encode_is_the_encoder_itself_and_hidden_patches_are_not_seen() -> None:
     token = torch.randn(24)
     changed = image.clone()
     changed[:, :, :8, :8] = 0.5
-    torch.testing.assert_close(vision.stream(beit, image, hidden, token), vision.stream(beit, changed, hidden, token))
+    torch.testing.assert_close(vision.encode(beit, image, hidden, token), vision.encode(beit, changed, hidden, token))
     assert not torch.allclose(vision.encode(beit, image), vision.encode(beit, changed))
 
 
@@ -238,7 +238,7 @@ def test_the_encoder_on_disk_loads_into_timm(work: Path) -> None:
     described = json.loads((work / "vision" / "encoder.json").read_text())
     beit = vision.build_encoder(described["config"])
     beit.load_state_dict(load_file(work / "vision" / "encoder.safetensors"))
-    assert beit.forward_features(torch.rand(2, 3, 32, 32)).shape == (2, 17, 40)
+    assert beit.forward_features(torch.rand(2, 3, 32, 32)).shape == (2, 17, 24)
 
 
 def test_the_probe_finds_what_is_there_and_nothing_else(tmp_path: Path) -> None:

@@ -1,22 +1,26 @@
 """Bare modules and the TransformerLens model give the same numbers, and what could make them differ is noticed."""
 
+import copy
 import gc
 import weakref
 from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import ablation_effects, effect_of, neuron_attribution, neuron_attribution_by_row
-from lens_multimodal.hooks import ablate, record
+from lens_multimodal.hooks import ablate, scale
 from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.transformer.which_model import running_on, why_hooked
 from tests.decoders.cases import TOKEN, Case, case, difference, each_family, image_vectors, layers
 from tests.lenses import make_lens, random_prompt
+from tests.module_state import assert_as_before, state_of
 
 HOOKED_FAMILIES = {
     "Phi 3", "GLM", "GLM-4", "GPT-2", "GPT-BigCode", "MPT", "BLOOM", "CodeGen", "GPT-NeoX", "GPT-NeoX, sequential",
@@ -162,6 +166,11 @@ def only_look(_activation, hook):
     return None
 
 
+class Halved(nn.Module):
+    def forward(self, weight):
+        return weight * 0.5
+
+
 class Doubled(LlamaMLP):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -175,6 +184,21 @@ def forward_replaced(module):
         yield
     finally:
         del vars(module)["forward"]
+
+
+class Half(ModelHook):
+    def post_forward(self, _module, output):
+        return output * 0.5
+
+
+@contextmanager
+def accelerated(module):
+    add_hook_to_module(module, Half())
+    try:
+        yield
+    finally:
+        remove_hook_from_module(module)
+        vars(module).pop("forward", None)  # accelerate leaves the class's own method there
 
 
 @contextmanager
@@ -219,6 +243,7 @@ OTHER_CODE = {
     "another forward of a wrapper": lambda m: forward_replaced(m.blocks[0].mlp),
     "another forward of a linear layer": lambda m: forward_replaced(m.blocks[1].mlp.out.original_component),
     "another forward of the model": lambda m: forward_replaced(m),
+    "a hook of accelerate": lambda m: accelerated(m.blocks[1].mlp.out.original_component),
     "exchanged hooks": lambda m: hooks_exchanged(m.blocks[0].mlp),
 }  # fmt: skip
 
@@ -249,6 +274,8 @@ def test_settings_and_modules_that_are_replaced_are_noticed(lens):
     layer.mlp.act_fn = nn.GELU()
     agree(lens)
     lens.model.blocks[0].mlp.original_component.__class__ = Doubled
+    agree(lens)
+    parametrize.register_parametrization(lens.model.blocks[2].mlp.out.original_component, "weight", Halved())
     agree(lens)
 
 
@@ -292,8 +319,7 @@ def test_a_model_that_is_gone_leaves_nothing_behind():
     gone = weakref.ref(lens.model)
     weights = weakref.ref(lens.model.embed.original_component)
     del lens
-    for _ in range(3):  # what only the dead model kept alive is found one collection later
-        gc.collect()
+    gc.collect()
     assert gone() is None
     assert weights() is None
 
@@ -310,7 +336,7 @@ def test_the_choice_is_shown_and_can_be_forced(lens):
         with pytest.raises(RuntimeError, match=r"embed\.hook_out"):
             agree(lens)
     with lens.running_on("bare"), pytest.raises(RuntimeError, match=r"blocks\.1\.attn\.hook_z"):
-        record(lens.model, random_prompt(lens, [-4]).tokens, ["blocks.1.attn.hook_z"])
+        transformer.logits_of(lens.model, random_prompt(lens, [-4]).tokens, hooks=[("blocks.1.attn.hook_z", only_look)])
     with pytest.raises(ValueError, match="'fast'"), lens.running_on("fast"):
         pass
     agree(lens)
@@ -328,5 +354,71 @@ def test_a_hook_on_the_neurons_is_seen_by_both_ways_with_the_same_hook_point(len
             transformer.logits_of(lens.model, prompt.tokens, hooks=[("blocks.1.mlp.hook_post", look)])
     ((_, (hooked, bare)),) = seen.items()
     assert torch.allclose(hooked, bare, atol=1e-6)
-    with running_on(lens.model, "bare"), pytest.raises(ValueError, match=r"blocks\.9"):
+    with pytest.raises(ValueError, match=r"blocks\.9"):
         transformer.logits_of(lens.model, prompt.tokens, hooks=[("blocks.9.mlp.hook_post", look)])
+
+
+@pytest.mark.parametrize("layout", ["gpt-j", "llama", "opt"])
+def test_gradients_reach_image_vectors_and_weights_both_ways(layout):
+    lens = make_lens(layout)
+    found = {}
+    for how in ("hooked", "bare"):
+        prompt = lens.prompt_from_vectors(torch.ones(1, 6, 24), "", prepend_bos=False).followed_by([5, 9])
+        (span,) = prompt.spans[0]
+        span.image.soft_prompt.vectors.requires_grad_()
+        weights = lens.model.blocks[1].mlp.out.original_component.weight.requires_grad_()
+        with lens.running_on(how):
+            value = lens.logits(prompt)[0, -1, 7]
+        found[how] = torch.autograd.grad(value, [span.image.soft_prompt.vectors, weights])
+        weights.requires_grad_(False)
+    for bare, hooked in zip(found["bare"], found["hooked"], strict=True):
+        assert difference(bare, hooked) < 1e-5
+
+
+def test_a_bare_pass_leaves_the_model_as_it_was(lens):
+    prompt = random_prompt(lens, [6, -4])
+    assert lens.runs_on == "bare modules"  # compares; what a pass of a bridge leaves in it is TransformerLens' business
+    before = state_of(lens.model), state_of(lens.model.original_model)
+    neuron_attribution(lens.model, prompt.tokens, TOKEN)
+    transformer.generate(lens.model, prompt.tokens, max_new_tokens=3, stop_ids=[])
+    assert lens.runs_on == "bare modules"
+    assert_as_before(lens.model, before[0])
+    assert_as_before(lens.model.original_model, before[1])
+
+
+def test_weights_on_the_meta_device_are_not_compared():
+    lens = make_lens("llama")
+    lens.model.original_model.to("meta")
+    assert not runs_bare(lens)
+
+
+def test_runs_that_are_compared_round_in_the_same_way():
+    """TransformerLens' LayerNorm rounds in another way than PyTorch's, so an edit that changes nothing would have an
+    effect if it alone ran through the bridge."""
+    lens = make_lens("gpt-j")
+    tokens = random_prompt(lens, [6, -4]).tokens
+    with lens.running_on("hooked"):
+        hooked = transformer.logits_of(lens.model, tokens)
+    assert not torch.equal(transformer.logits_of(lens.model, tokens), hooked)
+    for neutral in (scale(lens.model, [(1, 3)], factor=1.0), scale_heads_by_one(lens.model)):
+        effect = effect_of(lens.model, tokens, neutral, TOKEN)
+        assert float(effect.value_change) == 0.0
+        assert float(effect.kl) == 0.0
+    assert runs_bare(lens)
+
+
+def scale_heads_by_one(_model):
+    return [("blocks.1.attn.hook_z", lambda z, hook: z * 1.0)]
+
+
+def test_a_copied_model_makes_a_twin_of_its_own(lens):
+    agree(lens)
+    tokens = torch.tensor([[5, 9, 11]])
+    copied = copy.deepcopy(lens.model)
+    with torch.no_grad():
+        copied.blocks[1].mlp.W_out.mul_(3.0)
+        assert torch.equal(transformer.logits_of(copied, tokens), copied(tokens, return_type="logits"))
+    assert why_hooked(copied) is None
+    agree(lens)
+    lens.detach()
+    assert not [name for name in vars(lens.model) if "twin" in name]

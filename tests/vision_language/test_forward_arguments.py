@@ -11,6 +11,7 @@ from lens_multimodal.analysis import neuron_attribution
 from lens_multimodal.prompt.forward_arguments import NoForwardArguments
 from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens
 from lens_multimodal.transformer.token_ids import LensDetached
+from tests.lenses import encoder, linear
 from tests.vision_language.conftest import Pair, noise
 from tests.vision_language.models import build
 from tests.vision_language.test_exactness import EXACT, decoder_layers
@@ -285,6 +286,12 @@ def test_a_copied_model_runs_text_and_refuses_images(fresh):
     assert_close(transformer.logits_of(copied, ids), transformer.logits_of(lens.model, ids), **EXACT)
     with pytest.raises(UnknownImageTokens):
         transformer.logits_of(copied, prompt.tokens)
+
+
+def test_a_decoder_that_comes_only_with_its_encoder_is_not_given_another(tmp_path):
+    model, processor = build("qwen2-vl", tmp_path)
+    with pytest.raises(ValueError, match="Qwen2VLForConditionalGeneration"):
+        attach_vision(model, vision=encoder(), projection=linear(), processor=processor)
 
 
 def test_a_model_that_has_just_read_an_image_can_be_attached_to(fresh):

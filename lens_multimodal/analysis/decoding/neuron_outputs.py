@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.decoding.dictionary import TOKENS_CHECKED, is_interpretable, writes_whole_words
-from lens_multimodal.analysis.decoding.token_text import token_strings
+from lens_multimodal.analysis.decoding.token_text import rows_of_strings
 from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, TopTokens, search_vocabulary
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.units import Layers, Neurons, read_layers, read_neuron_pairs, read_neurons
@@ -137,9 +137,7 @@ def _at_least_for_rule(model: nn.Module, top_k: int) -> int:
 
 def _token_table(model: nn.Module, layer: int, neurons: list[int], found: TopTokens, top_k: int) -> pd.DataFrame:
     ids = found.tokens.tolist()
-    different = list(dict.fromkeys(token for row in ids for token in row))
-    text = dict(zip(different, token_strings(model, different), strict=True))
-    strings = [tuple(text[token] for token in row) for row in ids]
+    strings = [tuple(row) for row in rows_of_strings(model, ids)]
     return pd.DataFrame(
         {
             "layer": layer,

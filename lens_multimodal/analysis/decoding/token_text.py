@@ -1,6 +1,7 @@
 """Token ids as text for people."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,15 @@ def token_strings(model: nn.Module, ids: Iterable[int]) -> list[str]:
     `<50300>`.
     """
     tokenizer: Any = getattr(model, "tokenizer", None)
-    return [_text(tokenizer, int(i)) for i in ids]
+    tokens = [int(i) for i in ids]
+    text = {token: _text(tokenizer, token) for token in dict.fromkeys(tokens)}
+    return [text[token] for token in tokens]
+
+
+def rows_of_strings(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[list[str]]:
+    """`token_strings` of several rows; each different token is looked up once, which takes most of the time."""
+    strings = iter(token_strings(model, chain.from_iterable(rows)))
+    return [list(islice(strings, len(row))) for row in rows]
 
 
 def _text(tokenizer: Any, token: int) -> str:

@@ -187,11 +187,14 @@ def logits_by_row(
     Yields: the logits of the rows of one batch.
     """
     passes = transformer.passes_of(model)
+    names = {part.name for replaced in rows for part in replaced}
     for batch in batches(len(rows), batch_size):
         prompts, mask = (_rows_of(values, len(rows), batch) for values in (tokens, attention_mask))
         hooks = hooks_by_row(rows[batch], passes=passes, to=to)
         with torch.no_grad():
-            logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first, hooks=hooks)
+            logits = transformer.logits_of(
+                model, prompts, attention_mask=mask, first=first, hooks=hooks, compared=names
+            )
         yield logits
 
 

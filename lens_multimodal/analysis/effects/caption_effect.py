@@ -87,7 +87,8 @@ def caption_effect_of(
     built = [_built(lens, hooks, group) for _, group in groups]
     before, after = [""] * len(prompt), [""] * len(prompt)
     for (rows, group), of_group in zip(groups, built, strict=True):
-        texts = lens.generate(group, max_new_tokens=max_new_tokens)
+        with transformer.running_on(lens.model, "hooked"):  # as the other captions, which round in the same way then
+            texts = lens.generate(group, max_new_tokens=max_new_tokens)
         with transformer.fired_hooks(lens.model, of_group):
             edited = lens.generate(group, max_new_tokens=max_new_tokens)
         for row, text, new in zip(rows, texts, edited, strict=True):

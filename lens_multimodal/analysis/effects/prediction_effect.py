@@ -120,9 +120,13 @@ def effects_of(
     targets = targets_of_rows(model, tokens, target)
     first = first_read(resolved for of_row in targets for resolved in of_row)
 
+    names = {name for hooks in listed for name, _ in hooks}
+
     def predictions(hooks: Sequence[transformer.NamedHook]) -> Predictions:
         with torch.no_grad():
-            logits = transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first, hooks=hooks)
+            logits = transformer.logits_of(
+                model, tokens, attention_mask=attention_mask, first=first, hooks=hooks, compared=names
+            )
         return Predictions.of(logits, targets, first=first)
 
     before = predictions([])

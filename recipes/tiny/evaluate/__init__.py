@@ -95,6 +95,5 @@ def _random_encoder_control(settings: Settings, work: Path, lens: VisionLens) ->
         tiny.load_language_model(work / "packed"),
         fit=fit_settings(settings, steps=settings.evaluate.control_steps),
         folder=work / "evaluate" / "random_encoder",
-        scenes=settings.evaluate.control_scenes,
     )
     return captions.random_encoder(linear, encoder.cpu())

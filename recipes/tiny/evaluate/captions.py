@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from PIL import Image
+from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from lens_multimodal import VisionEncoder, VisionLens
 from lens_multimodal.analysis.decoding import nearest_embeddings
-from lens_multimodal.image.wide_features import build_beit
 from recipes.tiny.sample_scene import Scene
 from recipes.tiny.scenes import words_of
 
@@ -63,7 +63,7 @@ def random_encoder(projection: nn.Module, encoder: VisionEncoder) -> Vectors:
 def untrained_beit(like: VisionEncoder, config: dict[str, Any], *, seed: int) -> VisionEncoder:
     """An encoder of the same layout with the random weights it would start training from."""
     torch.manual_seed(seed)
-    return VisionEncoder(build_beit(**config), preprocessing=like.preprocessing, name="untrained BEiT")
+    return VisionEncoder(Beit(**config), preprocessing=like.preprocessing, name="untrained BEiT")
 
 
 def nouns_in(caption: str, vocabulary: Sequence[str]) -> set[str]:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models.beit import Beit
 
 from lens_multimodal import VisionLens, tiny
-from lens_multimodal.image.wide_features import build_beit
 from recipes.tiny.probe import KINDS, probe, read_labelled
 from recipes.tiny.projection import read_nouns
 from recipes.tiny.settings import Settings
@@ -22,7 +22,7 @@ def probes(settings: Settings, work: Path, lens: VisionLens) -> dict[str, Any]:
         for kind, split in KINDS.items()
     }
     torch.manual_seed(settings.seed + 99)
-    untrained = build_beit(**tiny.read_vision_config(work / "packed")["beit"]).eval()
+    untrained = Beit(**tiny.read_vision_config(work / "packed")["beit"]).eval()
     measured = {
         who: probe(
             beit,

@@ -30,7 +30,7 @@ def test_the_search_finds_words_categories_layers_and_names(tmp_path):
         browser.get(f"{index.as_uri()}#l0n3")
         browser.find_element("css selector", "#found a").click()
         assert browser.title == "Layer 0, neuron 3"
-        pictures = browser.find_elements("css selector", "figure img")
+        pictures = browser.find_elements("css selector", ".pic img")
         assert len(pictures) == 4
         assert all(browser.execute_script("return arguments[0].naturalWidth", picture) for picture in pictures)
         assert browser.get_log("browser") == []
