@@ -43,7 +43,8 @@ def attach_vision(
             `lens.save_pretrained`; the name or folder of a Hugging Face causal language model on this machine; such a
             model itself (it becomes part of a `TransformerBridge`); a `TransformerBridge` or `HookedTransformer`. A
             Hugging Face vision-language model (LLaVA, InternVL, ...), its name or its folder, brings its own encoder
-            and projection, which are used unless others are given.
+            and projection, which are used unless others are given. With another `vision`, prompts have no marks around
+            images, and the projection takes that encoder's features.
         vision: an encoder preset or timm model name, the folder of a Hugging Face BEiT, a timm model, a
             `VisionEncoder`, or any module that gives `[batch, patch, d_vision]` wrapped with its preprocessing as
             `VisionEncoder(module, preprocessing=...)`.
@@ -73,8 +74,9 @@ def attach_vision(
     with restored_on_failure(*(part for part in (model, vision, projection) if isinstance(part, nn.Module))):
         trio = _named_trio(model)
         own = None if trio else vision_language.read(model, processor=processor, device=device, dtype=dtype)
-        if own is not None and vision is None and projection is None:
-            return vision_language.attach(*own, device=device, dtype=dtype)
+        if own is not None and vision is None:
+            other = None if projection is None else _linear(projection, None)
+            return vision_language.attach(*own, projection=other, device=device, dtype=dtype)
         if own is not None:
             model, own_projector = vision_language.without_vision(own[0])
             tokenizer = getattr(own[1], "tokenizer", None) if tokenizer is None else tokenizer

@@ -6,15 +6,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from jaxtyping import Int
+import pandas as pd
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_multimodal import saved_lens, transformer
+from lens_multimodal.analysis.activation_table import activation_table
 from lens_multimodal.analysis.image_neurons import image_neurons
 from lens_multimodal.analysis.neuron_table import NeuronTable
 from lens_multimodal.arguments.boundary import public
-from lens_multimodal.arguments.positions import Positions
+from lens_multimodal.arguments.positions import Positions, positions_in
 from lens_multimodal.arguments.targets import Token, read_token
+from lens_multimodal.arguments.units import Neurons
 from lens_multimodal.atlas import Atlas
 from lens_multimodal.image.pictures import Picture
 from lens_multimodal.neuron_card import NeuronCard, neuron_card
@@ -23,6 +26,7 @@ from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.prompt.image_prompt import ImagePrompt
+from lens_multimodal.prompt.other_vectors import with_other_vectors
 from lens_multimodal.prompt.virtual_tokens import attached_to
 from lens_multimodal.prompt.vision_tower import VisionTower
 
@@ -75,6 +79,46 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         if not isinstance(image, ImagePrompt):
             image = self.prompt_before(image, token, prepend_bos=prepend_bos)
         return image_neurons(self.model, image, token, positions=positions, top_k=top_k, score=score, reduce=reduce)
+
+    @public
+    def activations(self, prompt: ImagePrompt, neurons: Neurons) -> pd.DataFrame:
+        """Activations of some neurons at every position of a prompt, image patches and words side by side (Xu et al.
+        2025).
+
+        Args: neurons: as in `hooks.ablate`: a table, pairs `(layer, neuron)`, ...
+
+        Returns:
+            One row per neuron, in the order given, and position: layer, neuron, pos, token (the word, or the image
+            patch as `to_str_tokens` writes it), image (number of the image in the prompt, -1 at a word), row, col
+            (image patch; -1 where the position shows none), activation.
+
+        Raises: ValueError for a prompt of several rows; as `analysis.neuron_activations`.
+        """
+        return activation_table(self.model, prompt, neurons, names=self.to_str_tokens(prompt))
+
+    @public
+    def replace_patches(
+        self, prompt: ImagePrompt, positions: Positions, *, by: Float[Tensor, " d_model"]
+    ) -> ImagePrompt:
+        """The same prompt with one vector at some of its image positions (Neo et al. 2024: the mean image vector).
+
+        The decoder never reads what stood there. The other positions keep their vectors, although the image encoder's
+        attention has spread some of what those patches show over them.
+
+        Args:
+            prompt: of one row.
+            positions: of the prompt, such as `patches_of(prompt, seg_mask)`.
+            by: such as `analysis.mean_image_vector(lens, pictures)`.
+
+        Raises: ValueError for a position that shows no image, or a vector of another width.
+        """
+        at = positions_in(prompt.at(positions), prompt.tokens.shape[1])
+        return with_other_vectors(
+            prompt,
+            at,
+            by,
+            store=lambda vectors, own: self.virtual_tokens.store(vectors, forward_arguments=own.forward_arguments),
+        )
 
     def chat(
         self, image: Picture, question: str, *, max_new_tokens: int = 100, sampling: Sampling | None = None

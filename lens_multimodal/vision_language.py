@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.other_projector import with_projector
 from lens_multimodal.prompt.virtual_tokens import check_free
+from lens_multimodal.prompt.vision_parts import parts_before
 from lens_multimodal.prompt.vision_tower import VisionTower
 from lens_multimodal.transformer.agreement import relative_difference
 from lens_multimodal.transformer.decoder_inputs import DecoderInputs, along_with_images
@@ -56,7 +58,7 @@ def read(
 
 
 def without_vision(model: Any) -> tuple[nn.Module, nn.Module | None]:
-    """The text decoder for another encoder, and the model's own projector, if it is a module of that name.
+    """The text decoder for another encoder, and the model's own projector, if it has one apart from its encoder.
 
     Raises: ValueError for a bridge around the whole model, or a decoder that only comes with its encoder (Qwen2-VL).
     """
@@ -65,25 +67,35 @@ def without_vision(model: Any) -> tuple[nn.Module, nn.Module | None]:
             "the encoder or projection of a bridge around a whole vision-language model cannot be replaced: give the "
             "Hugging Face model itself"
         )
-    inner, decoder = getattr(model, "model", model), text_decoder(model)
+    *others, last = parts_before(model).values()
+    decoder = text_decoder(model)
     if decoder is model:
         raise ValueError(
             f"the text decoder of {type(model).__name__} has no causal language model class in transformers, so it "
             f"cannot be had without the model's own encoder"
         )
-    return decoder, getattr(inner, "multi_modal_projector", None)
+    return decoder, last if others else None
 
 
-def attach(model: Any, processor: Any, *, device: Any = None, dtype: torch.dtype | None = None) -> VisionLens:
+def attach(
+    model: Any,
+    processor: Any,
+    *,
+    projection: nn.Module | None = None,
+    device: Any = None,
+    dtype: torch.dtype | None = None,
+) -> VisionLens:
     """A lens on a vision-language model or on a bridge around it; a failure leaves the model changed.
 
+    Args: projection: in the place of the model's own projector; the model itself keeps its own.
     Raises:
+        TypeError, ValueError: a projection that does not fit; as `Projection`.
         NotFromVectorsAlone: image vectors in the prompt do not give the logits that pixels give.
         ValueError: no processor.
         HookDidNotFire, HookHasNoEffect: as `self_check`.
     """
     is_bridge = transformer.is_bridge(model)
-    inner = model.original_model if is_bridge else model
+    inner: Any = model.original_model if is_bridge else model
     if processor is None:
         raise ValueError(
             f"{type(inner).__name__} needs its processor, which prepares pictures and writes marks around them: "
@@ -99,6 +111,9 @@ def attach(model: Any, processor: Any, *, device: Any = None, dtype: torch.dtype
         transformer.move(model, device=device, dtype=dtype)
     else:
         place(tower.model, device=device, dtype=dtype)
+    if projection is not None:
+        tower = with_projector(tower, projection)
+        inner = tower.model
     inner.set_attn_implementation({"text_config": "eager"})  # hooks on attention patterns need it
     sample = _sample(tower)
     forget_images(inner)

@@ -42,6 +42,7 @@ from lens_multimodal.analysis.effects.bootstrap import Interval, bootstrap_inter
 from lens_multimodal.analysis.effects.caption_effect import CaptionEffect, caption_effect_of
 from lens_multimodal.analysis.effects.prediction_effect import Effect, effect_of, effects_of
 from lens_multimodal.analysis.effects.similarity import BertScore, SentenceCosine, Similarity, WordOverlap
+from lens_multimodal.analysis.image_regions import mean_image_vector, patches_of
 from lens_multimodal.analysis.patching.patch_sweep import PatchSweep
 from lens_multimodal.analysis.patching.sweeps import (
     act_patch_attn_out,
@@ -128,11 +129,13 @@ __all__ = [
     "is_interpretable",
     "is_word",
     "logit_lens",
+    "mean_image_vector",
     "nearest_embeddings",
     "neuron_activations",
     "neuron_attribution",
     "neuron_attribution_by_row",
     "neuron_directions",
+    "patches_of",
     "position_attribution",
     "receptive_field",
     "summary_against_random",

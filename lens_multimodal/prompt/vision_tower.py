@@ -22,6 +22,7 @@ from lens_multimodal.prompt.placeholders import with_images
 from lens_multimodal.prompt.processor_texts import ProcessorTexts
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
+from lens_multimodal.prompt.vision_parts import check_class_holds, parts_before
 from lens_multimodal.transformer.decoder_inputs import shallow
 from lens_multimodal.transformer.to_hugging_face import unwrapped
 
@@ -70,13 +71,7 @@ class VisionTower(ImageEmbedder):
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        decoder = {id(module) for module in self.model.get_decoder().modules()}
-        inner = self.model.model if hasattr(self.model, "model") else self.model
-        return {
-            name: child
-            for name, child in inner.named_children()
-            if not {id(module) for module in child.modules()} & decoder
-        }
+        return parts_before(self.model)
 
     @property
     def projector(self) -> nn.Module:
@@ -285,6 +280,7 @@ class VisionTower(ImageEmbedder):
         """
         if folder.exists() and (folder.is_file() or any(folder.iterdir())):
             raise FileExistsError(f"{str(folder)!r} exists")
+        check_class_holds(self.model)
         with write_atomically(folder) as partial:
             partial.mkdir()
             unwrapped(self.model).save_pretrained(partial)

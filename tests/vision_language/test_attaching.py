@@ -5,11 +5,13 @@ import torch
 import transformers as hf
 from torch.testing import assert_close
 
-from lens_multimodal import attach_vision
+from lens_multimodal import attach_vision, save_linear
+from lens_multimodal.prompt.vision_parts import parts_before
 from lens_multimodal.transformer.vision_language_models import text_decoder
 from lens_multimodal.vision_language import NotFromVectorsAlone
+from tests.lenses import unchecked
 from tests.vision_language import models
-from tests.vision_language.conftest import noise
+from tests.vision_language.conftest import Pair, noise
 from tests.vision_language.models import build
 
 EXACT = {"rtol": 0, "atol": 1e-5}
@@ -86,14 +88,80 @@ def test_another_encoder_keeps_the_models_own_projector(llava):
     sizes = Sizes(height=32, width=32, d_vision=16, depth=1)
     lens = attach_vision(model, vision=encoder(sizes=sizes), processor=processor)
     assert lens.projection.linear is own
+    prompt = lens.prompt(noise(0), " a dog")
+    ids, vectors = prompt.tokens[0], own(lens.vision.features([noise(0)]))[0]
+    embedded = model.get_input_embeddings()(ids.masked_fill(prompt.image_mask[0], 0))
+    embedded = embedded.masked_scatter(prompt.image_mask[0][:, None], vectors)
+    expected = model(inputs_embeds=embedded[None]).logits
+    assert_close(lens.logits(prompt).detach(), expected.detach(), **EXACT)
     with torch.no_grad():
         expected = own(lens.vision.features([noise(0)]))[0]
     assert_close(lens.prompt(noise(0)).spans[0][0].image.soft_prompt.vectors, expected, **EXACT)
 
 
-def test_another_projection_alone_is_refused(llava):
-    with pytest.raises(ValueError, match="vision"):
-        attach_vision(llava[0], projection=torch.nn.Linear(16, 24), processor=llava[1])
+def another_projector(model):
+    """A random map of the features that this model's own projector takes."""
+    widths = [layer.in_features for layer in projector_of(model).modules() if isinstance(layer, torch.nn.Linear)]
+    torch.manual_seed(5)
+    return torch.nn.Linear(widths[0], 24).requires_grad_(False)
+
+
+def projector_of(model):
+    return list(parts_before(model).values())[-1]
+
+
+@pytest.mark.parametrize(
+    "family", ["llava", "vipllava", "llava-next", "llava-onevision", "internvl", "blip-2", "llama-4"]
+)
+def test_another_projection_alone(family, tmp_path):
+    """Logits and tokens of the model in which it was put by hand; the model given keeps its own."""
+    (by_hand, processor), (model, own) = build(family, tmp_path), build(family, tmp_path)
+    other = another_projector(by_hand)
+    name = list(parts_before(by_hand))[-1]
+    before = projector_of(model)
+    setattr(by_hand.model if hasattr(by_hand, "model") else by_hand, name, other)
+    lens = attach_vision(model, projection=other, processor=own)
+    pair = Pair(family=family, plain=by_hand, processor=processor, lens=lens)
+    for picture in (noise(0), noise(1, width=40, height=90)):
+        prompt = lens.prompt(picture, " what is a dog")
+        expected = pair.logits("IMAGE what is a dog", [picture])
+        assert_close(lens.logits(prompt).detach(), expected, **EXACT)
+    assert lens.images.projector is other
+    assert projector_of(model) is before
+    if family == "blip-2":  # whose own is a linear map too
+        lens.save_pretrained(tmp_path / "saved")
+        again = attach_vision(tmp_path / "saved", processor=own)
+        twin = again.prompt(noise(1, width=40, height=90), " what is a dog")
+        assert_close(again.logits(twin).detach(), expected, **EXACT)
+    else:
+        with pytest.raises(ValueError, match=r"Linear.*lens\.images\.projector"):
+            lens.save_pretrained(tmp_path / "saved")
+
+
+def test_another_projection_from_a_file(llava, tmp_path):
+    model, processor = llava
+    other = another_projector(model)
+    save_linear(other, tmp_path / "proj.ckpt")
+    lens = attach_vision(model, projection=tmp_path / "proj.ckpt", processor=processor)
+    assert torch.equal(lens.images.projector.weight, other.weight)
+
+
+def test_a_projection_that_does_not_fit_alone(llava):
+    model, processor = llava
+    modules = {name: id(module) for name, module in model.named_modules()}
+    for wrong, named in ((torch.nn.Linear(17, 24), r"17.*16"), (torch.nn.Linear(16, 23), r"23.*24")):
+        with pytest.raises(ValueError, match=named):
+            attach_vision(model, projection=wrong, processor=processor)
+    with pytest.raises(TypeError, match="projection"):
+        unchecked(attach_vision)(model, projection=3, processor=processor)
+    assert {name: id(module) for name, module in model.named_modules()} == modules
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "mistral3"])
+def test_a_map_in_the_place_of_a_projector_that_merges_patches(family, tmp_path):
+    model, processor = build(family, tmp_path)
+    with pytest.raises(ValueError, match=rf"{type(projector_of(model)).__name__}.*Linear|width"):
+        attach_vision(model, projection=another_projector(model), processor=processor)
 
 
 def test_a_saved_lens_is_a_hugging_face_folder(llava, tmp_path):

@@ -44,8 +44,8 @@ def lenses(request, tmp_path_factory):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The following device_map keys")  # marks are no modules
         spread = dispatch_model(spread, places(spread), force_hooks=True)
-    for name, own in list(spread.model.named_parameters(recurse=False)):
-        setattr(spread.model, name, torch.nn.Parameter(own.detach().to(EYES), requires_grad=False))
+    for name, mark in list(spread.model.named_parameters(recurse=False)):
+        setattr(spread.model, name, torch.nn.Parameter(mark.detach().to(EYES), requires_grad=False))
     return attach_vision(spread, processor=processor), attach_vision(whole, processor=own)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
+from lens_multimodal.analysis import mean_image_vector
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.shared.context import Context
 from lens_multimodal.lens import VisionLens
@@ -103,12 +104,7 @@ def mean_vector(context: Context[Any], over: int) -> Float[Tensor, " d_model"]:
     def make() -> Tensor:
         order = torch.randperm(len(context.scenes), generator=generator_for(context.seed, "follow_ups", "mean vector"))
         pictures = islice(_readable(context.scenes[index] for index in order.tolist()), over)
-        found = vectors_of(context.lens.images, pictures, batch_size=context.batch_size)
-        total, count = torch.zeros(context.lens.shape.d_model, dtype=torch.float64), 0
-        for vectors in found:
-            total += vectors.double().mean(dim=0).cpu()
-            count += 1
-        return total / max(count, 1)
+        return mean_image_vector(context.lens, pictures, batch_size=context.batch_size)
 
     return context.once("follow_ups.mean vector", make).to(context.picture.vectors)
 
