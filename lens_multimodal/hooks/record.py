@@ -31,8 +31,10 @@ def record(
     """
     if not names:
         raise ArgumentValueError("no hook names given to record", "names")
+    # Nothing in a block depends on the logits, which take more memory than anything else: the last are enough.
+    first = tokens.shape[1] - 1 if all(name.startswith("blocks.") for name in names) else 0
     with torch.no_grad(), transformer.capture(model, list(dict.fromkeys(names))) as kept:
-        transformer.logits_of(model, tokens, attention_mask=attention_mask)
+        transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first)
     return {name: kept[name].detach() for name in names}
 
 

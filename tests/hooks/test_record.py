@@ -52,3 +52,14 @@ def test_wrong_names_and_nothing_at_all():
         mean_activations(model, [], [transformer.mlp_post(0)])
     with pytest.raises(ValueError, match=r"mean_activations\(batches="):
         mean_activations(model, [reference.tokens()], [transformer.mlp_post(0)], positions=slice(20, None))
+
+
+def test_only_the_last_position_is_unembedded_for_what_lies_in_blocks():
+    model, tokens, widths = wrapped("gpt-j", "bridge"), reference.tokens(), []
+    in_block, logits = transformer.resid_post(2), "unembed.hook_out"
+    with model.hooks(fwd_hooks=[(logits, lambda value, hook: widths.append(value.shape[1]))]):
+        kept = record(model, tokens, [in_block])
+        both = record(model, tokens, [in_block, logits])
+    assert widths == [1, tokens.shape[1]]
+    assert both[logits].shape[1] == tokens.shape[1]
+    assert torch.equal(kept[in_block], both[in_block])
