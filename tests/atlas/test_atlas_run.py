@@ -239,6 +239,14 @@ def test_merging_is_the_same_in_any_order_also_with_ties():
         assert all(torch.equal(value, first[name]) for name, value in merged(order).items())
 
 
+def test_the_counts_of_gpt_j_on_coco_are_as_large_as_documented():
+    """docs/how-to/atlas.md: 8 bytes times neurons times (12 categories + 34)."""
+    one = LayerTally.empty(n_neurons=16384, n_categories=80, n_levels=8, n_top=16, device=torch.device("meta"))
+    n_bytes = sum(tensor.nbytes for tensor in one.tensors().values())
+    assert n_bytes == 8 * 16384 * (12 * 80 + 34)
+    assert 28 * n_bytes == pytest.approx(3.65e9, rel=0.01)
+
+
 def test_thresholds_leave_at_most_their_share_above():
     values = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
     for level, threshold in zip((0.5, 0.9, 0.995), thresholds_of(values, (0.5, 0.9, 0.995)), strict=True):

@@ -410,7 +410,7 @@ def test_the_extremes_are_the_extremes(tmp_path: Path) -> None:
     assert (shown.caption_after, shown.caption_random, shown.n_caption) == ("a hat", "a dog 1", 100), "1000: no control"
     assert cases.ablations.best[0].n_caption == 0, "no caption was written"
     html = page(report(summary(), cases=cases))
-    assert html.count("data:image/jpeg;base64,") == 4 * 3 + 4 + 3 + 1
+    assert html.count("data:image/jpeg;base64,") == 4 * 3 + 4 + 3
     assert re.search(r'probability of <span class="word">dog</span>: 59&nbsp;% of it left', html)
     assert re.search(r"without the top 100: “a hat”<br>\s*without 100 random: “a dog 1”", html)
 
