@@ -1,4 +1,4 @@
-"""The experiments and their report on models that read pictures in tiles, with and without marks between them."""
+"""The experiments and their report on models that read tiles, with and without marks, or number rows and columns."""
 
 import pandas as pd
 import pytest
@@ -16,7 +16,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("family", ["llava-next", "idefics3"])
+@pytest.mark.parametrize("family", ["llava-next", "idefics3", "qwen2.5-vl"])
 def test_every_experiment_runs(family, tmp_path):
     model, processor = build(family, tmp_path)
     lens = attach_vision(model, processor=processor)
