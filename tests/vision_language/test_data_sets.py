@@ -1,4 +1,4 @@
-"""What runs over a data set, on a model of one grid, two that cut tiles, and one whose positions show no place.
+"""What runs over a data set, on models of one grid, models that cut tiles, and one whose positions show no place.
 
 Everything is compared with plain PyTorch hooks on the untouched model and its own pixels.
 """
@@ -27,7 +27,7 @@ TEXT = " what is a dog"
 LAYER = 1
 
 
-@pytest.fixture(scope="module", params=["llava", "llava-next", "smolvlm", "blip-2"])
+@pytest.fixture(scope="module", params=["llava", "llava-next", "smolvlm", "blip-2", "gemma-3", "qwen2.5-vl"])
 def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     plain, processor = build(request.param, folder)
@@ -113,7 +113,7 @@ def test_a_store_of_captions(pair, scenes, tmp_path):
 def test_an_atlas_counts_one_grid(pair, scenes, tmp_path):
     """Moments, best patches and overlaps from pixels; other layouts are refused before anything is written."""
     options = {"layers": [LAYER], "text": TEXT, "batch_size": 2, "quantile": 0.8, "n_top": 2, "progress": False}
-    if pair.family != "llava":
+    if pair.family not in ("llava", "gemma-3"):
         with pytest.raises(ValueError, match="grid"):
             build_atlas(pair.lens, scenes, tmp_path / "out", **options)
         assert not (tmp_path / "out").exists()
@@ -179,6 +179,10 @@ def losses_on_pixels(pair, plain, captions, pictures):
 
 def test_the_loss_of_a_caption_and_its_gradient_in_the_projector(pair, trainable, scenes):
     lens, plain = trainable
+    if pair.family == "qwen2.5-vl":
+        with pytest.raises(ValueError, match="Qwen2_5_VL"):
+            _ = lens.images.projector
+        return
     captions, pictures = captioned(scenes[:3])
     batch = CaptionBatch(
         pixels=[lens.images.preprocessed(own) for own in pictures],
@@ -202,8 +206,10 @@ def test_the_loss_of_a_caption_and_its_gradient_in_the_projector(pair, trainable
 
 def test_training_starts_from_the_models_own_projector(pair, trainable, scenes, tmp_path):
     lens, plain = trainable
+    if pair.family == "qwen2.5-vl":
+        pytest.skip("its projector is part of its encoder")
     frozen = {name: value.clone() for name, value in lens.images.model.state_dict().items()}
-    settings = FitSettings(steps=6, batch_size=2, learning_rate=1e-2, dropout=0.0, prompt=" what is")
+    settings = FitSettings(steps=6, batch_size=2, learning_rate=2e-3, dropout=0.0, prompt=" what is")
     texts, _ = captioned(scenes[:3])
     data = batches_of(
         [CaptionedPicture(key=s.path.name, picture=s.path, captions=(t,)) for s, t in zip(scenes, texts, strict=False)],
@@ -222,7 +228,7 @@ def test_training_starts_from_the_models_own_projector(pair, trainable, scenes, 
     with torch.no_grad():
         first = sum(losses_on_pixels(pair, plain, captions, pictures)) / n_tokens
     assert losses[0] == pytest.approx(float(first), rel=1e-4)
-    assert losses[-2] < losses[0]
+    assert losses[3] < losses[0]  # the same two of three pictures
     lens.save_pretrained(tmp_path / "saved")
     # Some releases load another backend of the image processor than was saved.
     again = attach_vision(tmp_path / "saved", processor=lens.images.processor)
