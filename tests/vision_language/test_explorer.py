@@ -36,7 +36,7 @@ def test_answers_are_those_of_the_lens(tmp_path):
         zip(found["layer"], found["neuron"], strict=True)
     )
     whole = page.ask("/api/patch", clean=one, corrupted=other, **place, layers=[0], patches=list(range(16)))
-    expected = float(lens.logits(prompt)[0, -1].softmax(-1)[target])
+    expected = float(lens.logits(prompt)[0, -1].detach().softmax(-1)[target])
     assert whole["word"]["patched"] == pytest.approx(expected, rel=1e-3)
 
 
