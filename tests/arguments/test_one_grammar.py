@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import lens_multimodal
-from lens_multimodal import analysis, hooks, transformer
+from lens_multimodal import ImagePrompt, analysis, hooks, transformer
 from lens_multimodal.analysis import Logit
 from lens_multimodal.arguments.positions import PositionSet
 from tests.hooks import reference
@@ -182,7 +182,10 @@ def kind_of(name: str, argument: str) -> Kind:
     return ONE_NEURON if argument == "neuron" and name in CARDS else KINDS[argument]
 
 
-IN_ORDER = {"act_patch_neurons", "act_patch_neurons_by_position", "neuron_activations", "neuron_directions"}
+IN_ORDER = {
+    "act_patch_neurons", "act_patch_neurons_by_position", "neuron_activations", "neuron_directions",
+    "VisionLens.activations",
+}  # fmt: skip
 """What gives one result for each neuron, in the order given."""
 
 
@@ -216,7 +219,8 @@ def given(lens):
         self=lens, model=model, tokens=PROMPT, clean_tokens=PROMPT, corrupted_tokens=OTHER, batches=[PROMPT, OTHER],
         image=lens.prompt(picture(), ""), run=run, to=hooks.Resample(run), names=[transformer.mlp_post(1)],
         hooks=ablated, interventions=[ablated], n_pos=N_POS, vector=torch.linspace(-3, 3, 24), amount=2.0, factor=3.0,
-        value=4.0, source=CAT, queries=slice(4, None), keys=[1, 2], positions=[2, 3],
+        value=4.0, source=CAT, prompt=lens.prompt_from_vectors(torch.randn(1, N_POS, 24), "", prepend_bos=False),
+        by=torch.linspace(-1, 1, 24), queries=slice(4, None), keys=[1, 2], positions=[2, 3],
     )  # fmt: skip
 
 
@@ -262,6 +266,9 @@ def settled(value: Any, model: Any) -> Any:
     if isinstance(value, AbstractContextManager) and not isinstance(value, Iterator):
         with torch.no_grad(), value:
             return transformer.logits_of(model, PROMPT)
+    if isinstance(value, ImagePrompt):  # two prompts of the same vectors have different ids
+        with torch.no_grad():
+            return transformer.logits_of(model, value.tokens)
     if isinstance(value, pd.DataFrame):
         return settled(value.drop(columns="target", errors="ignore").to_dict("list"), model)
     if isinstance(value, PositionSet):  # a slice may reach into generated tokens, a list may not

@@ -66,10 +66,10 @@ def case(name: str) -> Case:
     return Case(name=name, lens=lens, prompt=prompt, embeds=embedded(name, vectors, torch.tensor([WORDS])))
 
 
-def new_lens(name: str) -> VisionLens:
-    dtype = FAMILIES[name].dtype
+def new_lens(name: str, dtype: torch.dtype | None = None) -> VisionLens:
+    dtype = dtype or FAMILIES[name].dtype
     vision, projection = encoder(dtype), linear(d_model=D_MODEL, dtype=dtype)
-    return attach_vision(twin(name), vision=vision, projection=projection, tokenizer=tokenizer())
+    return attach_vision(twin(name).to(dtype), vision=vision, projection=projection, tokenizer=tokenizer())
 
 
 def image_vectors(name: str, *, count: int = 1) -> Tensor:
@@ -91,6 +91,7 @@ def difference(actual: Tensor, expected: Tensor) -> float:
     assert actual.shape == expected.shape, f"{tuple(actual.shape)} against {tuple(expected.shape)}"
     size = float(expected.detach().abs().max())
     assert size > 1e-3, "nothing to compare"
+    assert bool(actual.isfinite().all()), "not finite"
     return float((actual - expected).detach().abs().max()) / size
 
 
