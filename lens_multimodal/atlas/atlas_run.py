@@ -22,10 +22,10 @@ from lens_multimodal.atlas.state import State, merged, read_thresholds, remove_s
 from lens_multimodal.data import Scene
 from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
-from lens_multimodal.runs.claim import claim, read_manifest
+from lens_multimodal.runs.claim import claim_over
 from lens_multimodal.runs.picture_order import in_order
 from lens_multimodal.runs.processes import Processes
-from lens_multimodal.runs.provenance import plain, provenance
+from lens_multimodal.runs.provenance import plain
 
 FORMAT = 1
 CALIBRATION_BYTES = 2**32
@@ -106,9 +106,8 @@ def build_atlas(
             "categories": categories,
             "n_patches": run.n_patches,
             "found_sha256": neurons and neurons.digest,
-            **provenance(lens, scenes),
         }
-        claim(home, manifest, before=read_manifest(home), may_differ=("folder",))
+        claim_over(home, lens, scenes, manifest)
         if not (home / TABLES).is_dir() and read_thresholds(home) is None:
             save_thresholds(home, calibrated(run, progress=progress))
     processes.wait()

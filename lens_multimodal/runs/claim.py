@@ -1,11 +1,14 @@
 """A run's manifest on disk: the folder belongs to one run and is continued only under the settings it was made with."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lens_multimodal.data import Scene
 from lens_multimodal.files import check_folder_name, check_same_settings, write_text
+from lens_multimodal.prompt.captioning_model import CaptioningModel
+from lens_multimodal.runs.provenance import provenance
 
 MANIFEST = "manifest.json"
 
@@ -65,3 +68,11 @@ def claim(
         check_same_settings(before, manifest, where=out, remedy=remedy, may_differ=may_differ)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def claim_over(out: Path, lens: CaptioningModel, scenes: Sequence[Scene], own: Mapping[str, Any]) -> None:
+    """`claim` for a run of a lens over a data set; another folder with the same data continues it.
+
+    Args: own: the manifest's other entries.
+    """
+    claim(out, {**own, **provenance(lens, scenes)}, before=read_manifest(out), may_differ=("folder",))

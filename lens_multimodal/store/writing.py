@@ -22,11 +22,11 @@ from lens_multimodal.files import write_atomically
 from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.ahead import Background, ahead
-from lens_multimodal.runs.claim import claim, read_manifest
+from lens_multimodal.runs.claim import claim_over
 from lens_multimodal.runs.disk_full import disk_full
 from lens_multimodal.runs.opened_pictures import OpenedPicture, open_picture
 from lens_multimodal.runs.processes import Processes
-from lens_multimodal.runs.provenance import plain, provenance
+from lens_multimodal.runs.provenance import plain
 from lens_multimodal.store.chosen_rows import BatchOfRows, rows_of
 from lens_multimodal.store.reading import SHARDS, Activations, shard_file
 from lens_multimodal.store.what_to_store import StoredPositions, WhatToStore, check_categories, what_to_store
@@ -92,18 +92,11 @@ def write_activations(
     )
     names = check(scenes, what)
     processes = Processes.of_environment()
-    rows_of(
-        lens, [_blank(lens, scenes[0], what)], what, names
-    )  # unknown hook points are refused before anything is written
+    # Unknown hook points are refused before anything is written.
+    rows_of(lens, [_blank(lens, scenes[0], what)], what, names)
     if processes.rank == 0:
-        manifest = {
-            "format": FORMAT,
-            "kind": "activations",
-            "what": plain(asdict(what)),
-            "categories": names,
-            **provenance(lens, scenes),
-        }
-        claim(home, manifest, before=read_manifest(home), may_differ=("folder",))
+        own = {"format": FORMAT, "kind": "activations", "what": plain(asdict(what)), "categories": names}
+        claim_over(home, lens, scenes, own)
     processes.wait()
     write_shards(lens, scenes, home, what, names, processes=processes, progress=progress)
     processes.wait()

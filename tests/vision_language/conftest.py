@@ -1,6 +1,8 @@
 """One lens for each family, beside an untouched model of the same weights."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,9 +59,12 @@ def wrong_here(family: str) -> bool:
 def pair(request, tmp_path_factory):
     if wrong_here(request.param):
         pytest.skip(AYA_NEEDS)
-    folder = tmp_path_factory.mktemp(request.param)
-    plain, processor = build(request.param, folder)
-    model, own = build(request.param, folder)
+    yield from pair_of(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def pair_of(family: str, folder: Path) -> Iterator[Pair]:
+    plain, processor = build(family, folder)
+    model, own = build(family, folder)
     lens = attach_vision(model, processor=own)
-    yield Pair(family=request.param, plain=plain, processor=processor, lens=lens)
+    yield Pair(family=family, plain=plain, processor=processor, lens=lens)
     lens.detach()

@@ -12,7 +12,7 @@ from lens_multimodal.prompt.forward_arguments import NoForwardArguments
 from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens
 from lens_multimodal.transformer.token_ids import LensDetached
 from tests.lenses import encoder, linear
-from tests.vision_language.conftest import Pair, noise
+from tests.vision_language.conftest import Pair, noise, pair_of
 from tests.vision_language.models import build
 from tests.vision_language.test_exactness import EXACT, decoder_layers
 
@@ -27,12 +27,7 @@ NUMBERED = ("qwen2-vl", "qwen2.5-vl")
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    plain, processor = build(request.param, folder)
-    model, own = build(request.param, folder)
-    lens = attach_vision(model, processor=own)
-    yield Pair(family=request.param, plain=plain, processor=processor, lens=lens)
-    lens.detach()
+    yield from pair_of(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def new_tokens(pair, text, pictures, n=8, **settings):
