@@ -131,7 +131,7 @@ def test_all_layers_are_shown_and_the_verdict_says_whether_the_neurons_lie_deep(
             1,
             "Captions MOSTLY DO NOT name something that is in the picture: 10 % [0, 30] of them do (n = 10 pictures): ",
         ),
-        (5, "Captions name about as often as not something"),
+        (5, "It is NOT established whether most captions name something that is in the picture: 50 % ["),
         (10, "Captions MOSTLY name something that is in the picture: 100 % [100, 100] of them do (n = 10 pictures)."),
     ],
 )

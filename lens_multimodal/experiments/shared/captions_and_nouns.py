@@ -34,11 +34,15 @@ def _captions_verdict(evidence: Evidence) -> Verdict:
         return too_few(n)
     row = tested.iloc[0]
     above = stats.is_above(row, 0.5)
-    said = {True: "MOSTLY name", False: "MOSTLY DO NOT name", None: "name about as often as not"}[above]
+    finding = {
+        True: "Captions MOSTLY name something that is in the picture",
+        False: "Captions MOSTLY DO NOT name something that is in the picture",
+        None: "It is NOT established whether most captions name something that is in the picture",
+    }[above]
     wrong = ": the experiments then mostly explain something that the picture does not show" if above is False else ""
     share = stats.in_words(row, percent=True)
     return Verdict(
-        text=f"Captions {said} something that is in the picture: {share} of them do (n = {n} pictures){wrong}.",
+        text=f"{finding}: {share} of them do (n = {n} pictures){wrong}.",
         answer=answer_of(above),
         compared=tested.assign(compared="captions"),
         unit="share of captions that name something in the picture",
