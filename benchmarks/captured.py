@@ -3,8 +3,8 @@
     python -m benchmarks.captured                                     # GPT-J-6B in bf16 on a GPU
     python -m benchmarks.captured --device cpu --shape tiny           # the same without a graph
 
-Zeros are added to the activations of each layer's neurons as leaves, and the gradients with respect to these leaves are
-those of the activations. So the whole computation has fixed inputs and outputs, and a graph can hold it.
+A tensor of zeros, a leaf for autograd, is added to each layer's neuron activations, and its gradient is that of the
+activations. The whole computation therefore has fixed inputs and outputs, and a graph can capture it.
 """
 
 import argparse
@@ -98,7 +98,7 @@ class CapturedAttribution:
         self._embedded.copy_(embedded)
         self._targets.copy_(targets)
         with torch.enable_grad():
-            values, neurons, finite = self._run().cpu().unbind()  # the only wait for the device
+            values, neurons, finite = self._run().cpu().unbind()  # the only synchronisation with the device
         if not bool(finite.all()):
             raise FloatingPointError("a score is infinite or not a number; run the model in bfloat16 or float32")
         return values.float(), neurons.long()

@@ -16,10 +16,10 @@ OURS = "lens_multimodal"
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """A target and the measured value."""
+    """A target and what was measured."""
 
     text: str
-    """What is to be reached, for readers."""
+    """The target in words."""
     value: float
     """What was measured."""
     limit: float
@@ -88,7 +88,7 @@ def compare(
             missing[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue
         differences[name] = same(ours, found)
-        assert differences[name] <= limit, f"{name} gives another result: {differences[name]} of the largest value"
+        assert differences[name] <= limit, f"{name} gives a different result: {differences[name]} of the largest value"
         running[name] = run
     del ours
     # The comparison has warmed up every contender.

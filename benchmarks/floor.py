@@ -1,9 +1,9 @@
 """The floor: the fewest operations and bytes that the work needs, counted from the shape.
 
 A matrix product of `[m, k]` and `[k, n]` is `2 m k n` operations; norms, activations and softmax are left out. Causal
-attention is counted in full, as GPT-J's code computes it. The unembedding is counted at the positions that are read
-only. A backward pass through frozen weights costs one forward: gradients with respect to activations, none with respect
-to weights.
+attention is counted in full, as GPT-J's code computes it. The unembedding is counted only at the positions whose
+logits are used. A backward pass through frozen weights costs one forward: gradients with respect to activations, none
+with respect to weights.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Memory of a part of a program, measured in two ways.
 
-`tensor_peak` counts what is alive at once: by CUDA's allocator on a GPU, by PyTorch's profiler on a CPU. `reset_peak`,
-`peak` and `in_use` are of the whole process on Linux: what the system has to provide, kept and fragmented memory
-included.
+`tensor_peak` counts what is alive at once: by CUDA's allocator on a GPU, by PyTorch's profiler on a CPU.
+`reset_peak`, `peak` and `in_use` measure the whole process on Linux: what the system must provide, including cached
+and fragmented memory.
 """
 
 import gc

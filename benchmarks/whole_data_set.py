@@ -1,4 +1,4 @@
-"""Runs over a whole data set: what the estimates say against what the runs take, and a site of 10,000 pages.
+"""Runs over a whole data set: estimated and actual time and size, and a site of 10,000 pages.
 
     python -m benchmarks.whole_data_set
 
@@ -103,7 +103,7 @@ def _size(folder: Path) -> int:
     for path in folder.rglob("*"):
         try:
             total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # it was removed between two looks
+        except FileNotFoundError:  # it was removed after it was listed
             continue
     return total
 

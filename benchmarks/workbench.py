@@ -72,7 +72,7 @@ class Workbench:
 def small_lens(
     *, device: str, dtype: torch.dtype, n_layers: int = 8, d_model: int = 512, grid: int = 14, d_vocab: int = 8000
 ) -> VisionLens:
-    """GPT-J's layout at a size that a CPU core runs in a fraction of a second, 196 image positions as the real one."""
+    """GPT-J's layout, small enough for a fraction of a second on a CPU core, with 196 image positions as in GPT-J-6B."""
     trio = RandomTrio(
         architecture=Architecture(
             language_model=partial(_config, n_layers=n_layers, d_model=d_model, d_vocab=d_vocab),

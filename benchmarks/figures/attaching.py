@@ -1,4 +1,4 @@
-"""What an attached lens costs: a forward pass over words with its two hooks in place, and without."""
+"""What an attached lens costs: a forward pass over words with and without its two hooks."""
 
 from dataclasses import replace
 

@@ -1,7 +1,7 @@
 """The paper's discovery per picture: caption it, explain three of the caption's tokens, decode their neurons.
 
 The library captions the pictures as one batch and uses one forward pass for all targets of a picture. Published code
-takes each picture by itself and runs a separate forward and backward pass for every layer and target.
+handles one picture at a time, with a separate forward and backward pass for every layer and target.
 """
 
 from dataclasses import replace

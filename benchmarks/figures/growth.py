@@ -1,6 +1,6 @@
 """How the cost of attribution grows with layers, width, image positions, targets and batch.
 
-Each size is varied by itself. On doubly logarithmic axes the slope of time must not exceed that of the counted
+One size is varied at a time. On doubly logarithmic axes the slope of time must not exceed that of the counted
 operations: a hidden quadratic, or a forward pass per layer or target, would show as a steeper line.
 """
 

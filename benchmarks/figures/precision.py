@@ -67,7 +67,7 @@ def scores(
     computing: torch.dtype | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Each neuron's largest attribution, `[layer * d_mlp]`; the model is gone afterwards."""
+    """Each neuron's largest attribution, `[layer * d_mlp]`; the model is freed afterwards."""
     trio = RandomTrio(
         architecture=architecture,
         settings=RandomWeights(seed=seed, n_layers=n_layers),

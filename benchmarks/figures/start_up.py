@@ -1,4 +1,4 @@
-"""What `attach_vision()` waits for in a new process: the imports of what it is built on, and the rest.
+"""Where `attach_vision()` spends its time in a new process: on importing its dependencies, and on the rest.
 
 Every contender runs in a process of its own and reports its processor time. A first round, which is not counted, reads
 the files into memory.

@@ -1,9 +1,9 @@
 """Do a concept's neurons recur over its pictures? Found on one half of the pictures, confirmed on the other.
 
-A neuron recurs in a picture of a category if it is on at an image patch that the category covers by half. The best
-neurons of a category are found by their overlap over pictures at even places of the random order. Their recurrence is
-taken over those at odd places, against that of random neurons of the same layers, and of the neurons found for other
-categories.
+A neuron recurs in a picture of a category if it is on at an image patch that is at least half covered by the
+category. A category's best neurons are found by their overlap over the pictures at even places of the random order.
+Their recurrence over the pictures at odd places is compared with that of random neurons of the same layers and of the
+neurons found for other categories.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ N_DRAWS = 1000
 """Sets of random neurons, each with as many neurons of each layer as were found."""
 
 FEWEST = 2
-"""Pictures that a category needs on either half."""
+"""Pictures that a category needs in each half."""
 
 
 def recurrence_table(

@@ -39,7 +39,7 @@ def estimate_atlas(
     n_batches: int = 3,
     out: str | Path | None = None,
 ) -> Estimate:
-    """Size and time of `build_atlas` with the same arguments, its site left out.
+    """Size and time of `build_atlas` with the same arguments, without its site.
 
     The pass is measured on a few batches after one to warm up, the quantiles on one batch, the ablations on one
     noun, the tables on one layer.
@@ -90,7 +90,7 @@ def estimate_atlas(
     values = sample * run.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
     passes = -(-n_layers // max(1, CALIBRATION_BYTES // values))
     chunks = -(-total // settings.pictures_per_chunk)
-    # A save is written beside the one before it.
+    # A new save is written before the previous one is removed.
     saves = 2 if counting * total > SAVE_EVERY else 1
     moments = 16 * n_layers * lens.shape.d_mlp * chunks
     return Estimate(
@@ -103,7 +103,7 @@ def estimate_atlas(
 
 
 def _ablation_seconds(found: FoundNeurons, run: Run, scenes: Sequence[Scene]) -> float:
-    """Of all ablations of found neurons, measured on the first noun with the most of them."""
+    """Seconds for all ablations of found neurons, measured on the first noun that has the most neurons."""
     whole = replace(run, order=in_order(scenes, run.settings.seed))
     nouns = found.to_ablate(whole, run.settings.n_ablations)
     if not nouns:

@@ -189,7 +189,7 @@ class Atlas:
 
     @public
     def search(self, word: str) -> pd.DataFrame:
-        """The neurons that write a word, or whose best category it is; case and spaces around tokens do not count."""
+        """The neurons that write a word, or whose best category it is; case and spaces around tokens are ignored."""
         wanted = word.strip().lower()
         writes = [any(token.strip().lower() == wanted for token in tokens) for tokens in self.neurons["words"]]
         shows = self.neurons["category"].astype("string").str.lower() == wanted
@@ -199,7 +199,7 @@ class Atlas:
         return pd.read_parquet(self.folder / TABLES / f"{name}.parquet")
 
     def _rows(self, name: str, layer: int, neuron: int) -> pd.DataFrame:
-        """One neuron's rows of a table, which are beside each other."""
+        """One neuron's rows of a table, which are contiguous."""
         table = getattr(self, name)
         if name not in self._neuron_numbers:
             self._neuron_numbers[name] = _number(table["layer"].to_numpy(), table["neuron"].to_numpy())
@@ -208,17 +208,17 @@ class Atlas:
 
     @cached_property
     def _neuron_numbers(self) -> dict[str, Int[np.ndarray, " row"]]:
-        """For tables in the order of layers and neurons, a number of the neuron in each row."""
+        """For each table, the sortable number of the neuron in each row; the tables are sorted by it."""
         return {}
 
 
 def page_of(layer: int, neuron: int) -> str:
-    """A neuron's page, from the folder of the site."""
+    """A neuron's page, relative to the folder of the site."""
     return f"neuron/L{layer}N{neuron}.html"
 
 
 def picture_of(image_id: int) -> str:
-    """The small copy of a picture, from the folder of the site."""
+    """The small copy of a picture, relative to the folder of the site."""
     return f"pictures/{image_id}.jpg"
 
 

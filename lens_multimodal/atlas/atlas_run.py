@@ -65,13 +65,13 @@ def build_atlas(
         quantile: a neuron is on above this quantile of its activations over image patches (Bau et al. 2017: 0.995).
         n_calibration: pictures from which the quantiles are taken; they are exact if these are all.
         n_top: pictures kept for each neuron.
-        n_ablations: for a neuron that was found, on how many of its nouns, at most, its ablation is measured; only
-            nouns of pictures in `scenes`.
+        n_ablations: the largest number of nouns on which the ablation of a found neuron is measured; only nouns of
+            pictures in `scenes`.
         text: after the image.
         batch_size: pictures in one forward pass.
         pictures_per_chunk: pictures that one process takes at a time; half of them are lost on average when it is
             killed, or what was done since the last save.
-        seed: of the order of the pictures, which decides the sample and the halves.
+        seed: determines the order of the pictures, and with it the sample and the halves.
         save_every: seconds between saves of all counts.
 
     Raises:
@@ -81,7 +81,7 @@ def build_atlas(
         SettingsChanged: `out` holds an atlas made in another way.
     """
     if not len(scenes) or len({scene.id for scene in scenes}) < len(scenes):
-        raise ArgumentValueError(f"expected pictures with an id of their own each, got {len(scenes)}", "scenes")
+        raise ArgumentValueError(f"expected pictures, each with its own id, got {len(scenes)}", "scenes")
     home = Path(out)
     settings = AtlasSettings(
         layers=read_layers(lens.model, layers),

@@ -56,5 +56,5 @@ class AtlasSettings:
 
     @property
     def on(self) -> int:
-        """Which of the levels makes a neuron on."""
+        """Index of the level above which a neuron is on."""
         return self.levels.index(self.quantile)

@@ -1,7 +1,7 @@
 """Neurons that `reproduce` found for nouns: how often, for which, and what happens without each of them.
 
 The rows of `discovery` say for which nouns of which captions a neuron was found. For a few of these the neuron alone is
-set to zero at the image positions, and the noun's logit is read again.
+set to zero at the image positions, and the noun's logit is measured again.
 """
 
 import json

@@ -15,12 +15,12 @@ SHARE = 64
 """Covered shares of a patch are counted in parts of this many, so that sums are exact."""
 
 NO_PATCH = torch.iinfo(torch.int64).max
-"""Fills the list of best pictures of a neuron that has fewer."""
+"""Fills a neuron's list of best pictures where it has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchFacts:
-    """What a tally needs to know of a batch of pictures, the same for every layer."""
+    """What a tally needs to know about a batch of pictures, the same for every layer."""
 
     place: Int[Tensor, " picture"]
     """Of each picture in the run."""

@@ -88,7 +88,7 @@ def average_precision(
 def p_values(
     best: Float[np.ndarray, " neuron"], permuted: Float[np.ndarray, " neuron"]
 ) -> Float[np.ndarray, " neuron"]:
-    """How often a neuron with the pictures permuted has a best overlap as large: (1 + as large) / (1 + neurons).
+    """How often a neuron's best overlap is as large with the pictures permuted: (1 + as large) / (1 + neurons).
 
     Args: best: the largest overlap over categories; permuted: the same under permutation, of all neurons.
     """

@@ -1,4 +1,4 @@
-"""What a run found: each claim with one verdict, in which the controls have their say.
+"""What a run found: each claim with one verdict that takes the controls into account.
 
 An experiment compares a claim's effect with random neurons or tokens; the experiment `controls` tests some of these
 effects again without the picture. Both belong to one verdict, so that the report cannot say yes in one place and no in
@@ -37,7 +37,7 @@ class Claim:
 
 
 def claims_of(summaries: Mapping[str, Mapping[str, Summary]]) -> list[Claim]:
-    """All claims of a run that have a verdict, those that the paper makes as well first."""
+    """All claims of a run that have a verdict, the paper's own claims first."""
     found = list(_claims(summaries))
     return sorted(found, key=lambda claim: claim.paper is None)
 

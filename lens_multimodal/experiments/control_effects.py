@@ -48,7 +48,7 @@ class Effect:
     name: str = ""
     """As the subject of a sentence."""
     claim: str = ""
-    """What is true if the effect is there with the picture and under no control; "" for a measure without verdict."""
+    """What is true if the effect is present with the picture and under no control; "" for a measure without verdict."""
     smallest: float = 0.0
     """Smaller means count as zero."""
 

@@ -20,7 +20,7 @@ from lens_multimodal.image.measured_layout import (
 )
 
 KEPT = 256
-"""Sizes of pictures, and shapes of the encoder's input, whose measurements are kept."""
+"""Number of picture sizes, and of shapes of the encoder's input, whose measurements are kept."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -33,7 +33,7 @@ class Latest(Generic[K, V]):
         self._values: dict[K, V] = {}
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value of a key; `make` gives one that is missing."""
+        """The value of a key; `make` computes it if it is missing."""
         if key not in self._values:
             self._values[key] = make()
             if len(self._values) > KEPT:
@@ -54,18 +54,18 @@ class EncoderLock:
         self._lock.release()
 
     def __reduce__(self) -> tuple[type["EncoderLock"], tuple[()]]:
-        return EncoderLock, ()  # a copy has a lock of its own
+        return EncoderLock, ()  # a copy has its own lock
 
 
 class EncoderLayouts:
     """What each image vector shows; the latest layouts are kept. Thread-safe.
 
     Args:
-        preprocessed: of a picture, `in_company` and options of the image processor: the encoder's input.
-        vectors_of: of the encoder's input.
+        preprocessed: from a picture, `in_company` and options of the image processor to the encoder's input.
+        vectors_of: from the encoder's input to its vectors.
         parts: encoder and projector, whose attention is switched off while a layout is measured.
         side: height and width in pixels of the encoder's patches.
-        lock: of the encoder.
+        lock: the encoder's lock.
     """
 
     def __init__(

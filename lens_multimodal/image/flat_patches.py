@@ -1,6 +1,7 @@
-"""Image patches that a processor gives as rows of numbers, one row a patch (Qwen2-VL), and the vectors that read them.
+"""Image patches that a processor returns as rows of numbers, one row per patch (Qwen2-VL), and the vectors that read
+them.
 
-Their order is not looked up either: a painted picture shows where each row was cut, and gradients show which vector
+Their order is measured, not looked up: a painted picture shows where each row was cut, and gradients show which vector
 depends on it.
 """
 
@@ -19,10 +20,10 @@ SURE = 0.1
 def assembled(
     painted: Sequence[Shaped[Tensor, "patch number"]], *, side: int
 ) -> tuple[list[Shaped[Tensor, "3 height width"]], Int[Tensor, "patch 2"]]:
-    """Processed pictures of coordinates put together from their patches, and each patch's row and column.
+    """Processed coordinate pictures reassembled from their patches, and each patch's row and column.
 
     Args:
-        painted: `painted_coordinates`, processed; the same patches of each.
+        painted: the processed `painted_coordinates`, with the same patches of each.
         side: height and width of a patch in pixels. Copies of a still picture over time count once.
     """
     patches = [rows.reshape(len(rows), 3, -1, side, side)[:, :, 0] for rows in painted]
@@ -47,8 +48,8 @@ def touched_patches(
     """For each vector the pixels of its patches in the picture that `assembled` made; None for a vector without any.
 
     Args:
-        vectors: of the encoder's input, without attention, so that a patch reaches one vector alone.
-        rows: an input of the shape in question; only its shape matters.
+        vectors: from the encoder's input to its vectors, without attention, so that a patch reaches only one vector.
+        rows: an encoder input; only its shape matters.
 
     Cost: one pass and one backward pass for each binary digit of the number of vectors.
     """

@@ -1,9 +1,9 @@
-"""What a forward pass needs beside image vectors, found from the token ids alone.
+"""What a forward pass needs in addition to image vectors, found from the token ids alone.
 
 In some vision-language models an image changes more than embeddings: masks (Gemma 3, PaliGemma) or position ids
 (Qwen2-VL). A virtual token id knows its image, so a hook on the forward pass sees from the ids where images are, and
 asks the vision-language model what it would give its decoder there (`transformer.decoder_inputs`). Callers pass token
-ids as usual. What cached steps need is kept with their key-value cache and goes with it.
+ids as usual. What cached steps need is stored on their key-value cache and freed with it.
 """
 
 import threading
@@ -30,7 +30,7 @@ KEPT_PROMPTS = 4
 
 
 class NoForwardArguments(ValueError):
-    """Image positions that the model cannot know how to number."""
+    """Image positions that the model cannot number."""
 
 
 class ForwardArguments:
@@ -171,9 +171,10 @@ class ForwardArguments:
     def _behind_prompt(
         self, ids: Int[Tensor, "batch pos"], places: Bool[Tensor, "batch pos"]
     ) -> Bool[Tensor, "batch pos"]:
-        """Where text follows the prompt; a row without an image is all such text.
+        """Positions of text after the prompt; in a row without an image, all positions.
 
-        A prompt ends as the processor ends it, PaliGemma's with a new line. Otherwise the prompt goes to the end.
+        A prompt ends with the token with which the processor ends it (PaliGemma: a new line). Without one, the prompt
+        extends to the end of the row.
         """
         at = torch.arange(ids.shape[1], device=ids.device)
         ends = torch.where((ids == self._last_of_prompt) | places, at, -1).amax(dim=1, keepdim=True)
@@ -181,7 +182,7 @@ class ForwardArguments:
         return (at > ends) | ~places.any(dim=1, keepdim=True)
 
     def _image_of(self, owners: list[SoftPrompt], run: Int[Tensor, " run"]) -> SoftPrompt:
-        """The image whose place a run of image positions takes, of those that the run's vectors belong to."""
+        """The image whose place a run of image positions takes, among the images to which the run's vectors belong."""
         owners = [owner for owner in owners if all(name in owner.forward_arguments for name in self._by_image)]
         where = f"image positions {int(run[0])} to {int(run[-1])}"
         if not owners:
@@ -210,7 +211,7 @@ def _copied() -> ForwardArguments:
 
 
 def _content(tensor: Tensor) -> tuple[Any, ...]:
-    """What tells two small tensors of integers apart."""
+    """A key that differs between small tensors of integers that differ."""
     return tuple(tensor.shape), tensor.cpu().numpy().tobytes()
 
 

@@ -9,14 +9,14 @@ def with_images(ids: Sequence[int], images: Sequence[EmbeddedImage], *, image_to
     """Token ids with the runs of the image token replaced by images, in order.
 
     Args: model: its name, for the error.
-    Raises: ValueError for another number of places than vectors.
+    Raises: ValueError if the number of places differs from the number of vectors.
     """
     n_places, n_vectors = list(ids).count(image_token_id), sum(map(len, images))
     if n_places != n_vectors:
         raise ValueError(
-            f"the processor of {model} left room for {n_places} image vectors, and the images of this row have "
-            f"{n_vectors}: they were embedded for another model, or alone, and {model} reads several pictures in one "
-            f"prompt differently; give the pictures themselves"
+            f"the processor of {model} left room for {n_places} image vectors, but the images of this row have "
+            f"{n_vectors}: they were embedded for another model, or one by one, although {model} reads several "
+            f"pictures in one prompt differently; pass the pictures themselves"
         )
     pieces: list[Piece] = []
     upcoming = iter([(image, index) for image in images for index in range(len(image))])

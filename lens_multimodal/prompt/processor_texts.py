@@ -25,7 +25,7 @@ class ProcessorTexts:
 
     @cached_property
     def image_token(self) -> str:
-        """What the processor takes for an image in a text; Gemma 3's older ones take the mark before the image."""
+        """The text that the processor replaces with an image; for older Gemma 3, the mark before the image."""
         own, mark = str(self._processor.image_token), getattr(self._processor, "boi_token", None)
         try:
             found = self.processed(own, [Image.new("RGB", (32, 32))])["input_ids"]
@@ -43,15 +43,15 @@ class ProcessorTexts:
         return f"{start}{self.image_token}{end}"
 
     def processed(self, text: str, pictures: Sequence[Image.Image], **options: Any) -> Any:
-        """The processor's own answer."""
+        """The processor's own output."""
         return self._processor(text=[text], images=[list(pictures)], return_tensors="pt", **options)
 
     def written(self, text: str, pictures: Sequence[Image.Image], **options: Any) -> Any:
-        """The same, without placeholders for a processor that adds its images by itself."""
+        """The same, without placeholders for a processor that adds image tokens on its own."""
         return self.processed(text.replace(self.placeholder, "") if self._adds_images else text, pictures, **options)
 
     def ids(self, text: str, sizes: tuple[tuple[int, int], ...], **options: Any) -> list[int]:
-        """The token ids of `written`: of the pictures they depend on their sizes alone."""
+        """The token ids of `written`, which depend on the pictures only through their sizes."""
 
         def written() -> list[int]:
             ids: Tensor = self.written(text, [Image.new("RGB", size) for size in sizes], **options)["input_ids"]
@@ -61,7 +61,7 @@ class ProcessorTexts:
 
     @cached_property
     def _adds_images(self) -> bool:
-        """Whether image tokens come before the text by themselves, as BLIP-2's do."""
+        """Whether the processor puts image tokens before the text without a placeholder, as BLIP-2's does."""
         blank = Image.new("RGB", (64, 64))
         ids = self.processed(self.placeholder, [blank])["input_ids"]
         return int((ids == self._image_token_id).sum()) == 1 + self._n_vectors(blank)

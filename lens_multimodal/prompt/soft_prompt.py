@@ -14,14 +14,14 @@ from torch import Tensor
 class SoftPrompt:
     """A run of stored vectors and the token ids that stand for them.
 
-    The ids work for as long as this object lives, or until `VirtualTokens.forget`. Unpickled where it still lives, it
-    is the same object, and so is a copy; unpickled elsewhere, its ids stay unknown.
+    The ids work for as long as this object lives, or until `VirtualTokens.forget`. A copy is the same object, and so
+    is one unpickled in the process where it still lives; elsewhere its ids are unknown.
     """
 
     first_id: int
     vectors: Float[Tensor, "pos d_model"]
     forward_arguments: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    """What the model's forward pass takes along with this image, by name: Qwen2-VL's `image_grid_thw`, `[1, 3]`."""
+    """Arguments that the model's forward pass needs with this image, by name: Qwen2-VL's `image_grid_thw`, `[1, 3]`."""
 
     @property
     def ids(self) -> Int[Tensor, " pos"]:

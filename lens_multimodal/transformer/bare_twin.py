@@ -3,7 +3,7 @@
 A bridge calls some forty modules of its own in each layer, so that hooks can be anywhere. Without hooks that time is
 wasted, most of all on a GPU. The twin copies the Hugging Face modules that have wrapped modules inside. The copies
 share the dictionaries of parameters and buffers, so weights that are edited, replaced, moved or cast are the twin's
-too. All other modules are the bridge's own, the embedding with the hooks of a lens among them.
+too. All other modules are the bridge's own, including the embedding with a lens's hooks.
 """
 
 import copy
@@ -56,7 +56,7 @@ class BareTwin:
                 if id(module) in self._copies and point is not None and point.hook_conversion is None:
                     self._places[site(layer)] = self._copies[id(module)][1], point
         found = [*bridge.named_modules(), *bridge.original_model.named_modules(prefix="original_model")]
-        wrapped = {module: path for path, module in reversed(found)}  # the latter are no part of the bridge's own tree
+        wrapped = {module: path for path, module in reversed(found)}  # the latter are not part of the bridge's own tree
         _check_weights(found, inner)
         self._weights = [tensors for module in wrapped for tensors in (module._parameters, module._buffers) if tensors]
         self._watched = WatchedModules((path, module, self._part(module)) for module, path in wrapped.items())
@@ -65,8 +65,8 @@ class BareTwin:
         self.model.__dict__["hooks"] = partial(_hooks, self._places)
 
     def look(self) -> tuple[bool, str | None]:
-        """Whether the bridge now has other modules or settings than the twin was made of; and what acts in the bridge
-        at this moment and would not act in the twin, as `WatchedModules.look` finds it."""
+        """Whether the bridge's modules or settings have changed since the twin was made; and anything that acts in
+        the bridge now but would not act in the twin, as `WatchedModules.look` finds it."""
         changed, obstacle = self._watched.look()
         for now, then in self._settings:
             changed = changed or len(now) != len(then) or any(now.get(name) is not then[name] for name in then)
@@ -101,7 +101,7 @@ class BareTwin:
             return module
         for name, value in vars(module).items():
             if name != "_modules" and _leads_to_module(value):
-                raise NoBareTwin(f"{type(module).__name__}.{name} leads to a module, past the module tree")
+                raise NoBareTwin(f"{type(module).__name__}.{name} holds a module that is not in the module tree")
         made: nn.Module = object.__new__(type(module))
         made.__dict__.update(vars(module), _modules=children)
         made.__dict__.update({name: OrderedDict() for name in HOOK_FIELDS if name in vars(module)})

@@ -1,4 +1,4 @@
-"""What a vision-language model computes for its text decoder beside embeddings: attention masks and position ids.
+"""What a vision-language model computes for its text decoder besides embeddings: attention masks and position ids.
 
 Gemma 3 and PaliGemma let image positions attend to later ones, Qwen2-VL numbers them by row and column and continues
 from there in cached decoding. Only the model's own forward pass knows how. So that pass is run, on a twin of the model
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def shallow(module: Any) -> Any:
-    """The same module with a table of children of its own."""
+    """A copy of the module with its own dictionary of children."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     return twin
@@ -27,7 +27,7 @@ WITH_EVERY_PROMPT = ("input_ids", "attention_mask", "pixel_values", "labels")
 
 
 def along_with_images(model: Any, written: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a vision-language model's forward pass takes beside pixels, of what its processor writes for a prompt."""
+    """The outputs of a vision-language model's processor, other than pixels, that its forward pass takes."""
     taken = signature(type(getattr(model, "model", model)).forward).parameters
     return {name: value for name, value in written.items() if name in taken and name not in WITH_EVERY_PROMPT}
 
@@ -97,7 +97,7 @@ class _Listener(nn.Module):
 
 
 class _Shapes(nn.Module):
-    """Embeddings of the right shape, precision and device, and nothing in them."""
+    """Empty embeddings of the right shape, precision and device."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()

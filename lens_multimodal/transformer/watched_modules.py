@@ -1,6 +1,6 @@
 """Whether the modules of a model are unchanged, and whether anybody has a hook on them.
 
-This is asked before every forward pass, of a thousand modules, so it looks at dictionaries and nothing else.
+The check runs before every forward pass, over a thousand modules, so it looks only at dictionaries.
 """
 
 import weakref
@@ -19,7 +19,7 @@ HOOK_FIELDS = (
 """Where a module keeps its hooks."""
 
 MODEL, HOOK_POINT, WRAPPER, COPIED, SHARED = "model", "hook point", "wrapper", "copied", "shared"
-"""The parts that modules play: the bridge itself, a TransformerLens hook point, a wrapper around a Hugging Face module,
+"""The roles of modules: the bridge itself, a TransformerLens hook point, a wrapper around a Hugging Face module,
 a Hugging Face module of which there is a copy, or one that is used as it is."""
 
 
@@ -30,14 +30,14 @@ def harmless(hook: Hook) -> Hook:
 
 
 class WatchedModules:
-    """Modules by their paths, and the part that each plays, as they are now."""
+    """Modules by their paths, and the role of each, as they are now."""
 
     def __init__(self, modules: Iterable[tuple[str, nn.Module, str]]) -> None:
         self._modules = [_Watched(path, module, part) for path, module, part in modules]
 
     def look(self) -> tuple[bool, str | None]:
-        """Whether modules have other submodules, classes or settings than when they were first seen; and an
-        obstacle: what acts in these modules and would not act in copies of them.
+        """Whether submodules, classes or settings have changed since they were first seen; and an obstacle: something
+        that acts in these modules but would not act in copies of them.
 
         Obstacles are hooks and methods of other code, hooks on all modules of the process, weights of wrappers, and
         training mode.
@@ -72,7 +72,7 @@ class _Watched:
         self.attributes = [*filter(self._is_setting, self.fields.items())] if part in (WRAPPER, COPIED) else []
 
     def _is_setting(self, field: tuple[str, Any]) -> bool:
-        """A wrapper keeps what it notes during a pass under names with an underscore."""
+        """A wrapper stores what it records during a pass under names that begin with an underscore."""
         name, _ = field
         return name not in ("_modules", "training", *HOOK_FIELDS) and not (self.part == WRAPPER and name[0] == "_")
 
@@ -84,7 +84,7 @@ class _Watched:
         return any(fields.get(name) is not value for name, value in self.attributes)
 
     def may_act(self, fields: dict[str, Any]) -> bool:
-        """Quicker than `obstacle`, and true wherever that finds anything but a hook or a forward method."""
+        """Faster than `obstacle`, and true wherever that finds anything other than a hook or a forward method."""
         return bool(
             fields["training"]
             or "generate" in fields

@@ -25,7 +25,7 @@ from lens_multimodal.transformer.one_at_a_time import runs_alone
 from lens_multimodal.transformer.sizes import shape
 
 AUTO, HOOKED, BARE = "auto", "hooked", "bare"
-"""How the modules are chosen: by what is safe; always the TransformerLens model; the twin, or an error."""
+"""Choices: the twin wherever that is safe; always the TransformerLens model; the twin, or else an error."""
 
 TOLERANCE = 3e-5
 """Of the largest number, in float32 and float64: norms and softmaxes are float32 in many models of both."""
@@ -44,7 +44,7 @@ def which_model(model: nn.Module, names: Sequence[str] = ()) -> Any:
     """The model itself, or a bridge like it around bare modules.
 
     Args: names: hook points that the pass needs.
-    Raises: RuntimeError if the bare modules are asked for and cannot be used; says why.
+    Raises: RuntimeError with the reason, if bare modules are required but cannot be used.
     """
     reason = why_hooked(model, names)
     if reason is None:
@@ -56,7 +56,7 @@ def which_model(model: nn.Module, names: Sequence[str] = ()) -> Any:
 
 @contextmanager
 def running_on(model: nn.Module, how: str) -> Iterator[None]:
-    """Within the block, every pass of the library runs as asked for, whichever thread makes it.
+    """Within the block, every pass of the library runs in this way, in every thread.
 
     Args: how: "auto", "hooked" (the TransformerLens model itself) or "bare" (an error where that is not safe).
     Raises: ValueError for another word.
@@ -72,7 +72,7 @@ def running_on(model: nn.Module, how: str) -> Iterator[None]:
 
 
 def forget_twin(model: nn.Module) -> None:
-    """Let go of what was made to run a model on bare modules."""
+    """Free what was made to run a model on bare modules."""
     vars(model).pop(_TWIN, None)
 
 
@@ -80,7 +80,7 @@ def forget_twin(model: nn.Module) -> None:
 def why_hooked(model: nn.Module, names: Sequence[str] = ()) -> str | None:
     """Why a pass that needs these hook points runs through the TransformerLens model now; None if it does not."""
     if _forced.get(model) == HOOKED:
-        return "that was asked for"
+        return "the TransformerLens model was requested"
     if class_name(model) != BRIDGE or weight_processing(model) != "none":
         return f"it is a {class_name(model)}" if weight_processing(model) == "none" else "its weights were processed"
     if (reason := _unusual_state()) is not None:
@@ -146,11 +146,11 @@ def _why_different(model: Any, twin: BareTwin) -> str | None:
     if len(devices := twin.devices()) > 1:
         return f"its weights are on several devices ({', '.join(sorted(map(str, devices)))})"
     try:
-        # The innermost hooks on saved tensors replace those of the caller, who may count what his own pass keeps.
+        # These hooks override the caller's own hooks on saved tensors, which may count what the caller's pass saves.
         with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
             pairs = zip(_computed(twin.model, twin), _computed(model, twin), strict=True)
             off = max(_steps(found, expected) for found, expected in pairs)
-    except Exception as error:  # whatever fails here fails, or does not, in the model itself
+    except Exception as error:  # the model itself is then used, and may fail or not
         return f"its bare modules could not be compared with it ({type(error).__name__}: {error})"
     return (
         None if off <= 1 else f"its bare modules give different numbers, off by {off:.3g} times what rounding explains"

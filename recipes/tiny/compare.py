@@ -1,9 +1,9 @@
 """The findings of trios side by side: `python -m recipes.tiny.compare TRIO [TRIO ...]` prints one Markdown table.
 
-A trio is a folder as `pack` makes it and as the package has it (`lens_multimodal/tiny`). All are measured on the same
-newly composed scenes, for which the stage `pictures` must be done. The neurons are measured on those of the known
-drawings that the trio itself captions correctly. Every figure has its 95 % interval over scenes: Wilson's where a scene
-counts as yes or no, bootstrap elsewhere.
+A trio is a folder laid out as `pack` writes it; the package's own is `lens_multimodal/tiny`. All trios are measured
+on the same newly composed scenes, so the stage `pictures` must be finished. Neurons are measured on the scenes of
+known drawings that the trio itself captions correctly. Every figure has its 95 % interval over scenes: Wilson's where
+a scene counts as yes or no, bootstrap elsewhere.
 """
 
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def markdown(columns: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def rate(values: Sequence[bool | float] | pd.Series) -> str:
-    """Of yes and no, the share of yes in per cent, with Wilson's interval (1927)."""
+    """The share of true values in per cent, with Wilson's interval (1927)."""
     n, z = len(values), NormalDist().inv_cdf(0.975)
     mean = sum(values) / n
     middle = (mean + z * z / (2 * n)) / (1 + z * z / n)

@@ -191,7 +191,7 @@ def _debian_data(archive: Path) -> bytes:
 
 
 def _terms(folder: Path) -> str:
-    """What the package itself says about its licence: the text of its licence file, or the entry of its description."""
+    """The package's own statement of its licence: the text of its licence file, or the entry of its description."""
     texts = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name.upper().startswith(("LICEN", "COPYING"))]
     texts += sorted(folder.glob("usr/share/doc/*/copyright"))
     if texts:

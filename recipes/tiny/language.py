@@ -3,8 +3,8 @@
 `transformers.GPTJForCausalLM` as it is: parallel attention and MLP, rotary positions, untied head with bias, no
 dropout. Documents are packed end to end with the end-of-text token between them, cut into rows of `n_ctx + 1`
 tokens, and the rows are shuffled once per epoch. The order depends on the seed alone, so an interrupted run continues
-with the batch that was next. On CPUs and GPUs that support it, matrix products run in bfloat16 (autocast); weights,
-optimizer, loss and checkpoints stay float32.
+with the next batch. On CPUs and GPUs that support it, matrix products run in bfloat16 (autocast); weights, optimizer,
+loss and checkpoints stay float32.
 
 Schedule: linear warm-up, constant learning rate, linear decay to zero over the last 40 % of the steps. Until the decay
 begins, the run does not depend on its own length. A longer run also decays to zero at each of `CYCLE_ENDS`, then warms

@@ -52,7 +52,7 @@ WORK = Path(__file__).parent / "work"
 
 def main(
     work: Annotated[Path, typer.Option(help="A work folder whose stages up to `projection` are done.")] = WORK,
-    only: Annotated[list[str] | None, typer.Option(help="Variants to run; all without.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Variants to run; all by default.")] = None,
 ) -> None:
     """Run the variants; rows of the same variant and the same language model are replaced."""
     key = ["what", "language tokens"]

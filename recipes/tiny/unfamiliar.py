@@ -1,7 +1,8 @@
 """How often the warning for unfamiliar pictures is right: `python -m recipes.tiny.unfamiliar FOLDER [FOLDER ...]`.
 
-Prints one Markdown table: the share of pictures of each folder that are called unfamiliar, whole and as random square
-crops, and the same for new scenes, for which the stage `pictures` must be done. There the warning is a false alarm.
+Prints one Markdown table: the share of each folder's pictures that are called unfamiliar, both whole and as random
+square crops, and the share of newly composed scenes, where the warning is a false alarm. The stage `pictures` must be
+finished.
 """
 
 from collections.abc import Sequence

@@ -2,8 +2,9 @@
 
 Conditions: the same scene composed without the object, where the data set has it, with the scene composed without
 another object as a control; the object's vectors replaced by a mean vector (Neo et al. 2024), with as many random
-background patches replaced as a control; the whole background's vectors replaced or shuffled. Differences of activation
-between the picture and the same without its object, both ways, are another way to find neurons (two-stage filtering).
+background patches replaced as a control; the whole background's vectors replaced or shuffled. Differences of
+activation between the picture with and without its object, in both directions, are another way to find neurons
+(two-stage filtering).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -202,7 +203,8 @@ def _without_regions(
 
 
 def activation_differences(conditions: Conditions, *, of: str, to: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The neurons whose activation differs most between a condition and each of others, as many as attribution finds.
+    """The neurons whose activation differs most between a condition and each of several others, as many as
+    attribution finds.
 
     Args: of, to: names of conditions; a neuron's difference is the largest `of - to` over image positions.
     Returns: by each name of `to` the columns `layer`, `neuron`, `difference`, largest first.

@@ -25,7 +25,7 @@ class NeuronWords:
     _ids: Int[np.ndarray, "neuron rank"] = field(init=False, repr=False)
     _interpretable: Bool[np.ndarray, " neuron"] = field(init=False, repr=False)
     _said: dict[int, str] = field(default_factory=dict, init=False, repr=False)
-    """By token, what it would say; a vocabulary at most."""
+    """What each token would say, by token id; at most one entry for each token of the vocabulary."""
 
     def __post_init__(self) -> None:
         n_neurons = transformer.shape(self.model).n_neurons

@@ -35,7 +35,7 @@ def interval_table(
 
     Returns:
         The columns of `by` in their order of first appearance, then `mean`, `low`, `high` (NaN for one picture) and
-        `n`, the number of pictures. No rows for no values.
+        `n`, the number of pictures. An empty table if there are no values.
 
     Raises: KeyError for columns that are not there; ValueError for values that are infinite.
     """

@@ -19,7 +19,7 @@ ROWS_PER_GROUP = 65_536
 
 
 def merge(out: Path, names: Sequence[str], image_ids: Sequence[int]) -> None:
-    """Write `tables/<experiment>.<table>.parquet` and `errors.jsonl` from the parts, in flat memory.
+    """Write `tables/<experiment>.<table>.parquet` and `errors.jsonl` from the parts, in constant memory.
 
     Args:
         names: the tables, as `experiment.table`.

@@ -80,7 +80,7 @@ def naming(captioned: Sequence[Captioned], vocabulary: Sequence[str]) -> dict[st
 
 
 def precision_recall(captioned: Sequence[Captioned], vocabulary: Sequence[str]) -> dict[str, float]:
-    """Of scenes with several objects: share of said nouns that are there, and of nouns there that are said."""
+    """For scenes with several objects: the share of named nouns that are shown, and of shown nouns that are named."""
     several = [c for c in captioned if len(c.scene.nouns) > 1]
     said = [nouns_in(c.caption, vocabulary) for c in several]
     there = [set(c.scene.nouns) for c in several]
@@ -104,7 +104,7 @@ def cider(captioned: Sequence[Captioned]) -> float:
 def nearest_to_noun(lens: VisionLens, scene: Scene) -> Bool[Tensor, "patch 10"]:
     """Whether each of the ten nearest token embeddings (by cosine) is the noun.
 
-    At the patches that the object of a single-object scene covers at least by half; there may be none.
+    Measured at the patches at least half covered by the object of a single-object scene; there may be none.
     """
     covered = scene.covered(lens.vision.grid_h, lens.vision.grid_w).flatten()
     vectors = seen(lens)([scene.picture])[0][covered]

@@ -1,28 +1,28 @@
-"""What is known of a drawing before it is rendered."""
+"""What is known about a drawing before it is rendered."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 
 class Unusable(ValueError):
-    """The drawing gives no cut-out; the message is the reason, in a word or two."""
+    """The drawing yields no cut-out; the message is the reason, in a word or two."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """One picture of a package: where it lies, how it is rendered, under which licence."""
+    """One picture of a package: where it is stored, how it is rendered, and its licence."""
 
     source: str
     """Package the drawing comes from."""
     style: str
-    """Hand that drew it: noto, twemoji, openclipart, ..."""
+    """Artist or set: noto, twemoji, openclipart, ..."""
     name: str
     """Name inside the package; source and name together are unique."""
     label: str
     """What the package says it shows, lower case, words separated by blanks."""
     licence: str
     permissive: bool
-    """May pictures composed of it be shipped?"""
+    """Whether pictures composed from it may be shipped."""
     kind: Literal["svg", "raster", "on_white", "model"]
     """`svg` holds its text, the others a file: a raster with alpha, one on white paper, a 3-D model."""
     content: str

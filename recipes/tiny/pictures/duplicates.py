@@ -9,8 +9,8 @@ GRID = 16
 ACROSS_HANDS, SAME_HAND = (0.985, 0.93), (0.975, 0.88)
 """Cosine similarity from which two outlines, and two shadings, count as equal; chosen by looking at pairs.
 
-Artists vary their own drawings (recoloured, a cloud added, with and without colour), so the threshold is lower within
-one hand.
+Artists vary their own drawings (recoloured, a cloud added, with and without colour), so the threshold is lower for
+drawings by the same artist.
 """
 
 
@@ -24,7 +24,7 @@ def groups(
     """Connected components of "is nearly the same drawing", as the smallest index of each component.
 
     Two pictures are joined if their fingerprints agree, directly or mirrored, or if they share a non-empty family name.
-    `hands` names who drew each picture.
+    `hands` names the artist of each picture.
     Cost: n^2 * 1024 multiplications, in blocks.
     """
     parent = list(range(len(families)))

@@ -28,7 +28,7 @@ class Archive(trimesh.resolvers.Resolver):
         self.path, self.folder = path, folder
 
     def get(self, name: str) -> bytes:
-        """Bytes of a file beside the model, whatever the case and folder of its name. Raises: KeyError if absent."""
+        """Bytes of a file beside the model; the case and folder of its name are ignored. Raises: KeyError if absent."""
         last = name.replace("\\", "/").rpartition("/")[2].strip().lower()
         beside = [key for key in self.keys() if key.lower().endswith("/" + last)]
         if not beside:

@@ -15,7 +15,7 @@ TRAIN, STYLE, DRAWING = "train", "held_out_style", "held_out_drawing"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the split needs to know of a picture."""
+    """What the split needs to know about a picture."""
 
     group: str
     """Name of its group of near-duplicates."""

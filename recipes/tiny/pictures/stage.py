@@ -33,7 +33,7 @@ class Picture:
     sha256: str
     part: Path
     row: int
-    """Where its pixels lie: row of the part's array."""
+    """Row of its pixels in the part's array."""
     named: str = ""
     """Noun by the name alone."""
     noun: str = ""
@@ -79,7 +79,7 @@ def _make(settings: Settings, work: Path, concepts: Path, review: Path) -> dict:
 def _render_all(
     found: dict[str, list[Drawing]], folder: Path, size: int
 ) -> tuple[list[Picture], list[Path], Counter[str]]:
-    """Pictures (each once, however often a package repeats its pixels), part files, reasons for what was dropped."""
+    """Pictures without repeated pixels, part files, and the reasons why drawings were dropped."""
     pictures: list[Picture] = []
     dropped: Counter[str] = Counter()
     parts: list[Path] = []

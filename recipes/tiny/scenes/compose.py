@@ -260,7 +260,7 @@ def _lens(image: Tensor, generator: Generator, look: Look) -> _Lens:
 
 
 def _through(lens: _Lens, image: Tensor) -> Tensor:
-    """The scenes as the lens shows them; `image` is changed."""
+    """The scenes as a camera shows them, with blur and grain; `image` is changed."""
     if lens.blur.any():
         soft = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
         image = torch.lerp(image, soft, lens.blur[:, None, None, None])

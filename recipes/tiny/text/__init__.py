@@ -23,7 +23,7 @@ SOURCES = {
     "austen": (real.austen, "r-cran-janeaustenr"),
 }
 WITHHELD_SHARE = 0.15
-"""Of the nouns' lists of kinds, colours and parts with three values or more, this share loses one value."""
+"""Share of the nouns' lists of kinds, colours and parts (those with three or more values) that lose one value."""
 HELD_OUT_MIN_CHARACTERS = 100
 """Shorter documents (captions) always train: withholding `A picture of a lemon.` would withhold the word."""
 

@@ -53,7 +53,7 @@ def items(nouns: list[Noun], withheld: list[Fact], *, seed: int) -> list[dict[st
 
 
 def _answers(nouns: list[Noun], field: str) -> dict[str, int]:
-    """The answers that may be asked for, and the number of nouns that each fits."""
+    """The possible answers, and the number of nouns that each fits."""
     counts = Counter(value for noun in nouns for value in getattr(noun, field))
     if field == "kinds":
         return {kind: counts[kind] for kind in COMMON_KINDS}

@@ -1,6 +1,6 @@
 """The knowledge table: what the grammar knows about each noun, written by hand in `knowledge.csv`.
 
-A small share of the facts (kind, colour, part) is withheld from the grammar, so that the cloze test can ask for facts
+A small share of the facts (kind, colour, part) is withheld from the grammar, so that the cloze test includes facts
 that no generated sentence states.
 """
 
