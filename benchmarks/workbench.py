@@ -72,7 +72,7 @@ class Workbench:
 def small_lens(
     *, device: str, dtype: torch.dtype, n_layers: int = 8, d_model: int = 512, grid: int = 14, d_vocab: int = 8000
 ) -> VisionLens:
-    """GPT-J's layout, small enough for a fraction of a second on a CPU core, with 196 image positions as in GPT-J-6B."""
+    """GPT-J's layout, small enough for a CPU core to run in a fraction of a second, with 196 image positions."""
     trio = RandomTrio(
         architecture=Architecture(
             language_model=partial(_config, n_layers=n_layers, d_model=d_model, d_vocab=d_vocab),

@@ -32,7 +32,7 @@ def chromium(*, size: str, logs: str = "browser") -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     arguments = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", f"--window-size={size}"]
-    # Chromium refuses its sandbox to root, the user of most containers.
+    # Chromium cannot use its sandbox as root, the user in most containers.
     for argument in [*arguments, *(["--no-sandbox"] if os.geteuid() == 0 else [])]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {logs: "ALL"})

@@ -1,4 +1,4 @@
-"""A command that is killed again and again while it works, and started again until it is done."""
+"""A command that is killed repeatedly while it works, and restarted until it is done."""
 
 import os
 import random

@@ -52,7 +52,7 @@ class Sizes:
 
 
 WIDE = Sizes(height=16, width=24, d_vision=10, depth=1)
-"""Two rows of three image patches: what mixes up rows and columns shows."""
+"""Two rows of three image patches, so that code that mixes up rows and columns is caught."""
 SQUARE = Sizes(height=24, width=24, d_vision=20, depth=2, relative_positions=True, mean=(0.4, 0.5, 0.6))
 """Three by three image patches, two blocks, relative positions as in BEiT itself, another mean for each channel."""
 GRID, D_VISION, N_PATCHES = WIDE.grid, WIDE.d_vision, WIDE.n_patches

@@ -91,7 +91,7 @@ def wrapped_model(kind: str, language_model: PreTrainedModel, tokenizer: object 
     twin.generation_config = language_model.generation_config
     if kind == "hooked":
         if layout != "gptj":
-            raise ValueError(f"HookedTransformer is built by us for GPT-J only, not {layout}")
+            raise ValueError(f"these tests build a HookedTransformer for GPT-J only, not for {layout}")
         return hooked_transformer.hooked_gpt_j(twin, tokenizer=tokenizer)
     architecture = type(language_model).__name__
     bridge = build_bridge_from_module(twin, architecture, hf_config=twin.config, tokenizer=tokenizer)

@@ -1,4 +1,4 @@
-"""Everything about a module that can be compared, to prove that it is what it was."""
+"""Everything about a module that can be compared, to prove that it is unchanged."""
 
 import copy
 from typing import Any

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 PRETEND = "fpga"
 
 BENEATH = "meta"
-"""What autograd sees: the only kind of device that comes in several and that it runs without a driver."""
+"""The device that autograd sees: the only kind that can have several indices and needs no driver."""
 
 aten = torch.ops.aten
 
@@ -85,14 +85,14 @@ class Elsewhere(Tensor):
 
 
 class _Everywhere(TorchDispatchMode):
-    """Also where no tensor is on a pretend device yet: making them, and sending them there."""
+    """Makes tensors on a pretend device, and sends them there, where none of the inputs is on one yet."""
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(function, args, kwargs or {})
 
 
 class _FromNumbers(TorchFunctionMode):
-    """`torch.tensor([1, 2], device=...)` asks the device for memory before any dispatch mode hears of it."""
+    """`torch.tensor([1, 2], device=...)` asks the device for memory before any dispatch mode sees the call."""
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -114,7 +114,7 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
     Raises: DevicesMixed.
     """
-    if function._can_decompose():  # in inference mode nobody has taken it apart before
+    if function._can_decompose():  # in inference mode it has not been decomposed before
         with _Everywhere():
             return function.decompose(*args, **kwargs)
     named = kwargs.get("device")
@@ -136,7 +136,7 @@ def _is_autocast_enabled(device_type: str = "cuda", *, asked: Any = torch.is_aut
 
 
 def _as_tensors(index: Any) -> Any:
-    """Lists in an index as tensors on the CPU: left to itself PyTorch makes them on the device beneath."""
+    """Lists in an index as tensors on the CPU: PyTorch would make them on the underlying device."""
     if isinstance(index, tuple):
         return tuple(map(_as_tensors, index))
     return torch.tensor(index) if isinstance(index, list) else index

@@ -1,4 +1,4 @@
-"""`attach_vision`: what it takes, and what it says about what it cannot take."""
+"""`attach_vision`: what it takes, and its errors for what it cannot take."""
 
 import pytest
 import torch

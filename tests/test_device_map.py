@@ -1,8 +1,8 @@
 """A model that is spread over devices by layer gives the same numbers as one that is in one place.
 
-The devices are pretended (`tests.pretend_devices`): weights and activations of the lower and of the upper layers lie
-apart, and whatever mixes them raises. A bridge is spread by accelerate's own hooks, a `HookedTransformer` by
-TransformerLens' `n_devices`.
+The devices are pretended (`tests.pretend_devices`): weights and activations of the lower and of the upper layers are
+on different devices, and anything that mixes them raises. A bridge is spread by accelerate's own hooks, a
+`HookedTransformer` by TransformerLens' `n_devices`.
 """
 
 import numpy as np

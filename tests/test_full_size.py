@@ -16,7 +16,7 @@ import pytest
 import torch
 
 LIMIT = 24 * 2**30
-"""What the issue allows; what is asserted is far tighter."""
+"""The required limit; the asserted one is far tighter."""
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_pictures_reach_the_logits(lens_of, layout, kind):
 
 
 def test_image_before_padding_token_in_text_is_not_masked(lens_of, tokenizers):
-    """GPT-J's padding token is its end token, which may stand in a text and is then no padding."""
+    """GPT-J's padding token is its end token, which may occur in a text and is not padding there."""
     for layout, kind in [case for case in CASES if case[0] == "gpt-j"]:
         tokenizer = tokenizers(layout)
         lens = lens_of(layout, kind)

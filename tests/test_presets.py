@@ -1,4 +1,4 @@
-"""Known trios, and what is said when their weights are not on this machine."""
+"""Known trios, and the errors when their weights are not on this machine."""
 
 import huggingface_hub
 import pytest

@@ -1,4 +1,4 @@
-"""Code that has never heard of images runs unchanged on an image prompt: TransformerLens, circuitsvis, SAELens."""
+"""Code that does not know about images runs unchanged on an image prompt: TransformerLens, circuitsvis, SAELens."""
 
 import pytest
 import torch

@@ -79,7 +79,7 @@ def put_before(token: str, token_id: int) -> processors.TemplateProcessing:
 
 
 def byte_fallback_tokenizer(words: list[str], **special: str) -> PreTrainedTokenizerFast:
-    """As Llama 2 has it: what is no piece becomes bytes, so that a new line is `<0x0A>`."""
+    """As in Llama 2: text that is not a piece becomes bytes, so that a new line is `<0x0A>`."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     merges = []
     for word in words:

@@ -71,7 +71,7 @@ def test_refused_before_any_forward_pass(kind, call, message):
     assert not passes
     with forward_passes(model) as passes:
         neuron_attribution(model, PROMPT, 5)
-    assert passes, "the count must be able to fail"
+    assert passes, "the counter must be able to count a run"
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Every public function takes every form of an argument, finds the same thing, and names the argument in its errors.
 
-The functions are found in the public modules: whoever adds one with such an argument is tested here. Arguments are
-filled in by name; a new required argument needs an entry in `GIVEN` or `GIVEN_TO`.
+The functions are found in the public modules: a new one with such an argument is tested here automatically. Arguments
+are filled in by name; a new required argument needs an entry in `GIVEN` or `GIVEN_TO`.
 """
 
 import inspect
@@ -236,7 +236,7 @@ GIVEN_TO: dict[str, dict[str, Any]] = {
 
 
 def result(lens, given, name: str, argument: str, value: Any) -> Any:
-    """What a function finds; of hooks and weight edits, what the model does under them."""
+    """The result of a function; for hooks and weight edits, what the model then computes."""
     function = FUNCTIONS[name]
     given = given | {"generator": torch.Generator().manual_seed(0)}
     needed = {key for key, default in arguments_of(function).items() if default is inspect.Parameter.empty}
@@ -248,7 +248,7 @@ def result(lens, given, name: str, argument: str, value: Any) -> Any:
 
 
 def how_many(positions: Any) -> int:
-    """The number of positions, or 2 for what is none."""
+    """The number of positions, or 2 if it has none."""
     if isinstance(positions, slice):
         return len(range(N_POS)[positions])
     if isinstance(positions, int | np.integer) or getattr(positions, "ndim", 1) == 0:

@@ -1,4 +1,4 @@
-"""Attribution with zeros as leaves, its graph replaced by a plain call, against the library's own."""
+"""Attribution with zeros as leaves, its CUDA graph replaced by a plain call, against the library's own."""
 
 import pytest
 import torch

@@ -56,4 +56,4 @@ def said(lens, pictures) -> Said:
             word = lens.text.decode([token])
             if word.startswith(" ") and word.strip().isalpha() and lens.text.encode(word) == [token]:
                 return Said(picture, word.strip(), caption)
-    raise AssertionError("the trio says no word of two tokens and more")
+    raise AssertionError("the trio says no word of two or more tokens")

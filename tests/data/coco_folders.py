@@ -1,4 +1,4 @@
-"""A small data set in COCO's format, in both layouts, to be read or spoilt."""
+"""A small data set in COCO's format, in both layouts, to be read or corrupted."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What cannot be right for a family is refused, with a reason, and the model that was given is as it was."""
+"""What cannot be right for a family is refused with a reason, and the given model is unchanged."""
 
 import pytest
 import torch

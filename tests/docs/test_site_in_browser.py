@@ -30,6 +30,6 @@ def test_pages_contact_no_server(browser, site, page):  # noqa: F811
 
 
 def requests_of(browser) -> list[str]:
-    """Addresses of everything that the page asked for since the last call."""
+    """Addresses of everything that the page requested since the last call."""
     events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
     return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]

@@ -46,7 +46,7 @@ def test_snippets_run(page, stand, capsys):
 
 
 def _needs_gpu(snippet: Snippet) -> bool:
-    """Weights made at random need no file, so nothing but the absent GPU would stop them."""
+    """Random weights need no file, so only the absence of a GPU would stop these snippets."""
     return 'weights="random"' in snippet.code and '"cuda' in snippet.code
 
 

@@ -48,7 +48,7 @@ def test_of_several_splits_the_validation_split_is_taken_and_crowds_are_left_out
     scenes = scenes_of(coco)
     assert {scene.path.parent.name for scene in scenes} == {"val2017"}
     assert [scene.id for scene in scenes] == [110, 111, 112, 113, 114], "the sixth shows a crowd alone"
-    assert [thing.category for thing in scenes[0].objects] == ["dog"], "its crowd of cats is not an object"
+    assert [thing.category for thing in scenes[0].objects] == ["dog"], "a crowd of cats is not an object"
     assert scenes[0].seg_mask("dog").sum() == CELL**2
 
 

@@ -62,7 +62,7 @@ def test_all_controls_are_there_and_the_partner_shows_something_else(world, cond
     ]  # fmt: skip
     partner = np.asarray(partner_picture(world.scenes, world.scenes[0], 0))
     assert (partner[..., 2] > 200).any()
-    assert not (partner[..., 0] > 200).any(), "dogs are red, and the partner of a dog shows none"
+    assert not (partner[..., 0] > 200).any(), "dogs are red, and the partner of a picture with a dog shows no dog"
 
 
 def test_the_untrained_model_has_other_weights_and_leaves_the_trained_one_alone(world, context):

@@ -57,7 +57,7 @@ def test_a_disk_that_fills_up_during_a_run_loses_nothing(tmp_path: Path) -> None
     command = ["unshare", "-Urm", "sh", "-c", SCRIPT, "sh", str(tmp_path), sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if not (tmp_path / "code").exists():
-        pytest.skip(f"this machine does not allow to mount a small disk: {done.stderr}")
+        pytest.skip(f"this machine does not allow mounting a small disk: {done.stderr}")
     said = (tmp_path / "said").read_text()
     assert (tmp_path / "code").read_text().strip() == "1", said[-2000:]
     assert "DiskFull: [Errno 28] no space left on the disk of" in said, said[-2000:]

@@ -71,7 +71,7 @@ def bytes_of(out: Path) -> dict[str, bytes]:
 
 
 def in_child(work: Callable[[], None]) -> multiprocessing.Process:
-    """Start work in a forked process: it needs no imports, so a kill meets it at work."""
+    """Start work in a forked process: it needs no imports, so a kill hits it at work."""
     child = multiprocessing.get_context("fork").Process(target=work, daemon=True)
     child.start()
     return child

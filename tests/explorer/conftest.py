@@ -1,4 +1,4 @@
-"""The explorer of a small random lens, asked as its page asks."""
+"""The explorer of a small random lens, queried as its page queries it."""
 
 import hashlib
 import io
@@ -31,7 +31,7 @@ LIMITS = Limits(upload_bytes=200_000, upload_pixels=250_000, uploads_held=3, sam
 
 @dataclass(frozen=True)
 class Page:
-    """The page's side: it knows the token."""
+    """A client that knows the token, as the page does."""
 
     client: TestClient
 

@@ -142,7 +142,7 @@ SIZES = [(640, 480), (37, 501), (224, 224), (1, 1), (100, 80)]
 
 
 def photo(width: int, height: int) -> Image.Image:
-    """Smooth and patterned parts, so that every resampling shows."""
+    """Smooth and patterned parts, so that every resampling leaves a difference."""
     y, x = np.mgrid[:height, :width]
     channels = [np.sin(x / 9) * 127 + 128, np.cos(x * y / 997) * 127 + 128, (x + y) % 256]
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Pictures in every form, and files that are none."""
+"""Pictures in every form, and files that are not pictures."""
 
 import struct
 import warnings

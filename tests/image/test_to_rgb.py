@@ -57,7 +57,7 @@ def test_float_tiff(white_is_zero: bool) -> None:
     ids=lambda pixels: f"{pixels.dtype} up to {pixels.max():.0f}",
 )
 def test_tiff_of_which_nothing_tells_what_is_white_is_refused(pixels: np.ndarray) -> None:
-    """Never black in silence."""
+    """Never silently black."""
     with pytest.raises(NotAPicture, match="file"):
         grey(tiff(pixels))
 

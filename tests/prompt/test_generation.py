@@ -63,7 +63,7 @@ def test_one_row_of_a_batch_equals_itself_alone(lens_of, layout, kind):
     ]
     assert together == alone
     assert all(len(ids) == N_NEW for ids in alone)
-    # TransformerLens' own call, by somebody who has never heard of lenses.
+    # TransformerLens' own call, by code that does not know about lenses.
     row = prompt.row(1)
     plain = lens.model.generate(
         row.tokens, max_new_tokens=N_NEW, do_sample=False, stop_at_eos=False, return_type="tokens", verbose=False,

@@ -1,4 +1,4 @@
-"""Other code removed the hooks of a lens, one or both: images are refused, never read as token 0."""
+"""Other code removed one or both hooks of a lens: images are refused, never read as token 0."""
 
 import re
 from collections import OrderedDict

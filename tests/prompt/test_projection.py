@@ -1,4 +1,4 @@
-"""The linear map: its widths, its files, and files that want more than to be read."""
+"""The linear map: its widths, its files, and files that would run code when they are read."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Stored rows are those of the plain Hugging Face model, at the positions asked for, whatever happened on the way."""
+"""Stored rows are those of the plain Hugging Face model at the requested positions, whatever interrupted the run."""
 
 import json
 import subprocess

@@ -31,7 +31,7 @@ def grey(number: int) -> Image.Image:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[CaptionedPicture]:
-    """Picture i is of one grey, i / 255; its captions are `i a`, `i b` and `i c`."""
+    """Picture i is a uniform grey, i / 255; its captions are `i a`, `i b` and `i c`."""
     rows = []
     for number in range(N):
         grey(number).save(tmp_path / f"{number:02d}.png")

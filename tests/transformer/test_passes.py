@@ -176,7 +176,7 @@ def test_the_model_is_watched_for_as_long_as_hooks_live(layout, kind):
 
 
 def test_hooks_of_another_models_passes_take_them_for_whole_rows(model_of):
-    """Hooks know the passes of the model they were made for; another one's are whole rows to them."""
+    """Hooks know the passes of the model they were made for; they treat another model's passes as whole rows."""
     one, other = model_of("gpt-2", "bridge"), wrapped_model("bridge", random_language_model("gpt-2"))
     hooks = ablate(one, [(0, 1)], positions=[1])
     new_tokens(one, hooks, cached=True)

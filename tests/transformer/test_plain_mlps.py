@@ -1,4 +1,4 @@
-"""Decoders whose blocks have no plain MLP are refused, and are then what they were."""
+"""Decoders whose blocks have no plain MLP are refused, and are unchanged afterwards."""
 
 import pytest
 import torch

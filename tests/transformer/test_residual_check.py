@@ -1,4 +1,4 @@
-"""A decoder that changes its residual stream as no module shows is refused, and the error says where."""
+"""A decoder that changes its residual stream outside any module is refused, and the error says where."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The start-up check finds hook points that run for nothing, and those that do not run."""
+"""The start-up check finds hook points whose edits have no effect, and those that do not run."""
 
 import pytest
 import torch

@@ -203,7 +203,7 @@ def accelerated(module):
 
 @contextmanager
 def hooks_exchanged(module):
-    """What code does that clears hooks: the dictionary itself is another one."""
+    """What code that clears hooks does: it replaces the dictionary itself."""
     own = module._forward_hooks
     module._forward_hooks = type(own)({0: half})
     try:
@@ -377,7 +377,7 @@ def test_gradients_reach_image_vectors_and_weights_both_ways(layout):
 
 def test_a_bare_pass_leaves_the_model_as_it_was(lens):
     prompt = random_prompt(lens, [6, -4])
-    assert lens.runs_on == "bare modules"  # compares; what a pass of a bridge leaves in it is TransformerLens' business
+    assert lens.runs_on == "bare modules"  # compares; what a pass of a bridge leaves in it is up to TransformerLens
     before = state_of(lens.model), state_of(lens.model.original_model)
     neuron_attribution(lens.model, prompt.tokens, TOKEN)
     transformer.generate(lens.model, prompt.tokens, max_new_tokens=3, stop_ids=[])

@@ -51,7 +51,7 @@ def noise(seed: int, *, width: int = 96, height: int = 60) -> Image.Image:
 
 
 def wrong_here(family: str) -> bool:
-    """Whether this TransformerLens computes another decoder than transformers does."""
+    """Whether this TransformerLens computes this decoder differently from transformers."""
     return family == "aya" and hooked_transformer.is_available()
 
 

@@ -19,7 +19,7 @@ from tests.vision_language.test_exactness import EXACT, decoder_layers
 FAMILIES = ["gemma-3", "paligemma", "paligemma-2", "qwen2-vl", "qwen2.5-vl"]
 TEXT = " what is a dog"
 STEP = 0.02
-"""Of an activation; norms round to float32, so smaller steps drown."""
+"""Of an activation; norms round to float32, so smaller steps would be lost to rounding."""
 
 NUMBERED = ("qwen2-vl", "qwen2.5-vl")
 """Families that number image positions by row and column."""
@@ -80,7 +80,7 @@ def test_beams_are_hugging_faces_own(pair):
 
 
 def test_a_caption_behind_its_prompt_has_the_logits_with_which_it_was_written(pair):
-    """PaliGemma's prompt sees itself both ways, what it writes only what is before."""
+    """PaliGemma's prompt attends both ways; what it writes attends only to earlier positions."""
     prompt = pair.lens.prompt(noise(0), TEXT)
     out = pair.plain.generate(
         **pair.inputs(f"IMAGE{TEXT}", [noise(0)]), max_new_tokens=6, eos_token_id=None, pad_token_id=0,

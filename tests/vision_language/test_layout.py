@@ -16,7 +16,7 @@ SIZES = [(96, 60), (60, 96), (80, 80)]
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_a_bright_patch_moves_the_position_that_shows_it(pair, width, height):
-    """With attention: every vector moves, and the one in whose box the patch lies moves most among its grid."""
+    """With attention: every vector moves, and the vector whose box contains the patch moves most in its grid."""
     if pair.family == "blip-2":
         pytest.skip("queries show no place")
     image = pair.lens.embed([noise(0, width=width, height=height)])[0]

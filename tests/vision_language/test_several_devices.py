@@ -28,7 +28,7 @@ def devices():
 
 
 def places(model):
-    """Eyes on one device, the embedding and the first layer on another, the rest on a third."""
+    """The image encoder on one device, the embedding and the first layer on another, the rest on a third."""
     decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
     where = {f"{decoder}.embed_tokens": LOWER, f"{decoder}.rotary_emb": LOWER, f"{decoder}.layers.0": LOWER}
     where |= {f"{decoder}.layers.1": UPPER, f"{decoder}.norm": UPPER, "lm_head": UPPER}

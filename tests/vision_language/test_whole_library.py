@@ -147,7 +147,7 @@ def test_patching_between_pictures(pair, prompt):
 
 
 def test_cut_attention_to_the_image_hides_it(pair, prompt):
-    """From the last position in all layers: what another picture would say at it can reach it no more than itself."""
+    """Cut from all later positions in all layers, an image has no effect on the last position's logits."""
     last, at = prompt.last_pos, prompt.image_pos[0]
     everyone = list(range(int(at.max()) + 1, last + 1))
     hooks = cut_attention(pair.lens.model, queries=everyone, keys=at)

@@ -143,7 +143,7 @@ def test_integrated_gradients_of_a_linear_path_are_activation_x_gradient():
     with torch.no_grad(), model.hooks(fwd_hooks=[(transformer.FINAL_NORM_SCALE, hold)]):
         transformer.logits_of(model, PROMPT)
         if not _scale_hook_edits(model):
-            pytest.skip("this host computes its norm in one piece, its scale cannot be held")
+            pytest.skip("this model computes its norm in one step, so its scale cannot be held fixed")
         integrated = neuron_attribution(model, PROMPT, 8, score="integrated_gradients", layers=[2])
     torch.testing.assert_close(integrated, exact)
 

@@ -63,7 +63,7 @@ def test_captions_of_a_padded_batch_equal_plain_transformers_rerun_for_every_tok
     assert effect.before == tuple(text_of(lens, continued(layout, row, [])) for row in rows)
     assert effect.after == tuple(text_of(lens, continued(layout, row, row.image_pos[0])) for row in rows)
     assert effect.changed.tolist() == [a != b for a, b in zip(effect.before, effect.after, strict=True)]
-    assert effect.changed.any(), "the intervention must do something for this to be a test"
+    assert effect.changed.any(), "the intervention must change something, or this tests nothing"
     assert torch.equal(effect.similarity, WordOverlap()(effect.before, effect.after))
     assert list(effect.table()) == ["caption_before", "caption_after", "caption_changed", "word_overlap"]
     assert [len(point.fwd_hooks) for point in lens.model.hook_dict.values()] == hooks_before
