@@ -2,7 +2,7 @@
 them on a GPU.
 
 A CPU without arithmetic for bfloat16 emulates it, more than ten times slower than float32. It gets fewer layers in
-float32; bfloat16 itself is tried there on the small models of the other tests.
+float32; bfloat16 itself is covered there by the small models of the other tests.
 """
 
 import json

@@ -47,7 +47,7 @@ def saved_once(lens: VisionLens, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def folder(saved_once: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
+    """A copy for the test to damage."""
     return Path(shutil.copytree(saved_once, tmp_path / "lens"))
 
 

@@ -58,7 +58,7 @@ def build_atlas(
 
     Args:
         scenes: pictures with objects (`data.scenes_in`). Without objects the atlas has no concepts.
-        out: a folder of its own.
+        out: a folder for this atlas alone.
         layers: None for all.
         found: a folder of `reproduce` with the same lens, whose `discovery` rows say for which nouns a neuron was
             found, and how much it contributed to them.

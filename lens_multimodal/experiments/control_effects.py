@@ -29,7 +29,7 @@ from lens_multimodal.experiments.shared.summaries import (
 
 ITSELF = "picture"
 KEEPS_CONTENT = ("shuffled positions",)
-"""Conditions that keep the picture's content and test its place alone; an effect that remains is not an artefact."""
+"""Conditions that keep the picture's content and test only its positions; an effect that remains is not an artefact."""
 KEPT_SHARE = 0.5
 
 ARTEFACT = "also without the picture"

@@ -118,7 +118,8 @@ class VisionTower(ImageEmbedder):
 
     @cached_property
     def reads_company_differently(self) -> bool:
-        """Whether a picture's vectors differ beside another one, as in LLaVA-OneVision, which then cuts no tiles."""
+        """Whether a picture's vectors differ when another picture is present, as in LLaVA-OneVision, which then cuts
+        no tiles."""
         wide = Image.new("RGB", (300, 100))
         alone, twice = (self._texts.processed(self.placeholder * n, [wide] * n)["input_ids"] for n in (1, 2))
         return int((twice == self.image_token_id).sum()) != 2 * int((alone == self.image_token_id).sum())

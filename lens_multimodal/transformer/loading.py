@@ -1,7 +1,7 @@
 """Language models from a local folder, straight to their device and precision.
 
 GPT-J-6B is 24 GB in float32, and a second copy while loading would be 24 GB more. So weights are mapped from the file
-in the precision they were saved in, each tensor moves to its device by itself, and a shard's memory is freed with its
+in the precision they were saved in, each tensor moves to its device separately, and a shard's memory is freed with its
 last tensor. Peak CPU memory is one shard and what stays on the CPU. This holds for sharded safetensors and for the old
 `pytorch_model.bin`.
 """

@@ -100,7 +100,7 @@ class _Twin:
         self._differs: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Twin, ()  # a copied or unpickled model makes a twin of its own
+        return _Twin, ()  # a copied or unpickled model makes its own twin
 
     def why_not(self, model: Any, names: Sequence[str]) -> str | None:
         changed, obstacle = (True, None) if self.twin is None else self.twin.look()

@@ -143,7 +143,7 @@ def labelled(
 
 
 def balanced(data: Labelled, counts: Tensor, *, generator: Generator) -> Tensor:
-    """Pictures for scenes of `counts` objects: every noun is equally frequent, whatever its number of drawings."""
+    """Pictures for scenes of `counts` objects: every noun is equally frequent, however many drawings it has."""
     classes = data.nouns.unique()
     order = torch.cat([torch.randperm(len(classes), generator=generator) for _ in range(SLOTS * len(counts))])
     chosen = choose(data.cutouts.ids, counts, generator=generator)

@@ -1,8 +1,8 @@
 """How a setting changes where and how the language model turns image prompts into words.
 
 Not a stage: `python -m recipes.tiny.trials` trains one short projection for each of `VARIANTS` on the finished encoder,
-and writes the figures of the captions and neurons to `translation_trials.csv`. Variants of the language model or of its
-text train a language model of their own first, about an hour on one core.
+and writes the figures of the captions and neurons to `translation_trials.csv`. Variants of the language model or of
+its text first train their own language model, for about an hour on one core.
 """
 
 import json
@@ -73,7 +73,7 @@ def main(
 
 
 def with_language_model(work: Path, name: str) -> tuple[Settings, Path]:
-    """The finished stages, or a folder in which the variant's own language model stands beside the others."""
+    """The finished stages, or a folder that also holds the variant's own language model."""
     variant, settings = VARIANTS[name], Settings()
     if not (variant.language or variant.text):
         return settings, work

@@ -63,7 +63,7 @@ def test_positions_keep_their_order(positions, expected):
 
 
 def standing(start: int, n_prompt: int) -> Passes:
-    """The pass of a model behind `start` positions."""
+    """A pass of a model after `start` positions."""
     passes = Passes()
     passes.begin(0, n_prompt)
     passes.begin(start, 1)

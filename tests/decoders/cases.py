@@ -1,4 +1,4 @@
-"""A lens on each family, one prompt of image vectors and words, and how near is near enough."""
+"""A lens on each family, one prompt of image vectors and words, and the tolerance."""
 
 import atexit
 import tempfile

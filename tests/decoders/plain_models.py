@@ -28,7 +28,7 @@ def twin(name: str) -> PreTrainedModel:
 
 
 def randomise(model: nn.Module, *, seed: int = 0) -> None:
-    """Weights that carry logits to a few units; norm weights and biases spread around their initial values."""
+    """Weights that give logits of a few units; norm weights and biases scatter around their initial values."""
     generator = torch.Generator().manual_seed(seed)
     scales = [buffer for buffer_name, buffer in model.named_buffers() if buffer_name.endswith("layer_scalar")]
     with torch.no_grad():

@@ -24,7 +24,7 @@ def measured(case: Case) -> dict[str, float]:
 
 
 def generated(case: Case) -> dict[str, float]:
-    """Greedy tokens behind four images with the key-value cache, and the logits at each step."""
+    """Greedy tokens after four images with the key-value cache, and the logits at each step."""
     vectors = image_vectors(case.name, count=4)
     prompt = case.lens.prompt_from_vectors(vectors, "a red dog", prepend_bos=False)
     embeds = embedded(case.name, vectors, prompt.tokens[:, N_VECTORS:])

@@ -1,6 +1,6 @@
 """A notebook's figures and cards stay in its HTML export, as `nbconvert` makes it.
 
-`nbconvert` is no dependency: the test runs where it is installed.
+`nbconvert` is not a dependency: the test runs where it is installed.
 """
 
 import os

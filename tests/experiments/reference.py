@@ -151,7 +151,7 @@ class Plain:
 
 
 def bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Grid values at pixel centres, edges continued; each axis by itself."""
+    """Grid values at pixel centres, edges continued; each axis separately."""
 
     def weights(n_cells: int, n_pixels: int) -> np.ndarray:
         at = np.clip((np.arange(n_pixels) + 0.5) * n_cells / n_pixels - 0.5, 0, n_cells - 1)

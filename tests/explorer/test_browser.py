@@ -52,7 +52,7 @@ class Tab:
         element.click()
 
     def drop(self, file: Path) -> None:
-        """Choose a file, which is what dropping one leads to."""
+        """Choose a file, which is also what happens when one is dropped."""
         self.one("#file").send_keys(str(file))
 
     def share(self, selector: str) -> float:

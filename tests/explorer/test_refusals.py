@@ -1,4 +1,4 @@
-"""What the explorer refuses, with one clean line each, and what it never reveals."""
+"""What the explorer refuses, each with a one-line error, and what it never reveals."""
 
 import io
 import struct

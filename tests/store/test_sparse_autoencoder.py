@@ -1,6 +1,6 @@
 """A sparse autoencoder trains on the store's batches as they come, and works when spliced back into an image prompt.
 
-SAELens is no dependency: its test runs where it is installed (with the TransformerLens 3 that it needs).
+SAELens is not a dependency: its test runs where it is installed (with the TransformerLens 3 that it needs).
 """
 
 from collections.abc import Callable, Iterator

@@ -69,7 +69,7 @@ def test_a_wrong_precision_in_the_config(form, tmp_path):
 
 
 def test_the_old_file_of_gpt_j_holds_masks_too(tmp_path):
-    """Files of 2021 hold each layer's causal mask, which no model takes any more."""
+    """Files from 2021 hold each layer's causal mask, which no model loads any more."""
     plain = random_language_model("gpt-j")
     save(plain, tmp_path, "pytorch_model.bin")
     state = plain.state_dict()

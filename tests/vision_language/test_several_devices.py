@@ -42,7 +42,7 @@ def lenses(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     (spread, processor), (whole, own) = build(request.param, folder), build(request.param, folder)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The following device_map keys")  # marks are no modules
+        warnings.filterwarnings("ignore", message="The following device_map keys")  # marks are not modules
         spread = dispatch_model(spread, places(spread), force_hooks=True)
     for name, mark in list(spread.model.named_parameters(recurse=False)):
         setattr(spread.model, name, torch.nn.Parameter(mark.detach().to(EYES), requires_grad=False))

@@ -78,7 +78,7 @@ def test_words_of_neurons_are_the_decoders_own(pair):
     found = decode_neurons(pair.lens.model, [NEURON]).iloc[0]
     block, head = decoder_layers(pair.plain)[layer], pair.plain.get_output_embeddings()
     written = block.mlp.down_proj.weight[:, neuron]
-    if pair.family == "gemma-3":  # whose norm behind the MLP multiplies by one more than its weight
+    if pair.family == "gemma-3":  # whose norm after the MLP multiplies by one more than its weight
         written = written * (1 + block.post_feedforward_layernorm.weight)
     expected = (head.weight @ written).topk(10)
     assert list(found["token_ids"]) == expected.indices.tolist()

@@ -25,8 +25,8 @@ REPLACED_CONTROL = "as much background removed (mean vector)"
 def picture_without(scene: Scene, category: str) -> Image.Image | None:
     """The scene composed without its object of a category.
 
-    Returns: None where the data set has no such picture, or the scene has several objects of the category: each
-        picture lacks one object only.
+    Returns: None where the data set has no such picture, or if the scene has several objects of the category, since
+        each such picture lacks only one object.
     Raises: UnreadablePicture if a picture is named but missing, damaged, or of another size than the scene.
     """
     own = [thing for thing in scene.objects if thing.category == category]

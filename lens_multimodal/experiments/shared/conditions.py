@@ -57,7 +57,7 @@ class Conditions:
 
     @property
     def tokens(self) -> Int[Tensor, "condition pos"]:
-        """Up to where the noun is predicted."""
+        """Up to the position that predicts the noun."""
         return self._filled(self.picture.until(self.noun))
 
     def top(self) -> list[pd.DataFrame]:

@@ -93,7 +93,7 @@ class PictureState:
     """What `once` has made."""
 
     def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
-        """Something that several experiments need of this picture, made at its first use; see `Context.once`."""
+        """Something that several experiments need for this picture, made at its first use; see `Context.once`."""
         if name not in self.made:
             self.made[name] = make()
         kept: MadeT = self.made[name]

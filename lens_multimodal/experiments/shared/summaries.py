@@ -86,7 +86,7 @@ class Summary:
         frame: plain columns; `mean`, `low`, `high` are shown as one column with its interval, `n` as pictures.
         title: a few words.
         caption: what is measured, over how many pictures, against what.
-        n_pictures: pictures behind the table.
+        n_pictures: pictures on which the table is based.
         conclusion: what follows from the numbers.
         claim: the statement that the verdict is about, or "".
         control: the effect of the experiment `controls` that tests the claim without the picture, or "".
@@ -155,7 +155,7 @@ class Evidence:
     """What a verdict may use."""
 
     rows: pd.DataFrame
-    """The rows behind the table."""
+    """The rows on which the table is based."""
     frame: pd.DataFrame
     """The table."""
     facts: Mapping[str, Any]

@@ -67,12 +67,12 @@ def untrained_beit(like: VisionEncoder, config: dict[str, Any], *, seed: int) ->
 
 
 def nouns_in(caption: str, vocabulary: Sequence[str]) -> set[str]:
-    """The nouns of the vocabulary that a caption says."""
+    """The nouns of the vocabulary that a caption names."""
     return set(words_of(caption)) & set(vocabulary)
 
 
 def naming(captioned: Sequence[Captioned], vocabulary: Sequence[str]) -> dict[str, float]:
-    """Share of single-object scenes whose caption says the noun, with its standard error."""
+    """Share of single-object scenes whose caption names the noun, with its standard error."""
     singles = [c for c in captioned if len(c.scene.nouns) == 1]
     right = [c.scene.nouns[0] in nouns_in(c.caption, vocabulary) for c in singles]
     share = sum(right) / len(right)

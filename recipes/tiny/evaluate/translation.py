@@ -33,7 +33,7 @@ WHERE = {"image": "at the image's positions", "last": "at the last position"}
 
 
 def right_singles(lens: VisionLens, scenes: Sequence[Scene]) -> list[tuple[Scene, ImagePrompt]]:
-    """Single-object scenes whose caption says the noun, with the prompt that ends where it is predicted."""
+    """Single-object scenes whose caption names the noun, with the prompt up to the position that predicts it."""
     found = []
     for scene in scenes:
         if len(scene.nouns) == 1:

@@ -22,7 +22,7 @@ Colours = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Archive(trimesh.resolvers.Resolver):
-    """Files beside an OBJ inside a zip, as trimesh asks for them."""
+    """Files beside an OBJ inside a zip, as trimesh requests them."""
 
     def __init__(self, path: str, folder: str) -> None:
         self.path, self.folder = path, folder
