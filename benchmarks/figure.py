@@ -52,7 +52,7 @@ class Figure:
         return self.timings[OURS].median / self.timings[rival].median
 
     def aims_beside(self, rival: str, text: str, limit: float) -> tuple[Aim, ...]:
-        """Our time over a rival's as an aim; nothing where the rival could not be run."""
+        """The ratio of our time to a rival's, as an aim; nothing if the rival could not be run."""
         return (Aim(text=text, value=round(self.over(rival), 3), limit=limit),) if rival in self.timings else ()
 
     def to_json(self) -> dict[str, Any]:

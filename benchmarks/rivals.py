@@ -46,7 +46,7 @@ def by_hand_in_batch(plain: Any, embedded: Tensor, tokens: list[int], image_pos:
 
 @torch.no_grad()
 def soft_prompts(lens: VisionLens, pictures: Sequence[Image.Image]) -> Tensor:
-    """timm and a linear map: pictures to the vectors that stand for them, `[batch, image_pos, d_model]`."""
+    """timm and a linear map: from pictures to their image vectors, `[batch, image_pos, d_model]`."""
     module: Any = lens.vision.module
     linear: Any = lens.projection.linear
     pixels = lens.vision.preprocessing(list(pictures)).to(linear.weight)

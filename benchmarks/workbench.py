@@ -19,7 +19,7 @@ from lens_multimodal.transformer.to_hugging_face import to_hugging_face
 
 @dataclass(frozen=True, kw_only=True)
 class Workbench:
-    """What every figure measures on."""
+    """The models and inputs that every figure measures."""
 
     shape: str
     """One of `SHAPES`; its weights are random."""
@@ -61,7 +61,7 @@ class Workbench:
 
     @torch.no_grad()
     def embedded(self, prompt: ImagePrompt) -> Tensor:
-        """The prompt as the rivals take it: vectors in place of token ids."""
+        """The prompt in the form that the rivals take: vectors in place of token ids."""
         return transformer.embedding_module(self.lens.model)(prompt.tokens).detach()
 
     def targets(self, n: int) -> list[int]:

@@ -13,7 +13,7 @@ from lens_multimodal.analysis.decoding.vocabulary_search import DEFAULT_BUDGET, 
 
 ON_A_CPU = 2e11
 """Operations that are run on a CPU; the time of the others is extrapolated. Memory is measured over two chunks of
-neurons, which are the most in memory at once."""
+neurons, the most that are in memory at once."""
 
 TOP = 10
 

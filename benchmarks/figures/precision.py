@@ -34,7 +34,7 @@ class Agreement:
 
 
 def measure(bench: Workbench) -> list[Figure]:
-    """On the true-shape slice; on the embedded trio's shape where the workbench has that or the small one."""
+    """On the true-shape slice; on the embedded trio's shape if the workbench has that or the small one."""
     preset = presets.get("tiny" if bench.shape in ("tiny", "small") else "gpt-j-limber-beit")
     assert preset is not None
     bench.let_go()  # float32 takes twice the memory of the model that the other figures measure

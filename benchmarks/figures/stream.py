@@ -95,5 +95,5 @@ def measure(bench: Workbench) -> list[Figure]:
 
 
 def _times(one: Timing, n: int) -> Timing:
-    """The time of `n` such batches: before the stream begins, a rival runs a few of them in turn with ours."""
+    """The time for `n` such batches: before the stream begins, ours and a rival take turns on a few of them."""
     return Timing(median=n * one.median, lowest=n * one.lowest, highest=n * one.highest, rounds=one.rounds)

@@ -38,7 +38,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "threshold": "quantile of the activation above which the neuron is on",
         "on": "share of the image patches where it is on",
         "words": "tokens that it writes, best first",
-        "interpretable": "whether 7 of its 10 first words are English words",
+        "interpretable": "whether 7 of its first 10 words are English words",
         "driven_by": "tokens whose embeddings drive it most, best first",
         "category": "category with the largest intersection over union; none without objects",
         "iou": "that intersection over union",
@@ -86,9 +86,9 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
     "categories": {
         "category": "name",
-        "pictures": "pictures with an image patch that it covers by half",
-        "area": "image patches that it covers, in sum",
-        "share": "of the area of all image patches",
+        "pictures": "pictures with an image patch at least half covered by it",
+        "area": "area that it covers in total, in image patches",
+        "share": "its share of the area of all image patches",
     },
     "recurrence": {
         "category": "name",

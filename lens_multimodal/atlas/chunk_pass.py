@@ -48,7 +48,8 @@ class Run:
         return grid_h * grid_w
 
     def boxes(self, patches: Iterable[tuple[int, int, int]]) -> list[Box]:
-        """What each patch shows of its picture. Args: patches: width and height of the picture, number of the patch."""
+        """The part of its picture that each patch shows. Args: patches: width and height of the picture, number of
+        the patch."""
         known: dict[tuple[int, int, int], Box] = {}
         found = []
         for width, height, patch in patches:

@@ -84,7 +84,7 @@ class LayerTally:
         thresholds: Float[Tensor, "level neuron"],
         on: int,
     ) -> None:
-        """Count one batch. Args: on: the level that makes a neuron on."""
+        """Count one batch. Args: on: the level above which a neuron is on."""
         n_patches = activation.shape[1]
         even = facts.place % 2 == 0
         self.positive += (activation > 0).sum(dim=(0, 1))

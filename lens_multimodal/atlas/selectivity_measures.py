@@ -26,7 +26,7 @@ class Measures:
     """With the segmentations of other pictures."""
     average_precision: Float[Tensor, "neuron category"]
     recurrence: Float[Tensor, "half neuron category"]
-    """Share of the category's pictures in which the neuron is on at a patch that the category covers by half."""
+    """Share of the category's pictures in which the neuron is on at a patch at least half covered by the category."""
 
 
 def measures(

@@ -29,7 +29,7 @@ class State:
     parts: Int[Tensor, "half category"]
     """Parts of patches that belong to each category."""
     pictures: Int[Tensor, "half category"]
-    """Pictures with a patch that a category covers by half."""
+    """Pictures with a patch at least half covered by a category."""
     n_pictures: Int[Tensor, " half"]
     chunks: list[int] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)

@@ -93,7 +93,7 @@ def _huggingface_beit(name: str) -> VisionEncoder:
 
 
 def _timm(name: str) -> nn.Module:
-    """A pretrained timm model from this machine's Hugging Face cache; timm alone would download it."""
+    """A pretrained timm model from this machine's Hugging Face cache; timm itself would download it."""
     import timm
 
     file = _cached_weights(timm.get_pretrained_cfg(name, allow_unregistered=True))

@@ -1,9 +1,9 @@
 """A trio of full size with random weights, to measure time and memory, which depend on the shapes alone.
 
 Parts are built without storage and filled one tensor after another, on their device and in their precision, so memory
-never holds a second copy. Each tensor has its own seed, made of the trio's seed and the tensor's name: the first layers
-alone have the same weights as in the full model, and every precision rounds the same float32 numbers. CPU and GPU draw
-different numbers.
+never holds a second copy. Each tensor has its own seed, made of the trio's seed and the tensor's name: a model of the
+first layers alone has the same weights there as the full model, and every precision rounds the same float32 numbers.
+CPU and GPU draw different numbers.
 """
 
 import hashlib

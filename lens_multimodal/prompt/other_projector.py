@@ -12,7 +12,7 @@ BLANK = Image.new("RGB", (64, 64))
 
 @torch.no_grad()
 def with_projector(tower: VisionTower, projector: nn.Module) -> VisionTower:
-    """The same tower with another projector, on the device and in the precision of its own; this one is not changed.
+    """The same tower with another projector, on its own projector's device and in that precision; it is not changed.
 
     Raises:
         TypeError, ValueError: as `Projection`.

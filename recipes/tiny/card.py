@@ -140,7 +140,7 @@ def _naming(figures: dict[str, Any]) -> str:
     lines += [
         "",
         "The paper's opening question: are projected image patches already nearest to the noun (input embeddings by "
-        f"cosine, patches of which the object covers at least half)? {direct}.",
+        f"cosine, patches at least half covered by the object)? {direct}.",
     ]
     return "\n".join(lines)
 
@@ -166,7 +166,7 @@ def _language(figures: dict[str, Any]) -> str:
             'the same sentence about "a thing"? Told: the corpus states the fact in other words. Withheld: it does '
             "not.",
             "",
-            *_table(("asked for", "model", "5-gram", "chance", "questions"), cloze),
+            *_table(("facts", "model", "5-gram", "chance", "questions"), cloze),
         ]
     )
 

@@ -49,7 +49,7 @@ class OracleBatch(CaptionBatch):
 
 
 class GivenFeatures(VisionEncoder):
-    """Takes the encoder's place and returns the given features."""
+    """Replaces the encoder and returns the given features."""
 
     def __init__(self, *, d_vision: int, side: int) -> None:
         nn.Module.__init__(self)

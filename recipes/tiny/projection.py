@@ -24,7 +24,7 @@ from recipes.tiny.stage import device, run_once
 from recipes.tiny.vision import build_encoder, source_side
 
 VISIBLE = 0.015
-"""A caption names an object that shows on at least this share of the scene."""
+"""A caption names an object that covers at least this share of the scene."""
 
 
 def run(settings: Settings, work: Path) -> dict[str, Any]:

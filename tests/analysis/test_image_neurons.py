@@ -1,4 +1,4 @@
-"""Neurons at named positions, against gradients of plain `transformers`, and what the names mean to hooks."""
+"""Neurons at named positions, against gradients of plain `transformers`, and what the names mean in hooks."""
 
 import pytest
 import torch

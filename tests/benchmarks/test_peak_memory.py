@@ -1,4 +1,4 @@
-"""The account of tensors that benchmarks and the memory tests share."""
+"""The measurement of tensor memory that benchmarks and memory tests share."""
 
 import torch
 

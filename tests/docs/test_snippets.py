@@ -56,7 +56,7 @@ def _names_absent_files(snippet: Snippet) -> bool:
 
 
 def _run_with_weights(code: Any, namespace: dict[str, Any]) -> None:
-    """Runs if the weights are on this machine; otherwise the error must say what is missing."""
+    """It runs if the weights are on this machine; otherwise the error must name what is missing."""
     try:
         exec(code, dict(namespace))
     except (OSError, ValueError, RuntimeError) as error:

@@ -127,7 +127,7 @@ def greedy(layout: str, prompt: Tensor, n_new: int, edits: Callable[[], list]) -
 
 
 def inputs_of(layout: str, prompt: Tensor, modules: list[nn.Module]) -> list[Tensor]:
-    """What some modules receive in a plain run."""
+    """The inputs of some modules in a plain run."""
     seen: dict[int, Tensor] = {}
 
     def keep(index: int):

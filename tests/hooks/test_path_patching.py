@@ -40,7 +40,8 @@ def test_path_to_the_logits_is_the_final_residual_moved_by_the_senders_write(lay
 
 @cases
 def test_path_from_neurons_to_neurons_equals_three_hand_made_runs(layout, kind):
-    """Hugging Face route: hold every sublayer's input, move the sender, read the receiver, put it into a free run."""
+    """By Hugging Face: freeze every sublayer's input, change the sender, record the receiver, and put it into a free
+    run."""
     model, prompt, other = wrapped(layout, kind), reference.tokens(), reference.tokens(seed=1)
     hooks = patch_path(
         model,

@@ -73,7 +73,7 @@ def test_integer_images_of_pillow() -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 def test_one_transparent_grey(bits: int) -> None:
-    """The value in the file's own bits becomes white, and no other value."""
+    """The value in the file's own bit depth becomes white, and no other value."""
     top = 2**bits - 1
     pixels = RANDOM.integers(0, top + 1, (8, 8), dtype=np.uint16)
     key = int(pixels[0, 0])

@@ -1,4 +1,4 @@
-"""The locks hold what pyproject.toml asks for, and `constraints/install.py` installs a lock with uv or with pip."""
+"""The locks hold what pyproject.toml requires, and `constraints/install.py` installs a lock with uv or with pip."""
 
 import os
 import re
@@ -67,7 +67,7 @@ def test_the_demo_has_what_it_needs_and_nothing_else(newest):
     names = {canonicalize_name(requirement.name) for requirement in required}
     assert names <= set(of_the_demo)
     elsewhere = set(of_the_demo) - names
-    assert not elsewhere & set(of_this_platform("demo")), "packages that nothing asks for"
+    assert not elsewhere & set(of_this_platform("demo")), "packages that nothing requires"
     assert of_the_demo == {name: newest[name] for name in of_the_demo}
 
 
@@ -126,7 +126,7 @@ def test_a_lock_that_cannot_be_installed_says_why(wheels, tmp_path, monkeypatch)
 
 
 def needed(lines: Iterable[str]) -> list[Requirement]:
-    """Everything that these requirements ask for on this platform, and what that asks for, as installed here."""
+    """Everything that these requirements need on this platform, directly or indirectly, as installed here."""
     found: list[Requirement] = []
     waiting, seen = list(map(Requirement, lines)), set()
     while waiting:

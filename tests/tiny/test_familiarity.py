@@ -58,7 +58,7 @@ def test_few_of_the_other_scenes_are_flagged(known, scenes):
     others = scenes[1::EVERY]
     assert len(others) == 220
     flagged = int(known.unfamiliar(others).sum())
-    # At the rate that users are told, 7 are expected; 18 or more would be a chance of 1 in 5,000.
+    # At the documented rate, 7 are expected; 18 or more have a probability of 1 in 5,000.
     assert flagged <= 17, f"{flagged} of 220, {FALSE_ALARMS:.0%} expected"
 
 

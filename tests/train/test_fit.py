@@ -166,7 +166,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(
 def test_mixed_precision_is_close_and_keeps_float32_weights(
     precision: str, tolerance: float, lens: VisionLens, tmp_path: Path
 ) -> None:
-    """One after another in one process, as in a notebook."""
+    """Two fits one after another in one process, as in a notebook."""
     settings = replace(SETTINGS, dropout=0.0)
     fit(lens, tmp_path / "full", settings)
     fitted = fit(lens, tmp_path / precision, replace(settings, precision=precision))

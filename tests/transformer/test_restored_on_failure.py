@@ -18,7 +18,7 @@ from tests.module_state import assert_as_before, state_of
 
 
 def given_model(layout: str) -> PreTrainedModel:
-    """As people have it: in training mode, a hook of their own, one weight frozen, Hugging Face's default attention."""
+    """A model in a user's state: training mode, a user's hook, one frozen weight, Hugging Face's default attention."""
     model = random_language_model(layout)
     model.set_attn_implementation("eager" if layout == "gpt-j" else "sdpa")
     model.train()

@@ -431,7 +431,7 @@ def randomise(model: Any, *, seed: int) -> None:
             noise = torch.randn(parameter.shape, generator=generator)
             is_scale = parameter.ndim == 1 and "norm" in name.lower() and name.endswith("weight")
             # Queries of a Q-Former hardly differ between pictures, so what they read of them is made larger.
-            # So is what Gemma projects, beside words that it multiplies by the root of d_model.
+            # So is what Gemma projects, next to words that it multiplies by the square root of d_model.
             parts = ("crossattention", "language_projection", "mm_input_projection", "multi_modal_projector.linear")
             wide = 1.0 if any(part in name for part in parts) else 0.2
             if is_scale:

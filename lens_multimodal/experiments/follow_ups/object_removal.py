@@ -34,7 +34,7 @@ def picture_without(scene: Scene, category: str) -> Image.Image | None:
 
 
 def picture_without_another(scene: Scene, category: str) -> Image.Image | None:
-    """The scene without the object of another category that is closest in area to those of this one: a control.
+    """A control: the scene without an object of another category, the one closest in area to those of this category.
 
     Returns: None where there is no such picture.
     Raises: as `picture_without`.

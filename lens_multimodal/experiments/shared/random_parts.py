@@ -20,7 +20,7 @@ from lens_multimodal.seeds import generator_for, seed_for
 
 
 def with_random_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy of a module whose parameters are redrawn from normal distributions with the same mean and spread.
+    """A copy of a module with its parameters redrawn from normal distributions of the same mean and standard deviation.
 
     Activations keep their scale; only what was learned is lost.
     """

@@ -34,7 +34,7 @@ def claim(out: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def unfinished(out: Path, order: Sequence[Scene], processes: Processes) -> list[tuple[int, Scene]]:
-    """This process's pictures that no part has rows of, each with its place in the run.
+    """This process's pictures without rows in any part, each with its place in the run.
 
     What this process was writing when it was killed is removed.
     """

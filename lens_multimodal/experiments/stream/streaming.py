@@ -117,7 +117,7 @@ def table_names(experiments: Sequence[Experiment[Any]]) -> list[str]:
 
 @dataclass(kw_only=True)
 class _Work:
-    """What one process makes once and uses for every picture."""
+    """What a process makes once and uses for every picture."""
 
     lens: VisionLens
     experiments: Sequence[Experiment[Any]]
@@ -191,7 +191,7 @@ class _Work:
 
 @dataclass(kw_only=True)
 class _Writer:
-    """Collects finished pictures and writes a part when enough have come or enough time has passed."""
+    """Collects finished pictures and writes a part when there are enough of them or enough time has passed."""
 
     out: Path
     names: Sequence[str]

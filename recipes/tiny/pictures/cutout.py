@@ -28,7 +28,7 @@ def cutout(drawing: Drawing, size: int) -> UInt8[np.ndarray, "size size 4"]:
 
 
 def square(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 4"]:
-    """Crop to the visible box, keep the aspect, centre in a square; refuse anything but an object.
+    """Crop to the visible box, keep the aspect, centre in a square; refuse anything that is not an object.
 
     Raises: Unusable for pictures without an outline (tiles), specks, slivers and grey silhouettes.
     """

@@ -94,7 +94,7 @@ def _samples(flat: Float[np.ndarray, "t 3 2"]) -> tuple[np.ndarray, Float[np.nda
 
 
 def _light(seen: Float[np.ndarray, "t 3 3"]) -> Float[np.ndarray, " t"]:
-    """Brightness of each triangle under a lamp up left of the camera; both faces are lit."""
+    """Brightness of each triangle under a lamp above and to the left of the camera; both faces are lit."""
     normal = np.cross(seen[:, 1] - seen[:, 0], seen[:, 2] - seen[:, 0])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
     normal *= np.sign(normal[:, 2:] + 1e-9)

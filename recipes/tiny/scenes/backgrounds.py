@@ -55,7 +55,7 @@ def _smooth_noise(count: int, cells: int, size: int, generator: Generator) -> Te
 
 
 def _colours(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """A colour each and a partner that is mostly close to it, so that patterns are seldom glaring."""
+    """A colour for each, and a second one that is usually close to it, so that patterns are seldom glaring."""
     first = torch.rand(count, 3, generator=generator, device=generator.device)
     grey = first.mean(dim=1, keepdim=True)
     first = torch.lerp(grey.expand_as(first), first, 0.8 * _uniform(count, generator)[:, None])

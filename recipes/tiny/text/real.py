@@ -1,4 +1,4 @@
-"""Real text out of Debian packages: WordNet glosses, the World English Bible, six novels by Jane Austen.
+"""Real text from Debian packages: WordNet glosses, the World English Bible, six novels by Jane Austen.
 
 Each function takes the unpacked package's folder and yields documents, in a fixed order.
 """

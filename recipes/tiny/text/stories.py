@@ -1,4 +1,4 @@
-"""Tiny stories and dialogues: a few people, a few things, and what is done with them."""
+"""Tiny stories and dialogues: a few people, a few things, and what happens to them."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""Pieces and pages: escaped, scoped, self-contained."""
+"""Fragments and pages: escaped, scoped, self-contained."""
 
 import pandas as pd
 import plotly.graph_objects as go
