@@ -1,4 +1,4 @@
-"""A model that is spread over devices by layer gives the same numbers as one that is in one place.
+"""A model that is spread over devices by layer gives the same numbers as on one device.
 
 The devices are pretended (`tests.pretend_devices`): weights and activations of the lower and of the upper layers are
 on different devices, and anything that mixes them raises. A bridge is spread by accelerate's own hooks, a
@@ -46,7 +46,7 @@ def devices():
 
 @pytest.fixture(scope="module", params=CASES)
 def lenses(request, tokenizers) -> tuple[VisionLens, VisionLens]:
-    """The same weights spread over two devices and in one place."""
+    """The same weights spread over two devices and on one device."""
     layout = "gpt-j" if request.param == "hooked" else request.param
     spread = _spread_hooked(tokenizers(layout)) if request.param == "hooked" else _spread_bridge(layout)
     parts = {"vision": encoder(), "projection": linear(), "tokenizer": tokenizers(layout)}

@@ -74,7 +74,7 @@ def byte_level_bpe(first: list[str], words: Sequence[str], *, size: int = D_VOCA
 
 
 def put_before(token: str, token_id: int) -> processors.TemplateProcessing:
-    """The post-processor of tokenizers that put a token before every text."""
+    """The post-processor of a tokenizer that puts a token before every text."""
     return processors.TemplateProcessing(single=f"{token} $A", special_tokens=[(token, token_id)])
 
 

@@ -12,7 +12,7 @@ BLANK = Image.new("RGB", (64, 64))
 
 @torch.no_grad()
 def with_projector(tower: VisionTower, projector: nn.Module) -> VisionTower:
-    """The same tower with another projector, on its own projector's device and in that precision; it is not changed.
+    """The same tower with another projector, on the first one's device and in its precision; `tower` is not changed.
 
     Raises:
         TypeError, ValueError: as `Projection`.

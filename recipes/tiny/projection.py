@@ -155,7 +155,7 @@ def fit_on_captions(
 def fit_from_embeddings(
     lens: VisionLens, batches_from: BatchesFrom, *, settings: FitSettings, folder: Path
 ) -> nn.Linear:
-    """Fit the lens's map from a start whose vectors look like token embeddings."""
+    """Fit the lens's map from an initialisation whose vectors resemble token embeddings."""
     with torch.no_grad():
         features = lens.vision(next(batches_from(0)).pixels).flatten(0, 1)
     start_like_embeddings(lens.projection.linear, lens.model, features, seed=settings.seed)

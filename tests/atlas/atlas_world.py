@@ -17,7 +17,7 @@ OPTIONS = {"batch_size": 2, "pictures_per_chunk": 3, "quantile": 0.8, "n_calibra
 
 
 def world_scenes(home: Path, count: int = 23, *, write: bool = True) -> list[Scene]:
-    """Every picture has a dog in the upper left corner, two of three a cat that covers patches in part."""
+    """Every picture has a dog in the upper left corner, two of three a cat that partly covers patches."""
     scenes = make_scenes(home, count, write=write)
     return [scene if n % 3 == 0 else _with_cat(scene, n) for n, scene in enumerate(scenes)]
 

@@ -237,7 +237,7 @@ def test_unreadable_pictures_are_recorded_and_tried_again_next_time(
 
 
 class Hungry(Probe):
-    """Asks for far more memory than there is when the batch is larger than four."""
+    """Requests far more memory than there is when the batch is larger than four."""
 
     def rows(self, context: Context) -> dict[str, pd.DataFrame]:
         if context.batch_size > self.fits:

@@ -15,7 +15,7 @@ tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
 ROOT = Path(__file__).parents[2]
 
 OF_AN_EXTRA = {"explore": "explorer", "metrics": "analysis/effects/similarity.py"}
-"""Extras that the library itself imports, and the only place that may do so."""
+"""Extras that the library itself imports, and the only place that may import them."""
 
 
 def test_every_import_is_declared():

@@ -1,4 +1,4 @@
-"""A model with a lens attached is the model it was: detached, copied, saved, in compatibility mode, hooks reset."""
+"""An attached lens does not change a model: detached, copied, saved, in compatibility mode, with hooks reset."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Where images and words sit in a prompt."""
+"""Where images and words are in a prompt."""
 
 import pytest
 import torch

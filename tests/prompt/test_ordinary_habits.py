@@ -1,4 +1,4 @@
-"""NumPy integers wherever integers go, and a prompt given where its tokens are wanted."""
+"""NumPy integers wherever integers are accepted, and a prompt passed in place of its tokens."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The start of a fit: vectors that look like token embeddings."""
+"""The initialisation of a fit: vectors that resemble token embeddings."""
 
 from pathlib import Path
 

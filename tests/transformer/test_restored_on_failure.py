@@ -1,4 +1,4 @@
-"""What fails half way leaves a module as it was."""
+"""A failure half way leaves a module as it was."""
 
 import sys
 from types import FrameType

@@ -1,4 +1,4 @@
-"""The explorer's answers on a model of one grid; models without one are refused with their grids."""
+"""The explorer's answers on a model of one grid; models without one are refused, and the error names their grids."""
 
 import pytest
 

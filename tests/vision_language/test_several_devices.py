@@ -1,4 +1,4 @@
-"""A vision-language model that is spread over devices gives the numbers of one in one place.
+"""A vision-language model that is spread over devices gives the same numbers as on one device.
 
 The devices are pretended (`tests.pretend_devices`); accelerate's own hooks spread the model, as `device_map` does.
 """

@@ -30,7 +30,7 @@ def run(settings: Settings, work: Path) -> dict[str, Any]:
 
 
 def open_trio(folder: Path) -> VisionLens:
-    """A trio in the layout in which it ships, read by the package's own loader."""
+    """A trio in its shipped layout, read by the package's own loader."""
     model, tokenizer = tiny.load_language_model(folder)
     return attach_vision(
         model, vision=tiny.load_vision(folder), projection=tiny.load_projection(folder), tokenizer=tokenizer

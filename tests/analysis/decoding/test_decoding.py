@@ -178,7 +178,7 @@ def test_tokens_are_text(speaking):
 
 
 def test_interpretable_neuron_is_found(speaking):
-    """A neuron whose row is what the unembedding reads as words is interpretable, another is not."""
+    """A neuron whose output row the unembedding reads as words is interpretable; another is not."""
     model = wrapped_model("bridge", plain("gpt-j"), speaking.tokenizer)
     words = ["dog", "cat", "sun", "tree", "red", "boat", "fish", "sea", "hat", "big"]
     ids = model.tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in words])
