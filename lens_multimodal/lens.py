@@ -113,12 +113,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         Raises: ValueError for a position that shows no image, or a vector of another width.
         """
         at = positions_in(prompt.at(positions), prompt.tokens.shape[1])
-        return with_other_vectors(
-            prompt,
-            at,
-            by,
-            store=lambda vectors, own: self.virtual_tokens.store(vectors, forward_arguments=own.forward_arguments),
-        )
+        return with_other_vectors(prompt, at, by, virtual_tokens=self.virtual_tokens)
 
     def chat(
         self, image: Picture, question: str, *, max_new_tokens: int = 100, sampling: Sampling | None = None
@@ -178,8 +173,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
         Takes a prompt of one row, or the ids of one.
         """
         if isinstance(prompt, ImagePrompt):
-            if len(prompt) != 1:
-                raise ValueError(f"expected a prompt of one row, got {len(prompt)} (prompt.row(i))")
+            prompt.check_one_row()
             names = {p: _shown(s.image.cell(i)) for s in prompt.spans[0] for i, p in enumerate(s.positions)}
             ids = prompt.tokens[0].tolist()
             return [names[p] if p in names else self.text.token(i) for p, i in enumerate(ids)]

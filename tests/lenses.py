@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from lens_multimodal import ImagePrompt, Preprocessing, VisionEncoder, VisionLens, attach_vision
 from lens_multimodal.image.layout import ImageLayout
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, assemble
+from lens_multimodal.prompt.assembling import assemble
+from lens_multimodal.prompt.image_prompt import EmbeddedImage
 from tests.models import D_VOCAB, LAYOUTS, MODEL_CLASSES, random_language_model, wrapped_model
 from tests.tokenizers import word_tokenizer
 

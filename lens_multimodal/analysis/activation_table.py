@@ -17,8 +17,7 @@ def activation_table(model: nn.Module, prompt: ImagePrompt, neurons: Neurons, *,
     Args: names: what stands at each position, for people.
     Returns, Raises: as `VisionLens.activations`.
     """
-    if len(prompt) != 1:
-        raise ValueError(f"expected a prompt of one row, got {len(prompt)} (prompt.row(i))")
+    prompt.check_one_row()
     pairs = read_neuron_pairs(model, neurons)
     activations = neuron_activations(model, prompt.tokens, neurons)[0].cpu()
     image_of = {

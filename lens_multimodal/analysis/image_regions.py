@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
-from lens_multimodal.image.patch_cover import covered_positions
+from lens_multimodal.image.patch_cover import covered_positions, mostly_covered
 from lens_multimodal.image.pictures import Picture, picture_batches
 from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import ImagePrompt
@@ -34,8 +34,7 @@ def patches_of(
     share = covered_positions(spans[0].image.layout, seg_mask)
     if not len(share) or not float(share.max()) > 0:
         raise ArgumentValueError("no image patch shows any of the object", "seg_mask")
-    chosen = share >= min(covered, float(share.max()))
-    return torch.tensor(spans[0].positions)[chosen]
+    return torch.tensor(spans[0].positions)[mostly_covered(share, covered)]
 
 
 @public

@@ -62,8 +62,12 @@ class VisionEncoder(nn.Module):
 
     def features(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch patch d_vision"]:
         """Preprocess and encode, in the encoder's own precision and on its own device."""
+        return self.features_of(self.preprocessing(pictures))
+
+    def features_of(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patch d_vision"]:
+        """Encode preprocessed pictures, in the encoder's own precision and on its own device."""
         like = next(self.module.parameters(), torch.empty(0))
-        return self(self.preprocessing(pictures).to(device=like.device, dtype=like.dtype))
+        return self(pixels.to(device=like.device, dtype=like.dtype))
 
     def geometry(self, width: int, height: int) -> ImageGeometry:
         """Where each image patch of this encoder lies in a picture of `width` by `height` pixels."""

@@ -1,9 +1,9 @@
 """Layouts by size of picture, from a model's own preprocessing and encoder, measured on demand."""
 
 import hashlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from threading import RLock
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,27 +18,10 @@ from lens_multimodal.image.measured_layout import (
     touched_pixels,
     without_attention,
 )
+from lens_multimodal.latest import Latest
 
 KEPT = 256
 """Number of picture sizes, and of shapes of the encoder's input, whose measurements are kept."""
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-
-class Latest(Generic[K, V]):
-    """The latest `KEPT` values by key, each made when it is first needed."""
-
-    def __init__(self) -> None:
-        self._values: dict[K, V] = {}
-
-    def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value of a key; `make` computes it if it is missing."""
-        if key not in self._values:
-            self._values[key] = make()
-            if len(self._values) > KEPT:
-                del self._values[next(iter(self._values))]
-        return self._values[key]
 
 
 class EncoderLock:
@@ -79,8 +62,8 @@ class EncoderLayouts:
     ) -> None:
         self._preprocessed, self._vectors_of, self._parts = preprocessed, vectors_of, parts
         self._side, self._lock = side, lock
-        self._layouts: Latest[tuple[int, int, bool], ImageLayout] = Latest()
-        self._touched: Latest[tuple[Any, ...], list[TouchedPixels | None]] = Latest()
+        self._layouts: Latest[tuple[int, int, bool], ImageLayout] = Latest(KEPT)
+        self._touched: Latest[tuple[Any, ...], list[TouchedPixels | None]] = Latest(KEPT)
 
     def of(self, width: int, height: int, *, n_positions: int, in_company: bool) -> ImageLayout:
         """What the first `n_positions` vectors of a picture of this size show.

@@ -46,6 +46,14 @@ def covered_positions(layout: ImageLayout, seg_mask: Bool[np.ndarray, "height wi
     return shares
 
 
+def mostly_covered(share: Float[Tensor, " image_pos"], covered: float) -> Bool[Tensor, " image_pos"]:
+    """Which positions of an image show an object, by its share of each (`covered_positions`).
+
+    Args: covered: the least share of a patch; if no patch reaches it, those with the largest share count.
+    """
+    return share >= min(covered, float(share.max()))
+
+
 def _weights(intervals: Float[np.ndarray, "cell 2"], n_pixels: int) -> Float[np.ndarray, "cell pixel"]:
     """The length of each pixel (i to i + 1) inside each interval."""
     pixel = np.arange(n_pixels)

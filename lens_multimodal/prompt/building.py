@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.image.layout import ImageLayout
+from lens_multimodal.prompt.assembling import assemble
 from lens_multimodal.prompt.image_embedder import EncoderInput, ImageEmbedder
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, Piece, assemble
+from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, Piece
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 
@@ -109,15 +110,3 @@ class PromptBuilder:
                 f"the tokenizer writes {self.text.token(unknown[0])!r} as token {unknown[0]}, but the model's "
                 f"vocabulary ends at {d_vocab - 1}: use the model's own tokenizer, or resize its embeddings"
             )
-
-
-def batched(rows: Sequence[ImagePrompt], *, pad_id: int) -> ImagePrompt:
-    """Prompts of one row each as one left-padded batch; it stands for the same images."""
-    length = max(row.tokens.shape[1] for row in rows)
-    padding = [(length - row.tokens.shape[1], 0) for row in rows]
-    pad = torch.nn.functional.pad
-    return ImagePrompt(
-        tokens=torch.cat([pad(row.tokens, n, value=pad_id) for row, n in zip(rows, padding, strict=True)]),
-        attention_mask=torch.cat([pad(row.attention_mask, n) for row, n in zip(rows, padding, strict=True)]),
-        spans=tuple(tuple(s.shifted(n) for s in row.spans[0]) for row, (n, _) in zip(rows, padding, strict=True)),
-    )

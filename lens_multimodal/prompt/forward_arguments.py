@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from lens_multimodal.latest import Latest
 from lens_multimodal.prompt import compiled_images
 from lens_multimodal.prompt.soft_prompt import SoftPrompt
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
@@ -56,7 +57,7 @@ class ForwardArguments:
         self._marks_images = all(torch.equal(along[name] == 1, at_images) for name in self._by_token)
         self._last_of_prompt = int(ids[0, -1])
         self._parameters = list(signature(module.forward).parameters)
-        self._latest: dict[Any, tuple[DecoderInputs, dict[str, Any]]] = {}
+        self._latest: Latest[Any, tuple[DecoderInputs, dict[str, Any]]] = Latest(KEPT_PROMPTS)
         self._pass = threading.local()
         self._module = module
         self._handles = (
@@ -146,15 +147,13 @@ class ForwardArguments:
         table = next(self._model.get_decoder().get_input_embeddings().parameters())
         tensors = (ids, *arguments.values()) if mask is None else (ids, *arguments.values(), mask)
         key = (table.dtype, table.device, *(_content(tensor) for tensor in tensors))
-        if cache is not None or (known := self._latest.get(key)) is None:
-            with torch.inference_mode(False):
-                inputs = DecoderInputs(self._model)
-                known = inputs, inputs.of(ids, attention_mask=mask, cache=cache, arguments=arguments)
-        if cache is None:
-            self._latest[key] = known
-            while len(self._latest) > KEPT_PROMPTS:
-                del self._latest[next(iter(self._latest))]
-        return known
+
+        @torch.inference_mode(False)
+        def computed() -> tuple[DecoderInputs, dict[str, Any]]:
+            inputs = DecoderInputs(self._model)
+            return inputs, inputs.of(ids, attention_mask=mask, cache=cache, arguments=arguments)
+
+        return self._latest.get(key, computed) if cache is None else computed()
 
     def _arguments(
         self, tokens: VirtualTokens, ids: Int[Tensor, "batch pos"], places: Bool[Tensor, "batch pos"]

@@ -184,10 +184,8 @@ class EncoderAndProjection(ImageEmbedder):
 
     @override
     def encoded_of(self, inputs: Sequence[EncoderInput]) -> list[EncodedImage]:
-        like = next(self.vision.parameters(), torch.empty(0))
         pixels = torch.stack([own for own in inputs if isinstance(own, Tensor)])
-        found = self.projection(self.vision(pixels.to(device=like.device, dtype=like.dtype)))
-        return [EncodedImage(vectors=vectors) for vectors in found]
+        return [EncodedImage(vectors=vectors) for vectors in self.projection(self.vision.features_of(pixels))]
 
     @override
     def n_positions(self, width: int, height: int) -> int:

@@ -205,6 +205,11 @@ class ImagePrompt(ShownInNotebooks):
             raise ValueError(f"expected one patch grid in this prompt, found {sorted(grids) or 'no image'}")
         return grids.pop()
 
+    def check_one_row(self) -> None:
+        """Raise ValueError unless the prompt has exactly one row."""
+        if len(self) != 1:
+            raise ValueError(f"expected a prompt of one row, got {len(self)} (prompt.row(i))")
+
     def row(self, index: int) -> "ImagePrompt":
         """One row alone, without its padding; it stands for the same images."""
         n_rows = len(self)
@@ -230,63 +235,3 @@ class ImagePrompt(ShownInNotebooks):
             tokens=torch.cat([self.tokens, added], dim=1),
             attention_mask=torch.cat([self.attention_mask, torch.ones_like(added)], dim=1),
         )
-
-
-def assemble(
-    rows: Sequence[Sequence[Piece]],
-    *,
-    pad_id: int,
-    device: torch.device,
-) -> ImagePrompt:
-    """Arrange rows of pieces as one left-padded batch of token ids.
-
-    Raises: ValueError for no row or an empty row.
-    """
-    if not rows:
-        raise ValueError("a prompt needs at least one row")
-    ids = [[i for piece in row for i in _ids(piece)] for row in rows]
-    for index, row_ids in enumerate(ids):
-        if not row_ids:
-            raise ValueError(f"row {index} of the prompt is empty: give it an image or some text")
-    length = max(map(len, ids))
-    spans = [_spans(row, start=length - len(row_ids)) for row, row_ids in zip(rows, ids, strict=True)]
-    with torch.inference_mode(False):
-        return ImagePrompt(
-            tokens=torch.tensor([[pad_id] * (length - len(r)) + r for r in ids], device=device),
-            attention_mask=torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in ids], device=device),
-            spans=tuple(spans),
-        )
-
-
-def _spans(row: Sequence[Piece], *, start: int) -> tuple[ImageSpan, ...]:
-    """The images of a row that begins at `start`; a part that is not an image's first continues the last image.
-
-    Raises: ValueError for an image that lacks a part, or whose parts are out of order.
-    """
-    found: list[tuple[EmbeddedImage, list[int]]] = []
-    for piece in row:
-        part = ImagePart(image=piece, first=0, stop=len(piece)) if isinstance(piece, EmbeddedImage) else piece
-        if isinstance(part, list):
-            start += len(part)
-            continue
-        if part.first == 0:
-            found.append((part.image, []))
-        image, positions = found[-1] if found else (None, [])
-        if image is not part.image or len(positions) != part.first:
-            raise ValueError(
-                f"the parts of an image are out of order: {part.first} to {part.stop} after {len(positions)}"
-            )
-        positions += range(start, start + part.stop - part.first)
-        start += part.stop - part.first
-    for image, positions in found:
-        if len(positions) != len(image):
-            raise ValueError(f"the row holds {len(positions)} of an image's {len(image)} vectors")
-    return tuple(ImageSpan(image=image, positions=tuple(positions)) for image, positions in found)
-
-
-def _ids(piece: Piece) -> list[int]:
-    if isinstance(piece, list):
-        return piece
-    if isinstance(piece, ImagePart):
-        return piece.image.soft_prompt.ids[piece.first : piece.stop].tolist()
-    return piece.soft_prompt.ids.tolist()

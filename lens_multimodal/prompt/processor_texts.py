@@ -7,7 +7,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from lens_multimodal.image.encoder_layout import Latest
+from lens_multimodal.latest import Latest
+
+KEPT = 256
+"""Texts whose token ids are kept."""
 
 
 class ProcessorTexts:
@@ -21,7 +24,7 @@ class ProcessorTexts:
     def __init__(self, processor: Any, config: Any, *, n_vectors: Callable[[Image.Image], int]) -> None:
         self._processor, self._config, self._n_vectors = processor, config, n_vectors
         self._image_token_id: int = config.image_token_id
-        self._known: Latest[tuple[Any, ...], list[int]] = Latest()
+        self._known: Latest[tuple[Any, ...], list[int]] = Latest(KEPT)
 
     @cached_property
     def image_token(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lens_multimodal import transformer
 from lens_multimodal.image.layout import NO_PATCH
 from lens_multimodal.prompt import generation
-from lens_multimodal.prompt.building import batched
+from lens_multimodal.prompt.assembling import batched
 from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.runs.opened_pictures import OpenedPicture, prompt_of

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lens_multimodal.arguments.boundary import ArgumentTypeError, ArgumentValueError, public
+from lens_multimodal.latest import Latest
 from lens_multimodal.runs.claim import manifest_of_kind
 
 SHARDS = "shards"
@@ -70,7 +71,7 @@ class Activations:
                 f"{self.folder} holds no row: {len(self.failed)} of {manifest['data']['scenes']} pictures could not be "
                 f"read, and the others have none of the positions"
             )
-        self._open: dict[int, dict[str, Tensor]] = {}
+        self._open: Latest[int, dict[str, Tensor]] = Latest(OPEN_AT_ONCE)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -81,7 +82,7 @@ class Activations:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files, so that the workers of a data loader open their own."""
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": Latest(OPEN_AT_ONCE)}
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -207,12 +208,12 @@ class Activations:
 
     def _shard(self, number: int) -> dict[str, Tensor]:
         """The tensors of a shard as views of the mapped file."""
-        if number not in self._open:
-            if len(self._open) >= OPEN_AT_ONCE:
-                self._open.pop(next(iter(self._open)))
+
+        def mapped() -> dict[str, Tensor]:
             with safe_open(shard_file(self.folder, number), "pt") as file:
-                self._open[number] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return self._open[number]
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+        return self._open.get(number, mapped)
 
 
 def _numbers(rows: RowNumbers) -> np.ndarray:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.assembling import assemble
 from lens_multimodal.prompt.image_embedder import EncodedImage, EncoderInput
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, assemble
+from lens_multimodal.prompt.image_prompt import EmbeddedImage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lens_multimodal import transformer
 from lens_multimodal.hooks import ablate, scale
-from lens_multimodal.prompt.image_prompt import assemble
+from lens_multimodal.prompt.assembling import assemble
 from tests.explorer.conftest import LIMITS, TEXT, in_format, png
 from tests.lenses import picture
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "lens_multimodal"
 NAME = PACKAGE.name
 
 ORDER = (
-    ("files", "notebook", "precision", "seeds"),
+    ("files", "latest", "notebook", "precision", "seeds"),
     ("transformer",),
     ("arguments", "image"),
     ("prompt",),

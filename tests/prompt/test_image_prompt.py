@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from lens_multimodal.image.layout import ImageLayout
-from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt, assemble
+from lens_multimodal.prompt.assembling import assemble
+from lens_multimodal.prompt.image_prompt import EmbeddedImage, ImagePrompt
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 
 CPU = torch.device("cpu")

@@ -14,6 +14,7 @@ from lens_multimodal import transformer
 from lens_multimodal.analysis import mean_image_vector
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.shared.context import Context
+from lens_multimodal.image.pictures import picture_batches
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_embedder import ImageEmbedder
 from lens_multimodal.seeds import generator_for, seed_for
@@ -70,8 +71,7 @@ def vectors_of(
     images: ImageEmbedder, pictures: Iterable[Image.Image], *, batch_size: int
 ) -> Iterator[Float[Tensor, "pos d_model"]]:
     """Image vectors of some pictures, encoded in batches."""
-    left = iter(pictures)
-    while batch := list(islice(left, batch_size)):
+    for batch in picture_batches(pictures, batch_size=batch_size, progress=False):
         yield from images.vectors(batch)
 
 
