@@ -61,6 +61,9 @@ class GivenFeatures(VisionEncoder):
     def forward(self, pixels: Tensor) -> Tensor:
         return pixels
 
+    def features_of(self, pixels: Float[Tensor, "batch patch d_vision"]) -> Float[Tensor, "batch patch d_vision"]:
+        return pixels
+
 
 def run(settings: Settings, work: Path) -> dict[str, Any]:
     """Train a projection on oracle features; report how often captions of new scenes name the noun."""
