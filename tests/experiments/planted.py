@@ -21,6 +21,7 @@ from lens_multimodal.data import Scene, SceneObject
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared.context import Context
 from lens_multimodal.experiments.shared.nouns import noun_finder
+from lens_multimodal.experiments.shared.once import Once
 from lens_multimodal.experiments.shared.picture_state import PictureSettings, PictureState
 from tests.experiments.reference import Plain
 from tests.models import wrapped_model
@@ -79,8 +80,8 @@ class World:
         lens = attach_vision(model, vision=vision, projection=projection, tokenizer=words)
         return World(lens=lens, plain=self.plain, scenes=self.scenes)
 
-    def context(self, picture: PictureState, settings: object, *, made: dict | None = None) -> Context:
-        return Context(picture=picture, settings=settings, scenes=self.scenes, made={} if made is None else made)
+    def context(self, picture: PictureState, settings: object, *, once: Once | None = None) -> Context:
+        return Context(picture=picture, settings=settings, scenes=self.scenes, once=Once() if once is None else once)
 
     def rows(self, experiment: Experiment, settings: object, index: int = 0, **picture: int) -> dict[str, pd.DataFrame]:
         """An experiment's rows of one picture."""

@@ -9,6 +9,7 @@ import torch
 
 from lens_multimodal.experiments.control_effects import ARTEFACT
 from lens_multimodal.experiments.controls import Controls, ControlsSettings
+from lens_multimodal.experiments.shared.once import Once
 from lens_multimodal.experiments.shared.random_parts import partner_picture, untrained_lens, with_random_weights
 from lens_multimodal.experiments.shared.summaries import NOT_ESTABLISHED, OPPOSITE, TOO_FEW, YES, Summary
 from tests.experiments.planted import make_world, nine_dogs
@@ -210,9 +211,9 @@ def test_a_neuron_that_sees_needs_the_picture_and_a_blind_one_does_not(tmp_path,
     world = make_world(tmp_path, blind=blind)
     dogs = nine_dogs(tmp_path / "dogs")
     world = replace(world, scenes=[*dogs, *world.scenes])
-    made: dict[str, object] = {}
+    once = Once()
     settings = ControlsSettings(untrained=False)
-    contexts = [world.context(world.picture(i, top_k=3), settings, made=made) for i in range(len(dogs))]
+    contexts = [world.context(world.picture(i, top_k=3), settings, once=once) for i in range(len(dogs))]
     rows = pd.concat([Controls().rows(context)["conditions"] for context in contexts])
     assert (rows["noun"] == "dog").all()
     blank = rows[rows["condition"] == "blank picture"]
@@ -236,4 +237,4 @@ def test_without_the_untrained_model_its_rows_are_absent(world):
     context = world.context(picture, ControlsSettings(untrained=False))
     found = Controls().rows(context)["conditions"]
     assert "untrained language model" not in set(found["condition"])
-    assert "untrained language model" not in context.made
+    assert "untrained language model" not in context.once.made

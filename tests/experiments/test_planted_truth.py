@@ -12,6 +12,7 @@ from lens_multimodal.experiments.follow_ups import FollowUps, FollowUpsSettings
 from lens_multimodal.experiments.image_prompts_as_words import Projection, ProjectionSettings
 from lens_multimodal.experiments.score_faithfulness import Faithfulness, FaithfulnessSettings
 from lens_multimodal.experiments.selectivity import Selectivity, SelectivitySettings
+from lens_multimodal.experiments.shared.once import Once
 from tests.experiments.planted import LAYER, NEURON, World, make_world
 from tests.models import MODEL_CLASSES
 
@@ -24,8 +25,8 @@ def world(request, tmp_path_factory) -> World:
 
 
 @pytest.fixture(scope="module")
-def shared() -> dict:
-    return {}
+def shared() -> Once:
+    return Once()
 
 
 def rows(world: World, experiment, settings, index: int = 0, **picture):
@@ -149,7 +150,7 @@ def test_every_picture_gives_rows_of_the_promised_tables(world, shared):
             settings = experiment.settings(
                 **({"n_neurons": 10, "integrate_every": 1} if experiment.name == "faithfulness" else {})
             )
-            found = experiment.rows(world.context(state, settings, made=shared))
+            found = experiment.rows(world.context(state, settings, once=shared))
             assert tuple(found) == experiment.tables
             for table in found.values():
                 assert table.columns[0] == "image_id"

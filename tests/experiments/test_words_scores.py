@@ -7,21 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lens_multimodal.experiments.shared.once import Once
 from lens_multimodal.experiments.shared.pretrained_scores import bert_score, clip_score
 
 CAPTIONS = ("a dog near a cat", "a dog")
-
-
-class Kept:
-    """`Context.once` for a test."""
-
-    def __init__(self) -> None:
-        self.made: dict[str, object] = {}
-
-    def __call__(self, name, make):
-        if name not in self.made:
-            self.made[name] = make()
-        return self.made[name]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +54,7 @@ def clip(tmp_path_factory) -> str:
 
 def test_bertscore_takes_the_best_reference_and_is_one_for_the_same_words(bert):
     pytest.importorskip("torchmetrics")
-    once = Kept()
+    once = Once()
     assert bert_score("a dog", CAPTIONS, bert, once=once) == pytest.approx(1.0, abs=1e-4)
     assert bert_score("table", CAPTIONS, bert, once=once) < 1.0
     assert list(once.made) == ["bertscore"]
@@ -74,7 +63,7 @@ def test_bertscore_takes_the_best_reference_and_is_one_for_the_same_words(bert):
 def test_clipscore_is_the_cosine_of_the_models_own_embeddings(clip):
     from transformers import CLIPModel, CLIPProcessor
 
-    once, red = Kept(), Image.new("RGB", (20, 30), "red")
+    once, red = Once(), Image.new("RGB", (20, 30), "red")
     score = clip_score("a dog", red, clip, once=once)
     model, processor = CLIPModel.from_pretrained(clip), CLIPProcessor.from_pretrained(clip)
     with torch.no_grad():
@@ -88,8 +77,8 @@ def test_clipscore_is_the_cosine_of_the_models_own_embeddings(clip):
 
 
 def test_without_a_model_there_is_no_score():
-    assert bert_score("a dog", CAPTIONS, None, once=Kept()) is None
-    assert clip_score("a dog", Image.new("RGB", (4, 4)), None, once=Kept()) is None
+    assert bert_score("a dog", CAPTIONS, None, once=Once()) is None
+    assert clip_score("a dog", Image.new("RGB", (4, 4)), None, once=Once()) is None
 
 
 @pytest.mark.parametrize("score", [bert_score, clip_score])
@@ -97,4 +86,4 @@ def test_a_missing_folder_is_named(score):
     pytest.importorskip("torchmetrics")
     given = CAPTIONS if score is bert_score else Image.new("RGB", (4, 4))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        score("a dog", given, str(Path("nowhere")), once=Kept())
+        score("a dog", given, str(Path("nowhere")), once=Once())

@@ -1,17 +1,17 @@
 """What an experiment receives for one picture, and how it returns rows."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import pandas as pd
 
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.shared.nouns import NounFinder
+from lens_multimodal.experiments.shared.once import Once
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.lens import VisionLens
 
-MadeT = TypeVar("MadeT")
 SettingsT = TypeVar("SettingsT")
 
 Row = Mapping[str, object]
@@ -32,8 +32,11 @@ class Context(Generic[SettingsT]):
     """The experiment's own settings."""
     scenes: Sequence[Scene] = field(repr=False)
     """The whole data set, whatever `limit` was: partner pictures must not depend on the limit."""
-    made: dict[str, Any] = field(default_factory=dict, repr=False)
-    """What `once` has made; lives as long as the process."""
+    once: Once = field(default_factory=Once, repr=False)
+    """Keeps what does not depend on the picture: models with random weights, decoded vocabularies and the like.
+
+    It lives as long as the process: `context.once("random projection", make)`.
+    """
 
     @property
     def lens(self) -> VisionLens:
@@ -57,17 +60,6 @@ class Context(Generic[SettingsT]):
     def batch_size(self) -> int:
         """Rows that one forward pass may take; halved after running out of memory."""
         return self.picture.batch_size
-
-    def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
-        """Something expensive that does not depend on the picture, made at its first use in this process.
-
-        For models with random weights, decoded vocabularies and the like. Start the name with the experiment's:
-        `context.once("controls.random projection", ...)`.
-        """
-        if name not in self.made:
-            self.made[name] = make()
-        kept: MadeT = self.made[name]
-        return kept
 
 
 def frame_of(rows: Iterable[Row]) -> pd.DataFrame:

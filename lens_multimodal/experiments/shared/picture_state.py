@@ -5,10 +5,9 @@ pass over image and whole caption: attention is causal, so the position before a
 there would.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -21,14 +20,13 @@ from lens_multimodal.analysis import SCORES, Logit, decode_neurons, top_neurons
 from lens_multimodal.analysis.effects.by_row import Reading, read_without
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.shared.nouns import Noun, NounFinder
+from lens_multimodal.experiments.shared.once import Once
 from lens_multimodal.experiments.shared.settings_checks import require_at_least
 from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.image.layout import NO_PATCH, ImageLayout
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import PROMPT, ImagePrompt
 from lens_multimodal.seeds import generator_for
-
-MadeT = TypeVar("MadeT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +87,8 @@ class PictureState:
     seed: int
     noun_finder: NounFinder = field(repr=False)
     batch_size: int
-    made: dict[str, Any] = field(default_factory=dict, repr=False)
-    """What `once` has made."""
-
-    def once(self, name: str, make: Callable[[], MadeT]) -> MadeT:
-        """Something that several experiments need for this picture, made at its first use; see `Context.once`."""
-        if name not in self.made:
-            self.made[name] = make()
-        kept: MadeT = self.made[name]
-        return kept
+    once: Once = field(default_factory=Once, repr=False)
+    """Keeps what several experiments need for this picture."""
 
     # --- picture and caption ---------------------------------------------------------------------------------
 

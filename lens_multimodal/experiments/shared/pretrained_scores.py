@@ -3,7 +3,7 @@
 Nothing is downloaded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,7 @@ import torch
 from PIL import Image
 
 from lens_multimodal.analysis import BertScore
-
-Once = Callable[[str, Callable[[], Any]], Any]
-"""`Context.once`: makes a model at its first use and keeps it."""
+from lens_multimodal.experiments.shared.once import Once
 
 
 def bert_score(text: str, references: Sequence[str], model: str | None, *, once: Once) -> float | None:

@@ -15,6 +15,7 @@ from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared.context import Context, UnreadablePicture
 from lens_multimodal.experiments.shared.nouns import noun_finder
+from lens_multimodal.experiments.shared.once import Once
 from lens_multimodal.experiments.shared.picture_state import PictureState
 from lens_multimodal.experiments.stream import manifest as manifests
 from lens_multimodal.experiments.stream.frames import as_arrow
@@ -126,7 +127,7 @@ class _Work:
     seed: int
     batching: Batching
     batch_size: int = 0
-    made: dict[str, Any] = field(default_factory=dict)
+    once: Once = field(default_factory=Once)
 
     def __post_init__(self) -> None:
         self.batch_size = self.batching.batch_size
@@ -161,7 +162,7 @@ class _Work:
         found: dict[str, pa.Table] = {}
         for experiment in self.experiments:
             context = Context(
-                picture=picture, settings=self.settings[experiment.name], scenes=self.scenes, made=self.made
+                picture=picture, settings=self.settings[experiment.name], scenes=self.scenes, once=self.once
             )
             rows = experiment.rows(context)
             if set(rows) != set(experiment.tables):
