@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis import LogitLens, logit_lens
-from lens_multimodal.analysis.effects.by_row import Reading, read_logits
+from lens_multimodal.analysis.effects.by_row import Reading, batches, read_logits
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.context import Context, Row
@@ -261,21 +261,28 @@ def _cut_layers(kind: str, layer: int, n_layers: int) -> range:
 
 def _with_cuts(picture: PictureState, cuts: list[range]) -> Reading:
     """The nouns' predictions, one row for each set of cut layers."""
-    model = picture.lens.model
-    parts = []
-    for start in range(0, len(cuts), picture.batch_size):
-        chunk = cuts[start : start + picture.batch_size]
-        hooks: list[transformer.NamedHook] = []
-        for layer in range(picture.lens.shape.n_layers):
-            in_rows = torch.tensor([layer in cut for cut in chunk])
-            if bool(in_rows.any()):
-                hooks += _cut(picture, layer, in_rows)
-        parts.append(read_logits(model, picture.tokens.expand(len(chunk), -1), picture.reads, hooks))
-    return Reading.joined(parts)
-
-
-def _cut(picture: PictureState, layer: int, in_rows: Bool[Tensor, " row"]) -> list[transformer.NamedHook]:
-    is_text = torch.arange(picture.tokens.shape[1]) > int(picture.image_pos[-1])
-    return cut_attention(
-        picture.lens.model, queries=in_rows[:, None] & is_text, keys=picture.image_pos.tolist(), layers=layer
+    chunks = [cuts[batch] for batch in batches(len(cuts), picture.batch_size)]
+    hooks = [_hooks(picture, chunk) for chunk in chunks]
+    # A chunk without any cut has no hooks, and runs as those that it is compared with.
+    names = {name for of_chunk in hooks for name, _ in of_chunk}
+    return Reading.joined(
+        [
+            read_logits(
+                picture.lens.model, picture.tokens.expand(len(chunk), -1), picture.reads, of_chunk, compared=names
+            )
+            for chunk, of_chunk in zip(chunks, hooks, strict=True)
+        ]
     )
+
+
+def _hooks(picture: PictureState, cuts: list[range]) -> list[transformer.NamedHook]:
+    """Cut attention from text to the image, in each row in its own layers."""
+    is_text = torch.arange(picture.tokens.shape[1]) > int(picture.image_pos[-1])
+    hooks: list[transformer.NamedHook] = []
+    for layer in range(picture.lens.shape.n_layers):
+        in_rows = torch.tensor([layer in cut for cut in cuts])
+        if bool(in_rows.any()):
+            hooks += cut_attention(
+                picture.lens.model, queries=in_rows[:, None] & is_text, keys=picture.image_pos.tolist(), layers=layer
+            )
+    return hooks

@@ -5,7 +5,7 @@ neuron, activation patching sweeps, reading nouns and writing captions all work 
 for each batch of interventions, not one for each intervention.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -101,11 +101,13 @@ def read_logits(
     tokens: Int[Tensor, "row prompt_pos"],
     reads: Sequence[tuple[int, int]],
     hooks: Sequence[transformer.NamedHook],
+    *,
+    compared: Iterable[str] = (),
 ) -> Reading:
-    """One forward pass with any hooks, read as in `read_without`."""
+    """One forward pass with any hooks, read as in `read_without`. Args: compared: as in `transformer.logits_of`."""
     first = min(pos for pos, _ in reads)
     with torch.no_grad():
-        return _reading(transformer.logits_of(model, tokens, first=first, hooks=hooks), reads, first)
+        return _reading(transformer.logits_of(model, tokens, first=first, hooks=hooks, compared=compared), reads, first)
 
 
 def captions_without(
@@ -280,4 +282,5 @@ def _rows_of(values: Any, n_rows: int, batch: slice) -> Any:
 
 
 def batches(n_rows: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `size` rows."""
     return (slice(start, start + size) for start in range(0, n_rows, size))

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_multimodal import transformer
+from lens_multimodal.analysis.effects.by_row import batches
 from lens_multimodal.experiments.follow_ups import object_removal as removal
 from lens_multimodal.experiments.shared import picture_statistics as stats
 from lens_multimodal.experiments.shared.conditions import Conditions, measured, with_captions
@@ -212,8 +213,7 @@ def activation_differences(conditions: Conditions, *, of: str, to: Sequence[str]
     picture, model = conditions.picture, conditions.lens.model
     rows = [conditions.names.index(name) for name in (of, *to)]
     names = [transformer.mlp_post(layer) for layer in range(transformer.shape(model).n_layers)]
-    size = min(len(rows), picture.batch_size)
-    kept = [record(model, conditions.tokens[rows[start : start + size]], names) for start in range(0, len(rows), size)]
+    kept = [record(model, conditions.tokens[rows[batch]], names) for batch in batches(len(rows), picture.batch_size)]
     largest = []
     for name in names:
         own, *others = (row[picture.image_pos.to(row.device)] for batch in kept for row in batch[name])

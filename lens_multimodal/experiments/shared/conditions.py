@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_multimodal.analysis import Logit, top_neurons_by_row
-from lens_multimodal.analysis.effects.by_row import captions_without, read_without
+from lens_multimodal.analysis.effects.by_row import batches, captions_without, read_without
 from lens_multimodal.experiments.shared.context import Context, Row
 from lens_multimodal.experiments.shared.neuron_words import NeuronWords
 from lens_multimodal.experiments.shared.picture_state import Neuron, PictureState, SaidNoun, control_for, pairs_of
@@ -64,8 +64,8 @@ class Conditions:
         """For each condition the neurons that attribution finds for the noun."""
         settings = self.picture.settings
         found = []
-        for start in range(0, len(self.names), self.picture.batch_size):
-            rows = self.tokens[start : start + self.picture.batch_size]
+        for batch in batches(len(self.names), self.picture.batch_size):
+            rows = self.tokens[batch]
             table = top_neurons_by_row(
                 self.lens.model,
                 rows,
