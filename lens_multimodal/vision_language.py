@@ -22,7 +22,7 @@ from lens_multimodal.prompt.other_projector import with_projector
 from lens_multimodal.prompt.virtual_tokens import check_free
 from lens_multimodal.prompt.vision_parts import parts_before
 from lens_multimodal.prompt.vision_tower import VisionTower
-from lens_multimodal.transformer.agreement import relative_difference
+from lens_multimodal.transformer.agreement import PIXELS_AND_VECTORS, disagreement
 from lens_multimodal.transformer.decoder_inputs import DecoderInputs, along_with_images
 from lens_multimodal.transformer.loading import place
 from lens_multimodal.transformer.self_check import self_check
@@ -32,10 +32,6 @@ from lens_multimodal.transformer.vision_language_models import (
     load_vision_language,
     text_decoder,
 )
-
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Of the largest logit, by precision. A decoder that gets its images differently is off by a third."""
-HALF_PRECISION_TOLERANCE = 5e-2
 
 SAMPLE_TEXT = " a picture of a"
 
@@ -170,7 +166,7 @@ def _needed_beside_vectors(decoder: Any, tower: VisionTower, sample: _Sample) ->
     ids = sample.ids.to(table.weight.device)
     embedded = table(ids).index_put((ids == tower.image_token_id,), vectors.to(table.weight))
     found = decoder(inputs_embeds=embedded).logits
-    if _agrees(found, sample):
+    if disagreement(found, sample.logits, PIXELS_AND_VECTORS, found.dtype) is None:
         return None
     if along := along_with_images(tower.model, sample.written):
         mask = sample.written.get("attention_mask")
@@ -180,13 +176,9 @@ def _needed_beside_vectors(decoder: Any, tower: VisionTower, sample: _Sample) ->
     return sample.written
 
 
-def _agrees(found: Tensor, sample: _Sample) -> bool:
-    return relative_difference(found, sample.logits) <= TOLERANCE.get(found.dtype, HALF_PRECISION_TOLERANCE)
-
-
 def _check(reason: str, tower: VisionTower, sample: _Sample, found: Tensor) -> None:
-    if not _agrees(found, sample):
-        off = relative_difference(found, sample.logits)
+    off = disagreement(found, sample.logits, PIXELS_AND_VECTORS, found.dtype)
+    if off is not None:
         largest = float(sample.logits.abs().max())
         raise NotFromVectorsAlone(
             f"{tower.name} gives logits up to {largest:.3g} from pixels, and others from image vectors (largest "

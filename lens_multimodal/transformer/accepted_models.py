@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lens_multimodal.transformer.agreement import disagreement
+from lens_multimodal.transformer.agreement import SAME_WEIGHTS, disagreement
 from lens_multimodal.transformer.model_class import is_bridge, is_transformer_lens_model
 from lens_multimodal.transformer.weights import config, w_e
 
@@ -160,7 +160,7 @@ def wrap(language_model: nn.Module, *, tokenizer: Any = None) -> nn.Module:
         after = few_logits(bridge.original_model)
     except Exception as error:
         raise WrongInTransformerLens(f"{runner} cannot run this {name}: {error}") from error
-    off = disagreement(after, before, before.dtype)
+    off = disagreement(after, before, SAME_WEIGHTS, before.dtype)
     if off is not None:
         raise WrongInTransformerLens(
             f"{runner} runs this {name} wrongly: with and without the key-value cache the logits of four tokens "

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lens_multimodal.transformer.agreement import disagreement
+from lens_multimodal.transformer.agreement import SAME_WEIGHTS, disagreement
 from lens_multimodal.transformer.families import architecture, facts
 from lens_multimodal.transformer.hook_names import mlp_out, mlp_post, resid_post
 from lens_multimodal.transformer.residual_stream import unembed
@@ -60,7 +60,7 @@ def _from_neurons(model: nn.Module, layer: int, activations: Tensor) -> Tensor:
 
 
 def _compare(model: nn.Module, found: Tensor, told: Tensor, what: str) -> None:
-    off = disagreement(told, found, next(model.parameters()).dtype)
+    off = disagreement(told, found, SAME_WEIGHTS, next(model.parameters()).dtype)
     if off is not None:
         raise UnknownResidualStream(
             f"{architecture(model)} is not supported: its weights do not explain {what} (off by {off:.3g} of the "

@@ -16,7 +16,7 @@ from torch.overrides import _len_torch_function_stack
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from lens_multimodal.transformer.accepted_models import few_logits
-from lens_multimodal.transformer.agreement import relative_difference
+from lens_multimodal.transformer.agreement import SAME_OPERATIONS, relative_difference
 from lens_multimodal.transformer.bare_twin import BareTwin, NoBareTwin
 from lens_multimodal.transformer.checked_hooks import fired_hooks, keep
 from lens_multimodal.transformer.hook_names import mlp_post, resid_pre
@@ -27,10 +27,6 @@ from lens_multimodal.transformer.sizes import shape
 AUTO, HOOKED, BARE = "auto", "hooked", "bare"
 """Choices: the twin wherever that is safe; always the TransformerLens model; the twin, or else an error."""
 
-TOLERANCE = 3e-5
-"""Of the largest number, in float32 and float64: norms and softmaxes are float32 in many models of both."""
-HALF_PRECISION_STEPS = 16
-"""The same in half precision, in steps of its rounding."""
 _TWIN = "_lens_multimodal_twin"
 """Where a model keeps its twin: both are freed together."""
 
@@ -166,9 +162,7 @@ def _steps(found: Tensor, expected: Tensor) -> float:
     if not found.isfinite().equal(expected.isfinite()):
         return float("inf")
     found, expected = found.nan_to_num(0, 0, 0), expected.nan_to_num(0, 0, 0)  # transformers masks with them
-    eps = torch.finfo(expected.dtype).eps
-    allowed = HALF_PRECISION_STEPS * eps if expected.dtype.itemsize == 2 else TOLERANCE
-    return relative_difference(found, expected) / allowed
+    return relative_difference(found, expected) / SAME_OPERATIONS.of(expected.dtype)
 
 
 def _computed(model: Any, twin: BareTwin) -> list[Tensor]:
