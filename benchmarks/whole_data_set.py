@@ -23,7 +23,7 @@ from lens_multimodal import VisionLens, attach_vision
 from lens_multimodal.atlas import Atlas, build_atlas, estimate_atlas
 from lens_multimodal.data import Scene, read_coco
 from lens_multimodal.runs.plan import Estimate
-from lens_multimodal.store import estimate, write_activations
+from lens_multimodal.store import StoreSettings, estimate_activations, write_activations
 from lens_multimodal.tiny import scenes_folder
 from lens_multimodal.views.atlas import write_site
 
@@ -59,11 +59,12 @@ def _against_runs(lens: VisionLens, scenes: Sequence[Scene], home: Path) -> Iter
         estimate_atlas(lens, scenes, out=home),
         lambda out: build_atlas(lens, scenes, out, progress=False),
     )
+    settings = StoreSettings(at=AT)
     yield _compared(
         f"activations at {', '.join(AT)}",
         home / "store",
-        estimate(lens, scenes, at=AT, out=home),
-        lambda out: write_activations(lens, scenes, out, at=AT, progress=False),
+        estimate_activations(lens, scenes, settings, out=home),
+        lambda out: write_activations(lens, scenes, out, settings, progress=False),
     )
 
 

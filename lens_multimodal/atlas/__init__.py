@@ -3,5 +3,6 @@
 from lens_multimodal.atlas.atlas_estimate import estimate_atlas
 from lens_multimodal.atlas.atlas_reading import Atlas, AtlasEntry, DrivingPicture
 from lens_multimodal.atlas.atlas_run import build_atlas
+from lens_multimodal.atlas.atlas_settings import AtlasSettings
 
-__all__ = ["Atlas", "AtlasEntry", "DrivingPicture", "build_atlas", "estimate_atlas"]
+__all__ = ["Atlas", "AtlasEntry", "AtlasSettings", "DrivingPicture", "build_atlas", "estimate_atlas"]

@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 from tqdm.auto import tqdm
 
 from lens_multimodal.arguments.boundary import public
-from lens_multimodal.arguments.units import Layers, read_layers
+from lens_multimodal.arguments.units import read_layers
 from lens_multimodal.atlas.atlas_reading import TABLES
 from lens_multimodal.atlas.atlas_run import CALIBRATION_BYTES, Counter, calibrated
-from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, SAVE_EVERY, AtlasSettings
+from lens_multimodal.atlas.atlas_settings import SAVE_EVERY, AtlasSettings
 from lens_multimodal.atlas.atlas_tables import write_tables
 from lens_multimodal.atlas.chunk_pass import Run
 from lens_multimodal.atlas.found_neurons import FoundNeurons
@@ -27,14 +27,9 @@ from lens_multimodal.runs.plan import Estimate, disk_of
 def estimate_atlas(
     lens: CaptioningModel,
     scenes: Sequence[Scene],
+    settings: AtlasSettings | None = None,
     *,
-    layers: Layers = None,
     found: str | Path | None = None,
-    quantile: float = NETWORK_DISSECTION,
-    n_calibration: int = 256,
-    n_top: int = 16,
-    n_ablations: int = 4,
-    batch_size: int = 32,
     n_pictures: int | None = None,
     n_batches: int = 3,
     out: str | Path | None = None,
@@ -53,19 +48,16 @@ def estimate_atlas(
     Returns: `bytes` is the most that is on the disk at once, with one process.
     Raises: as `build_atlas`.
     """
-    settings = AtlasSettings(
-        layers=read_layers(lens.model, layers),
-        quantile=quantile,
-        n_calibration=min(batch_size, n_calibration),
-        n_top=n_top,
-        n_ablations=n_ablations,
-        batch_size=batch_size,
-    )
+    settings = settings or AtlasSettings()
+    layers = read_layers(lens.model, settings.layers)
     total = len(scenes) if n_pictures is None else n_pictures
-    order = in_order(scenes, settings.seed)[: n_batches * batch_size]
+    order = in_order(scenes, settings.seed)[: n_batches * settings.batch_size]
     categories = sorted({category for scene in scenes for category in scene.categories})
-    run = Run(lens=lens, order=order, categories=categories, settings=replace(settings, pictures_per_chunk=len(order)))
-    warm = replace(run, order=order[:batch_size])
+    measured = replace(
+        settings, n_calibration=min(settings.batch_size, settings.n_calibration), pictures_per_chunk=len(order)
+    )
+    run = Run(lens=lens, order=order, categories=categories, settings=measured, layers=layers)
+    warm = replace(run, order=order[: settings.batch_size])
     place, free = disk_of(out)
     with TemporaryDirectory(dir=place, prefix=".estimate-") as folder, tqdm(disable=True) as bar:
         home = Path(folder)
@@ -80,13 +72,13 @@ def estimate_atlas(
         counting = (time.perf_counter() - started) / len(order)
         counter.state.save(home, 0)
         states = sum(file.stat().st_size for file in (home / STATES).iterdir())
-        one = replace(run, settings=replace(run.settings, layers=run.settings.layers[:1]))
+        one = replace(run, layers=layers[:1])
         started = time.perf_counter()
         write_tables(one, home, merged(home, one), found=None)
         tables = time.perf_counter() - started
         of_tables = sum(file.stat().st_size for file in (home / TABLES).iterdir())
     ablations = 0.0 if found is None else _ablation_seconds(FoundNeurons.read(Path(found), lens), run, scenes)
-    n_layers, sample = len(settings.layers), min(total, n_calibration)
+    n_layers, sample = len(layers), min(total, settings.n_calibration)
     values = sample * run.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
     passes = -(-n_layers // max(1, CALIBRATION_BYTES // values))
     chunks = -(-total // settings.pictures_per_chunk)
@@ -105,7 +97,7 @@ def estimate_atlas(
 def _ablation_seconds(found: FoundNeurons, run: Run, scenes: Sequence[Scene]) -> float:
     """Seconds for all ablations of found neurons, measured on the first noun that has the most neurons."""
     whole = replace(run, order=in_order(scenes, run.settings.seed))
-    nouns = found.to_ablate(whole, run.settings.n_ablations)
+    nouns = found.to_ablate(whole)
     if not nouns:
         return 0.0
     largest = max(nouns, key=lambda noun: len(noun.neurons))

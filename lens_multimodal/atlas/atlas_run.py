@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 
 from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
-from lens_multimodal.arguments.units import Layers, read_layers
+from lens_multimodal.arguments.units import read_layers
 from lens_multimodal.atlas.atlas_reading import TABLES, Atlas
-from lens_multimodal.atlas.atlas_settings import NETWORK_DISSECTION, SAVE_EVERY, AtlasSettings
+from lens_multimodal.atlas.atlas_settings import SAVE_EVERY, AtlasSettings
 from lens_multimodal.atlas.atlas_tables import write_tables
 from lens_multimodal.atlas.chunk_pass import Run, category_parts
 from lens_multimodal.atlas.found_neurons import NEURON, FoundNeurons, mean_ablations, measure_ablations
@@ -21,7 +21,6 @@ from lens_multimodal.atlas.layer_tally import LayerTally, moments, thresholds_of
 from lens_multimodal.atlas.state import State, merged, read_thresholds, remove_states, save_moments, save_thresholds
 from lens_multimodal.data import Scene
 from lens_multimodal.prompt.captioning_model import CaptioningModel
-from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.claim import claim_over
 from lens_multimodal.runs.picture_order import in_order
 from lens_multimodal.runs.processes import Processes
@@ -37,17 +36,9 @@ def build_atlas(
     lens: CaptioningModel,
     scenes: Sequence[Scene],
     out: str | Path,
+    settings: AtlasSettings | None = None,
     *,
-    layers: Layers = None,
     found: str | Path | None = None,
-    quantile: float = NETWORK_DISSECTION,
-    n_calibration: int = 256,
-    n_top: int = 16,
-    n_ablations: int = 4,
-    text: str = PROMPT,
-    batch_size: int = 32,
-    pictures_per_chunk: int = 256,
-    seed: int = 0,
     save_every: float | int = SAVE_EVERY,
     progress: bool = True,
 ) -> Atlas:
@@ -59,19 +50,9 @@ def build_atlas(
     Args:
         scenes: pictures with objects (`data.scenes_in`). Without objects the atlas has no concepts.
         out: a folder for this atlas alone.
-        layers: None for all.
+        settings: which layers, and how they are measured; None for the defaults.
         found: a folder of `reproduce` with the same lens, whose `discovery` rows say for which nouns a neuron was
             found, and how much it contributed to them.
-        quantile: a neuron is on above this quantile of its activations over image patches (Bau et al. 2017: 0.995).
-        n_calibration: pictures from which the quantiles are taken; they are exact if these are all.
-        n_top: pictures kept for each neuron.
-        n_ablations: the largest number of nouns on which the ablation of a found neuron is measured; only nouns of
-            pictures in `scenes`.
-        text: after the image.
-        batch_size: pictures in one forward pass.
-        pictures_per_chunk: pictures that one process takes at a time; half of them are lost on average when it is
-            killed, or what was done since the last save.
-        seed: determines the order of the pictures, and with it the sample and the halves.
         save_every: seconds between saves of all counts.
 
     Raises:
@@ -83,26 +64,18 @@ def build_atlas(
     if not len(scenes) or len({scene.id for scene in scenes}) < len(scenes):
         raise ArgumentValueError(f"expected pictures, each with its own id, got {len(scenes)}", "scenes")
     home = Path(out)
-    settings = AtlasSettings(
-        layers=read_layers(lens.model, layers),
-        quantile=quantile,
-        n_calibration=n_calibration,
-        n_top=n_top,
-        n_ablations=n_ablations,
-        text=text,
-        batch_size=batch_size,
-        pictures_per_chunk=pictures_per_chunk,
-        seed=seed,
-    )
+    settings = settings or AtlasSettings()
+    layers = read_layers(lens.model, settings.layers)
     categories = sorted({category for scene in scenes for category in scene.categories})
-    run = Run(lens=lens, order=in_order(scenes, seed), categories=categories, settings=settings)
+    order = in_order(scenes, settings.seed)
+    run = Run(lens=lens, order=order, categories=categories, settings=settings, layers=layers)
     neurons = None if found is None else FoundNeurons.read(Path(found), lens)
     processes = Processes.of_environment()
     if processes.rank == 0:
         manifest = {
             "format": FORMAT,
             "kind": "atlas",
-            "settings": plain(asdict(settings)),
+            "settings": plain({**asdict(settings), "layers": layers}),
             "categories": categories,
             "n_patches": run.n_patches,
             "found_sha256": neurons and neurons.digest,
@@ -115,7 +88,7 @@ def build_atlas(
         _tally(run, home, processes, save_every=save_every, progress=progress)
         table = None
         if neurons is not None:
-            nouns = neurons.to_ablate(run, n_ablations)
+            nouns = neurons.to_ablate(run)
             measure_ablations(neurons, run, nouns, home, processes, progress=progress)
             processes.wait()
             table = neurons.by_neuron().merge(mean_ablations(home, len(nouns)), on=NEURON, how="left")
@@ -135,7 +108,7 @@ def calibrated(run: Run, *, progress: bool, budget_bytes: int = CALIBRATION_BYTE
     n_values = len(places) * run.n_patches * run.lens.shape.d_mlp
     at_once = max(1, budget_bytes // (n_values * dtype.itemsize))
     result: dict[int, Tensor] = {}
-    layers = run.settings.layers
+    layers = run.layers
     groups = [layers[i : i + at_once] for i in range(0, len(layers), at_once)]
     for group in tqdm(groups, desc="quantiles", unit="group of layers", disable=not progress, delay=2.0):
         kept: dict[int, list[Tensor]] = {layer: [] for layer in group}
@@ -212,7 +185,7 @@ class Counter:
         for pairs in self.run.batches(_places(self.run, chunk)):
             readable = [pair for pair in pairs if pair.picture.pixels is not None]
             if readable:
-                self.run.forward(readable, self.run.settings.layers, seen)
+                self.run.forward(readable, self.run.layers, seen)
             self.state.add_pictures(pairs, *category_parts(self.run, readable))
             bar.update(len(pairs))
         broken = [layer for layer, own in sums.items() if not bool(own.isfinite().all())]

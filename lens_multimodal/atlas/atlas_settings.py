@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lens_multimodal.arguments.boundary import ArgumentValueError
+from lens_multimodal.arguments.units import Layers
 from lens_multimodal.prompt.image_prompt import PROMPT
 
 NETWORK_DISSECTION = 0.995
@@ -17,28 +18,30 @@ SAVE_EVERY = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasSettings:
-    """The settings that decide an atlas' numbers.
+    """The settings that decide an atlas' numbers; one atlas is made with one of them.
 
     Raises: ArgumentValueError for values outside their range.
     """
 
-    layers: tuple[int, ...]
+    layers: Layers = None
+    """Whose neurons; None for all."""
     quantile: float = NETWORK_DISSECTION
-    """A neuron is on above this quantile of its activations over image patches."""
+    """A neuron is on above this quantile of its activations over image patches (Bau et al. 2017: 0.995)."""
     n_calibration: int = 256
     """Pictures, the first of the random order, from which the quantiles are taken; they are exact if these are all."""
     n_top: int = 16
     """Pictures kept for each neuron."""
     n_ablations: int = 4
-    """Nouns for which a neuron was found on which its ablation is measured, at most."""
+    """The largest number of nouns on which the ablation of a found neuron is measured; only nouns of the pictures."""
     text: str = PROMPT
     """After the image. With causal attention it changes nothing at image positions; it only has to be there."""
     batch_size: int = 32
     """Pictures in one forward pass. Other sizes change the last bits of activations."""
     pictures_per_chunk: int = 256
-    """Pictures that one process takes at a time."""
+    """Pictures that one process takes at a time; half of them are lost on average when it is killed, or what was done
+    since the last save."""
     seed: int = 0
-    """Of the order of the pictures."""
+    """Of the order of the pictures, and with it of the sample and the halves."""
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile < 1:

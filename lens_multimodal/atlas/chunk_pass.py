@@ -40,6 +40,8 @@ class Run:
     order: Sequence[Scene]
     categories: Sequence[str]
     settings: AtlasSettings
+    layers: tuple[int, ...]
+    """Those of the settings."""
 
     @cached_property
     def n_patches(self) -> int:

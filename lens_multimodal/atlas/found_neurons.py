@@ -87,13 +87,13 @@ class FoundNeurons:
             }
         ).reset_index()
 
-    def to_ablate(self, run: Run, most: int) -> list[SpokenNoun]:
-        """The nouns on which each neuron of the run's layers is ablated: its first `most` in the order of pictures."""
+    def to_ablate(self, run: Run) -> list[SpokenNoun]:
+        """The nouns on which each neuron of the run's layers is ablated: its first ones in the order of pictures."""
         place_of = {scene.id: place for place, scene in enumerate(run.order)}
         rows = self.rows.merge(self.nouns.drop_duplicates(["image_id", "noun"]), on=["image_id", "noun"])
         rows = rows.assign(place=rows["image_id"].map(place_of)).dropna(subset=["place"])
-        rows = rows[rows["layer"].isin(run.settings.layers)].sort_values(["place", "read_pos", *NEURON])
-        rows = rows[rows.groupby(NEURON).cumcount() < most]
+        rows = rows[rows["layer"].isin(run.layers)].sort_values(["place", "read_pos", *NEURON])
+        rows = rows[rows.groupby(NEURON).cumcount() < run.settings.n_ablations]
         return [
             SpokenNoun(
                 place=int(place),

@@ -46,7 +46,7 @@ class State:
                 n_top=s.n_top,
                 device=torch.device("cpu"),
             )
-            for layer in s.layers
+            for layer in run.layers
         }
         return cls(
             layers=tallies,

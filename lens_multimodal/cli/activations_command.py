@@ -47,25 +47,20 @@ def activations(
 
     scenes = run.scenes(data)
     lens = lens_options.open()
-    what = {
-        "at": at,
-        "positions": positions,
-        "categories": category or None,
-        "covered": covered,
-        "text": PROMPT if text is None else text,
-        "dtype": None if store_dtype is None else store_dtype.value,
-        "batch_size": run.batch_size,
-    }
-    if run.estimate:
-        typer.echo(store.estimate(lens, scenes, out=out, n_pictures=run.for_pictures, **what))  # type: ignore[arg-type]
-        return
-    written = store.write_activations(
-        lens,
-        scenes,
-        out,
+    settings = store.StoreSettings(
+        at=at,
+        positions=positions,  # type: ignore[arg-type]
+        categories=category or None,
+        covered=covered,
+        text=PROMPT if text is None else text,
+        dtype=None if store_dtype is None else store_dtype.value,
+        batch_size=run.batch_size,
         pictures_per_shard=pictures_per_shard,
-        **what,  # type: ignore[arg-type]
     )
+    if run.estimate:
+        typer.echo(store.estimate_activations(lens, scenes, settings, out=out, n_pictures=run.for_pictures))
+        return
+    written = store.write_activations(lens, scenes, out, settings)
     if options.is_first_process():
         warn_of_failures(written.failed)
         typer.echo(f"{len(written):,} rows: {out}")

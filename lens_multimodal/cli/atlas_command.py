@@ -38,24 +38,23 @@ def atlas(
 
     accelerate launch -m lens_multimodal atlas --data coco --model gpt-j-limber-beit --dtype bfloat16
     """
-    from lens_multimodal.atlas import build_atlas, estimate_atlas
+    from lens_multimodal.atlas import AtlasSettings, build_atlas, estimate_atlas
     from lens_multimodal.views.atlas import write_site
 
     scenes = run.scenes(data)
     lens = lens_options.open()
-    what = {
-        "layers": layer or None,
-        "found": found,
-        "quantile": quantile,
-        "n_calibration": calibration,
-        "n_top": top,
-        "n_ablations": ablations,
-        "batch_size": run.batch_size,
-    }
+    settings = AtlasSettings(
+        layers=layer or None,
+        quantile=quantile,
+        n_calibration=calibration,
+        n_top=top,
+        n_ablations=ablations,
+        batch_size=run.batch_size,
+    )
     if run.estimate:
-        typer.echo(estimate_atlas(lens, scenes, n_pictures=run.for_pictures, out=out, **what))  # type: ignore[arg-type]
+        typer.echo(estimate_atlas(lens, scenes, settings, found=found, n_pictures=run.for_pictures, out=out))
         return
-    made = build_atlas(lens, scenes, out, **what)  # type: ignore[arg-type]
+    made = build_atlas(lens, scenes, out, settings, found=found)
     if options.is_first_process():
         warn_of_failures(made.failed)
         typer.echo(f"atlas: {write_site(made, scenes, n_neurons=pages)}")

@@ -2,7 +2,8 @@
 
 from lens_multimodal.runs.plan import Estimate
 from lens_multimodal.store.reading import Activations, StoredRows
-from lens_multimodal.store.size_estimate import estimate
+from lens_multimodal.store.store_estimate import estimate_activations
+from lens_multimodal.store.store_settings import StoreSettings
 from lens_multimodal.store.writing import write_activations
 
-__all__ = ["Activations", "Estimate", "StoredRows", "estimate", "write_activations"]
+__all__ = ["Activations", "Estimate", "StoreSettings", "StoredRows", "estimate_activations", "write_activations"]

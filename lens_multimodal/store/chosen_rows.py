@@ -15,7 +15,7 @@ from lens_multimodal.prompt.assembling import batched
 from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.runs.opened_pictures import OpenedPicture, prompt_of
-from lens_multimodal.store.what_to_store import DTYPES, WhatToStore
+from lens_multimodal.store.store_settings import StoreSettings
 
 NOTHING = -1
 """Row, column or token of a position that has none."""
@@ -63,18 +63,18 @@ class BatchOfRows:
 
 @torch.no_grad()
 def rows_of(
-    lens: CaptioningModel, pictures: Sequence[OpenedPicture], what: WhatToStore, categories: Sequence[str]
+    lens: CaptioningModel, pictures: Sequence[OpenedPicture], settings: StoreSettings, categories: Sequence[str]
 ) -> BatchOfRows:
     """One forward pass over readable pictures, and the activations at the chosen positions.
 
     Args: categories: of the data set, in the order of the manifest.
     """
-    prompt = prompt_of(lens, pictures, what.text)
-    full = with_captions(lens, prompt, what.max_new_tokens) if what.positions == "caption" else prompt
-    per_row = [_chosen(full, row, picture, what, prompt, categories) for row, picture in enumerate(pictures)]
+    prompt = prompt_of(lens, pictures, settings.text)
+    full = with_captions(lens, prompt, settings.max_new_tokens) if settings.positions == "caption" else prompt
+    per_row = [_chosen(full, row, picture, settings, prompt, categories) for row, picture in enumerate(pictures)]
     at = torch.cat([torch.full((len(own["at"]),), row) for row, own in enumerate(per_row)])
     pos = torch.cat([own["at"] for own in per_row])
-    activations, finite = activations_at(lens, full, what, at, pos)
+    activations, finite = activations_at(lens, full, settings, at, pos)
     lens.forget(prompt)
     columns = {name: torch.cat([own[name] for own in per_row]).to(dtype) for name, dtype in DTYPE_OF.items()}
     return BatchOfRows(
@@ -86,7 +86,7 @@ def rows_of(
 
 
 def activations_at(
-    lens: CaptioningModel, prompt: ImagePrompt, what: WhatToStore, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"]
+    lens: CaptioningModel, prompt: ImagePrompt, settings: StoreSettings, rows: Int[Tensor, " n"], pos: Int[Tensor, " n"]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Activations at pairs of rows and positions of a prompt, by hook point, and whether they are finite.
 
@@ -95,6 +95,7 @@ def activations_at(
     found: dict[str, Tensor] = {}
     finite: dict[str, Tensor] = {}
     n_rows, n_pos = prompt.tokens.shape
+    dtype = settings.dtype_for(lens)
 
     def keep(name: str) -> transformer.HookFunction:
         def pick(activation: Any, hook: Any) -> None:
@@ -103,7 +104,7 @@ def activations_at(
                     f"{name} has activations of shape {list(activation.shape)}; a store holds one row for each "
                     f"position, from activations of shape [batch={n_rows}, pos={n_pos}, ...]"
                 )
-            chosen = activation[rows.to(activation.device), pos.to(activation.device)].to(DTYPES[what.dtype])
+            chosen = activation[rows.to(activation.device), pos.to(activation.device)].to(dtype)
             found[name], finite[name] = chosen, chosen.isfinite().all()
 
         return pick
@@ -113,9 +114,9 @@ def activations_at(
         prompt.tokens,
         attention_mask=prompt.attention_mask,
         first=prompt.last_pos,
-        hooks=[(name, keep(name)) for name in what.at],
+        hooks=[(name, keep(name)) for name in settings.names],
     )
-    return {name: found[name] for name in what.at}, finite
+    return {name: found[name] for name in settings.names}, finite
 
 
 def with_captions(lens: CaptioningModel, prompt: ImagePrompt, max_new_tokens: int) -> ImagePrompt:
@@ -129,7 +130,7 @@ def _chosen(
     full: ImagePrompt,
     row: int,
     picture: OpenedPicture,
-    what: WhatToStore,
+    settings: StoreSettings,
     before: ImagePrompt,
     categories: Sequence[str],
 ) -> dict[str, Tensor]:
@@ -139,25 +140,25 @@ def _chosen(
     n_pos = full.tokens.shape[1]
     patches, words = torch.tensor(span.positions), torch.arange(span.stop, n_pos)
     category, share = torch.full((n_pos,), NOTHING), torch.zeros(n_pos)
-    if what.with_objects:
-        names = [name for name in picture.covered if what.categories is None or name in what.categories]
+    if settings.with_objects:
+        names = [name for name in picture.covered if settings.categories is None or name in settings.categories]
         if names:
             best = torch.stack([picture.covered[name] for name in names]).max(dim=0)
             category[patches] = torch.tensor([categories.index(name) for name in names])[best.indices]
             share[patches] = best.values
-    if what.positions == "image":
+    if settings.positions == "image":
         at = patches
-    elif what.positions == "objects":
-        at = patches[share[patches] >= what.covered]
-    elif what.positions == "text":
+    elif settings.positions == "objects":
+        at = patches[share[patches] >= settings.covered]
+    elif settings.positions == "text":
         at = words
-    elif what.positions == "caption":
+    elif settings.positions == "caption":
         at = words[before.tokens.shape[1] - before.spans[row][0].stop :]
     else:
         at = torch.cat([patches, words])
     is_word = at >= span.stop
     cells = torch.full((n_pos, 2), NOTHING)
-    if what.positions not in ("text", "caption") and span.image.layout.is_placed:
+    if settings.positions not in ("text", "caption") and span.image.layout.is_placed:
         cells[patches] = torch.tensor([span.image.cell(index) or NO_PATCH for index in range(len(span.image))])
     ids = full.tokens[row].cpu()[at]
     return {

@@ -50,8 +50,8 @@ class Activations:
         self.folder = Path(folder)
         manifest = manifest_of_kind(self.folder, "activations", holds="stored activations")
         self.manifest: dict[str, Any] = manifest
-        self.names: tuple[str, ...] = tuple(manifest["what"]["at"])
-        n_shards = -(-manifest["data"]["scenes"] // manifest["what"]["pictures_per_shard"])
+        self.names: tuple[str, ...] = tuple(manifest["settings"]["at"])
+        n_shards = -(-manifest["data"]["scenes"] // manifest["settings"]["pictures_per_shard"])
         absent = [n for n in range(n_shards) if not shard_file(self.folder, n).is_file()]
         if absent:
             raise FileNotFoundError(

@@ -6,7 +6,6 @@ processes nor on interruptions, and what is missing is seen from the files alone
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.data import Scene
 from lens_multimodal.files import write_atomically
 from lens_multimodal.prompt.captioning_model import CaptioningModel
-from lens_multimodal.prompt.image_prompt import PROMPT
 from lens_multimodal.runs.ahead import Background, ahead
 from lens_multimodal.runs.claim import claim_over
 from lens_multimodal.runs.disk_full import disk_full
@@ -29,7 +27,7 @@ from lens_multimodal.runs.processes import Processes
 from lens_multimodal.runs.provenance import plain
 from lens_multimodal.store.chosen_rows import BatchOfRows, rows_of
 from lens_multimodal.store.reading import SHARDS, Activations, shard_file
-from lens_multimodal.store.what_to_store import StoredPositions, WhatToStore, check_categories, what_to_store
+from lens_multimodal.store.store_settings import StoreSettings, check_categories
 
 FORMAT = 1
 
@@ -39,16 +37,8 @@ def write_activations(
     lens: CaptioningModel,
     scenes: Sequence[Scene],
     out: str | Path,
+    settings: StoreSettings,
     *,
-    at: Sequence[str] | str,
-    positions: StoredPositions = "image",
-    categories: Sequence[str] | None = None,
-    covered: float = 0.5,
-    text: str = PROMPT,
-    dtype: str | torch.dtype | None = None,
-    batch_size: int = 32,
-    pictures_per_shard: int = 256,
-    max_new_tokens: int = 20,
     progress: bool = True,
 ) -> Activations:
     """Store activations at chosen positions of every picture; started again, it continues where it stopped.
@@ -59,16 +49,6 @@ def write_activations(
     Args:
         scenes: pictures of a data set (`read_coco`, `data.pictures_as_scenes`).
         out: a folder of its own.
-        at: hook points with activations `[batch, pos, ...]`, such as `blocks.5.mlp.hook_post`.
-        positions: `image` (every image patch), `objects` (patches covered by an annotated category), `text` (the words
-            after the image), `caption` (the words of the model's own caption), `all` (image and text).
-        categories: for `objects`, the categories that count; None for all.
-        covered: for `objects`, the least share of a patch that one category covers.
-        text: after the image.
-        dtype: of the stored numbers: float32, bfloat16 or float16; None for the model's own.
-        batch_size: pictures in one forward pass.
-        pictures_per_shard: pictures of one file. One shard is held in memory while it is made.
-        max_new_tokens: for `caption`, the longest caption.
 
     Raises:
         ValueError: no scene, unknown hook points or categories, pictures with the same id.
@@ -78,32 +58,21 @@ def write_activations(
     Cost: one forward pass for each batch, no logits of image positions. The start hashes all weights.
     """
     home = Path(out)
-    what = what_to_store(
-        lens,
-        at=at,
-        categories=categories,
-        dtype=dtype,
-        positions=positions,
-        covered=covered,
-        text=text,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        pictures_per_shard=pictures_per_shard,
-    )
-    names = check(scenes, what)
+    names = check(scenes, settings)
     processes = Processes.of_environment()
     # Unknown hook points are refused before anything is written.
-    rows_of(lens, [_blank(lens, scenes[0], what)], what, names)
+    rows_of(lens, [_blank(lens, scenes[0], settings)], settings, names)
     if processes.rank == 0:
-        own = {"format": FORMAT, "kind": "activations", "what": plain(asdict(what)), "categories": names}
+        described = plain(settings.described(lens))
+        own = {"format": FORMAT, "kind": "activations", "settings": described, "categories": names}
         claim_over(home, lens, scenes, own)
     processes.wait()
-    write_shards(lens, scenes, home, what, names, processes=processes, progress=progress)
+    write_shards(lens, scenes, home, settings, names, processes=processes, progress=progress)
     processes.wait()
     return Activations(home)
 
 
-def check(scenes: Sequence[Scene], what: WhatToStore) -> list[str]:
+def check(scenes: Sequence[Scene], settings: StoreSettings) -> list[str]:
     """The categories of the data set, in alphabetical order.
 
     Raises: ArgumentValueError for no scene, two pictures with the same id, or categories that none shows.
@@ -112,10 +81,10 @@ def check(scenes: Sequence[Scene], what: WhatToStore) -> list[str]:
         raise ArgumentValueError("the data set has no picture", "scenes")
     if len({scene.id for scene in scenes}) < len(scenes):
         raise ArgumentValueError("several pictures have the same id", "scenes")
-    names = sorted({category for scene in scenes for category in scene.categories}) if what.with_objects else []
-    if what.with_objects and not names:
+    names = sorted({category for scene in scenes for category in scene.categories}) if settings.with_objects else []
+    if settings.with_objects and not names:
         raise ArgumentValueError('no picture has annotated objects, which positions="objects" needs', "positions")
-    check_categories(what.categories, names)
+    check_categories(settings.categories, names)
     return names
 
 
@@ -123,22 +92,22 @@ def write_shards(
     lens: CaptioningModel,
     scenes: Sequence[Scene],
     home: Path,
-    what: WhatToStore,
+    settings: StoreSettings,
     categories: Sequence[str],
     *,
     processes: Processes,
     progress: bool,
 ) -> None:
     """The shards of this process that do not exist yet; pictures are opened ahead, files written in the background."""
-    size = what.pictures_per_shard
+    size = settings.pictures_per_shard
     own = range(processes.rank, -(-len(scenes) // size), processes.world)
     missing = [number for number in own if not shard_file(home, number).is_file()]
     (home / SHARDS).mkdir(parents=True, exist_ok=True)
     wanted = [scene for number in missing for scene in scenes[number * size : (number + 1) * size]]
     opened = ahead(
-        lambda scene: open_picture(scene, lens.images, with_objects=what.with_objects),
+        lambda scene: open_picture(scene, lens.images, with_objects=settings.with_objects),
         wanted,
-        waiting=2 * what.batch_size,
+        waiting=2 * settings.batch_size,
     )
     bar = tqdm(
         total=len(wanted), desc="pictures", unit="picture", disable=not progress or processes.rank > 0, delay=2.0
@@ -148,10 +117,10 @@ def write_shards(
             shard = _Shard(home, number)
             left = len(scenes[number * size : (number + 1) * size])
             while left:
-                batch = [next(opened) for _ in range(min(what.batch_size, left))]
+                batch = [next(opened) for _ in range(min(settings.batch_size, left))]
                 left -= len(batch)
                 readable = [picture for picture in batch if picture.pixels is not None]
-                rows = rows_of(lens, readable, what, categories) if readable else None
+                rows = rows_of(lens, readable, settings, categories) if readable else None
                 background.run(shard.add, batch, rows, _event())
                 bar.update(len(batch))
             background.run(shard.write)
@@ -230,10 +199,10 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
     return _STREAMS[device]
 
 
-def _blank(lens: CaptioningModel, scene: Scene, what: WhatToStore) -> OpenedPicture:
+def _blank(lens: CaptioningModel, scene: Scene, settings: StoreSettings) -> OpenedPicture:
     """A picture of the size of the first one. Raises: ArgumentValueError where objects are wanted and have no place."""
     n_positions = lens.images.n_positions(scene.width, scene.height)
-    if what.with_objects and not lens.images.layout(scene.width, scene.height, n_positions=n_positions).is_placed:
+    if settings.with_objects and not lens.images.layout(scene.width, scene.height, n_positions=n_positions).is_placed:
         raise ArgumentValueError(
             f'the image positions of {lens.images.name} show no place in the picture, which positions="objects" needs',
             "positions",

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from lens_multimodal import VisionLens
-from lens_multimodal.atlas import Atlas, build_atlas
+from lens_multimodal.atlas import Atlas, AtlasSettings, build_atlas
+from lens_multimodal.atlas.atlas_settings import SAVE_EVERY
 from lens_multimodal.data import Scene, SceneObject
 from tests.experiments.stream_world import make_scenes
 from tests.lenses import random_lens
@@ -33,8 +34,17 @@ def _with_cat(scene: Scene, number: int) -> Scene:
     return replace(scene, objects=(*scene.objects, cat))
 
 
-def atlas_of(lens: VisionLens, scenes: list[Scene], out: Path, **options: object) -> Atlas:
-    return build_atlas(lens, scenes, out, progress=False, **{**OPTIONS, **options})
+def atlas_of(
+    lens: VisionLens,
+    scenes: list[Scene],
+    out: Path,
+    *,
+    found: Path | None = None,
+    save_every: float = SAVE_EVERY,
+    **options: object,
+) -> Atlas:
+    settings = AtlasSettings(**{**OPTIONS, **options})
+    return build_atlas(lens, scenes, out, settings, found=found, save_every=save_every, progress=False)
 
 
 def run_atlas(home: Path, out: Path) -> Atlas:

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from lens_multimodal import VisionLens, attach_vision
-from lens_multimodal.atlas import Atlas, atlas_run, build_atlas
+from lens_multimodal.atlas import Atlas, AtlasSettings, atlas_run, build_atlas
 from lens_multimodal.atlas.atlas_tables import COLUMNS
 from lens_multimodal.atlas.layer_tally import LayerTally, thresholds_of
 from lens_multimodal.atlas.selectivity_measures import average_precision
@@ -126,16 +126,8 @@ def test_a_planted_neuron_comes_first_for_its_concept_and_recurs(tmp_path):
     scenes = mosaics(tmp_path / "mosaics", 80)
     n_dogs = sum(thing.category == "dog" for scene in scenes for thing in scene.objects)
     assert n_dogs > 20
-    atlas = build_atlas(
-        lens,
-        scenes,
-        tmp_path / "out",
-        quantile=1 - n_dogs / 720,
-        n_calibration=80,
-        progress=False,
-        batch_size=7,
-        pictures_per_chunk=20,
-    )
+    settings = AtlasSettings(quantile=1 - n_dogs / 720, n_calibration=80, batch_size=7, pictures_per_chunk=20)
+    atlas = build_atlas(lens, scenes, tmp_path / "out", settings, progress=False)
     first = atlas.concept("dog").iloc[0]
     assert (first["layer"], first["neuron"]) == (planted.LAYER, planted.NEURON)
     assert min(first[["iou", "average_precision", "recurrence_even", "recurrence_odd"]]) > 0.9

@@ -3,6 +3,7 @@
 import json
 import time
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 import torch
 
 from lens_multimodal import VisionLens, attach_vision
+from lens_multimodal.atlas import AtlasSettings, estimate_atlas
 from lens_multimodal.atlas import atlas_run as run_module
-from lens_multimodal.atlas import estimate_atlas
 from lens_multimodal.atlas.found_neurons import FoundNeurons
 from lens_multimodal.data import Scene, read_coco
 from lens_multimodal.files import SettingsChanged
@@ -183,13 +184,13 @@ def test_another_run_is_another_atlas_and_another_lens_is_refused(made, tmp_path
 
 def test_the_estimate_counts_the_ablations(made, monkeypatch):
     _, lens, scenes, folder, rows = made
-    options = {"batch_size": OPTIONS["batch_size"], "quantile": OPTIONS["quantile"], "n_batches": 1}
-    with_found = estimate_atlas(lens, scenes, found=folder, **options)
+    settings = AtlasSettings(batch_size=OPTIONS["batch_size"], quantile=OPTIONS["quantile"])
+    with_found = estimate_atlas(lens, scenes, settings, found=folder, n_batches=1)
     assert with_found.pictures == len(scenes)
     asked = []
     ablate = FoundNeurons.ablate
     monkeypatch.setattr(FoundNeurons, "ablate", lambda *args: (time.sleep(1), asked.append(args[2]), ablate(*args))[2])
-    slowly = estimate_atlas(lens, scenes, found=folder, n_ablations=2, **options)
+    slowly = estimate_atlas(lens, scenes, replace(settings, n_ablations=2), found=folder, n_batches=1)
     n_rows = rows.groupby(["layer", "neuron"]).size().clip(upper=2).sum()
     assert len(asked) == 1
     assert slowly.seconds > n_rows / len(asked[0].neurons)

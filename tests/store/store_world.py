@@ -8,7 +8,7 @@ import torch
 
 from lens_multimodal import VisionLens
 from lens_multimodal.data import Scene
-from lens_multimodal.store import Activations, write_activations
+from lens_multimodal.store import Activations, StoreSettings, write_activations
 from tests.experiments.stream_world import make_scenes
 from tests.lenses import random_lens
 
@@ -21,8 +21,8 @@ def run_store(home: Path, out: Path, *, count: int = 23) -> Activations:
 
 
 def store_of(lens: VisionLens, scenes: list[Scene], out: Path, **options: object) -> Activations:
-    options = {"at": AT, "batch_size": 2, "pictures_per_shard": 3, "progress": False, **options}
-    return write_activations(lens, scenes, out, **options)
+    settings = StoreSettings(**{"at": AT, "batch_size": 2, "pictures_per_shard": 3, **options})
+    return write_activations(lens, scenes, out, settings, progress=False)
 
 
 def bytes_of(out: Path) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import VisionLens, attach_vision
 from lens_multimodal.data import read_coco
-from lens_multimodal.store import Activations, write_activations
+from lens_multimodal.store import Activations, StoreSettings, write_activations
 from lens_multimodal.tiny import scenes_folder
 
 AT = "blocks.3.hook_resid_post"
@@ -27,7 +27,7 @@ def lens() -> Iterator[VisionLens]:
 @pytest.fixture(scope="module")
 def store(lens, tmp_path_factory) -> Activations:
     scenes = read_coco(scenes_folder())[::4]
-    return write_activations(lens, scenes[:80], tmp_path_factory.mktemp("store"), at=AT, progress=False)
+    return write_activations(lens, scenes[:80], tmp_path_factory.mktemp("store"), StoreSettings(at=AT), progress=False)
 
 
 class Plain(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lens_multimodal.data import Scene, SceneObject
 from lens_multimodal.files import SettingsChanged
-from lens_multimodal.store import Activations, estimate, write_activations
+from lens_multimodal.store import Activations, StoreSettings, estimate_activations
 from tests.experiments.stream_world import make_scenes
 from tests.killed import killed_until_done
 from tests.lenses import SQUARE, hugging_face, inputs_embeds, random_lens
@@ -194,6 +194,8 @@ def test_refusals_come_before_anything_is_written(lens, scenes, tmp_path):
 def test_a_store_is_continued_only_as_it_was_made(lens, scenes, tmp_path):
     store_of(lens, scenes[:4], tmp_path / "out")
     before = bytes_of(tmp_path / "out")
+    same = {"at": list(AT), "dtype": next(lens.model.parameters()).dtype}
+    assert bytes_of(store_of(lens, scenes[:4], tmp_path / "out", **same).folder) == before, "said in another way"
     with pytest.raises(SettingsChanged, match="batch_size"):
         store_of(lens, scenes[:4], tmp_path / "out", batch_size=1)
     weight = next(p for name, p in lens.model.named_parameters() if "mlp" in name and p.ndim == 2)
@@ -219,7 +221,7 @@ def test_a_missing_shard_is_told_and_made_again(lens, scenes, tmp_path):
 def test_the_manifest_tells_where_the_numbers_come_from(lens, scenes, tmp_path):
     store_of(lens, scenes[:2], tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["what"]["at"] == list(AT)
+    assert manifest["settings"]["at"] == list(AT)
     assert manifest["model"]["weight_processing"] == "none"
     assert set(manifest["weights_sha256"]) == {"language", "vision", "projection"}
     assert "transformer-lens" in manifest["versions"]
@@ -228,12 +230,13 @@ def test_the_manifest_tells_where_the_numbers_come_from(lens, scenes, tmp_path):
 def test_the_lens_keeps_no_image(lens, scenes, tmp_path):
     before = len(lens.virtual_tokens)
     store_of(lens, scenes[:5], tmp_path / "out", positions="caption")
-    estimate(lens, scenes[:5], at=AT, batch_size=2, n_batches=1)
+    estimate_activations(lens, scenes[:5], StoreSettings(at=AT, batch_size=2), n_batches=1)
     assert len(lens.virtual_tokens) == before
 
 
 def test_the_estimate_is_the_size_of_the_store(lens, scenes, tmp_path):
-    plan = estimate(lens, scenes, at=AT, batch_size=2, n_batches=4, out=tmp_path / "not yet there")
+    settings = StoreSettings(at=AT, batch_size=2)
+    plan = estimate_activations(lens, scenes, settings, n_batches=4, out=tmp_path / "not yet there")
     store_of(lens, scenes, tmp_path / "out")
     tensors = sum(len(data) for data in bytes_of(tmp_path / "out").values())
     assert plan.bytes == pytest.approx(tensors, rel=0.1)
@@ -241,7 +244,7 @@ def test_the_estimate_is_the_size_of_the_store(lens, scenes, tmp_path):
     assert plan.seconds > 0
     assert plan.free_bytes
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    large = estimate(lens, scenes, at=AT, batch_size=2, n_batches=4, n_pictures=118_287)
+    large = estimate_activations(lens, scenes, settings, n_batches=4, n_pictures=118_287)
     assert large.bytes == pytest.approx(plan.bytes * 118_287 / len(scenes), rel=0.01)
     assert "118,287" in str(large)
 
@@ -266,11 +269,3 @@ def test_two_processes_write_the_bytes_of_one(home, tmp_path):
     done = subprocess.run(call, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
-
-
-def test_arguments_of_the_writer_and_the_estimate_agree():
-    """What can be written can be estimated."""
-    import inspect
-
-    writer, planner = (set(inspect.signature(f).parameters) for f in (write_activations, estimate))
-    assert writer - planner == {"pictures_per_shard", "progress"}

@@ -11,11 +11,11 @@ import torch
 from torch.testing import assert_close
 
 from lens_multimodal import attach_vision
-from lens_multimodal.atlas import build_atlas, estimate_atlas
+from lens_multimodal.atlas import AtlasSettings, build_atlas, estimate_atlas
 from lens_multimodal.data import CaptionedPicture
 from lens_multimodal.image.patch_cover import covered_positions
 from lens_multimodal.runs.picture_order import in_order
-from lens_multimodal.store import estimate, write_activations
+from lens_multimodal.store import StoreSettings, estimate_activations, write_activations
 from lens_multimodal.train import CaptionBatch, FitSettings, batches_of, fit_projection, token_losses
 from tests.vision_language.conftest import Pair
 from tests.vision_language.models import build
@@ -52,8 +52,8 @@ def neurons_on_pixels(pair, scene, text):
 
 
 def store_of(pair, scenes, out, **options):
-    options = {"at": f"blocks.{LAYER}.mlp.hook_post", "text": TEXT, "batch_size": 4, "progress": False, **options}
-    return write_activations(pair.lens, scenes, out, **options)
+    settings = StoreSettings(at=f"blocks.{LAYER}.mlp.hook_post", text=TEXT, batch_size=4, **options)
+    return write_activations(pair.lens, scenes, out, settings, progress=False)
 
 
 def test_a_store_of_image_positions(pair, scenes, tmp_path):
@@ -69,7 +69,8 @@ def test_a_store_of_image_positions(pair, scenes, tmp_path):
         assert rows["pos"].tolist() == list(span.positions)
         cells = [span.image.cell(index) or (-1, -1) for index in range(len(span.image))]
         assert list(zip(rows["patch_row"], rows["patch_col"], strict=True)) == cells
-    assert estimate(pair.lens, scenes, at="blocks.0.hook_resid_post", batch_size=2, n_batches=1).bytes > 0
+    settings = StoreSettings(at="blocks.0.hook_resid_post", batch_size=2)
+    assert estimate_activations(pair.lens, scenes, settings, n_batches=1).bytes > 0
 
 
 def test_a_store_of_objects(pair, scenes, tmp_path):
@@ -112,13 +113,13 @@ def test_a_store_of_captions(pair, scenes, tmp_path):
 
 def test_an_atlas_counts_one_grid(pair, scenes, tmp_path):
     """Moments, best patches and overlaps from pixels; other layouts are refused before anything is written."""
-    options = {"layers": [LAYER], "text": TEXT, "batch_size": 2, "quantile": 0.8, "n_top": 2, "progress": False}
+    settings = AtlasSettings(layers=[LAYER], text=TEXT, batch_size=2, quantile=0.8, n_top=2)
     if pair.family not in ("llava", "gemma-3"):
         with pytest.raises(ValueError, match="grid"):
-            build_atlas(pair.lens, scenes, tmp_path / "out", **options)
+            build_atlas(pair.lens, scenes, tmp_path / "out", settings, progress=False)
         assert not (tmp_path / "out").exists()
         return
-    atlas = build_atlas(pair.lens, scenes, tmp_path / "out", **options)
+    atlas = build_atlas(pair.lens, scenes, tmp_path / "out", settings, progress=False)
     order = in_order(scenes, 0)
     images = [pair.lens.prompt(scene.path, TEXT).spans[0][0] for scene in order]
     activation = torch.stack(
@@ -144,7 +145,7 @@ def test_an_atlas_counts_one_grid(pair, scenes, tmp_path):
         inside = share[on].sum()
         own = atlas.neuron(LAYER, neuron).concepts.set_index("category")
         assert own.loc["dog", "iou"] == pytest.approx(inside / (on.sum() + share.sum() - inside), abs=1e-6)
-    assert estimate_atlas(pair.lens, scenes, layers=[LAYER], batch_size=2, n_batches=1).bytes > 0
+    assert estimate_atlas(pair.lens, scenes, settings, n_batches=1).bytes > 0
 
 
 # --- training --------------------------------------------------------------------------------------------

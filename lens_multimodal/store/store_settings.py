@@ -1,7 +1,7 @@
-"""Which activations are stored: hook points, positions, precision."""
+"""What a store holds: hook points, positions, precision."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,30 +18,34 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhatToStore:
-    """The settings of a store that decide its rows.
+class StoreSettings:
+    """The settings that decide the rows of a store.
 
     Raises: ArgumentValueError for values outside their range.
     """
 
-    at: tuple[str, ...]
-    """Hook points, as TransformerLens names them."""
+    at: Sequence[str] | str
+    """Hook points with activations `[batch, pos, ...]`, such as `blocks.5.mlp.hook_post`; one or several."""
     positions: StoredPositions = "image"
-    categories: tuple[str, ...] | None = None
+    """`image` (every image patch), `objects` (patches covered by an annotated category), `text` (the words after the
+    image), `caption` (the words of the model's own caption), `all` (image and text)."""
+    categories: Sequence[str] | None = None
     """Categories that make a patch one of `objects`; None for all of the data set."""
     covered: float = 0.5
-    """Least share of a patch that a category covers where `positions` is objects."""
+    """Least share of a patch that one category covers where `positions` is objects."""
     text: str = PROMPT
     """After the image."""
     max_new_tokens: int = 20
     """Longest caption, where `positions` is caption."""
-    dtype: str = "float32"
+    dtype: str | torch.dtype | None = None
+    """Of the stored numbers: float32, bfloat16 or float16; None for the model's own."""
     batch_size: int = 32
     """Pictures in one forward pass. Other sizes change the last bits of activations."""
     pictures_per_shard: int = 256
+    """Pictures of one file. One shard is held in memory while it is made."""
 
     def __post_init__(self) -> None:
-        if not self.at or len(set(self.at)) < len(self.at):
+        if not self.names or len(set(self.names)) < len(self.names):
             raise ArgumentValueError(f"expected at least one hook point, each once, got {list(self.at)}", "at")
         if self.positions not in get_args(StoredPositions):
             raise ArgumentValueError(
@@ -49,8 +53,8 @@ class WhatToStore:
             )
         if not 0 < self.covered <= 1:
             raise ArgumentValueError(f"expected a share above 0 and up to 1, got {self.covered}", "covered")
-        if self.dtype not in DTYPES:
-            raise ArgumentValueError(f"expected one of {', '.join(DTYPES)}, got {self.dtype!r}", "dtype")
+        if self.dtype is not None:
+            _read_dtype(self.dtype)
         for name in ("batch_size", "pictures_per_shard", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ArgumentValueError(f"must be at least 1, got {getattr(self, name)}", name)
@@ -58,29 +62,33 @@ class WhatToStore:
             raise ArgumentValueError('only positions="objects" uses categories', "categories")
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The hook points."""
+        return (self.at,) if isinstance(self.at, str) else tuple(self.at)
+
+    @property
     def with_objects(self) -> bool:
         return self.positions == "objects"
 
+    def dtype_for(self, lens: CaptioningModel) -> torch.dtype:
+        """Of the numbers stored from this lens. Raises: ArgumentValueError for a model in any other precision."""
+        return _read_dtype(next(lens.model.parameters()).dtype if self.dtype is None else self.dtype)
 
-def what_to_store(
-    lens: CaptioningModel,
-    *,
-    at: Sequence[str] | str,
-    categories: Sequence[str] | None,
-    dtype: str | torch.dtype | None,
-    **others: Any,
-) -> WhatToStore:
-    """The settings as users give them: one hook point without a list, a torch type, None for the model's precision.
+    def described(self, lens: CaptioningModel) -> dict[str, Any]:
+        """For the manifest, the same for settings that store the same."""
+        return {
+            **asdict(self),
+            "at": list(self.names),
+            "categories": None if self.categories is None else list(self.categories),
+            "dtype": str(self.dtype_for(lens)).removeprefix("torch."),
+        }
 
-    Args: others: fields of `WhatToStore`.
-    Raises: as `WhatToStore`.
-    """
-    return WhatToStore(
-        at=(at,) if isinstance(at, str) else tuple(at),
-        categories=None if categories is None else tuple(categories),
-        dtype=str(next(lens.model.parameters()).dtype if dtype is None else dtype).removeprefix("torch."),
-        **others,
-    )
+
+def _read_dtype(given: str | torch.dtype) -> torch.dtype:
+    name = str(given).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ArgumentValueError(f"expected one of {', '.join(DTYPES)}, got {name!r}", "dtype")
+    return DTYPES[name]
 
 
 def check_categories(wanted: Sequence[str] | None, known: Sequence[str]) -> None:
