@@ -28,21 +28,32 @@ class Caption:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchGrid:
-    """Where the image patches lie on the picture, row after row."""
+    """Image patches in rows and columns, as in `ImageLayout`."""
 
     grid_h: int
     grid_w: int
-    boxes: list[tuple[float, float, float, float]]
-    """Left, top, width, height as shares of the picture's width and height; of width or height 0 if the patch shows
-    only padding."""
+    indices: list[int]
+    """Row by row from the top left: the image position that shows this patch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePositions:
+    """What the positions of an image show; they are numbered from 0 within the image."""
+
+    grids: list[PatchGrid]
+    names: list[str]
+    """What each shows, in words."""
+    boxes: list[tuple[float, float, float, float] | None]
+    """Where: left, top, width, height as shares of the picture's width and height. None for a position that shows no
+    pixels or only padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A picture's caption and patch grid."""
+    """A picture's caption, and what its positions show."""
 
     caption: Caption
-    patches: PatchGrid
+    positions: ImagePositions
     unfamiliar: bool
     """Whether the picture is unlike the scenes that the tiny trio knows; false for every other lens."""
 
@@ -69,14 +80,13 @@ class Neuron:
     neuron: int
     attribution: float
     """Logits."""
-    row: int
-    col: int
-    """The image patch with the largest attribution; -1 at a word."""
+    index: int | None
+    """The image position with the largest attribution; None at a word."""
     tokens: list[str]
     """The tokens it writes, strongest first."""
     interpretable: bool
     activations: list[float]
-    """At each image patch, wherever it is ranked."""
+    """At each image position, wherever it is ranked."""
     field: str
     """Its activation over the picture, as a data URI."""
     atlas: InAtlas | None
@@ -129,13 +139,13 @@ class Patched:
 
 @dataclass(frozen=True, kw_only=True)
 class SweptLayer:
-    """Change of the target, `[grid_h][grid_w]`, when each image patch alone is patched into one layer.
+    """Change of the target when each image position alone is patched into one layer.
 
     `clean` and `corrupted` are the target in the two unpatched runs; `label` says what it is.
     """
 
     layer: int
     label: str
-    effect: list[list[float]]
+    effect: list[float]
     clean: float
     corrupted: float

@@ -34,16 +34,16 @@ def patch_between(
         before: tokens of the caption before the word in question.
         target: the word, usually of the clean picture's caption.
         layers: those whose input is replaced.
-        patches: image patches by number, row after row; the same ones in both pictures.
-    Raises: as `Workbench.why`; ValueError for layers or patches that do not exist, or none.
+        patches: image positions by number within the image; the same ones in both pictures.
+    Raises: as `Workbench.why`; ValueError for layers or patches that do not exist, or none, and for two pictures that
+        are read in different grids.
     """
     with bench.alone():
-        images = bench.pictures.get(clean), bench.pictures.get(corrupted)
-        giving, receiving = (bench.prompt(image, text, before) for image in images)
+        giving, receiving = _alike(bench, clean, corrupted, text, before)
         hooks = _patching(bench, giving, layers, patches)
         logits = [bench.next_logits(giving), bench.next_logits(receiving), bench.next_logits(receiving, hooks)]
         return Patched(
-            caption=bench.caption(bench.prompt(images[1], text), hooks),
+            caption=bench.caption(bench.prompt(bench.pictures.get(corrupted), text), hooks),
             word=_in_runs(bench, target, logits),
             other=_in_runs(bench, int(logits[1].argmax()), logits),
         )
@@ -52,7 +52,7 @@ def patch_between(
 def sweep_layer(
     bench: Workbench, clean: str, corrupted: str, text: str, before: Sequence[int], target: int, *, layer: int
 ) -> SweptLayer:
-    """Patch each image patch alone into one layer: which patches restore the clean picture's word?
+    """Patch each image position alone into one layer: which ones restore the clean picture's word?
 
     The target is the logit of the word minus that of the corrupted run's likeliest token; the word's own logit if
     these are the same.
@@ -60,7 +60,7 @@ def sweep_layer(
     Raises: as `patch_between`.
     """
     with bench.alone():
-        giving, receiving = (bench.prompt(bench.pictures.get(name), text, before) for name in (clean, corrupted))
+        giving, receiving = _alike(bench, clean, corrupted, text, before)
         there = bench.next_logits(receiving)
         word, other = bench.word(target, there), bench.word(int(there.argmax()), there)
         same = word.token_id == other.token_id
@@ -75,10 +75,28 @@ def sweep_layer(
         return SweptLayer(
             layer=layer,
             label=f"logit of {word.text!r}" if same else f"logit of {word.text!r} minus {other.text!r}",
-            effect=swept.effect.reshape(receiving.grid).tolist(),
+            effect=swept.effect.flatten().tolist(),
             clean=swept.clean,
             corrupted=swept.corrupted,
         )
+
+
+def _alike(
+    bench: Workbench, clean: str, corrupted: str, text: str, before: Sequence[int]
+) -> tuple[ImagePrompt, ImagePrompt]:
+    """Both prompts. Raises: ValueError unless each position shows the same patch of both pictures."""
+    images = [bench.pictures.get(name) for name in (clean, corrupted)]
+    places = [
+        [(grid.grid_h, grid.grid_w, grid.indices) for grid in image.layout.grids] or len(image) for image in images
+    ]
+    if places[0] != places[1]:
+        grids = (f"{image.size[0]} x {image.size[1]} pixels as {image.layout.shapes}" for image in images if image.size)
+        raise ValueError(
+            f"this model reads the two pictures in different grids of image patches ({'; '.join(grids)}), so their "
+            f"positions do not correspond: choose two pictures of the same shape"
+        )
+    giving, receiving = (bench.prompt(image, text, before) for image in images)
+    return giving, receiving
 
 
 def _patching(
@@ -87,9 +105,9 @@ def _patching(
     at: Any = giving.image_pos[0].tolist()
     outside = [patch for patch in patches if not 0 <= patch < len(at)]
     if outside:
-        raise ValueError(f"image patch {outside[0]} is outside the picture's {len(at)} patches (0 to {len(at) - 1})")
+        raise ValueError(f"image position {outside[0]} is outside the picture's {len(at)} (0 to {len(at) - 1})")
     if not patches:
-        raise ValueError("choose at least one image patch")
+        raise ValueError("choose at least one image position")
     known = read_layers(bench.lens.model, list(layers))
     run = record(bench.lens.model, giving.tokens, [transformer.resid_pre(layer) for layer in known])
     return patch_resid_pre(bench.lens.model, known, run=run, positions=[at[patch] for patch in patches])

@@ -66,13 +66,13 @@ class Between(Place):
 
 
 class Patch(Between):
-    """Patch some image patches into some layers."""
+    """Patch some image positions into some layers."""
 
     layers: list[Index] = Field(max_length=1000)
     patches: list[Index] = Field(max_length=10_000)
 
 
 class Sweep(Between):
-    """Patch every image patch into one layer."""
+    """Patch every image position into one layer."""
 
     layer: Index

@@ -38,6 +38,7 @@ STATIC = {
     "main.js": "text/javascript",
     "neurons.js": "text/javascript",
     "pictures.js": "text/javascript",
+    "positions.js": "text/javascript",
 }
 """The only files that are served, each read once."""
 

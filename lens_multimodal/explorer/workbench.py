@@ -17,12 +17,13 @@ from lens_multimodal.analysis import neuron_activations, receptive_field
 from lens_multimodal.arguments.positions import Positions, PositionSet
 from lens_multimodal.arguments.targets import read_token
 from lens_multimodal.data.coco import Scene
-from lens_multimodal.explorer.answers import Caption, Changed, Neuron, PatchGrid, Seen, Why, Word
+from lens_multimodal.explorer.answers import Caption, Changed, ImagePositions, Neuron, PatchGrid, Seen, Why, Word
 from lens_multimodal.explorer.atlas_pages import AtlasPages
 from lens_multimodal.explorer.limits import Limits
 from lens_multimodal.explorer.uploads import Pictures, Sample, read_upload, thumbnail
 from lens_multimodal.hooks import random_neurons_like, scale
-from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.image.geometry import Box
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
 from lens_multimodal.tiny.familiarity import Familiarity, familiarity_of
@@ -93,7 +94,7 @@ class Workbench:
             image = self.pictures.get(picture)
             return Seen(
                 caption=self.caption(self.prompt(image, text)),
-                patches=self._grid(image),
+                positions=_positions(image.layout),
                 unfamiliar=not self.pictures.is_sample(picture) and self._unfamiliar(image),
             )
 
@@ -113,11 +114,16 @@ class Workbench:
             token = self._known(target)
             logits = self.next_logits(prompt)
             table = self.lens.neurons(prompt, token, positions=positions, top_k=top_k)
-            active = neuron_activations(self.lens.model, prompt.tokens, table, prompt.image_pos[0])[0]
+            (span,) = prompt.spans[0]
+            active = neuron_activations(self.lens.model, prompt.tokens, table, list(span.positions))[0]
             assert image.picture is not None
             shown = thumbnail(image.picture, FIELD_SIDE)
             small = replace(image, picture=shown, placing=image.layout.for_picture(shown.width, shown.height))
-            rows = [self._neuron(row, active[i], small) for i, row in enumerate(table.to_dict("records"))]
+            index_of = {pos: index for index, pos in enumerate(span.positions)}
+            rows = [
+                self._neuron(row, index_of.get(row["pos"]), active[i], small)
+                for i, row in enumerate(table.to_dict("records"))
+            ]
         return Why(
             word=self.word(token, logits),
             neurons=rows,
@@ -253,40 +259,33 @@ class Workbench:
         pairs = zip(drawn["layer"].tolist(), drawn["neuron"].tolist(), strict=True)
         return {pair: factors[neuron] for pair, neuron in zip(pairs, changed, strict=True)}
 
-    def _neuron(self, row: dict[Any, Any], active: Float[Tensor, " pos"], image: EmbeddedImage) -> Neuron:
-        geometry = _placed(image)
+    def _neuron(
+        self, row: dict[Any, Any], index: int | None, active: Float[Tensor, " image_pos"], image: EmbeddedImage
+    ) -> Neuron:
         assert image.picture is not None
-        field = receptive_field(active.reshape(image.grid_h, image.grid_w), geometry)
+        field = receptive_field(active, image.layout)
         return Neuron(
-            **{name: row[name] for name in ("layer", "neuron", "attribution", "row", "col", "interpretable")},
+            **{name: row[name] for name in ("layer", "neuron", "attribution", "interpretable")},
+            index=index,
             tokens=list(row["tokens"]),
             activations=active.tolist(),
             field=data_uri(field_over_picture(image.picture, field, side=FIELD_SIDE), side=FIELD_SIDE),
             atlas=self.atlas.known(row["layer"], row["neuron"]) if self.atlas else None,
         )
 
-    def _grid(self, image: EmbeddedImage) -> PatchGrid:
-        geometry = _placed(image)
-        width, height = geometry.width, geometry.height
-        boxes = [geometry.patch_box(*divmod(i, image.grid_w)) for i in range(len(image))]
-        return PatchGrid(
-            grid_h=image.grid_h,
-            grid_w=image.grid_w,
-            boxes=[
-                (b.left / width, b.top / height, (b.right - b.left) / width, (b.bottom - b.top) / height) for b in boxes
-            ],
-        )
+
+def _positions(layout: ImageLayout) -> ImagePositions:
+    size = layout.picture_size
+    boxes = [layout.box(index) for index in range(layout.n_positions)]
+    return ImagePositions(
+        grids=[PatchGrid(grid_h=g.grid_h, grid_w=g.grid_w, indices=list(g.indices)) for g in layout.grids],
+        names=[layout.name(index) for index in range(layout.n_positions)],
+        boxes=[None if box is None else _shares(box, *size) for box in boxes],
+    )
 
 
-def _placed(image: EmbeddedImage) -> ImageGeometry:
-    """The geometry of the one grid that the page draws. Raises: ValueError for an image that has none, or several."""
-    if image.geometry is None:
-        shapes = ", ".join(f"{grid.grid_h} x {grid.grid_w}" for grid in image.layout.grids) or "none"
-        raise ValueError(
-            f"the explorer draws one grid of image patches, and this model reads a picture in others ({shapes}); use "
-            f"lens.show and image.layout"
-        )
-    return image.geometry
+def _shares(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
+    return box.left / width, box.top / height, (box.right - box.left) / width, (box.bottom - box.top) / height
 
 
 def _probabilities(logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:

@@ -81,6 +81,19 @@ class ImageLayout:
         """Whether it is known where in the picture the patches lie."""
         return bool(self.grids) and all(grid.geometry is not None for grid in self.grids)
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height in pixels of the picture.
+
+        Raises: ValueError for an image whose places in a picture are not known.
+        """
+        return self._geometries[0].width, self._geometries[0].height
+
+    @property
+    def shapes(self) -> str:
+        """Rows and columns of the grids, in words."""
+        return ", ".join(f"{grid.grid_h} x {grid.grid_w}" for grid in self.grids) or "none"
+
     def place(self, index: int) -> tuple[PatchGrid, int, int] | None:
         """The grid, row and column of a position counted within the image; None if it shows no pixels."""
         if not 0 <= index < self.n_positions:
@@ -88,7 +101,10 @@ class ImageLayout:
         return self._places.get(index)
 
     def box(self, index: int) -> Box | None:
-        """The part of the picture that a position shows; None if it shows no pixels, or if it is not known which."""
+        """The part of the picture that a position shows.
+
+        None for a position that shows no pixels or only padding, and where the place is not known.
+        """
         found = self.place(index)
         if found is None or found[0].geometry is None:
             return None
@@ -96,6 +112,16 @@ class ImageLayout:
         assert grid.geometry is not None
         box = grid.geometry.patch_box(row, col)
         return box if box.area else None
+
+    def name(self, index: int) -> str:
+        """What a position shows, in words."""
+        found = self.place(index)
+        if found is None:
+            return "no part of the picture"
+        grid, row, col = found
+        of_grid = f" of the {grid.grid_h} x {grid.grid_w} grid" if len(self.grids) > 1 else ""
+        padding = ", only padding" if grid.geometry is not None and self.box(index) is None else ""
+        return f"row {row}, column {col}{of_grid}{padding}"
 
     def for_picture(self, width: int, height: int) -> "ImageLayout":
         """The same patches in the same picture scaled to another size."""
@@ -116,20 +142,24 @@ class ImageLayout:
         """
         if values.shape != (self.n_positions,):
             raise ValueError(f"expected one value for each of {self.n_positions} positions, got {list(values.shape)}")
-        geometries = [grid.geometry for grid in self.grids]
-        placed = [geometry for geometry in geometries if geometry is not None]
-        if not placed or len(placed) < len(geometries):
-            raise ValueError(
-                "this image's positions are not known to show one place of the picture each, so no map of the picture "
-                "can be made of them"
-            )
         maps = [
             geometry.to_picture(
                 values[torch.tensor(grid.indices, device=values.device)].reshape(grid.grid_h, grid.grid_w)
             )
-            for grid, geometry in zip(self.grids, placed, strict=True)
+            for grid, geometry in zip(self.grids, self._geometries, strict=True)
         ]
         return torch.stack(maps).nanmean(dim=0)
+
+    @property
+    def _geometries(self) -> list[ImageGeometry]:
+        """Of every grid. Raises: ValueError unless all are known."""
+        known = [grid.geometry for grid in self.grids if grid.geometry is not None]
+        if not known or len(known) < len(self.grids):
+            raise ValueError(
+                f"it is not known which place in the picture each of the {self.n_positions} positions of this image "
+                f"shows (patch grids: {self.shapes}), so nothing can be drawn over the picture"
+            )
+        return known
 
     @cached_property
     def _places(self) -> dict[int, tuple[PatchGrid, int, int]]:

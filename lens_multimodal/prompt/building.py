@@ -61,6 +61,7 @@ class PromptBuilder:
                 EmbeddedImage(
                     soft_prompt=own,
                     placing=partial(self.images.layout, picture.width, picture.height, n_positions=len(own.vectors)),
+                    size=picture.size,
                     picture=picture,
                 )
                 for picture, own in zip(chunk, stored, strict=True)

@@ -28,8 +28,10 @@ class EmbeddedImage:
     soft_prompt: SoftPrompt
     placing: ImageLayout | Callable[[], ImageLayout] = field(repr=False)
     """The layout, or a function that finds it on demand: measuring one takes time, and a caption does not need it."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels of the picture that the model read; None for vectors that came without one."""
     picture: Image.Image | None = None
-    """The picture itself, for display; None for vectors that came without one."""
+    """The picture, or a smaller copy, for display; None for vectors that came without one."""
 
     def __len__(self) -> int:
         return len(self.soft_prompt.vectors)
@@ -73,9 +75,9 @@ class EmbeddedImage:
     def _grid(self) -> PatchGrid:
         grid = self.layout.only_grid
         if grid is None:
-            shapes = ", ".join(f"{g.grid_h} x {g.grid_w}" for g in self.layout.grids) or "none"
             raise ValueError(
-                f"the {len(self)} positions of this image are not one patch grid (its grids: {shapes}); use its layout"
+                f"the {len(self)} positions of this image are not one patch grid; image.layout has its grids: "
+                f"{self.layout.shapes}"
             )
         return grid
 

@@ -217,7 +217,7 @@ class VisionTower(ImageEmbedder):
         Raises: ValueError unless there are as many placeholders as images.
         """
         images = [piece for piece in row if isinstance(piece, EmbeddedImage)]
-        if any(image.picture is None for image in images):
+        if any(image.size is None for image in images):
             return self._around_bare_vectors(row, text=text, prepend_bos=prepend_bos)
         words = [piece for piece in row if isinstance(piece, str)]
         n_named = sum(piece.count(self.image_token) for piece in words)
@@ -238,7 +238,7 @@ class VisionTower(ImageEmbedder):
         for piece in row:
             if isinstance(piece, str):
                 pieces.append(text.encode(piece))
-            elif piece.picture is None:
+            elif piece.size is None:
                 pieces.append(piece)
             else:
                 pieces += self._with_images(self._ids(self.placeholder, [piece], prepend_bos=False), [piece])
@@ -251,7 +251,7 @@ class VisionTower(ImageEmbedder):
         if not images:
             ids = list(self.processor.tokenizer(written, **options)["input_ids"])
         else:
-            ids = self._texts.ids(written, tuple(image.picture.size for image in images if image.picture), **options)
+            ids = self._texts.ids(written, tuple(image.size for image in images if image.size), **options)
         bos_id = self.processor.tokenizer.bos_token_id
         first_word = next((token for token in ids if token != self.image_token_id), None)
         if prepend_bos and not begun and first_word != bos_id:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
@@ -94,7 +93,7 @@ def _stored(
         EmbeddedImage(
             soft_prompt=lens.virtual_tokens.store(own.vectors, forward_arguments=own.forward_arguments),
             placing=ImageLayout(n_positions=len(own.vectors), grids=()),
-            picture=None if sizes is None else Image.new("RGB", sizes[row]),
+            size=None if sizes is None else sizes[row],
         )
         for row, own in enumerate(encoded)
     ]

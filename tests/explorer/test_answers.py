@@ -34,8 +34,10 @@ def test_an_uploaded_picture_is_captioned_as_by_the_library(page, lens, kind):
     expected = lens.caption(Image.open(BytesIO(data)), TEXT, max_new_tokens=LIMITS.new_tokens)
     assert seen["caption"]["text"] == expected
     assert seen["unfamiliar"] is False, "nothing is known of this encoder's training"
-    assert len(seen["patches"]["boxes"]) == seen["patches"]["grid_h"] * seen["patches"]["grid_w"] == 9
-    assert sum(width * height for _, _, width, height in seen["patches"]["boxes"]) == pytest.approx(1)
+    [grid] = seen["positions"]["grids"]
+    assert (grid["grid_h"], grid["grid_w"], grid["indices"]) == (3, 3, list(range(9)))
+    assert seen["positions"]["names"][5] == "row 1, column 2"
+    assert sum(width * height for _, _, width, height in seen["positions"]["boxes"]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("text", ["", "a", "\N{SNOWMAN} <|endoftext|>"])
@@ -74,7 +76,8 @@ def test_the_neurons_behind_a_word_are_those_of_the_library(page, lens, two, pos
     )
     assert [n["attribution"] for n in why["neurons"]] == pytest.approx(expected["attribution"].tolist(), **CLOSE)
     assert [tuple(n["tokens"]) for n in why["neurons"]] == expected["tokens"].tolist()
-    assert [(n["row"], n["col"]) for n in why["neurons"]] == list(zip(expected["row"], expected["col"], strict=True))
+    cells = [(-1, -1) if n["index"] is None else divmod(n["index"], 3) for n in why["neurons"]]
+    assert cells == list(zip(expected["row"], expected["col"], strict=True))
     with torch.no_grad():
         _, cache = lens.model.run_with_cache(prompt.tokens)
     for neuron in why["neurons"]:
@@ -151,9 +154,9 @@ def test_a_sweep_agrees_with_patching_each_image_patch_alone(page, two):
         # Log-probabilities differ by what logits differ by.
         after, before = (math.log(word[run] / other[run]) for run in ("patched", "corrupted"))
         if word["token_id"] != other["token_id"]:
-            assert swept["effect"][patch // 3][patch % 3] == pytest.approx(after - before, abs=1e-3)
+            assert swept["effect"][patch] == pytest.approx(after - before, abs=1e-3)
             assert swept["corrupted"] == pytest.approx(before, abs=1e-3)
-    assert max(abs(value) for row in swept["effect"] for value in row) > 1e-4
+    assert max(map(abs, swept["effect"])) > 1e-4
 
 
 def test_the_oldest_uploads_are_dropped_with_their_vectors(page, lens):

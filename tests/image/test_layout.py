@@ -1,5 +1,7 @@
 """Layouts of several grids: places, boxes, scaling, and maps of the picture, by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,6 +32,23 @@ def test_places_and_boxes():
     assert LAYOUT.only_grid is None
     with pytest.raises(ValueError, match="7"):
         LAYOUT.place(7)
+
+
+def test_names_say_what_a_position_shows():
+    assert [LAYOUT.name(index) for index in (0, 3, 4)] == [
+        "row 0, column 0 of the 1 x 1 grid", "no part of the picture", "row 1, column 0 of the 2 x 2 grid",
+    ]  # fmt: skip
+    padded = replace(geometry(2, 2), resized_height=8)
+    one = ImageLayout.one_grid(2, 2, padded)
+    assert [one.name(index) for index in (1, 2)] == ["row 0, column 1", "row 1, column 0, only padding"]
+    assert ImageLayout.one_grid(1, 3).name(2) == "row 0, column 2"
+
+
+def test_the_size_and_the_shapes_of_the_grids():
+    assert LAYOUT.picture_size == (40, 20)
+    assert LAYOUT.shapes == "2 x 2, 1 x 1"
+    with pytest.raises(ValueError, match="3 positions"):
+        _ = ImageLayout.one_grid(1, 3).picture_size
 
 
 def test_one_grid_in_order_is_the_only_grid():

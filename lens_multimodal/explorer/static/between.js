@@ -3,6 +3,7 @@
 import { latest, post } from "./api.js";
 import { Board } from "./board.js";
 import { $, bar, difference, el, readable, signed, words } from "./dom.js";
+import { sheets } from "./positions.js";
 
 const PAUSE_MS = 150;
 
@@ -19,7 +20,7 @@ export class Between {
       $(id).addEventListener("change", () => this.#layersChanged(id));
     }
     $("layer-last").value = String(about.n_layers - 1);
-    $("patch-all").addEventListener("click", () => this.#choose(this.slots.b.seen.patches.boxes.map((_, i) => i)));
+    $("patch-all").addEventListener("click", () => this.#choose(this.#all));
     $("patch-none").addEventListener("click", () => this.#choose([]));
     $("sweep").addEventListener("click", () => this.#sweep());
     this.#markNext();
@@ -40,13 +41,15 @@ export class Between {
     const seen = await this.asking[name].post("/api/look", { picture, text: this.about.prompt });
     if (!seen) return;
     slot.seen = seen;
-    slot.board.show(picture, label, seen.patches);
+    slot.board.show(picture, label, seen.positions);
     slot.says.textContent = label;
     if (name === "a") this.index = this.#firstGuess(seen.caption);
     this.#captions();
+    $("patch-bars").replaceChildren();
+    $("patch-caption").replaceChildren();
     const both = Boolean(this.slots.a.seen && this.slots.b.seen);
     $("patching").hidden = $("sweeping").hidden = !both;
-    if (both) this.#choose(this.slots.b.seen.patches.boxes.map((_, i) => i));
+    if (both) this.#choose(this.#all);
   }
 
   #slot(name, title) {
@@ -113,6 +116,11 @@ export class Between {
     };
   }
 
+  // Every image position of picture B.
+  get #all() {
+    return (this.slots.b.seen?.positions.names ?? []).map((_, index) => index);
+  }
+
   get #layers() {
     const [first, last] = [Number($("layer-first").value), Number($("layer-last").value)];
     return Array.from({ length: last - first + 1 }, (_, i) => first + i);
@@ -127,8 +135,7 @@ export class Between {
   #choose(patches) {
     this.patches = patches;
     for (const slot of Object.values(this.slots)) slot.board.choose(patches);
-    const all = this.slots.b.seen?.patches.boxes.length ?? 0;
-    $("patch-count").textContent = `${patches.length} of ${all} image patches`;
+    $("patch-count").textContent = `${patches.length} of ${this.#all.length} image positions`;
     this.#patchSoon();
   }
 
@@ -143,7 +150,7 @@ export class Between {
     if (!question) return;
     if (!this.patches.length) {
       $("patch-bars").replaceChildren();
-      $("patch-caption").replaceChildren(el("span", { class: "quiet" }, "Choose image patches to copy."));
+      $("patch-caption").replaceChildren(el("span", { class: "quiet" }, "Choose image positions to copy."));
       return;
     }
     const patched = await this.asking.patch.post("/api/patch", {
@@ -177,7 +184,7 @@ export class Between {
     this.sweeping?.abort();
     this.sweeping = null;
     $("sweep-maps").replaceChildren();
-    $("sweep-note").textContent = "Every image patch is copied alone, into one layer at a time.";
+    $("sweep-note").textContent = "Every image position is copied alone, into one layer at a time.";
   }
 
   // One question for each layer, so that the maps fill one by one.
@@ -196,10 +203,10 @@ export class Between {
   }
 
   #maps(swept) {
-    const most = Math.max(...swept.flatMap((one) => one.effect.flat().map(Math.abs)), 1e-9);
+    const most = Math.max(...swept.flatMap((one) => one.effect.map(Math.abs)), 1e-9);
     const { label, clean, corrupted } = swept[0];
     $("sweep-note").replaceChildren(
-      `Change of the ${label} when one image patch of A is copied into B (A has ${signed(clean)}, B ${signed(corrupted)}):`,
+      `Change of the ${label} when one image position of A is copied into B (A has ${signed(clean)}, B ${signed(corrupted)}):`,
       el(
         "span",
         { class: "legend" },
@@ -212,35 +219,23 @@ export class Between {
   }
 
   #map({ layer, effect }, most) {
-    const { boxes, grid_w } = this.slots.b.seen.patches;
-    const cells = boxes.map(([left, top, width, height], i) => {
-      const [row, column] = [Math.floor(i / grid_w), i % grid_w];
-      const value = effect[row][column];
-      const sign = value < 0 ? "lower" : "higher";
-      return el("span", {
-        class: `heat ${sign}`,
-        title: `row ${row}, column ${column}: ${value.toFixed(3)}`,
-        "data-effect": value,
-        style: {
-          left: `${100 * left}%`,
-          top: `${100 * top}%`,
-          width: `${100 * width}%`,
-          height: `${100 * height}%`,
-          opacity: String(Math.abs(value) / most),
-        },
+    const { picture, seen } = this.slots.b;
+    const cell = (index, name, style) =>
+      el("span", {
+        class: `heat ${effect[index] < 0 ? "lower" : "higher"}`,
+        title: `${name}: ${effect[index].toFixed(3)}`,
+        "data-effect": effect[index],
+        style: { ...style, opacity: String(Math.abs(effect[index]) / most) },
       });
-    });
-    const flat = effect.flat();
-    const best = flat.indexOf(Math.max(...flat));
-    const spoken = `layer ${layer}: largest at row ${Math.floor(best / grid_w)}, column ${best % grid_w}, ${flat[best].toFixed(3)}`;
+    const best = effect.indexOf(Math.max(...effect));
+    const spoken = `layer ${layer}: largest at ${seen.positions.names[best]}, ${effect[best].toFixed(3)}`;
     return el(
       "figure",
       { class: "map", "data-layer": layer },
       el(
         "div",
-        { class: "map-picture", role: "img", "aria-label": spoken },
-        el("img", { src: `/api/pictures/${this.slots.b.picture}`, alt: "" }),
-        ...cells,
+        { class: "map-sheets", role: "img", "aria-label": spoken },
+        ...sheets({ picture, label: "", positions: seen.positions, cell }),
       ),
       el("figcaption", {}, `layer ${layer}`),
     );

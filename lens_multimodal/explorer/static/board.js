@@ -1,66 +1,68 @@
-// A picture with its patch grid: patches can be pointed at, chosen, or covered by a neuron's activation.
+// A picture with its positions: they can be pointed at, chosen, or covered by a neuron's activation.
 
 import { el } from "./dom.js";
+import { neighbour, sheets } from "./positions.js";
 
 export class Board {
-  // onchoose(patches) makes the patches choosable.
+  // onchoose(indices) makes the positions choosable.
   constructor(place, { empty, onchoose } = {}) {
     this.onchoose = onchoose;
     this.chosen = new Set();
     this.cells = [];
-    this.image = el("img", { class: "shown", alt: "", hidden: true });
-    this.field = el("img", { class: "field", alt: "", hidden: true });
-    this.grid = el("div", { class: "cells", role: "group", "aria-label": "Image patches" });
-    this.note = el("span", { class: "quiet" }, empty ?? "");
-    place.append(el("div", { class: "board" }, this.image, this.field, this.grid, this.note));
-    this.grid.addEventListener("keydown", (event) => this.#move(event));
-    this.grid.addEventListener("pointerdown", (event) => this.#drag(event));
+    this.fields = [];
+    this.node = el("div", { class: "board" }, el("span", { class: "quiet" }, empty ?? ""));
+    place.append(this.node);
+    this.node.addEventListener("keydown", (event) => this.#move(event));
+    this.node.addEventListener("pointerdown", (event) => this.#drag(event));
   }
 
-  show(picture, label, patches) {
-    this.image.src = `/api/pictures/${picture}`;
-    this.image.alt = label;
-    this.image.hidden = false;
-    this.note.hidden = true;
-    this.cover(null);
-    this.patches = patches;
+  show(picture, label, positions) {
+    this.positions = positions;
     this.chosen = new Set();
-    this.cells = patches.boxes.map((box, index) => this.#cell(box, index));
-    this.grid.replaceChildren(...this.cells);
-    if (this.cells.length && this.onchoose) this.cells[0].tabIndex = 0;
+    this.cells = [];
+    const cell = (index, name, style) => (this.cells[index] = this.#cell(index, name, style));
+    this.node.replaceChildren(...sheets({ picture, label, positions, cell }));
+    this.fields = [...this.node.querySelectorAll(".shown")].map((shown) => {
+      const field = el("img", { class: "field", alt: "", hidden: true });
+      shown.after(field);
+      return field;
+    });
+    if (!this.onchoose) return;
+    for (const group of this.node.querySelectorAll(".cells")) if (group.firstChild) group.firstChild.tabIndex = 0;
   }
 
   // A neuron's activation over the picture, or null for the picture alone.
   cover(field) {
-    this.field.hidden = !field;
-    if (field) this.field.src = field;
+    for (const own of this.fields) {
+      own.hidden = !field;
+      if (field) own.src = field;
+    }
   }
 
+  // index: null for none
   point(index) {
     this.cells.forEach((cell, i) => cell.classList.toggle("pointed", i === index));
   }
 
-  choose(patches) {
-    this.chosen = new Set(patches);
+  choose(indices) {
+    this.chosen = new Set(indices);
     this.cells.forEach((cell, i) => {
       cell.classList.toggle("chosen", this.chosen.has(i));
       if (this.onchoose) cell.setAttribute("aria-pressed", String(this.chosen.has(i)));
     });
   }
 
-  #cell([left, top, width, height], index) {
-    const place = `row ${Math.floor(index / this.patches.grid_w)}, column ${index % this.patches.grid_w}`;
-    const style = { left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * width}%`, height: `${100 * height}%` };
-    if (!this.onchoose) return el("div", { class: "cell", style, title: place });
+  #cell(index, name, style) {
+    if (!this.onchoose) return el("div", { class: "cell", style, title: name });
     return el("button", {
       class: "cell",
       type: "button",
       style,
-      title: place,
-      "aria-label": place,
+      title: name,
+      "aria-label": name,
       "aria-pressed": "false",
       tabindex: "-1",
-      "data-patch": index,
+      "data-position": index,
       onclick: (event) => event.detail === 0 && this.#toggle(index),
     });
   }
@@ -73,17 +75,17 @@ export class Board {
     this.onchoose([...this.chosen].sort((a, b) => a - b));
   }
 
-  // Press on a patch and move over others: all become what the first one became.
+  // Press on a position and move over others: all become what the first one became.
   #drag(event) {
-    const start = event.target.closest("[data-patch]");
+    const start = event.target.closest("[data-position]");
     if (!start || event.button !== 0) return;
     event.preventDefault();
     start.focus();
-    const wanted = !this.chosen.has(Number(start.dataset.patch));
-    this.#toggle(Number(start.dataset.patch), wanted);
+    const wanted = !this.chosen.has(Number(start.dataset.position));
+    this.#toggle(Number(start.dataset.position), wanted);
     const over = (moved) => {
-      const cell = document.elementFromPoint(moved.clientX, moved.clientY)?.closest("[data-patch]");
-      if (cell && this.grid.contains(cell)) this.#toggle(Number(cell.dataset.patch), wanted);
+      const cell = document.elementFromPoint(moved.clientX, moved.clientY)?.closest("[data-position]");
+      if (cell && this.node.contains(cell)) this.#toggle(Number(cell.dataset.position), wanted);
     };
     const end = () => {
       removeEventListener("pointermove", over);
@@ -96,10 +98,9 @@ export class Board {
   }
 
   #move(event) {
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.patches?.grid_w, ArrowDown: this.patches?.grid_w };
     const from = this.cells.indexOf(document.activeElement);
-    const to = from + steps[event.key];
-    if (from < 0 || !(to >= 0 && to < this.cells.length)) return;
+    const to = from < 0 ? null : neighbour(this.positions, from, event.key);
+    if (to === null) return;
     event.preventDefault();
     this.cells[from].tabIndex = -1;
     this.cells[to].tabIndex = 0;

@@ -57,7 +57,7 @@ export class Look {
     if (!seen) return this.#lookAgain();
     this.seen = { ...seen, picture, label, text };
     this.index = null;
-    this.board.show(picture, label, seen.patches);
+    this.board.show(picture, label, seen.positions);
     $("neurons").hidden = true;
     $("look-unfamiliar").hidden = !seen.unfamiliar;
     $("look-hint").hidden = !seen.caption.words.length;
@@ -118,7 +118,7 @@ export class Look {
     const name = readable(why.word.text);
     $("why-title").replaceChildren("Why ", el("em", {}, name), "?");
     $("neurons-title").replaceChildren("The neurons behind ", el("em", {}, name));
-    this.table.show(why.neurons, name);
+    this.table.show(why.neurons, name, this.seen.positions.names);
     $("neurons").hidden = false;
     if (!this.table.factors.length) return this.#asItIs();
     this.#changeSoon(this.table.factors);
@@ -200,6 +200,6 @@ export class Look {
 
   #point(neuron) {
     this.board.cover(neuron?.field ?? null);
-    this.board.point(neuron && neuron.row >= 0 ? neuron.row * this.seen.patches.grid_w + neuron.col : -1);
+    this.board.point(neuron?.index ?? null);
   }
 }

@@ -34,10 +34,10 @@ export class NeuronTable {
     this.#settle();
   }
 
-  // word: the one asked about, marked among what the neurons write.
-  show(neurons, word) {
+  // word: the one asked about, marked among what the neurons write; names: what each image position shows.
+  show(neurons, word, names) {
     const most = Math.max(...neurons.map((neuron) => Math.abs(neuron.attribution)), 1e-9);
-    this.rows = neurons.map((neuron) => this.#row(neuron, most, word));
+    this.rows = neurons.map((neuron) => this.#row(neuron, most, word, names));
     this.body.replaceChildren(...this.rows.map((row) => row.node));
     for (const row of this.rows) row.set(this.changed.get(row.key)?.factor ?? 1);
     this.#settle();
@@ -69,7 +69,7 @@ export class NeuronTable {
     if (!this.loading) this.onchange(this.factors);
   }
 
-  #row(neuron, most, word) {
+  #row(neuron, most, word, names) {
     const name = `layer ${neuron.layer}, neuron ${neuron.neuron}`;
     const tick = el("input", { type: "checkbox", "aria-label": `Ablate ${name}` });
     const slider = el("input", { type: "range", ...SCALE, value: 1, "aria-label": `Scale ${name}` });
@@ -115,7 +115,7 @@ export class NeuronTable {
           }),
         ),
       ),
-      el("td", { class: "small place" }, neuron.row < 0 ? "last position" : `row ${neuron.row}, col ${neuron.col}`),
+      el("td", { class: "small place" }, neuron.index === null ? "last position" : names[neuron.index]),
       el("td", { class: "scale" }, slider, output),
     );
     return row;

@@ -92,16 +92,15 @@ def _panel(
     cells = []
     for grid in reversed(card.layout.grids):  # the finest grid last, on top
         for index in grid.indices:
-            box, place = card.layout.box(index), card.layout.place(index)
-            if box is None or place is None:
+            box = card.layout.box(index)
+            if box is None:
                 continue
-            _, row, col = place
             value = float(values[index])
             style = cell_style(box, width=width, height=height)
             if coloured and largest > 0:
                 rgb = "224,90,12" if value > 0 else "47,128,237"
                 style += f";background:rgba({rgb},{0.9 * abs(value) / largest:.3f})"
-            cells.append({"style": style, "name": f"row {row}, column {col}: {label} {value:.3g}"})
+            cells.append({"style": style, "name": f"{card.layout.name(index)}: {label} {value:.3g}"})
     shown_width, shown_height = shown_size(width, height)
     return {"title": title, "uri": uri, "cells": cells, "note": note, "width": shown_width, "height": shown_height}
 

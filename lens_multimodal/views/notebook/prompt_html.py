@@ -80,17 +80,15 @@ def _shown_image(span: ImageSpan, lens: CaptioningModel | None) -> dict[str, Any
     )
     # A picture whose patches cannot be placed is shown without cells over it.
     drawn = placed or image.picture is None
-    width, height = image.picture.size if image.picture else (grid.grid_w, grid.grid_h) if grid else (len(image), 1)
+    width, height = image.size or ((grid.grid_w, grid.grid_h) if grid else (len(image), 1))
     words = _nearest(lens, image.soft_prompt.vectors)
     cells = []
     for index, pos in enumerate(span.positions):
-        cell, box = image.cell(index), layout.box(index)
-        place = "no image patch" if cell is None else "row {}, column {}".format(*cell)
-        padding = cell is not None and box is None and layout.is_placed
+        box = layout.box(index)
         cells.append(
             {
                 "pos": pos,
-                "name": f"{place} (position {pos})" + (": only padding" if padding else ""),
+                "name": f"{layout.name(index)} (position {pos})",
                 "style": cell_style(box, width=width, height=height) if drawn and box else "",
                 "sprite": sprite(box, width=width, height=height) if placed and box else None,
                 "words": words[index],
