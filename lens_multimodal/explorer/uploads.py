@@ -3,8 +3,7 @@
 import io
 import secrets
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -12,6 +11,7 @@ from PIL import Image
 from lens_multimodal.data.coco import Scene
 from lens_multimodal.explorer.limits import Limits
 from lens_multimodal.image.pictures import PictureTooLarge, read_picture
+from lens_multimodal.latest import Latest
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import EmbeddedImage
 
@@ -47,8 +47,9 @@ class Pictures:
         self._lens = lens
         self._limits = limits
         self._scenes = {f"sample-{scene.id}": scene for scene in scenes}
-        self._uploads = _Latest(limits.uploads_held, forget=self._forget)
-        self._encoded = _Latest(limits.samples_held, forget=self._forget)
+        self._lock = threading.Lock()
+        self._uploads: Latest[str, EmbeddedImage] = Latest(limits.uploads_held, forget=self._forget)
+        self._encoded: Latest[str, EmbeddedImage] = Latest(limits.samples_held, forget=self._forget)
 
     @property
     def samples(self) -> list[Sample]:
@@ -61,7 +62,9 @@ class Pictures:
     def add(self, picture: Image.Image) -> str:
         """Encode and hold a picture and return its id. The caller holds the model's lock."""
         name = f"upload-{secrets.token_hex(16)}"
-        self._uploads.put(name, self._encode(picture))
+        encoded = self._encode(picture)
+        with self._lock:
+            self._uploads.put(name, encoded)
         return name
 
     def get(self, name: str) -> EmbeddedImage:
@@ -69,10 +72,12 @@ class Pictures:
 
         Raises: UnknownPicture.
         """
-        held = self._uploads.get(name) or self._encoded.get(name)
+        with self._lock:
+            held = self._uploads.find(name) or self._encoded.find(name)
         if held is None:
             held = self._encode(self._scene(name).open())
-            self._encoded.put(name, held)
+            with self._lock:
+                self._encoded.put(name, held)
         return held
 
     def is_sample(self, name: str) -> bool:
@@ -84,7 +89,8 @@ class Pictures:
 
         Raises: UnknownPicture.
         """
-        held = self._uploads.get(name)
+        with self._lock:
+            held = self._uploads.find(name)
         picture = held.picture if held is not None else thumbnail(self._scene(name).open(), SHOWN_SIDE)
         assert picture is not None
         return as_png(picture)
@@ -132,29 +138,3 @@ def thumbnail(picture: Image.Image, side: int) -> Image.Image:
     copy = picture.copy()
     copy.thumbnail((side, side))
     return copy
-
-
-class _Latest:
-    """The most recently used pictures by id."""
-
-    def __init__(self, capacity: int, *, forget: Callable[[EmbeddedImage], None]) -> None:
-        self._capacity = capacity
-        self._forget = forget
-        self._held: OrderedDict[str, EmbeddedImage] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def put(self, name: str, image: EmbeddedImage) -> None:
-        with self._lock:
-            self._held[name] = image
-            gone = [self._held.popitem(last=False)[1] for _ in range(len(self._held) - self._capacity)]
-        for old in gone:
-            self._forget(old)
-
-    def get(self, name: str) -> EmbeddedImage | None:
-        with self._lock:
-            if name in self._held:
-                self._held.move_to_end(name)
-            return self._held.get(name)
-
-    def __len__(self) -> int:
-        return len(self._held)
