@@ -138,8 +138,7 @@ def generate_with_activations(
     Raises: ValueError for a prompt of more than one row, and for a hook point without a position axis such as an
         attention pattern.
     """
-    if len(prompt) != 1:
-        raise ValueError(f"activations are recorded one row at a time; this prompt has {len(prompt)} (prompt.row(i))")
+    prompt.check_one_row()
     with recording(model, names) as passes:
         (ids,) = generate(model, prompt, max_new_tokens=max_new_tokens, stop_ids=stop_ids, last_ids=last_ids)
     for name, kept in passes.items():

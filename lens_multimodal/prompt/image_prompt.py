@@ -229,8 +229,7 @@ class ImagePrompt(ShownInNotebooks):
 
         Raises: ValueError for a prompt of more than one row.
         """
-        if len(self) != 1:
-            raise ValueError(f"token ids can follow one row, and this prompt has {len(self)} (prompt.row(i))")
+        self.check_one_row()
         added = torch.tensor([list(ids)], dtype=self.tokens.dtype, device=self.tokens.device)
         return replace(
             self,

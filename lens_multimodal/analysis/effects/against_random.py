@@ -150,8 +150,7 @@ def caption_effects_against_random(
     _check_draws(counts, n_random)
     tables: list[pd.DataFrame] = []
     for number, case in enumerate(tqdm(cases, desc="captions under interventions", delay=2)):
-        if len(case.prompt) != 1:
-            raise ValueError(f"expected a case of one row, got a prompt of {len(case.prompt)} (prompt.row(i))")
+        case.prompt.check_one_row()
         if tables and (case.target is None) == ("target" in tables[0]):
             given = "no target" if case.target is None else "a target"
             message = f"case {number} has {given}, unlike those before it; give all cases a target, or none"

@@ -90,7 +90,7 @@ class BertScore:
     name = "bert_score"
 
     def __init__(self, model: str | Path, *, layer: int | None = None) -> None:
-        folder = _existing(model, "BERTScore")
+        folder = model_folder(model, "BERTScore")
         try:
             from torchmetrics.functional.text.bert import bert_score
         except ImportError as error:
@@ -124,6 +124,17 @@ class BertScore:
         return float(score["f1"])
 
 
+def model_folder(folder: str | Path, what: str) -> Path:
+    """The folder of a model that the user gives. Raises: FileNotFoundError if it does not exist."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"no folder {str(folder)!r} with a {what} model; nothing is downloaded here: download the model and "
+            f"give its folder"
+        )
+    return path
+
+
 def _dice(one: Counter[str], other: Counter[str]) -> float:
     total = one.total() + other.total()
     return 2 * (one & other).total() / total if total else 1.0
@@ -134,7 +145,7 @@ def _words(text: str) -> Counter[str]:
 
 
 def _sentence_transformer(folder: str | Path) -> Any:
-    found = _existing(folder, "sentence encoder")
+    found = model_folder(folder, "sentence encoder")
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -143,16 +154,6 @@ def _sentence_transformer(folder: str | Path) -> Any:
             "give an object with encode(texts)"
         ) from error
     return SentenceTransformer(str(found), local_files_only=True)
-
-
-def _existing(folder: str | Path, what: str) -> Path:
-    path = Path(folder)
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"no folder {str(folder)!r} with a {what} model; nothing is downloaded here: download the model and "
-            f"give its folder"
-        )
-    return path
 
 
 def _finite(values: Float[Tensor, " pair"], name: str) -> Float[Tensor, " pair"]:

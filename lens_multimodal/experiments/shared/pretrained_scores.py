@@ -4,13 +4,13 @@ Nothing is downloaded.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
 from lens_multimodal.analysis import BertScore
+from lens_multimodal.analysis.effects.similarity import model_folder
 from lens_multimodal.experiments.shared.once import Once
 
 
@@ -47,7 +47,6 @@ def clip_score(text: str, picture: Image.Image, model: str | None, *, once: Once
 def _clip(model: str) -> tuple[Any, Any]:
     from transformers import CLIPModel, CLIPProcessor
 
-    if not Path(model).is_dir():
-        raise FileNotFoundError(f"no model at {model!r}: CLIPScore needs the folder of a Hugging Face CLIP model")
-    loaded = CLIPModel.from_pretrained(model, local_files_only=True).eval()
-    return loaded, CLIPProcessor.from_pretrained(model, local_files_only=True)
+    folder = model_folder(model, "CLIP")
+    loaded = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+    return loaded, CLIPProcessor.from_pretrained(folder, local_files_only=True)

@@ -172,7 +172,7 @@ def test_bad_input_is_named(lens):
         run([], n_random=-1)
     with pytest.raises(ValueError, match=r"caption_effects_against_random\(cases=...\)"):
         run([])
-    with pytest.raises(ValueError, match="prompt of 2"):
+    with pytest.raises(ValueError, match=r"one row\b.* 2"):
         run([CaptionCase(prompt=padded, neurons=two)])
     some = [CaptionCase(prompt=padded.row(0), target=target, neurons=two) for target in (11, None)]
     with pytest.raises(ValueError, match=r"caption_effects_against_random\(cases=...\): case 1 .*no target"):
