@@ -4,7 +4,6 @@ import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-gc.disable()  # until everything is imported: see `pytest_collection_finish`
 
 import jaxtyping
 import pytest
@@ -16,8 +15,7 @@ from tests.lenses import make_lens
 from tests.tokenizers import make_tokenizer
 
 torch.set_num_threads(1)
-gc.enable()
-gc.freeze()
+gc.freeze()  # see `pytest_collection_finish`
 
 
 def pytest_collection_finish() -> None:

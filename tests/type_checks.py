@@ -1,8 +1,8 @@
 """The run-time type checks of the test run, compiled once for each function of the source.
 
-jaxtyping asks the type checker to check an empty function with the signature of the one at hand, and asks anew each time
-a `def` runs. A function inside another is defined at every call of the outer one, and compiling its check takes longer
-than most calls.
+jaxtyping asks the type checker to check an empty function with the signature of the one at hand, and asks anew each
+time a `def` runs. A function inside another is defined at every call of the outer one, and compiling its check takes
+longer than most calls.
 """
 
 from collections import defaultdict
