@@ -12,5 +12,5 @@ def seed_for(seed: int, *names: object) -> int:
 
 
 def generator_for(seed: int, *names: object) -> torch.Generator:
-    """A CPU generator for one purpose: `generator_for(context.seed, "causal", scene.id)`."""
+    """A CPU generator for one purpose: `generator_for(context.picture.seed, "causal", scene.id)`."""
     return torch.Generator().manual_seed(seed_for(seed, *names))

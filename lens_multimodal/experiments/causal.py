@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
 from lens_multimodal.analysis import WordOverlap
 from lens_multimodal.analysis.effects import against_random
@@ -215,14 +214,14 @@ class Causal(Experiment[CausalSettings]):
     summaries = (PROBABILITY, DIFFERENCE, OTHER_NOUNS, CAPTIONS)
 
     def rows(self, context: Context[CausalSettings]) -> dict[str, pd.DataFrame]:
-        tried = trials(context.lens.model, context.picture, context.settings)
+        tried = trials(context.picture, context.settings)
         if not tried:
             return self.frames()
         reading = context.picture.read([None, *(trial.table for trial in tried)])
         return self.frames(ablations=_ablations(context.picture, tried, reading), captions=_captions(context, tried))
 
 
-def trials(model: nn.Module, picture: PictureState, settings: CausalSettings) -> list[Trial]:
+def trials(picture: PictureState, settings: CausalSettings) -> list[Trial]:
     """All ablations of one picture: each noun, each count, top neurons and random draws."""
     return [
         Trial(
@@ -234,7 +233,7 @@ def trials(model: nn.Module, picture: PictureState, settings: CausalSettings) ->
         )
         for index, ranked in enumerate(picture.ranked)
         for trial in against_random.trials(
-            model,
+            picture.lens.model,
             ranked,
             counts=settings.counts,
             n_random=settings.n_random,
@@ -271,17 +270,18 @@ def _captions(context: Context[CausalSettings], tried: Sequence[Trial]) -> Itera
     if not written:
         return
     captions = captions_without(
-        context.lens,
+        picture.lens,
         picture.prompt.tokens.expand(len(written), -1),
         [trial.table for trial in written],
         positions=picture.image_pos,
         max_new_tokens=picture.settings.max_new_tokens,
-        batch_size=context.batch_size,
+        batch_size=picture.batch_size,
     )
-    space, encode, before = embedding_space(context), context.lens.text.encode, context.nouns.names(picture.caption)
+    space, encode = embedding_space(context), picture.lens.text.encode
+    before = picture.noun_finder.names(picture.caption)
     overlaps = WordOverlap()([picture.caption] * len(captions), captions).tolist()
     for trial, caption, overlap in zip(written, captions, overlaps, strict=True):
-        noun, after = picture.nouns[trial.noun].name, context.nouns.names(caption)
+        noun, after = picture.nouns[trial.noun].name, picture.noun_finder.names(caption)
         _, _, f1 = space.agreement(encode(caption), encode(picture.caption))
         yield {
             "image_id": picture.scene.id,

@@ -113,7 +113,7 @@ def _conditions(context: Context[ControlsSettings]) -> Iterator[Row]:
     noun = picture.nouns[0]
     about = {"image_id": picture.scene.id, "noun": noun.name, "in_picture": noun.in_picture}
     reference = set(pairs_of(picture.top[0]))
-    trained = Conditions.of(context.lens, picture, noun, _vectors(context))
+    trained = Conditions.of(picture.lens, picture, noun, _vectors(context))
     rows = measured(context, trained, purpose="controls", reference=reference)
     for row in with_captions(context, trained, rows):
         yield {**about, **row}
@@ -125,12 +125,12 @@ def _conditions(context: Context[ControlsSettings]) -> Iterator[Row]:
 
 def _vectors(context: Context[ControlsSettings]) -> dict[str, Float[Tensor, "pos d_model"]]:
     """Image vectors of the picture itself and of every control; without a partner picture, that control is missing."""
-    picture, lens = context.picture, context.lens
+    picture, lens = context.picture, context.picture.lens
     own = picture.vectors.detach()
-    order = torch.randperm(len(own), generator=generator_for(context.seed, "controls", picture.scene.id, "shuffled"))
-    other = partner_picture(context.scenes, picture.scene, context.seed)
+    order = torch.randperm(len(own), generator=generator_for(picture.seed, "controls", picture.scene.id, "shuffled"))
+    other = partner_picture(context.scenes, picture.scene, picture.seed)
     shown = [blank(picture.image), *([] if other is None else [other])]
-    of_blank, *of_other = vectors_of(lens.images, shown, batch_size=context.batch_size)
+    of_blank, *of_other = vectors_of(lens.images, shown, batch_size=picture.batch_size)
     return {
         ITSELF: own,
         "blank picture": of_blank,

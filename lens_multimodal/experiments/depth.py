@@ -200,7 +200,7 @@ class Depth(Experiment[DepthSettings]):
 
 def _lens(context: Context[DepthSettings]) -> Iterator[Row]:
     picture = context.picture
-    read = logit_lens(context.lens.model, picture.tokens, [noun.token for noun in picture.nouns])
+    read = logit_lens(picture.lens.model, picture.tokens, [noun.token for noun in picture.nouns])
     for index, noun in enumerate(picture.nouns):
         places = {"image": picture.image_pos, "prediction": torch.tensor([noun.read_pos])}
         if noun.in_picture:

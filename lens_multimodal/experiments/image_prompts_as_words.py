@@ -113,7 +113,7 @@ class Projection(Experiment[ProjectionSettings]):
     summaries = (POSITIONS, COMPARED)
 
     def rows(self, context: Context[ProjectionSettings]) -> dict[str, pd.DataFrame]:
-        picture, model, n_tokens = context.picture, context.lens.model, context.settings.n_tokens
+        picture, model, n_tokens = context.picture, context.picture.lens.model, context.settings.n_tokens
         shown = _what_positions_show(picture, context.settings.covered)
         random_vectors = through_random_projection(context)
         nearest = nearest_to_image_prompts(context)

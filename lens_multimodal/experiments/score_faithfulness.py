@@ -118,17 +118,17 @@ class Faithfulness(Experiment[FaithfulnessSettings]):
         if not picture.nouns:
             return self.frames()
         noun = picture.nouns[0]
-        seed = seed_for(context.seed, "faithfulness", picture.scene.id)
+        seed = seed_for(picture.seed, "faithfulness", picture.scene.id)
         found = faithfulness(
-            context.lens.model,
+            picture.lens.model,
             picture.until(noun),
             noun.token,
             picture.image_pos,
-            scores=_scores(settings, seed, context.batch_size),
+            scores=_scores(settings, seed, picture.batch_size),
             n_neurons=settings.n_neurons,
             n_points=settings.n_points,
             # Each batch of ablations carries one clean row as well.
-            batch_size=max(1, context.batch_size - 1),
+            batch_size=max(1, picture.batch_size - 1),
             seed=seed,
         )
         table = found.summary.assign(

@@ -164,7 +164,7 @@ class Selectivity(Experiment[SelectivitySettings]):
     summaries = (OVERLAP, _by("supercategory", "supercategories"), _by("category", "categories"), ACROSS)
 
     def rows(self, context: Context[SelectivitySettings]) -> dict[str, pd.DataFrame]:
-        picture, scene, settings = context.picture, context.scene, context.settings
+        picture, scene, settings = context.picture, context.picture.scene, context.settings
         fields: list[Row] = []
         maps: list[Row] = []
         supercategories = {o.category: o.supercategory for o in scene.objects}

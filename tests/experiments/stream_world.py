@@ -78,12 +78,14 @@ class Probe(Experiment):
     )
 
     def rows(self, context: Context) -> dict[str, pd.DataFrame]:
-        scene = context.scene
-        prompt = context.lens.prompt(context.picture.image)
+        scene = context.picture.scene
+        prompt = context.picture.lens.prompt(context.picture.image)
         with torch.no_grad():
-            logits = context.lens.logits(prompt)[0, -1].float()
-        generator = generator_for(context.seed, "probe", scene.id)
-        drawn = torch.randint(0, context.lens.shape.d_mlp, (context.settings.draws,), generator=generator).tolist()
+            logits = context.picture.lens.logits(prompt)[0, -1].float()
+        generator = generator_for(context.picture.seed, "probe", scene.id)
+        drawn = torch.randint(
+            0, context.picture.lens.shape.d_mlp, (context.settings.draws,), generator=generator
+        ).tolist()
         time.sleep(context.settings.seconds)
         pictures = pd.DataFrame(
             {

@@ -27,7 +27,7 @@ def test_every_probability_is_that_of_the_plain_model_without_the_neurons(world,
     noun = picture.nouns[0]
     embeds = plain.embeds(plain.vectors(picture.scene.path), picture.tokens[0, 9:].tolist())
     before = plain.probabilities(embeds)[noun.read_pos, noun.token]
-    tried = trials(world.lens.model, picture, SETTINGS)
+    tried = trials(picture, SETTINGS)
     assert len(tried) == len(rows["ablations"])
     for trial, row in zip(tried, rows["ablations"].itertuples(), strict=True):
         after = plain.probabilities(embeds, pairs(trial.table), n_image=9)[noun.read_pos]
@@ -40,7 +40,7 @@ def test_every_probability_is_that_of_the_plain_model_without_the_neurons(world,
 def test_captions_are_those_of_the_plain_model_without_the_neurons(world, plain, rows):
     picture = world.picture(0)
     vectors, ids = plain.vectors(picture.scene.path), plain.words("A picture of")["input_ids"]
-    tried = [t for t in trials(world.lens.model, picture, SETTINGS) if t.n_neurons in SETTINGS.caption_counts]
+    tried = [t for t in trials(picture, SETTINGS) if t.n_neurons in SETTINGS.caption_counts]
     for trial, row in zip(tried, rows["captions"].itertuples(), strict=True):
         said = plain.words.decode(plain.caption(vectors, ids, 4, pairs(trial.table)), skip_special_tokens=True)
         assert row.caption_after == said.strip()
@@ -62,7 +62,7 @@ def test_text_after_the_first_line_is_no_change_of_the_caption(world, tmp_path):
 
 def test_random_draws_match_in_number_and_layer_and_end_with_the_layer(world):
     picture = world.picture(0)
-    tried = trials(world.lens.model, picture, SETTINGS)
+    tried = trials(picture, SETTINGS)
     for count in SETTINGS.counts:
         top = next(t for t in tried if t.n_neurons == count and t.neurons == "top")
         random = [t for t in tried if t.n_neurons == count and t.neurons == "random"]
@@ -77,11 +77,7 @@ def test_random_draws_match_in_number_and_layer_and_end_with_the_layer(world):
 def test_draws_depend_on_the_seed_and_on_nothing_else(world):
     picture = world.picture(0)
     one, same, other = (
-        [
-            t.table.to_numpy().tolist()
-            for t in trials(world.lens.model, replace(picture, seed=seed), SETTINGS)
-            if t.neurons == "random"
-        ]
+        [t.table.to_numpy().tolist() for t in trials(replace(picture, seed=seed), SETTINGS) if t.neurons == "random"]
         for seed in (0, 0, 1)
     )
     assert one == same != other

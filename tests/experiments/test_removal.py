@@ -131,7 +131,7 @@ class Unlucky(Probe):
     """Needs a picture that cannot be read, for one scene."""
 
     def rows(self, context: Context) -> dict[str, pd.DataFrame]:
-        if context.scene.id == context.scenes[1].id:
+        if context.picture.scene.id == context.scenes[1].id:
             raise UnreadablePicture("object 3 names 'without/3.png', which is damaged")
         return super().rows(context)
 

@@ -240,7 +240,7 @@ class Hungry(Probe):
     """Requests far more memory than there is when the batch is larger than four."""
 
     def rows(self, context: Context) -> dict[str, pd.DataFrame]:
-        if context.batch_size > self.fits:
+        if context.picture.batch_size > self.fits:
             torch.empty(2**50)
         return super().rows(context)
 
@@ -268,7 +268,7 @@ def test_a_row_that_never_fits_stops_with_advice(lens: VisionLens, scenes: list[
 def test_errors_of_an_experiment_are_not_hidden(lens: VisionLens, scenes: list[Scene], tmp_path: Path) -> None:
     class Broken(Probe):
         def rows(self, context: Context) -> dict[str, pd.DataFrame]:
-            if context.scene.id == scenes[3].id:
+            if context.picture.scene.id == scenes[3].id:
                 raise ValueError("a mistake")
             return super().rows(context)
 

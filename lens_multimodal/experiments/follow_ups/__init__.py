@@ -210,7 +210,7 @@ def _neurons(context: Context[FollowUpsSettings], noun: SaidNoun) -> Row:
     top = set(pairs_of(picture.top[0]))
     others = _other_nouns(context, noun)
     tables = picture.best_neurons(
-        [Logit(token=context.nouns.first_token(name)) for name in others], tokens=picture.until(noun)
+        [Logit(token=picture.noun_finder.first_token(name)) for name in others], tokens=picture.until(noun)
     )
     overlaps = [len(set(pairs_of(table)) & top) / len(top) for table in tables]
     return {
@@ -220,7 +220,7 @@ def _neurons(context: Context[FollowUpsSettings], noun: SaidNoun) -> Row:
         "neurons": picture.top[0]["neuron"].tolist(),
         "other_nouns": others,
         "overlap_other_nouns": float(np.mean(overlaps)) if overlaps else None,
-        "overlap_chance": len(top) / context.lens.shape.n_neurons,
+        "overlap_chance": len(top) / picture.lens.shape.n_neurons,
         "sensitivity_top": _sensitivity(context, picture.top_words[0], noun),
         "sensitivity_random": _sensitivity(context, picture.random_words[0], noun),
     }
@@ -228,13 +228,13 @@ def _neurons(context: Context[FollowUpsSettings], noun: SaidNoun) -> Row:
 
 def _other_nouns(context: Context[FollowUpsSettings], noun: SaidNoun) -> list[str]:
     """Categories of the data set that are not in the picture and not in the caption."""
-    picture, first_token = context.picture, context.nouns.first_token
+    picture, first_token = context.picture, context.picture.noun_finder.first_token
     every: list[str] = context.once(
         "follow_ups.categories", lambda: sorted({name for scene in context.scenes for name in scene.categories})
     )
     said = {own.name for own in picture.nouns} | set(picture.human_nouns)
     left = [name for name in every if name.lower() not in said and first_token(name.lower()) != noun.token]
-    generator = generator_for(context.seed, "follow_ups", picture.scene.id, "other nouns")
+    generator = generator_for(picture.seed, "follow_ups", picture.scene.id, "other nouns")
     order = torch.randperm(len(left), generator=generator)[: context.settings.n_other_nouns].tolist()
     return [left[i].lower() for i in order]
 

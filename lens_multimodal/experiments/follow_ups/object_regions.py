@@ -156,12 +156,12 @@ def region_rows(context: Context[Any], noun: SaidNoun) -> Iterator[Row]:
         "picture": picture.vectors.detach(),
         **dict(
             zip(
-                composed, vectors_of(context.lens.images, composed.values(), batch_size=context.batch_size), strict=True
+                composed, vectors_of(picture.lens.images, composed.values(), batch_size=picture.batch_size), strict=True
             )
         ),
         **_without_regions(context, on_object),
     }
-    conditions = Conditions.of(context.lens, picture, noun, vectors)
+    conditions = Conditions.of(picture.lens, picture, noun, vectors)
     reference = set(pairs_of(picture.top[0]))
     rows = measured(context, conditions, purpose="follow_ups", reference=reference)
     removed = [name for name in (removal.EXACT, removal.REPLACED) if name in vectors]
@@ -186,7 +186,7 @@ def _without_regions(
     """The picture's vectors, shuffled or replaced by region; without background, no condition of it."""
     own, mean = context.picture.vectors.detach(), mean_vector(context, context.settings.mean_over)
     inside, outside = on_object.nonzero().flatten(), (~on_object).nonzero().flatten()
-    generator = generator_for(context.seed, "follow_ups", context.scene.id, "regions")
+    generator = generator_for(context.picture.seed, "follow_ups", context.picture.scene.id, "regions")
     found = {removal.REPLACED: own.clone()}
     found[removal.REPLACED][inside] = mean
     if len(outside):

@@ -107,7 +107,7 @@ def measured(
     picture, noun, model = conditions.picture, conditions.noun, conditions.lens.model
     top = conditions.top()
     random = [
-        control_for(model, table, generator_for(context.seed, purpose, picture.scene.id, name))
+        control_for(model, table, generator_for(context.picture.seed, purpose, picture.scene.id, name))
         for name, table in zip(conditions.names, top, strict=True)
     ]
     n = len(conditions.names)
@@ -120,7 +120,7 @@ def measured(
         batch_size=picture.batch_size,
     )
     probability = reading.probability[:, 0].double().reshape(3, n)
-    whose = "trained" if conditions.lens is context.lens else purpose
+    whose = "trained" if conditions.lens is context.picture.lens else purpose
     words = context.once(f"words of neurons, {whose}", lambda: NeuronWords(model=model))
     words.decode(pd.concat([*top, *random]))
     for index, name in enumerate(conditions.names):
@@ -147,5 +147,5 @@ def measured(
 def with_captions(context: Context[Any], conditions: Conditions, rows: Iterable[Row]) -> Iterator[Row]:
     """Each condition's row with its caption, and whether the caption says the noun."""
     for row, caption in zip(rows, conditions.captions(), strict=True):
-        says_noun = conditions.noun.name in context.nouns.names(caption)
+        says_noun = conditions.noun.name in context.picture.noun_finder.names(caption)
         yield {**row, "caption": caption, "caption_says_noun": says_noun}

@@ -7,10 +7,8 @@ from typing import Generic, TypeVar
 import pandas as pd
 
 from lens_multimodal.data import Scene
-from lens_multimodal.experiments.shared.nouns import NounFinder
 from lens_multimodal.experiments.shared.once import Once
 from lens_multimodal.experiments.shared.picture_state import PictureState
-from lens_multimodal.lens import VisionLens
 
 SettingsT = TypeVar("SettingsT")
 
@@ -27,7 +25,7 @@ class Context(Generic[SettingsT]):
     """What an experiment may use; the engine makes one for each picture and experiment."""
 
     picture: PictureState
-    """What all experiments share about the picture: prompt, caption, nouns, top neurons; computed once."""
+    """The lens, the scene and what all experiments share about it: prompt, caption, nouns, top neurons."""
     settings: SettingsT
     """The experiment's own settings."""
     scenes: Sequence[Scene] = field(repr=False)
@@ -37,29 +35,6 @@ class Context(Generic[SettingsT]):
 
     It lives as long as the process: `context.once("random projection", make)`.
     """
-
-    @property
-    def lens(self) -> VisionLens:
-        return self.picture.lens
-
-    @property
-    def scene(self) -> Scene:
-        return self.picture.scene
-
-    @property
-    def nouns(self) -> NounFinder:
-        """Finds the nouns of a text."""
-        return self.picture.noun_finder
-
-    @property
-    def seed(self) -> int:
-        """The run's seed; derive each generator with `generator_for(context.seed, experiment, scene.id)`."""
-        return self.picture.seed
-
-    @property
-    def batch_size(self) -> int:
-        """Rows that one forward pass may take; halved after running out of memory."""
-        return self.picture.batch_size
 
 
 def frame_of(rows: Iterable[Row]) -> pd.DataFrame:

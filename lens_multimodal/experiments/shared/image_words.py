@@ -16,13 +16,13 @@ def nearest_to_image_prompts(context: Context[Any]) -> TopTokens:
     """For each image position the tokens with the nearest input embeddings (cosine), as in the paper; kept."""
     return context.picture.once(
         "nearest tokens",
-        lambda: nearest_embeddings(context.lens.model, context.picture.vectors, top_k=WORDS_READ),
+        lambda: nearest_embeddings(context.picture.lens.model, context.picture.vectors, top_k=WORDS_READ),
     )
 
 
 def random_tokens(context: Context[Any], count: int, *, purpose: str = "random tokens") -> list[int]:
     """Distinct tokens of the tokenizer's vocabulary, drawn for each picture."""
-    lens = context.lens
+    lens = context.picture.lens
     known = lens.shape.d_vocab if lens.tokenizer is None else min(lens.shape.d_vocab, len(lens.tokenizer))
-    generator = generator_for(context.seed, purpose, context.scene.id)
+    generator = generator_for(context.picture.seed, purpose, context.picture.scene.id)
     return torch.randperm(known, generator=generator)[:count].tolist()

@@ -85,8 +85,10 @@ class PictureState:
     image: Image.Image = field(repr=False)
     settings: PictureSettings
     seed: int
+    """The run's seed; derive each generator with `generator_for(picture.seed, experiment, picture.scene.id)`."""
     noun_finder: NounFinder = field(repr=False)
     batch_size: int
+    """Rows that one forward pass may take; halved after running out of memory."""
     once: Once = field(default_factory=Once, repr=False)
     """Keeps what several experiments need for this picture."""
 

@@ -46,22 +46,23 @@ def random_encoder(context: Context[Any]) -> ImageEmbedder:
 
 
 def _with_random(context: Context[Any], purpose: str, which: int) -> ImageEmbedder:
-    images = context.lens.images
+    images, generator = context.picture.lens.images, generator_for(context.picture.seed, purpose)
     name = list(images.parts)[which]
-    return images.replaced(name, with_random_weights(images.parts[name], generator_for(context.seed, purpose)))
+    return images.replaced(name, with_random_weights(images.parts[name], generator))
 
 
 def untrained_lens(context: Context[Any]) -> VisionLens:
     """A lens with the same encoder and projection on an untrained language model."""
+    lens = context.picture.lens
 
     def make() -> VisionLens:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(context.seed, "untrained language model"))
-            model = transformer.untrained(context.lens.model, tokenizer=context.lens.tokenizer)
-        like, made = transformer.w_e(context.lens.model), transformer.w_e(model)
+            torch.manual_seed(seed_for(context.picture.seed, "untrained language model"))
+            model = transformer.untrained(lens.model, tokenizer=lens.tokenizer)
+        like, made = transformer.w_e(lens.model), transformer.w_e(model)
         if (made.device, made.dtype) != (like.device, like.dtype):
             transformer.move(model, device=like.device, dtype=like.dtype)
-        return VisionLens(model, images=context.lens.images, tokenizer=context.lens.tokenizer)
+        return VisionLens(model, images=lens.images, tokenizer=lens.tokenizer)
 
     return context.once("untrained language model", make)
 
@@ -100,13 +101,15 @@ def partner_picture(scenes: Sequence[Scene], scene: Scene, seed: int) -> Image.I
 
 def mean_vector(context: Context[Any], over: int) -> Float[Tensor, " d_model"]:
     """Mean image vector over some pictures of the data set, the same for every picture (Neo et al. 2024)."""
+    picture = context.picture
 
     def make() -> Tensor:
-        order = torch.randperm(len(context.scenes), generator=generator_for(context.seed, "follow_ups", "mean vector"))
+        generator = generator_for(picture.seed, "follow_ups", "mean vector")
+        order = torch.randperm(len(context.scenes), generator=generator)
         pictures = islice(_readable(context.scenes[index] for index in order.tolist()), over)
-        return mean_image_vector(context.lens, pictures, batch_size=context.batch_size)
+        return mean_image_vector(picture.lens, pictures, batch_size=picture.batch_size)
 
-    return context.once("follow_ups.mean vector", make).to(context.picture.vectors)
+    return context.once("follow_ups.mean vector", make).to(picture.vectors)
 
 
 def _readable(scenes: Iterable[Scene]) -> Iterator[Image.Image]:

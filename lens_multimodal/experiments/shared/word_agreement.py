@@ -79,7 +79,7 @@ class AgreementSettings:
 
 def embedding_space(context: Context[Any]) -> EmbeddingSpace:
     """The language model's embedding space, made once in a process."""
-    return context.once("embedding space", lambda: EmbeddingSpace.of(context.lens.model))
+    return context.once("embedding space", lambda: EmbeddingSpace.of(context.picture.lens.model))
 
 
 def agreement_rows(
@@ -93,11 +93,11 @@ def agreement_rows(
     """
     picture = context.picture
     human, said = picture.human_nouns, tuple(noun.name for noun in picture.nouns)
-    reference = [context.nouns.first_token(name) for name in human]
+    reference = [picture.noun_finder.first_token(name) for name in human]
     for source, tokens in spoken.items():
         if not tokens:
             continue
-        strings = token_strings(context.lens.model, tokens)
+        strings = token_strings(picture.lens.model, tokens)
         text = " ".join(string.strip() for string in strings)
         human_hits, human_found = word_match(strings, human)
         caption_hits, caption_found = word_match(strings, said)
