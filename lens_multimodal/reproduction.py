@@ -4,13 +4,13 @@ results = reproduce(out="out/reproduction", limit=20)        # the tiny trio on 
 results.tables["causal.ablations"]; results.summaries["causal"]["probability"].frame; results.html
 """
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lens_multimodal.attach import attach_vision
+from lens_multimodal.closest_names import closest
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.coco_scenes import scenes_of
 from lens_multimodal.experiments.experiment import Experiment
@@ -78,7 +78,7 @@ def reproduce(
         progress=progress,
         processes=processes,
     )
-    if processes.rank == 0:
+    if processes.is_first:
         write_report(home)
     processes.wait()
     return Results(home)
@@ -92,7 +92,7 @@ def chosen(only: str | Collection[str] | None) -> list[Experiment]:
     names = list(EXPERIMENTS) if only is None else [only] if isinstance(only, str) else list(only)
     for name in names:
         if name not in EXPERIMENTS:
-            raise ValueError(f"no experiment {name!r}{_closest(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}")
+            raise ValueError(f"no experiment {name!r} among {', '.join(EXPERIMENTS)}{closest(name, EXPERIMENTS)}")
     if not names:
         raise ValueError(f"got no experiment; choose at least one of {', '.join(EXPERIMENTS)}")
     return [experiment for name, experiment in EXPERIMENTS.items() if name in names]
@@ -109,7 +109,7 @@ def all_settings(experiments: Sequence[Experiment[Any]], given: Mapping[str, Any
     for name in given:
         if name not in classes:
             runs = ", ".join(classes)
-            raise ValueError(f"got settings for {name!r}{_closest(name, classes)}; this run has only {runs}")
+            raise ValueError(f"got settings for {name!r}; this run has only {runs}{closest(name, classes)}")
     return {name: _settings(name, kind, given.get(name, {})) for name, kind in classes.items()}
 
 
@@ -121,10 +121,5 @@ def _settings(name: str, kind: type, given: Any) -> Any:
     known = [field.name for field in fields(kind)]
     for key in given:
         if key not in known:
-            raise ValueError(f"{name!r} has no setting {key!r}{_closest(key, known)}; it has {', '.join(known)}")
+            raise ValueError(f"{name!r} has no setting {key!r}; it has {', '.join(known)}{closest(key, known)}")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
-
-
-def _closest(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (closest: {close[0]})" if close else ""

@@ -71,7 +71,7 @@ def build_atlas(
     run = Run(lens=lens, order=order, categories=categories, settings=settings, layers=layers)
     neurons = None if found is None else FoundNeurons.read(Path(found), lens)
     processes = Processes.of_environment()
-    if processes.rank == 0:
+    if processes.is_first:
         manifest = {
             "format": FORMAT,
             "kind": "atlas",
@@ -93,7 +93,7 @@ def build_atlas(
             processes.wait()
             table = neurons.by_neuron().merge(mean_ablations(home, len(nouns)), on=NEURON, how="left")
         processes.wait()
-        if processes.rank == 0:
+        if processes.is_first:
             write_tables(run, home, merged(home, run), found=table)
             remove_states(home)
     processes.wait()
@@ -133,18 +133,12 @@ def _tally(run: Run, home: Path, processes: Processes, *, save_every: float | in
     """Count the chunks of this process that no saved state holds."""
     size = run.settings.pictures_per_chunk
     done = {chunk for state in State.all_in(home) for chunk in state.chunks}
-    own = range(processes.rank, -(-len(run.order) // size), processes.world)
+    own = processes.share(-(-len(run.order) // size))
     missing = [chunk for chunk in own if chunk not in done]
     counter = Counter(run, home, State.of_rank(home, processes.rank) or State.empty(run))
     saved = time.monotonic()
-    bar = tqdm(
-        total=sum(len(_places(run, chunk)) for chunk in missing),
-        desc="pictures",
-        unit="picture",
-        disable=not progress or processes.rank > 0,
-        delay=2.0,
-    )
-    with bar:
+    n_pictures = sum(len(_places(run, chunk)) for chunk in missing)
+    with processes.bar(total=n_pictures, progress=progress) as bar:
         for chunk in missing:
             counter.count(chunk, bar)
             if chunk == missing[-1] or time.monotonic() - saved >= save_every:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from lens_multimodal.analysis.attribution.ablation_effect import ablation_effects
 from lens_multimodal.atlas.chunk_pass import Run
@@ -139,12 +138,13 @@ def measure_ablations(
     found: FoundNeurons, run: Run, nouns: Sequence[SpokenNoun], home: Path, processes: Processes, *, progress: bool
 ) -> None:
     """Measure the nouns of this process that are not yet on the disk."""
-    own = range(processes.rank, len(nouns), processes.world)
-    missing = [number for number in own if not _path(home, number).is_file()]
+    missing = [number for number in processes.share(len(nouns)) if not _path(home, number).is_file()]
     (home / ABLATIONS).mkdir(exist_ok=True)
-    for number in tqdm(missing, desc="ablations", unit="noun", disable=not progress or processes.rank > 0, delay=2.0):
-        effects = found.ablate(run, nouns[number])
-        write_text(_path(home, number), json.dumps(effects.to_numpy().tolist()))
+    with processes.bar(total=len(missing), unit="noun", progress=progress) as bar:
+        for number in missing:
+            effects = found.ablate(run, nouns[number])
+            write_text(_path(home, number), json.dumps(effects.to_numpy().tolist()))
+            bar.update()
 
 
 def mean_ablations(home: Path, n_nouns: int) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Scenes in COCO's format: pictures, captions, and objects with their segmentation masks."""
 
-import difflib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
+from lens_multimodal.closest_names import closest
 from lens_multimodal.data.captioned import CaptionedPicture, LeftOut
 from lens_multimodal.data.segmentation import decode
 from lens_multimodal.image.orientation import UPRIGHT, Turn
@@ -162,8 +162,5 @@ class CocoScenes(Sequence[Scene]):
 def _known(wanted: Collection[str], categories: tuple[str, ...]) -> Collection[str]:
     for name in wanted:
         if name not in categories:
-            close = difflib.get_close_matches(name, categories, n=3)
-            raise ValueError(
-                f"no category {name!r} among {len(categories)}" + (f"; closest: {', '.join(close)}" if close else "")
-            )
+            raise ValueError(f"no category {name!r} among {len(categories)}{closest(name, categories)}")
     return wanted

@@ -1,6 +1,5 @@
 """Trained image encoders by name, with the preprocessing they were trained with."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from lens_multimodal import tiny
+from lens_multimodal.closest_names import closest
 from lens_multimodal.image.beit import beit_from_huggingface
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.preprocessing import Preprocessing
@@ -58,10 +58,9 @@ def load_vision(name: str) -> VisionEncoder:
     if Path(name).is_dir():
         return _huggingface_beit(name)
     if not timm.is_model(name.split(".")[0]):
-        close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=5)
         raise ValueError(
             f"no image encoder {name!r}: expected one of {', '.join(_VISIONS)}, a folder with a Hugging Face "
-            f"BEiT, or a timm model" + (f" such as {', '.join(close)}" if close else "")
+            f"BEiT, or a timm model{closest(name.split('.')[0], timm.list_models())}"
         )
     return VisionEncoder(_timm(name), name=name)
 

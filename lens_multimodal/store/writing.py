@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.data import Scene
@@ -62,7 +61,7 @@ def write_activations(
     processes = Processes.of_environment()
     # Unknown hook points are refused before anything is written.
     rows_of(lens, [_blank(lens, scenes[0], settings)], settings, names)
-    if processes.rank == 0:
+    if processes.is_first:
         described = plain(settings.described(lens))
         own = {"format": FORMAT, "kind": "activations", "settings": described, "categories": names}
         claim_over(home, lens, scenes, own)
@@ -100,7 +99,7 @@ def write_shards(
 ) -> None:
     """The shards of this process that do not exist yet; pictures are opened ahead, files written in the background."""
     size = settings.pictures_per_shard
-    own = range(processes.rank, -(-len(scenes) // size), processes.world)
+    own = processes.share(-(-len(scenes) // size))
     missing = [number for number in own if not shard_file(home, number).is_file()]
     (home / SHARDS).mkdir(parents=True, exist_ok=True)
     wanted = [scene for number in missing for scene in scenes[number * size : (number + 1) * size]]
@@ -109,10 +108,7 @@ def write_shards(
         wanted,
         waiting=2 * settings.batch_size,
     )
-    bar = tqdm(
-        total=len(wanted), desc="pictures", unit="picture", disable=not progress or processes.rank > 0, delay=2.0
-    )
-    with bar, Background() as background:
+    with processes.bar(total=len(wanted), progress=progress) as bar, Background() as background:
         for number in missing:
             shard = _Shard(home, number)
             left = len(scenes[number * size : (number + 1) * size])

@@ -1,6 +1,5 @@
 """Hooks that must run: TransformerLens accepts many that never do."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -8,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lens_multimodal.closest_names import closest
 from lens_multimodal.transformer.one_at_a_time import one_at_a_time
 from lens_multimodal.transformer.weights import config
 
@@ -33,11 +33,9 @@ def check_hook_names(model: nn.Module, names: Iterable[str]) -> None:
         if name in hook_points or name in aliases:
             continue
         known: set[str] = {*hook_points, *aliases}
-        close = difflib.get_close_matches(name, known, n=3)
         raise ValueError(
-            f"{type(model).__name__} has no hook point {name!r}"
-            + (f"; closest: {', '.join(close)}" if close else "")
-            + f" ({len(known)} names, blocks 0 to {config(model).n_layers - 1})"
+            f"{type(model).__name__} has no hook point {name!r}{closest(name, known)} ({len(known)} names, blocks 0 to "
+            f"{config(model).n_layers - 1})"
         )
 
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "lens_multimodal"
 NAME = PACKAGE.name
 
 ORDER = (
-    ("files", "latest", "notebook", "precision", "seeds"),
+    ("closest_names", "files", "latest", "notebook", "precision", "seeds"),
     ("transformer",),
     ("arguments", "image"),
     ("prompt",),

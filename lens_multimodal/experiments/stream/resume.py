@@ -40,7 +40,7 @@ def unfinished(out: Path, order: Sequence[Scene], processes: Processes) -> list[
     """
     remove_unfinished(out, rank=processes.rank)
     done = {image_id for part in read_parts(out) for image_id in part.done}
-    own = list(enumerate(order))[processes.rank :: processes.world]
+    own = [(number, order[number]) for number in processes.share(len(order))]
     return [(place, scene) for place, scene in own if scene.id not in done]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from tqdm.auto import tqdm
 
 from lens_multimodal.data import Scene
 from lens_multimodal.experiments.experiment import Experiment
@@ -82,7 +81,7 @@ def stream(
         raise ValueError(f"limit must be at least 1, got {limit}")
     processes = processes or Processes.of_environment()
     order = in_order(scenes, seed)[:limit]
-    if processes.rank == 0:
+    if processes.is_first:
         manifest = manifests.describe(lens, experiments, scenes, settings=settings, seed=seed, limit=limit)
         claim(out, manifest)
     processes.wait()
@@ -91,11 +90,8 @@ def stream(
         lens=lens, experiments=experiments, scenes=scenes, settings=settings, seed=seed, batching=batching or Batching()
     )
     writer = _Writer(out=out, names=table_names(experiments), rank=processes.rank, batching=work.batching)
-    mine = len(range(processes.rank, len(order), processes.world))
-    bar = tqdm(
-        total=mine, initial=mine - len(own), desc="pictures", unit="picture", disable=not progress or processes.rank > 0
-    )
-    with bar:
+    mine = len(processes.share(len(order)))
+    with processes.bar(total=mine, done=mine - len(own), progress=progress) as bar:
         try:
             for number, scene in own:
                 rows, failure = work.rows_of(scene)
@@ -106,7 +102,7 @@ def stream(
             raise
         writer.flush()
     processes.wait()
-    if processes.rank == 0:
+    if processes.is_first:
         merge(out, table_names(experiments), [scene.id for scene in order])
     processes.wait()
 
