@@ -26,7 +26,7 @@ from lens_multimodal.files import check_folder_name, digest_of_file, outside, wr
 from lens_multimodal.image import encoder_config
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.preprocessing import Preprocessing
-from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
+from lens_multimodal.prompt.projection import Projection, load_linear, save_projector
 from lens_multimodal.transformer.loading import in_class, load_causal_lm
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face
 
@@ -95,8 +95,7 @@ def save(
             state = {k: v.detach().cpu().contiguous().clone() for k, v in vision.module.state_dict().items()}
             save_file(state, partial / "vision.safetensors")
         if isinstance(linear, nn.Linear) and "projection" not in without:
-            save_linear(linear, partial / "projection.safetensors")
-            save_linear(linear, partial / "proj.ckpt")
+            save_projector(linear, partial)
         shape = transformer.shape(model)
         card = {
             "format": FORMAT,

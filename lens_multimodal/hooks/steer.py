@@ -8,6 +8,7 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -57,7 +58,7 @@ def add_vector(
         positions: where; None everywhere, generated tokens included (only with one vector).
     Raises: ValueError for a vector of another width, or if vectors and positions differ in number.
     """
-    return _residual(model, vector, layer, positions, adding=True)
+    return _change_residual(model, vector, layer, positions, combine=torch.add)
 
 
 @public
@@ -68,7 +69,7 @@ def write_vector(
 
     Args and Raises: as in `add_vector`.
     """
-    return _residual(model, vector, layer, positions, adding=False)
+    return _change_residual(model, vector, layer, positions, combine=_instead)
 
 
 def neuron_hook(activation: Tensor, hook: Any, *, place: Place, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -76,16 +77,17 @@ def neuron_hook(activation: Tensor, hook: Any, *, place: Place, change: Callable
     return edit_at(activation, place=place, change=change)
 
 
-def residual_hook(activation: Tensor, hook: Any, *, place: Place, vector: Tensor, adding: bool) -> Tensor:
-    """Hook function: the residual stream with vectors added or written at some positions."""
+def residual_hook(
+    activation: Tensor, hook: Any, *, place: Place, vector: Tensor, combine: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Hook function: the residual stream combined with vectors at some positions."""
 
     def change(resid: Tensor) -> Tensor:
         values = vector.to(resid)
-        if values.ndim == 1:
-            return resid + values if adding else values.expand_as(resid)
-        index, rank = place.within(resid)
-        write = resid.index_add if adding else resid.index_copy
-        return write(1, index, values[rank].expand(len(resid), -1, -1))
+        if values.ndim == 2:
+            index, rank = place.within(resid)
+            values = torch.zeros_like(resid[0]).index_copy(0, index, values[rank])
+        return combine(resid, values)
 
     return edit_at(activation, place=place, change=change)
 
@@ -110,8 +112,13 @@ def _change_neurons(
     return [(place.name, partial(neuron_hook, place=place, change=change)) for place in places]
 
 
-def _residual(
-    model: nn.Module, vector: Tensor, layer: Index, positions: Positions, *, adding: bool
+def _change_residual(
+    model: nn.Module,
+    vector: Tensor,
+    layer: Index,
+    positions: Positions,
+    *,
+    combine: Callable[[Tensor, Tensor], Tensor],
 ) -> list[transformer.NamedHook]:
     place = Place(
         name=transformer.resid_pre(read_layer(model, layer)),
@@ -129,7 +136,7 @@ def _residual(
     if vector.ndim == 2 and count != len(vector):
         given = "positions without a fixed number" if count is None else f"{count} positions"
         raise ArgumentValueError(f"{len(vector)} vectors need as many listed positions, got {given}", "vector")
-    return [(place.name, partial(residual_hook, place=place, vector=vector, adding=adding))]
+    return [(place.name, partial(residual_hook, place=place, vector=vector, combine=combine))]
 
 
 def _add(activation: Tensor, *, amount: float) -> Tensor:
@@ -138,6 +145,10 @@ def _add(activation: Tensor, *, amount: float) -> Tensor:
 
 def _multiply(activation: Tensor, *, factor: float) -> Tensor:
     return activation * factor
+
+
+def _instead(activation: Tensor, values: Tensor) -> Tensor:
+    return values.expand_as(activation)
 
 
 def _fill(activation: Tensor, *, value: float) -> Tensor:

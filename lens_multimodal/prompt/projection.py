@@ -106,8 +106,18 @@ def load_linear(path: str | Path) -> nn.Linear:
 
 def save_linear(linear: nn.Linear, path: str | Path) -> None:
     """Write `weight` and `bias`: safetensors by that ending, otherwise LiMBeR's checkpoint."""
-    path = Path(path)
-    state = {k: v.detach().cpu().contiguous() for k, v in linear.state_dict().items()}
+    _write(linear, Path(path))
+
+
+def save_projector(projector: nn.Module, folder: Path) -> None:
+    """Write the weights as `projection.safetensors`, and those of an `nn.Linear` as LiMBeR's `proj.ckpt` too."""
+    _write(projector, folder / "projection.safetensors")
+    if isinstance(projector, nn.Linear):
+        _write(projector, folder / "proj.ckpt")
+
+
+def _write(module: nn.Module, path: Path) -> None:
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     if path.suffix == ".safetensors":
         save_file(state, path)
     else:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
 from lens_multimodal.files import check_same_settings, write_atomically
-from lens_multimodal.prompt.projection import save_linear
 
 
 def resume(folder: Path, projector: nn.Module, optimizers: Sequence[Optimizer], scaler: Any, settings: Any) -> int:
@@ -70,11 +68,3 @@ def save(
     }
     with write_atomically(folder / "checkpoint.pt") as partial:
         torch.save(state, partial)
-
-
-def save_projector(projector: nn.Module, folder: Path) -> None:
-    """Write the trained weights as `projection.safetensors`, and those of an `nn.Linear` as LiMBeR's `proj.ckpt`."""
-    if isinstance(projector, nn.Linear):
-        save_linear(projector, folder / "proj.ckpt")
-    state = {name: value.detach().cpu().contiguous() for name, value in projector.state_dict().items()}
-    save_file(state, folder / "projection.safetensors")

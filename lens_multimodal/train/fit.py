@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from lens_multimodal import transformer
 from lens_multimodal.files import check_folder_name
 from lens_multimodal.lens import VisionLens
+from lens_multimodal.prompt.projection import save_projector
 from lens_multimodal.train import checkpoint
 from lens_multimodal.train.loss import CaptionBatch, dropout_by_place, token_losses
 from lens_multimodal.train.optimizers import optimizers_of
@@ -135,7 +136,7 @@ def fit_projection(
     with _in_float32(projector):
         _train(lens, projector, batches_from, settings, folder, evaluate, processes, share, progress)
         if processes.is_main_process:
-            checkpoint.save_projector(projector, folder)
+            save_projector(projector, folder)
     processes.wait_for_everyone()
     return projector
 
