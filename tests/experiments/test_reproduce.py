@@ -97,7 +97,7 @@ RUN = """
 import sys
 from lens_multimodal.reproduction import reproduce
 from lens_multimodal.experiments.stream import Batching
-reproduce(out=sys.argv[1], limit=3, progress=False, batching=Batching(pictures=1))
+reproduce(out=sys.argv[1], limit=2, progress=False, batching=Batching(pictures=1))
 """
 
 
@@ -110,10 +110,10 @@ def test_a_killed_and_restarted_run_gives_equal_bytes(tmp_path: Path) -> None:
         time.sleep(0.01)
     child.kill()
     child.communicate()
-    assert 0 < len(read_parts(out)) < 3
+    assert len(read_parts(out)) == 1
     assert not (out / "tables").exists()
-    continued = reproduce(out=out, limit=3, progress=False)
+    continued = reproduce(out=out, limit=2, progress=False)
     assert set(continued.manifest["experiments"]) == set(EXPERIMENTS)
-    reproduce(out=tmp_path / "whole", limit=3, progress=False)
+    reproduce(out=tmp_path / "whole", limit=2, progress=False)
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
     assert len(bytes_of(out)) == sum(len(experiment.tables) for experiment in EXPERIMENTS.values()) + 1

@@ -57,9 +57,9 @@ def test_the_readme_says_what_the_figures_say() -> None:
 @pytest.mark.slow
 def test_top_neurons_cause_the_word(lens: VisionLens, scenes: list[Scene]) -> None:
     """The paper's causal claim on a sample: found neurons take more of the probability than random ones."""
-    found = translation(lens, of_split(scenes, "train"))
+    found = translation(lens, of_split(scenes, "train")[::4])
     left = found["probability left after ablation"]
-    assert found["scenes"] >= 1
+    assert found["scenes"] >= 20
     assert left["top 300"] < 0.5 * left["random 300"]
     assert left["top 300"] < left["top 20"]
 
