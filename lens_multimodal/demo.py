@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lens_multimodal import transformer
 from lens_multimodal.analysis import decode_neurons, effects_of, neuron_activations, receptive_field
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene, read_coco
@@ -126,8 +125,7 @@ def _n_writing(lens: VisionLens, neurons: pd.DataFrame, noun: str) -> int:
 
 def _caption_without(lens: VisionLens, scene: CaptionedScene, neurons: pd.DataFrame, positions: str) -> str:
     prompt = lens.prompt(scene.picture)
-    with transformer.fired_hooks(lens.model, ablate(lens.model, neurons, positions=prompt.at(positions))):
-        (caption,) = lens.generate(prompt)
+    (caption,) = lens.generate(prompt, hooks=ablate(lens.model, neurons, positions=prompt.at(positions)))
     lens.forget(prompt)
     return caption
 

@@ -103,7 +103,6 @@ def _rows(
     """
     import torch
 
-    from lens_multimodal import transformer
     from lens_multimodal.analysis import effect_of
     from lens_multimodal.hooks import ablate as ablation
     from lens_multimodal.hooks import random_neurons_like
@@ -113,8 +112,7 @@ def _rows(
     for draw, neurons in enumerate([chosen, *drawn]):
         hooks = ablation(lens.model, neurons, positions=prompt.at(positions))
         effect = effect_of(lens.model, prompt.tokens, hooks, lens.text.token_id(target))
-        with transformer.fired_hooks(lens.model, ablation(lens.model, neurons, positions=free.at(positions))):
-            (caption,) = lens.generate(free)
+        (caption,) = lens.generate(free, hooks=ablation(lens.model, neurons, positions=free.at(positions)))
         yield {
             "neurons": "random" if draw else "chosen",
             "draw": draw,

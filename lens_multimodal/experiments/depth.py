@@ -265,14 +265,13 @@ def _with_cuts(picture: PictureState, cuts: list[range]) -> Reading:
     hooks = [_hooks(picture, chunk) for chunk in chunks]
     # A chunk without any cut has no hooks, and runs as those that it is compared with.
     names = {name for of_chunk in hooks for name, _ in of_chunk}
-    return Reading.joined(
-        [
-            read_logits(
-                picture.lens.model, picture.tokens.expand(len(chunk), -1), picture.reads, of_chunk, compared=names
-            )
-            for chunk, of_chunk in zip(chunks, hooks, strict=True)
-        ]
-    )
+    with transformer.running_alike(picture.lens.model, names):
+        return Reading.joined(
+            [
+                read_logits(picture.lens.model, picture.tokens.expand(len(chunk), -1), picture.reads, of_chunk)
+                for chunk, of_chunk in zip(chunks, hooks, strict=True)
+            ]
+        )
 
 
 def _hooks(picture: PictureState, cuts: list[range]) -> list[transformer.NamedHook]:

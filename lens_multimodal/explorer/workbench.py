@@ -192,9 +192,12 @@ class Workbench:
         room = self.lens.shape.n_ctx - prompt.tokens.shape[1]
         if room < 1:
             raise ValueError(f"the text fills the model's context of {self.lens.shape.n_ctx} positions: shorten it")
-        with torch.no_grad(), transformer.fired_hooks(model, hooks):
-            [ids] = self.lens.generate_ids(prompt, max_new_tokens=min(self.limits.new_tokens, room))
-            logits = self.lens.logits(self._longer(prompt, ids))[0, prompt.last_pos :]
+        [ids] = self.lens.generate_ids(prompt, max_new_tokens=min(self.limits.new_tokens, room), hooks=hooks)
+        with torch.no_grad():
+            longer = self._longer(prompt, ids)
+            logits = transformer.logits_of(
+                model, longer.tokens, attention_mask=longer.attention_mask, first=prompt.last_pos, hooks=hooks
+            )[0]
         words = [self.word(token, at) for token, at in zip(ids, logits, strict=False)]
         return Caption(text=self.lens.text.caption(ids), words=words)
 

@@ -33,8 +33,10 @@ def record(
         raise ArgumentValueError("no hook names given to record", "names")
     # Nothing in a block depends on the logits, which take more memory than anything else: the last are enough.
     first = tokens.shape[1] - 1 if all(name.startswith("blocks.") for name in names) else 0
-    with torch.no_grad(), transformer.capture(model, list(dict.fromkeys(names))) as kept:
-        transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first)
+    kept: dict[str, Tensor] = {}
+    hooks = transformer.keep(dict.fromkeys(names), into=kept)
+    with torch.no_grad():
+        transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first, hooks=hooks)
     return {name: kept[name].detach() for name in names}
 
 

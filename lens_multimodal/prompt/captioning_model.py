@@ -149,16 +149,34 @@ class CaptioningModel:
         """One forward pass over a prompt; left padding is masked."""
         return transformer.logits_of(self.model, prompt.tokens, attention_mask=prompt.attention_mask)
 
-    def generate(self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None) -> list[str]:
-        """The text that follows each row, up to the end token or a new line."""
-        rows = self.generate_ids(prompt, max_new_tokens=max_new_tokens, sampling=sampling)
+    def generate(
+        self,
+        prompt: ImagePrompt,
+        *,
+        max_new_tokens: int = 20,
+        sampling: Sampling | None = None,
+        hooks: Sequence[transformer.NamedHook] = (),
+    ) -> list[str]:
+        """The text that follows each row, up to the end token or a new line.
+
+        Args: hooks: an intervention, such as `ablate` returns, that acts in this generation alone.
+        Raises: ValueError for unknown hook names; HookDidNotFire for hooks that never ran.
+        """
+        rows = self.generate_ids(prompt, max_new_tokens=max_new_tokens, sampling=sampling, hooks=hooks)
         return [self.text.caption(ids) for ids in rows]
 
     def generate_ids(
-        self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None
+        self,
+        prompt: ImagePrompt,
+        *,
+        max_new_tokens: int = 20,
+        sampling: Sampling | None = None,
+        hooks: Sequence[transformer.NamedHook] = (),
     ) -> list[list[int]]:
         """The tokens of `generate`: no end token, and nothing after the first line."""
-        rows = generation.generate(self.model, prompt, max_new_tokens=max_new_tokens, sampling=sampling, **self._stops)
+        rows = generation.generate(
+            self.model, prompt, max_new_tokens=max_new_tokens, sampling=sampling, hooks=hooks, **self._stops
+        )
         return [self.text.first_line(ids) for ids in rows]
 
     def generate_with_activations(

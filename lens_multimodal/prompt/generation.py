@@ -1,7 +1,6 @@
 """Generation: TransformerLens' own `generate` with its key-value cache, over groups of rows of equal length."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -62,6 +61,7 @@ def generate(
     stop_ids: Sequence[int],
     last_ids: Sequence[int] = (),
     sampling: Sampling | None = None,
+    hooks: Sequence[transformer.NamedHook] = (),
 ) -> list[list[int]]:
     """New token ids of each row, up to the first stop token.
 
@@ -71,8 +71,10 @@ def generate(
     Args:
         stop_ids: tokens that end a row.
         last_ids: those of them that still belong to it, such as ".\\n"; the others are left out.
+        hooks: act in every pass. Rows of another length are another generation, with the same hooks.
     Raises:
         ValueError: the prompt and the new tokens do not fit into the model's context.
+        HookDidNotFire: as `transformer.fired_hooks`.
     """
     sampling = sampling or Sampling()
     n_ctx = transformer.shape(model).n_ctx
@@ -95,6 +97,7 @@ def generate(
             tokens,
             max_new_tokens=max_new_tokens,
             stop_ids=list(stop_ids),
+            hooks=hooks,
             **asdict(sampling),
         )
         for row, ids in zip(rows, out[:, length:].tolist(), strict=True):
@@ -115,15 +118,6 @@ class GeneratedActivations:
     """The same hook points over the whole prompt."""
 
 
-@contextmanager
-def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect, per hook point, one tensor per forward pass of the block: the prompt first, then each new token."""
-    passes: dict[str, list[Tensor]] = {name: [] for name in names}
-
-    with transformer.fired_hooks(model, transformer.observe(names, into=passes)):
-        yield passes
-
-
 def generate_with_activations(
     model: nn.Module,
     prompt: ImagePrompt,
@@ -139,8 +133,9 @@ def generate_with_activations(
         attention pattern.
     """
     prompt.check_one_row()
-    with recording(model, names) as passes:
-        (ids,) = generate(model, prompt, max_new_tokens=max_new_tokens, stop_ids=stop_ids, last_ids=last_ids)
+    passes: dict[str, list[Tensor]] = {name: [] for name in names}
+    hooks = transformer.observe(names, into=passes)
+    (ids,) = generate(model, prompt, max_new_tokens=max_new_tokens, stop_ids=stop_ids, last_ids=last_ids, hooks=hooks)
     for name, kept in passes.items():
         _check_positions(name, kept, n_prompt=prompt.tokens.shape[1])
     steps = {name: torch.cat([passed[0, -1:] for passed in kept[: max(len(ids), 1)]]) for name, kept in passes.items()}

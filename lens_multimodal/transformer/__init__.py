@@ -7,7 +7,8 @@
 - `hook_names`, `weights`, `sizes`: the same names for both.
 - `accepted_models`, `loading`, `hooked_transformer`, `to_hugging_face`: from Hugging Face and back.
 - `running`, `checked_hooks`, `self_check`: forward passes, generation, and hooks that must run.
-- `which_model`, `bare_twin`, `watched_modules`: where no hook is on a bridge, passes run without its wrappers.
+- `which_model`, `bare_twin`, `bare_hook_points`, `twin_comparison`, `watched_modules`: where no hook is on a bridge,
+  passes run without its wrappers.
 
 TransformerLens accepts many hooks that never run: unknown names in the 3.x bridge, switched-off hook points in both
 classes. So everything here that reads or edits activations checks that the name exists *and* that its hook ran.
@@ -29,6 +30,7 @@ from lens_multimodal.transformer.checked_hooks import (
     capture,
     check_hook_names,
     fired_hooks,
+    keep,
     observe,
 )
 from lens_multimodal.transformer.families import facts
@@ -80,4 +82,4 @@ from lens_multimodal.transformer.weights import (
     w_out,
     w_u,
 )
-from lens_multimodal.transformer.which_model import forget_twin, running_on, why_hooked
+from lens_multimodal.transformer.which_model import forget_twin, running_alike, running_on, why_hooked

@@ -7,6 +7,7 @@ too. All other modules are the bridge's own, including the embedding with a lens
 """
 
 import copy
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lens_multimodal.transformer.hook_names import mlp_post, resid_pre
+from lens_multimodal.transformer.bare_hook_points import BareHookPoint, bare_hook_points
+from lens_multimodal.transformer.passes import also_through
 from lens_multimodal.transformer.watched_modules import (
     COPIED,
     HOOK_FIELDS,
@@ -39,30 +41,32 @@ class BareTwin:
     Attributes:
         model: a `TransformerBridge` around the bare modules: TransformerLens' own forward pass and generation, and
             `hooks(fwd_hooks=...)` for some of its hook points.
+        hook_points: those, by name, with the module at which each lies.
 
     Raises: NoBareTwin for modules or weights that bare modules would lack.
     """
 
     def __init__(self, bridge: Any) -> None:
         self._copies: dict[int, tuple[nn.Module, nn.Module]] = {}
-        readers = [getattr(getattr(block.mlp, "out", None), "original_component", None) for block in bridge.blocks]
-        blocks = [block.original_component for block in bridge.blocks]
-        self._wanted = {id(module) for module in (*readers, *blocks)}
-        inner = self._bare(bridge.original_model)
-        self._places: dict[str, tuple[nn.Module, Any]] = {}
-        for site, modules in ((resid_pre, blocks), (mlp_post, readers)):
-            for layer, module in enumerate(modules):
-                point = bridge.hook_dict.get(site(layer))
-                if id(module) in self._copies and point is not None and point.hook_conversion is None:
-                    self._places[site(layer)] = self._copies[id(module)][1], point
         found = [*bridge.named_modules(), *bridge.original_model.named_modules(prefix="original_model")]
         wrapped = {module: path for path, module in reversed(found)}  # the latter are not part of the bridge's own tree
+        points = bare_hook_points(bridge, filter(_is_wrapper, wrapped))
+        ends = [bridge.blocks[at].original_component for at in (0, -1)]
+        self._wanted = {id(module) for module in (*ends, *(point.wrapped for point in points.values()))}
+        inner = self._bare(bridge.original_model)
+        if not all(id(block) in self._copies for block in ends):
+            raise NoBareTwin("its blocks are not among the Hugging Face modules")
+        copies = {name: self._copies[id(p.wrapped)][1] for name, p in points.items() if id(p.wrapped) in self._copies}
+        self.hook_points: Mapping[str, tuple[BareHookPoint, nn.Module]] = {
+            name: (points[name], module) for name, module in copies.items()
+        }
         _check_weights(found, inner)
         self._weights = [tensors for module in wrapped for tensors in (module._parameters, module._buffers) if tensors]
         self._watched = WatchedModules((path, module, self._part(module)) for module, path in wrapped.items())
         self._settings = [(vars(cfg), dict(vars(cfg))) for cfg in (bridge.cfg, inner.config)]
         self.model = _bridge_around(inner, bridge)
-        self.model.__dict__["hooks"] = partial(_hooks, self._places)
+        first, last = (self._copies[id(block)][1] for block in ends)
+        self.model.__dict__["hooks"] = partial(_hooks, weakref.ref(bridge), first, last, self.hook_points)
 
     def look(self) -> tuple[bool, str | None]:
         """Whether the bridge's modules or settings have changed since the twin was made; and anything that acts in
@@ -71,10 +75,6 @@ class BareTwin:
         for now, then in self._settings:
             changed = changed or len(now) != len(then) or any(now.get(name) is not then[name] for name in then)
         return changed, obstacle
-
-    def lacks(self, names: Sequence[str]) -> str | None:
-        """The first of these hook points that the twin does not have, or None."""
-        return next((name for name in names if name not in self._places), None)
 
     def layout(self) -> tuple[torch.device, list[torch.dtype]]:
         """The device of the embeddings, and the precision of every weight."""
@@ -120,14 +120,18 @@ class BareTwin:
 
 @contextmanager
 def _hooks(
-    places: Mapping[str, tuple[nn.Module, Any]], fwd_hooks: Sequence[tuple[str, Callable[..., Any]]] = ()
+    bridge: Callable[[], Any],
+    first_block: nn.Module,
+    last_block: nn.Module,
+    here: Mapping[str, tuple[BareHookPoint, nn.Module]],
+    fwd_hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
 ) -> Iterator[None]:
-    """As `hooks` of a bridge, on the inputs of blocks and the activations of neurons."""
+    """As `hooks` of a bridge, at the hook points that a twin has."""
     with ExitStack() as placed:
+        placed.enter_context(also_through(bridge(), first_block, last_block))
         for name, function in fwd_hooks:
-            module, point = places[name]
-            handle = module.register_forward_pre_hook(_on_first_input(function, point), with_kwargs=True)
-            placed.callback(handle.remove)
+            point, module = here[name]
+            placed.callback(point.put(function, module).remove)
         yield
 
 
@@ -167,16 +171,3 @@ def _bridge_around(inner: nn.Module, bridge: Any) -> Any:
         made.__dict__["_driver"] = copy.copy(own["_driver"])
         made._driver.set_underlying_model(inner)
     return made
-
-
-def _on_first_input(function: Callable[..., Any], point: Any) -> Callable[..., Any]:
-    """A function of a hook point as a PyTorch hook that sees, and may replace, a module's first input."""
-
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            new = function(args[0], hook=point)
-            return None if new is None else ((new, *args[1:]), kwargs)
-        new = function(kwargs["hidden_states"], hook=point)
-        return None if new is None else (args, {**kwargs, "hidden_states": new})
-
-    return hook

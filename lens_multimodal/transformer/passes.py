@@ -6,9 +6,12 @@ generated one. What the first block is called with tells them apart, on every mo
 
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lens_multimodal.transformer.watched_modules import harmless
 
@@ -51,14 +54,29 @@ def passes_of(model: nn.Module) -> Passes:
     alive = _watched[model]() if model in _watched else None
     if alive is None:
         alive = Passes()
-        watcher, blocks = _Watcher(alive), list(model.blocks)  # type: ignore[arg-type]
-        handles = (
-            blocks[0].register_forward_pre_hook(watcher.begin, with_kwargs=True, prepend=True),
-            blocks[-1].register_forward_hook(watcher.end, always_call=True),
-        )
-        weakref.finalize(alive, _remove, handles)
+        blocks = list(model.blocks)  # type: ignore[arg-type]
+        weakref.finalize(alive, _remove, _watch(alive, blocks[0], blocks[-1]))
         _watched[model] = weakref.ref(alive)
     return alive
+
+
+@contextmanager
+def also_through(model: nn.Module, first_block: nn.Module, last_block: nn.Module) -> Iterator[None]:
+    """Within the block, passes through these modules count as passes of the model, if it is watched."""
+    alive = _watched[model]() if model in _watched else None
+    handles = () if alive is None else _watch(alive, first_block, last_block)
+    try:
+        yield
+    finally:
+        _remove(handles)
+
+
+def _watch(passes: Passes, first_block: nn.Module, last_block: nn.Module) -> tuple[RemovableHandle, ...]:
+    watcher = _Watcher(passes)
+    return (
+        first_block.register_forward_pre_hook(watcher.begin, with_kwargs=True, prepend=True),
+        last_block.register_forward_hook(watcher.end, always_call=True),
+    )
 
 
 class _Watcher:
@@ -94,6 +112,6 @@ def _cached(given: tuple[Any, ...]) -> int:
     return 0
 
 
-def _remove(handles: tuple[Any, ...]) -> None:
+def _remove(handles: tuple[RemovableHandle, ...]) -> None:
     for handle in handles:
         handle.remove()

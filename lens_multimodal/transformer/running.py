@@ -1,7 +1,7 @@
 """Forward passes and generation."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -29,7 +29,6 @@ def logits_of(
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     first: int = 0,
     hooks: Sequence[NamedHook] = (),
-    compared: Iterable[str] = (),
 ) -> Float[Tensor, "batch pos_from_first d_vocab"]:
     """One forward pass, through the model or its bare twin: `which_model`.
 
@@ -40,14 +39,19 @@ def logits_of(
         first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
             vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
         hooks: act in this pass alone.
-        compared: hook points of other passes that this one is compared with. All of them then run the same way, since
-            TransformerLens' norms round in another way than bare modules.
     Raises: as `fired_hooks`.
     """
     check_token_ids(model, tokens)
-    model = which_model(model, [*(name for name, _ in hooks), *compared])
-    with fired_hooks(model, hooks) if hooks else nullcontext():
-        return _logits(model, tokens, attention_mask, first)
+    with _chosen(model, hooks) as chosen:
+        return _logits(chosen, tokens, attention_mask, first)
+
+
+@contextmanager
+def _chosen(model: nn.Module, hooks: Sequence[NamedHook]) -> Iterator[Any]:
+    """The model to run: this one or its bare twin, with the hooks on it."""
+    chosen = which_model(model, [name for name, _ in hooks])
+    with fired_hooks(chosen, hooks) if hooks else nullcontext():
+        yield chosen
 
 
 def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, first: int) -> Tensor:
@@ -86,37 +90,45 @@ def generate(
     num_beams: int = 1,
     repetition_penalty: float = 1.0,
     frequency_penalty: float = 0.0,
+    hooks: Sequence[NamedHook] = (),
 ) -> Int[Tensor, "batch pos_and_new"]:
     """TransformerLens' own generation with the key-value cache, over rows of equal length without padding.
 
-    Args: repetition_penalty, frequency_penalty: as in `penalise`; `transformers` applies them to the log-probabilities
-        of beams.
+    Args:
+        repetition_penalty, frequency_penalty: as in `penalise`; `transformers` applies them to the log-probabilities of
+            beams.
+        hooks: act in this generation alone, in the pass over the prompt and in that over each new token.
     Raises: ValueError for beams on a model class that has none, and for a `HookedTransformer`'s prompt that both
-        begins and ends with its padding token.
+        begins and ends with its padding token; as `fired_hooks`.
     """
     check_token_ids(model, tokens)
-    model = which_model(model)
     penalties = {"repetition": repetition_penalty, "frequency": frequency_penalty}
-    if num_beams > 1:
-        return _beam_search(
-            model, tokens, max_new_tokens=max_new_tokens, stop_ids=stop_ids, num_beams=num_beams, penalties=penalties
-        )
-    with penalised(model, temperature=temperature, **penalties):
-        return model.generate(  # type: ignore[operator]
-            tokens,
-            max_new_tokens=max_new_tokens,
-            stop_at_eos=bool(stop_ids),
-            eos_token_id=list(stop_ids) or None,
-            do_sample=do_sample,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            use_past_kv_cache=True,
-            prepend_bos=False,
-            return_type="tokens",
-            verbose=False,
-            **({} if is_bridge(model) else {"padding_side": _side_without_padding(model, tokens)}),
-        )
+    with _chosen(model, hooks) as chosen:
+        if num_beams > 1:
+            return _beam_search(
+                chosen,
+                tokens,
+                max_new_tokens=max_new_tokens,
+                stop_ids=stop_ids,
+                num_beams=num_beams,
+                penalties=penalties,
+            )
+        with penalised(chosen, temperature=temperature, **penalties):
+            return chosen.generate(
+                tokens,
+                max_new_tokens=max_new_tokens,
+                stop_at_eos=bool(stop_ids),
+                eos_token_id=list(stop_ids) or None,
+                do_sample=do_sample,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                use_past_kv_cache=True,
+                prepend_bos=False,
+                return_type="tokens",
+                verbose=False,
+                **({} if is_bridge(chosen) else {"padding_side": _side_without_padding(chosen, tokens)}),
+            )
 
 
 def end_tokens(model: Any) -> list[int]:

@@ -1,28 +1,24 @@
 """Which modules a forward pass of the library runs through: those of the TransformerLens model, or a bare twin's.
 
 The twin is taken only where that cannot change a result: no hook is on the model that the twin lacks, its modules are
-those that the twin was made of, and the two gave the same logits, activations and gradients when they were compared.
-The comparison is made on each model, before its twin is first used; no list of families decides.
+those that the twin was made of, and the two gave the same logits, activations and gradients when they were compared
+(`twin_comparison`). The comparison is made on each model, before its twin is first used; no list of families decides.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import _len_torch_function_stack
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
-from lens_multimodal.transformer.accepted_models import few_logits
-from lens_multimodal.transformer.agreement import SAME_OPERATIONS, relative_difference
 from lens_multimodal.transformer.bare_twin import BareTwin, NoBareTwin
-from lens_multimodal.transformer.checked_hooks import fired_hooks, keep
-from lens_multimodal.transformer.hook_names import mlp_post, resid_pre
 from lens_multimodal.transformer.model_class import BRIDGE, class_name, weight_processing
 from lens_multimodal.transformer.one_at_a_time import runs_alone
-from lens_multimodal.transformer.sizes import shape
+from lens_multimodal.transformer.twin_comparison import Comparison, compare
 
 AUTO, HOOKED, BARE = "auto", "hooked", "bare"
 """Choices: the twin wherever that is safe; always the TransformerLens model; the twin, or else an error."""
@@ -67,6 +63,19 @@ def running_on(model: nn.Module, how: str) -> Iterator[None]:
         _forced[model] = before
 
 
+@contextmanager
+def running_alike(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Within the block, all passes of the library run alike: on bare modules only if those have these hook points.
+
+    For passes with different hooks whose results are compared: TransformerLens' norms round in another way than bare
+    modules, so a hook that changes nothing would seem to have an effect.
+
+    Raises: RuntimeError with the reason, if bare modules are required but cannot be used.
+    """
+    with running_on(model, HOOKED) if which_model(model, list(names)) is model else nullcontext():
+        yield
+
+
 def forget_twin(model: nn.Module) -> None:
     """Free what was made to run a model on bare modules."""
     vars(model).pop(_TWIN, None)
@@ -92,8 +101,8 @@ class _Twin:
         self.twin: BareTwin | None = None
         self._made = 0
         self._never: str | None = None
-        self._compared: Any = None
-        self._differs: str | None = None
+        self._layout: Any = None
+        self._compared: Comparison | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Twin, ()  # a copied or unpickled model makes its own twin
@@ -105,12 +114,13 @@ class _Twin:
             obstacle = None if self.twin is None else self.twin.look()[1]
         if self.twin is None or obstacle is not None:
             return obstacle or self._never
-        if (lacking := self.twin.lacks(names)) is not None:
-            return f"bare modules have no {lacking}"
         layout = self.twin.layout()
-        if layout != self._compared:
-            self._compared, self._differs = layout, _why_different(model, self.twin)
-        return self._differs
+        if self._compared is None or layout != self._layout:
+            self._layout, self._compared = layout, compare(model, self.twin)
+        if self._compared.differs is not None:
+            return self._compared.differs
+        lacking = next((name for name in names if name not in self._compared.hook_points), None)
+        return None if lacking is None else f"bare modules have no {lacking}"
 
     def _make(self, model: Any) -> None:
         self._compared, self.twin = None, None
@@ -135,54 +145,3 @@ def _unusual_state() -> str | None:
     if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
         return "autocast is on"
     return None
-
-
-def _why_different(model: Any, twin: BareTwin) -> str | None:
-    """Compare the twin with its model on a few tokens; None if they agree."""
-    if len(devices := twin.devices()) > 1:
-        return f"its weights are on several devices ({', '.join(sorted(map(str, devices)))})"
-    try:
-        # These hooks override the caller's own hooks on saved tensors, which may count what the caller's pass saves.
-        with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
-            pairs = zip(_computed(twin.model, twin), _computed(model, twin), strict=True)
-            off = max(_steps(found, expected) for found, expected in pairs)
-    except Exception as error:  # the model itself is then used, and may fail or not
-        return f"its bare modules could not be compared with it ({type(error).__name__}: {error})"
-    return (
-        None if off <= 1 else f"its bare modules give different numbers, off by {off:.3g} times what rounding explains"
-    )
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _steps(found: Tensor, expected: Tensor) -> float:
-    """The largest difference in units of what is tolerated; infinite for numbers that are not finite."""
-    if not found.isfinite().equal(expected.isfinite()):
-        return float("inf")
-    found, expected = found.nan_to_num(0, 0, 0), expected.nan_to_num(0, 0, 0)  # transformers masks with them
-    return relative_difference(found, expected) / SAME_OPERATIONS.of(expected.dtype)
-
-
-def _computed(model: Any, twin: BareTwin) -> list[Tensor]:
-    """Logits with and without padding and cache; activations of neurons and the gradients with respect to them."""
-    sizes = shape(model)
-    n_pos = min(6, sizes.n_ctx)
-    tokens = (torch.arange(2 * n_pos, device=model.W_E.device).view(2, n_pos) * 7 + 1) % sizes.d_vocab
-    mask = torch.ones_like(tokens)
-    mask[1, 0] = 0
-    kept: dict[str, Tensor] = {}
-
-    def begin(residual: Tensor, hook: Any) -> Tensor:
-        return residual.detach().requires_grad_()
-
-    neurons = [name for name in map(mlp_post, range(sizes.n_layers)) if twin.lacks([name]) is None]
-    with torch.enable_grad(), fired_hooks(model, [(resid_pre(0), begin), *keep(neurons, into=kept)]):
-        logits = model(tokens, return_type="logits")
-    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
-    gradients = torch.autograd.grad((logits * weights).sum(), list(kept.values())) if kept else ()
-    with torch.no_grad():
-        padded = model(tokens, return_type="logits", attention_mask=mask)[mask.bool()]
-        cached = few_logits(model.original_model)
-    return [logits, padded, cached, *kept.values(), *gradients]

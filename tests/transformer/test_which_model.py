@@ -14,8 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis import ablation_effects, effect_of, neuron_attribution, neuron_attribution_by_row
-from lens_multimodal.hooks import ablate, scale
+from lens_multimodal.analysis import (
+    ablation_effects,
+    act_patch_heads,
+    effect_of,
+    head_attribution,
+    logit_lens,
+    neuron_attribution,
+    neuron_attribution_by_row,
+    position_attribution,
+)
+from lens_multimodal.hooks import ablate, add_vector, scale
 from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.transformer.which_model import running_on, why_hooked
 from tests.decoders.cases import TOKEN, Case, case, difference, each_family, image_vectors, layers
@@ -28,7 +37,9 @@ HOOKED_FAMILIES = {
 }  # fmt: skip
 """TransformerLens computes with copies of these families' weights, or gives their blocks another forward method."""
 
-EXACT = 1e-6
+DIRECT = ("direct_effect", "local_direct_effect", "activation_x_decoded")
+
+EXACT = 3e-6
 
 
 def everything(case: Case, n_new: int = 5) -> dict[str, torch.Tensor]:
@@ -38,11 +49,12 @@ def everything(case: Case, n_new: int = 5) -> dict[str, torch.Tensor]:
     padded = lens.interleave([[image, "a red dog"], [image, "a red"]], prepend_bos=False)
     batch = lens.prompt_from_vectors(image_vectors(case.name, count=3), "a red dog", prepend_bos=False)
     neurons = [(layer, neuron) for layer in layers for neuron in case.active_neurons(layer, 3)]
+    shift = torch.linspace(-3.0, 3.0, lens.shape.d_model)
     effect = effect_of(model, tokens, ablate(model, neurons, positions=[-1, 0, 1]), TOKEN)
 
-    def written(sampling: Sampling | None) -> torch.Tensor:
+    def written(sampling: Sampling | None, hooks=()) -> torch.Tensor:
         torch.manual_seed(7)
-        rows = lens.generate_ids(batch, sampling=sampling, max_new_tokens=n_new)
+        rows = lens.generate_ids(batch, sampling=sampling, max_new_tokens=n_new, hooks=hooks)
         return torch.tensor([[*ids, *[-1] * (n_new - len(ids))] for ids in rows])
 
     return {
@@ -52,10 +64,18 @@ def everything(case: Case, n_new: int = 5) -> dict[str, torch.Tensor]:
         "attribution": neuron_attribution(model, tokens, [TOKEN, TOKEN + 1], score="activation_x_gradient"),
         "attribution by row": neuron_attribution_by_row(model, batch.tokens, [TOKEN, TOKEN + 1, TOKEN + 2]),
         "integrated gradients": neuron_attribution(model, tokens, TOKEN, score="integrated_gradients", layers=1),
+        "direct effects": torch.stack([neuron_attribution(model, tokens, TOKEN, score=score) for score in DIRECT]),
+        "heads": head_attribution(model, tokens, TOKEN),
+        "places": position_attribution(model, tokens, [TOKEN, TOKEN + 1]),
+        "logit lens": logit_lens(model, tokens, TOKEN).logit,
+        "sweep": act_patch_heads(model, batch.tokens[:1], batch.tokens[1:2], TOKEN).patched,
         "effect": torch.stack([effect.logit_after, effect.probability_change, effect.kl]),
         "ablations": torch.tensor(ablation_effects(model, tokens, TOKEN, neurons)["effect"].to_numpy()),
         "greedy": transformer.generate(model, batch.tokens, max_new_tokens=n_new, stop_ids=[])[:, -n_new:],
         "captions": written(None),
+        "captions without neurons": written(None, ablate(model, neurons)),
+        "captions without neurons of the prompt": written(None, ablate(model, neurons, positions=[0, 1, -1])),
+        "captions from a new token on": written(None, add_vector(model, shift, layer=1, positions=slice(-1, None))),
         "sampled": written(Sampling(do_sample=True, top_k=20, temperature=0.8)),
         "penalised": written(Sampling(repetition_penalty=1.3, frequency_penalty=0.5)),
         "sampled and penalised": written(Sampling(do_sample=True, top_p=0.9, frequency_penalty=0.5)),
@@ -81,6 +101,55 @@ def test_both_ways_give_the_same_numbers(name):
             assert difference(found[quantity], value) < EXACT, quantity
         else:
             assert torch.equal(found[quantity], value), quantity
+
+
+def hook_points(model) -> list[str]:
+    """Those that bare modules may have as well."""
+    by_layer = ("resid_pre", "resid_post", "mlp_post", "mlp_out", "attn_out", "head_z", "written_scale")
+    found = [getattr(transformer, name) for name in by_layer]
+    named = [f(model, n) if f is transformer.written_scale else f(n) for f in found for n in layers]
+    return [transformer.FINAL_NORM_SCALE, *filter(None, named)]
+
+
+WITHOUT_HOOK_POINTS = {
+    "OPT": ("mlp.hook_post", "hook_mlp_out"),  # the modules have them in another shape
+    "Granite": ("hook_attn_out", "hook_mlp_out"),  # multiplied, which no module shows
+}
+NORMS_WITHOUT_WEIGHTS = ("OLMo", "NanoChat")
+"""TransformerLens fails if a hook edits their scale, both ways."""
+
+
+@each_family
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
+def test_hooks_see_and_change_the_same_both_ways(name):
+    if name in HOOKED_FAMILIES:
+        pytest.skip("always runs through the TransformerLens model")
+    lens, tokens = case(name).lens, case(name).prompt.tokens
+    for point in hook_points(lens.model):
+        if point.endswith(WITHOUT_HOOK_POINTS.get(name, ("none",))):
+            assert why_hooked(lens.model, [point]) is not None, point
+            continue
+        assert why_hooked(lens.model, [point]) is None, point
+        if point.endswith("hook_scale") and name in NORMS_WITHOUT_WEIGHTS:
+            for how in ("hooked", "bare"):
+                with running_on(lens.model, how), pytest.raises(AttributeError, match="weight"):
+                    transformer.logits_of(lens.model, tokens, hooks=[(point, lambda scale, hook: scale * 2)])
+            continue
+        seen: dict[tuple[str, str], torch.Tensor] = {}
+        logits = {}
+        for how in ("hooked", "bare"):
+
+            def change(activation, hook, how=how, seen=seen):
+                seen[how, hook.name] = activation
+                ramp = torch.linspace(0.5, 1.5, activation.shape[1])
+                return activation * ramp.view(-1, *[1] * (activation.ndim - 2))
+
+            with running_on(lens.model, how), torch.no_grad():
+                logits[how] = transformer.logits_of(lens.model, tokens, hooks=[(point, change)])
+        ((_, named), hooked), ((_, named_bare), bare) = seen.items()
+        assert named == named_bare
+        assert difference(bare, hooked) < EXACT, point
+        assert difference(logits["bare"], logits["hooked"]) < EXACT, point
 
 
 # --- what is noticed ---------------------------------------------------------------------------------------
@@ -335,8 +404,8 @@ def test_the_choice_is_shown_and_can_be_forced(lens):
         assert "embed.hook_out" in lens.runs_on
         with pytest.raises(RuntimeError, match=r"embed\.hook_out"):
             agree(lens)
-    with lens.running_on("bare"), pytest.raises(RuntimeError, match=r"blocks\.1\.attn\.hook_z"):
-        transformer.logits_of(lens.model, random_prompt(lens, [-4]).tokens, hooks=[("blocks.1.attn.hook_z", only_look)])
+    with lens.running_on("bare"), pytest.raises(RuntimeError, match=r"blocks\.1\.attn\.hook_q"):
+        transformer.logits_of(lens.model, random_prompt(lens, [-4]).tokens, hooks=[("blocks.1.attn.hook_q", only_look)])
     with pytest.raises(ValueError, match="'fast'"), lens.running_on("fast"):
         pass
     agree(lens)

@@ -80,8 +80,15 @@ def _forward(inputs: AttributionInputs) -> _Run:
         *(name for name in scales.values() if name is not None),
         transformer.FINAL_NORM_SCALE,
     ]
-    with torch.no_grad(), transformer.capture(model, names) as kept:
-        logits = transformer.logits_of(model, inputs.tokens, attention_mask=inputs.attention_mask, first=first)
+    kept: dict[str, Tensor] = {}
+    with torch.no_grad():
+        logits = transformer.logits_of(
+            model,
+            inputs.tokens,
+            attention_mask=inputs.attention_mask,
+            first=first,
+            hooks=transformer.keep(names, into=kept),
+        )
     directions = [_direction(inputs, index, logits, first, kept) for index in range(len(inputs.targets))]
 
     def at_positions(name: str) -> Tensor:

@@ -68,9 +68,10 @@ def logit_lens(
     inputs = inputs_for_targets(model, tokens, list(ids), positions, attention_mask=attention_mask)
     n_layers = transformer.shape(model).n_layers
     names = [transformer.resid_pre(0), *(transformer.resid_post(layer) for layer in range(n_layers))]
+    kept: dict[str, Tensor] = {}
+    hooks, last = transformer.keep(names, into=kept), inputs.tokens.shape[1] - 1
     with torch.no_grad():
-        with transformer.capture(model, names) as kept:
-            transformer.logits_of(model, inputs.tokens, attention_mask=attention_mask, first=inputs.tokens.shape[1] - 1)
+        transformer.logits_of(model, inputs.tokens, attention_mask=attention_mask, first=last, hooks=hooks)
         depths = [_read(model, kept[name][0, inputs.positions.to(kept[name].device)], ids, chunk) for name in names]
     rank, probability, logit, top = (torch.stack(parts) for parts in zip(*depths, strict=True))
     return LogitLens(

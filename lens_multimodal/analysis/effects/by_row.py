@@ -5,7 +5,7 @@ neuron, activation patching sweeps, reading nouns and writing captions all work 
 for each batch of interventions, not one for each intervention.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -45,8 +45,10 @@ class Captioner(Protocol):
 
     model: nn.Module
 
-    def generate(self, prompt: ImagePrompt, *, max_new_tokens: int = 20) -> list[str]:
-        """The greedy text that follows each row."""
+    def generate(
+        self, prompt: ImagePrompt, *, max_new_tokens: int = 20, hooks: Sequence[transformer.NamedHook] = ()
+    ) -> list[str]:
+        """The greedy text that follows each row, under some hooks."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,13 +103,11 @@ def read_logits(
     tokens: Int[Tensor, "row prompt_pos"],
     reads: Sequence[tuple[int, int]],
     hooks: Sequence[transformer.NamedHook],
-    *,
-    compared: Iterable[str] = (),
 ) -> Reading:
-    """One forward pass with any hooks, read as in `read_without`. Args: compared: as in `transformer.logits_of`."""
+    """One forward pass with any hooks, read as in `read_without`."""
     first = min(pos for pos, _ in reads)
     with torch.no_grad():
-        return _reading(transformer.logits_of(model, tokens, first=first, hooks=hooks, compared=compared), reads, first)
+        return _reading(transformer.logits_of(model, tokens, first=first, hooks=hooks), reads, first)
 
 
 def captions_without(
@@ -123,15 +123,16 @@ def captions_without(
     """The greedy caption of each row with its neurons replaced, zero if nothing else is given; see `read_without`."""
     where = read_positions(positions)
     rows = [replaced_neurons(neurons, where) for neurons in without]
-    passes, captions = transformer.passes_of(lens.model), []
+    passes, names, captions = transformer.passes_of(lens.model), _names(rows), []
     for batch in batches(len(rows), batch_size):
         prompt = ImagePrompt(
             tokens=tokens[batch],
             attention_mask=torch.ones_like(tokens[batch]),
             spans=tuple(() for _ in tokens[batch]),
         )
-        with transformer.fired_hooks(lens.model, hooks_by_row(rows[batch], passes=passes, to=to)):
-            captions += lens.generate(prompt, max_new_tokens=max_new_tokens)
+        hooks = hooks_by_row(rows[batch], passes=passes, to=to)
+        with transformer.running_alike(lens.model, names):
+            captions += lens.generate(prompt, max_new_tokens=max_new_tokens, hooks=hooks)
     return captions
 
 
@@ -189,14 +190,12 @@ def logits_by_row(
     Yields: the logits of the rows of one batch.
     """
     passes = transformer.passes_of(model)
-    names = {part.name for replaced in rows for part in replaced}
+    names = _names(rows)
     for batch in batches(len(rows), batch_size):
         prompts, mask = (_rows_of(values, len(rows), batch) for values in (tokens, attention_mask))
         hooks = hooks_by_row(rows[batch], passes=passes, to=to)
-        with torch.no_grad():
-            logits = transformer.logits_of(
-                model, prompts, attention_mask=mask, first=first, hooks=hooks, compared=names
-            )
+        with torch.no_grad(), transformer.running_alike(model, names):
+            logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first, hooks=hooks)
         yield logits
 
 
@@ -274,6 +273,11 @@ def _reading(
         log_probability=logits.log_softmax(-1).gather(-1, index)[..., 0].cpu(),
         rank=(logits > chosen).sum(-1).cpu(),
     )
+
+
+def _names(rows: Sequence[Sequence[Replaced]]) -> set[str]:
+    """The hook points at which any row has something replaced."""
+    return {part.name for replaced in rows for part in replaced}
 
 
 def _rows_of(values: Any, n_rows: int, batch: slice) -> Any:

@@ -87,10 +87,9 @@ def caption_effect_of(
     built = [_built(lens, hooks, group) for _, group in groups]
     before, after = [""] * len(prompt), [""] * len(prompt)
     for (rows, group), of_group in zip(groups, built, strict=True):
-        with transformer.running_on(lens.model, "hooked"):  # as the other captions, which round in the same way then
+        with transformer.running_alike(lens.model, [name for name, _ in of_group]):
             texts = lens.generate(group, max_new_tokens=max_new_tokens)
-        with transformer.fired_hooks(lens.model, of_group):
-            edited = lens.generate(group, max_new_tokens=max_new_tokens)
+            edited = lens.generate(group, max_new_tokens=max_new_tokens, hooks=of_group)
         for row, text, new in zip(rows, texts, edited, strict=True):
             before[row], after[row] = text, new
     return CaptionEffect(

@@ -120,17 +120,13 @@ def effects_of(
     targets = targets_of_rows(model, tokens, target)
     first = first_read(resolved for of_row in targets for resolved in of_row)
 
-    names = {name for hooks in listed for name, _ in hooks}
-
     def predictions(hooks: Sequence[transformer.NamedHook]) -> Predictions:
-        with torch.no_grad():
-            logits = transformer.logits_of(
-                model, tokens, attention_mask=attention_mask, first=first, hooks=hooks, compared=names
-            )
+        logits = transformer.logits_of(model, tokens, attention_mask=attention_mask, first=first, hooks=hooks)
         return Predictions.of(logits, targets, first=first)
 
-    before = predictions([])
-    return [effect_between(before, predictions(hooks)) for hooks in listed]
+    with torch.no_grad(), transformer.running_alike(model, (name for hooks in listed for name, _ in hooks)):
+        before = predictions([])
+        return [effect_between(before, predictions(hooks)) for hooks in listed]
 
 
 def check_intervention(model: nn.Module, hooks: Sequence[transformer.NamedHook]) -> None:

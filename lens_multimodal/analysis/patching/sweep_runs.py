@@ -101,9 +101,9 @@ class SweepRuns:
         ]
         axes = {**axes, **({"pos": positions} if site.by_position else {})}
         shape = [len(labels) for labels in axes.values()]
-        # What is recorded, put in place and compared rounds in the same way.
-        with transformer.running_on(self.model, "hooked"):
-            clean_activations = self.clean_activations(list(dict.fromkeys(cell.name for cell in cells)))
+        names = list(dict.fromkeys(cell.name for cell in cells))
+        with transformer.running_alike(self.model, [transformer.resid_pre(0), *names]):
+            clean_activations = self.clean_activations(names)
             estimates = self.estimates(clean_activations)
             patched = self.patched(site.name, cells, clean_activations)
             clean = self._value(self.pair.clean, self.clean_target)
