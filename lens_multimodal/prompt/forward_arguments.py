@@ -21,6 +21,7 @@ from lens_multimodal.prompt.soft_prompt import SoftPrompt
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 from lens_multimodal.transformer.decoder_inputs import DecoderInputs, along_with_images
 from lens_multimodal.transformer.vision_language_models import forget_images
+from lens_multimodal.transformer.watched_modules import taken_along
 
 KEPT = "_lens_multimodal_decoder_inputs"
 """The attribute of a key-value cache that holds what its next steps need."""
@@ -82,9 +83,10 @@ class ForwardArguments:
 
     # --- inside ------------------------------------------------------------------------------------------
 
+    @taken_along
     @torch.compiler.disable
     def _before(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._tokens is None:
             return None
@@ -95,7 +97,7 @@ class ForwardArguments:
             return None
         n_cached = 0 if cache is None else int(cache.get_seq_length())
         if not n_cached and given.get("pixel_values") is None:
-            forget_images(self._model)
+            forget_images(module)
         values = torch.func.debug_unwrap(ids, recurse=True)
         places = self._tokens.no_words(values)
         if compiled_images.has_no_values(places):
@@ -128,6 +130,7 @@ class ForwardArguments:
         self._pass.inputs = inputs
         return (), {**given, **found}
 
+    @taken_along
     @torch.compiler.disable
     def _after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if self._tokens is None:

@@ -8,7 +8,6 @@ too. All other modules are the bridge's own, including the embedding with a lens
 
 import copy
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,12 +21,12 @@ from lens_multimodal.transformer.bare_hook_points import BareHookPoint, bare_hoo
 from lens_multimodal.transformer.passes import also_through
 from lens_multimodal.transformer.watched_modules import (
     COPIED,
-    HOOK_FIELDS,
     HOOK_POINT,
     MODEL,
     SHARED,
     WRAPPER,
     WatchedModules,
+    hooks_taken_along,
 )
 
 
@@ -104,7 +103,7 @@ class BareTwin:
                 raise NoBareTwin(f"{type(module).__name__}.{name} holds a module that is not in the module tree")
         made: nn.Module = object.__new__(type(module))
         made.__dict__.update(vars(module), _modules=children)
-        made.__dict__.update({name: OrderedDict() for name in HOOK_FIELDS if name in vars(module)})
+        made.__dict__.update(hooks_taken_along(vars(module)))
         self._copies[id(module)] = module, made
         return made
 

@@ -4,7 +4,8 @@ The check runs before every forward pass, over a thousand modules, so it looks o
 """
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
@@ -27,6 +28,22 @@ def harmless(hook: Hook) -> Hook:
     """Decorate a PyTorch hook of this library that a pass without the bridge's wrappers does not need."""
     hook.harmless = True  # type: ignore[attr-defined]
     return hook
+
+
+def taken_along(hook: Hook) -> Hook:
+    """Decorate a PyTorch hook of this library that copies of its module need as well."""
+    hook.taken_along = True  # type: ignore[attr-defined]
+    return hook
+
+
+def hooks_taken_along(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The hook fields of a copy of a module, from the fields of the module."""
+    ids = {number for name in HOOKS for number, hook in fields[name].items() if _is_taken_along(hook)}
+    return {
+        name: OrderedDict((number, value) for number, value in fields[name].items() if number in ids)
+        for name in HOOK_FIELDS
+        if name in fields
+    }
 
 
 class WatchedModules:
@@ -61,7 +78,7 @@ class WatchedModules:
 
 
 class _Watched:
-    __slots__ = ("attributes", "children", "fields", "kind", "module", "n_fields", "part", "path")
+    __slots__ = ("attributes", "children", "fields", "kind", "module", "n_fields", "part", "path", "taken_along")
 
     def __init__(self, path: str, module: nn.Module, part: str) -> None:
         self.path, self.module, self.part = path or "the model", weakref.ref(module), part
@@ -69,6 +86,7 @@ class _Watched:
         self.fields = {} if part == MODEL else vars(module)
         self.kind, self.children = type(module), dict(module._modules)
         self.n_fields = len(self.fields)
+        self.taken_along = hooks_taken_along(vars(module)) if part == COPIED else {}
         self.attributes = [*filter(self._is_setting, self.fields.items())] if part in (WRAPPER, COPIED) else []
 
     def _is_setting(self, field: tuple[str, Any]) -> bool:
@@ -79,7 +97,7 @@ class _Watched:
     def changed(self, fields: dict[str, Any]) -> bool:
         if fields["_modules"] != self.children or type(self.module()) is not self.kind:
             return True
-        if self.part == COPIED and len(fields) != self.n_fields:
+        if self.part == COPIED and (len(fields) != self.n_fields or hooks_taken_along(fields) != self.taken_along):
             return True
         return any(fields.get(name) is not value for name, value in self.attributes)
 
@@ -100,7 +118,8 @@ class _Watched:
         if self.part == WRAPPER and fields["_parameters"]:
             return f"{self.path} has weights of its own"
         for name in HOOKS:
-            if not all(map(_is_inner if self.part == HOOK_POINT else _is_harmless, fields[name].values())):
+            allowed = _ALLOWED.get(self.part, _is_harmless)
+            if not all(map(allowed, fields[name].values())):
                 return f"a hook is on {self.path}"
         if fields["training"] and self.part in (COPIED, SHARED):
             return "the model is in training mode"
@@ -117,6 +136,14 @@ def _is_harmless(hook: Any) -> bool:
     return getattr(hook, "harmless", None) is True or _is_of_transformer_lens(hook)
 
 
+def _is_taken_along(hook: Any) -> bool:
+    return getattr(hook, "taken_along", None) is True
+
+
+def _may_be_on_copied(hook: Any) -> bool:
+    return _is_harmless(hook) or _is_taken_along(hook)
+
+
 def _is_inner(hook: Any) -> bool:
     """Whether a hook point's PyTorch hook stands for a function by which TransformerLens joins two hook points."""
     names = getattr(getattr(hook, "__code__", None), "co_freevars", ())
@@ -125,3 +152,7 @@ def _is_inner(hook: Any) -> bool:
 
 def _is_of_transformer_lens(function: Any) -> bool:
     return str(getattr(function, "__module__", "")).startswith("transformer_lens.model_bridge.")
+
+
+_ALLOWED = {HOOK_POINT: _is_inner, COPIED: _may_be_on_copied}
+"""The hooks that may be on modules of some roles; `_is_harmless` for those of others."""

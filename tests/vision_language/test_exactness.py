@@ -90,8 +90,7 @@ def test_gradients_of_a_logit_at_the_neurons(pair):
 
         return hook_function
 
-    with transformer.fired_hooks(pair.lens.model, [(name, keep(name)) for name in names]):
-        logits = pair.lens.logits(prompt)
+    logits = transformer.logits_of(pair.lens.model, prompt.tokens, hooks=[(name, keep(name)) for name in names])
     found = torch.autograd.grad(logits[0, -1, 20], [own[name] for name in names])
     for ours, theirs in zip(found, expected, strict=True):
         assert theirs.abs().max() > 1e-3

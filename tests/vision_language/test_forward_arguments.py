@@ -12,6 +12,7 @@ from lens_multimodal.prompt.forward_arguments import NoForwardArguments
 from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens
 from lens_multimodal.transformer.token_ids import LensDetached
 from tests.lenses import encoder, linear
+from tests.vision_language import test_exactness as exactness
 from tests.vision_language.conftest import Pair, noise, pair_of
 from tests.vision_language.models import build
 from tests.vision_language.test_exactness import EXACT, decoder_layers
@@ -52,6 +53,54 @@ def test_the_vectors_alone_would_be_another_model(pair):
     assert hooks.is_attached
     assert (alone - expected).abs().max() > 0.1
     assert_close(pair.lens.logits(prompt).detach(), expected, **EXACT)
+
+
+@pytest.mark.parametrize("how", ["hooked", "bare"])
+def test_both_ways_to_run_are_exact(pair, how):
+    with pair.lens.running_on(how):
+        exactness.test_logits_of_a_picture_and_text(pair)
+        exactness.test_pictures_and_text_in_any_order(pair)
+        exactness.test_a_batch_of_unequal_length_equals_its_rows(pair)
+        exactness.test_greedy_tokens_with_the_cache(pair)
+        exactness.test_gradients_of_a_logit_at_the_neurons(pair)
+        test_beams_are_hugging_faces_own(pair)
+        test_prompts_of_unequal_length_are_generated_from(pair)
+        test_nothing_stays_on_the_model(pair)
+
+
+def test_other_hooks_on_the_forward_pass_are_noticed_and_the_lens_can_be_taken_off(pair):
+    model, ids = pair.lens.model, text_ids(pair)
+    assert pair.lens.runs_on == "bare modules"
+    expected = transformer.logits_of(model, ids)
+
+    def halved(_module, _args, output):
+        output.logits = output.logits * 0.5
+        return output
+
+    handle = model.original_model.register_forward_hook(halved)
+    assert pair.lens.runs_on != "bare modules"
+    assert_close(transformer.logits_of(model, ids), expected * 0.5, **EXACT)
+    handle.remove()
+    assert pair.lens.runs_on == "bare modules"
+    assert_close(transformer.logits_of(model, ids), expected, **EXACT)
+
+
+def test_a_model_takes_pixels_and_virtual_tokens_in_turn(pair, tmp_path):
+    """A bridge around the whole model; what a pass over pixels leaves behind does not reach a pass over text."""
+    model, processor = build(pair.family, tmp_path)
+    lens, ids = attach_vision(model, processor=processor), text_ids(pair)
+    with torch.no_grad():
+        expected = pair.plain(input_ids=ids).logits
+        said = pair.logits(f"IMAGE{TEXT}", [noise(0)])
+    for _ in range(3):
+        with torch.no_grad():
+            lens.images.model(**pair.inputs(f"IMAGE{TEXT}", [noise(3)]))
+        assert_close(transformer.logits_of(lens.model, ids).detach(), expected, **EXACT)
+        assert_close(lens.logits(lens.prompt(noise(0), TEXT)).detach(), said, **EXACT)
+        assert lens.runs_on == "bare modules"
+    lens.detach()
+    assert transformer.why_hooked(lens.model) is None
+    assert_close(transformer.logits_of(lens.model, ids).detach(), expected, **EXACT)
 
 
 def test_prompts_of_unequal_length_are_generated_from(pair):
