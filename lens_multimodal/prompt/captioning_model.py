@@ -20,6 +20,7 @@ from lens_multimodal.prompt.makers import Makers
 from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
+from lens_multimodal.transformer.checked_hooks import NamedHooks
 
 BATCH_SIZE = 32
 """Pictures that `CaptioningModel.caption` runs at once."""
@@ -30,21 +31,13 @@ _MAKERS: "Makers[CaptioningModel]" = Makers()
 class CaptioningModel:
     """A TransformerLens model with an image encoder and a projection: a `VisionLens` without its analyses."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        images: ImageEmbedder,
-        tokenizer: Any = None,
-        name: str = "lens",
-    ) -> None:
-        shape = transformer.shape(model)
+    def __init__(self, model: nn.Module, *, images: ImageEmbedder, tokenizer: Any = None, name: str = "lens") -> None:
         self.model = model
         self.images = images
         self.tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
         self.text = PromptTokenizer(self.tokenizer, model)
         self.name = name
-        self.shape = shape
+        self.shape = shape = transformer.shape(model)
         self.virtual_tokens = VirtualTokens(
             transformer.embedding_module(model), d_vocab=shape.d_vocab, d_model=shape.d_model
         )
@@ -150,28 +143,17 @@ class CaptioningModel:
         return transformer.logits_of(self.model, prompt.tokens, attention_mask=prompt.attention_mask)
 
     def generate(
-        self,
-        prompt: ImagePrompt,
-        *,
-        max_new_tokens: int = 20,
-        sampling: Sampling | None = None,
-        hooks: Sequence[transformer.NamedHook] = (),
+        self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None, hooks: NamedHooks = ()
     ) -> list[str]:
         """The text that follows each row, up to the end token or a new line.
 
-        Args: hooks: an intervention, such as `ablate` returns, that acts in this generation alone.
-        Raises: ValueError for unknown hook names; HookDidNotFire for hooks that never ran.
+        Args: hooks: what a builder of `lens_multimodal.hooks` returned; they act in this generation alone.
         """
         rows = self.generate_ids(prompt, max_new_tokens=max_new_tokens, sampling=sampling, hooks=hooks)
         return [self.text.caption(ids) for ids in rows]
 
     def generate_ids(
-        self,
-        prompt: ImagePrompt,
-        *,
-        max_new_tokens: int = 20,
-        sampling: Sampling | None = None,
-        hooks: Sequence[transformer.NamedHook] = (),
+        self, prompt: ImagePrompt, *, max_new_tokens: int = 20, sampling: Sampling | None = None, hooks: NamedHooks = ()
     ) -> list[list[int]]:
         """The tokens of `generate`: no end token, and nothing after the first line."""
         rows = generation.generate(

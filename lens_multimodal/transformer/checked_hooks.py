@@ -17,6 +17,8 @@ HookFunction = Callable[..., Any]
 NamedHook = tuple[str, HookFunction]
 """A hook name and its function, as `model.hooks(fwd_hooks=[...])` takes them."""
 
+NamedHooks = Sequence[NamedHook]
+
 
 class HookDidNotFire(RuntimeError):
     """A hook point accepted a hook but never ran it."""
