@@ -57,6 +57,7 @@ def estimate_atlas(
         settings, n_calibration=min(settings.batch_size, settings.n_calibration), pictures_per_chunk=len(order)
     )
     run = Run(lens=lens, order=order, categories=categories, settings=measured, layers=layers)
+    run.check_places()
     warm = replace(run, order=order[: settings.batch_size])
     place, free = disk_of(out)
     with TemporaryDirectory(dir=place, prefix=".estimate-") as folder, tqdm(disable=True) as bar:
@@ -79,8 +80,9 @@ def estimate_atlas(
         of_tables = sum(file.stat().st_size for file in (home / TABLES).iterdir())
     ablations = 0.0 if found is None else _ablation_seconds(FoundNeurons.read(Path(found), lens), run, scenes)
     n_layers, sample = len(layers), min(total, settings.n_calibration)
-    values = sample * run.n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
-    passes = -(-n_layers // max(1, CALIBRATION_BYTES // values))
+    n_patches = sample * int(counter.state.n_patches) / max(1, int(counter.state.n_pictures.sum()))
+    values = n_patches * lens.shape.d_mlp * next(lens.model.parameters()).dtype.itemsize
+    passes = -(-n_layers // max(1, int(CALIBRATION_BYTES // values)))
     chunks = -(-total // settings.pictures_per_chunk)
     # A new save is written before the previous one is removed.
     saves = 2 if counting * total > SAVE_EVERY else 1

@@ -17,7 +17,7 @@ from lens_multimodal.atlas.atlas_settings import SAVE_EVERY, AtlasSettings
 from lens_multimodal.atlas.atlas_tables import write_tables
 from lens_multimodal.atlas.chunk_pass import Run, category_parts
 from lens_multimodal.atlas.found_neurons import NEURON, FoundNeurons, mean_ablations, measure_ablations
-from lens_multimodal.atlas.layer_tally import LayerTally, moments, thresholds_of
+from lens_multimodal.atlas.layer_tally import BatchFacts, LayerTally, moments, thresholds_of
 from lens_multimodal.atlas.state import State, merged, read_thresholds, remove_states, save_moments, save_thresholds
 from lens_multimodal.data import Scene
 from lens_multimodal.prompt.captioning_model import CaptioningModel
@@ -57,7 +57,7 @@ def build_atlas(
 
     Raises:
         ValueError: no scene, pictures with the same id, layers that do not exist, nothing readable, `found` in another
-            lens.
+            lens, a model whose image positions show no place in the picture.
         FileNotFoundError: a folder `found` without rows of `discovery`.
         SettingsChanged: `out` holds an atlas made in another way.
     """
@@ -69,6 +69,7 @@ def build_atlas(
     categories = sorted({category for scene in scenes for category in scene.categories})
     order = in_order(scenes, settings.seed)
     run = Run(lens=lens, order=order, categories=categories, settings=settings, layers=layers)
+    run.check_places()
     neurons = None if found is None else FoundNeurons.read(Path(found), lens)
     processes = Processes.of_environment()
     if processes.is_first:
@@ -77,7 +78,6 @@ def build_atlas(
             "kind": "atlas",
             "settings": plain({**asdict(settings), "layers": layers}),
             "categories": categories,
-            "n_patches": run.n_patches,
             "found_sha256": neurons and neurons.digest,
         }
         claim_over(home, lens, scenes, manifest)
@@ -105,7 +105,7 @@ def calibrated(run: Run, *, progress: bool, budget_bytes: int = CALIBRATION_BYTE
     """The quantiles of every neuron over the image patches of the first pictures, `[level, neuron]` by layer."""
     places = range(min(len(run.order), run.settings.n_calibration))
     dtype = next(run.lens.model.parameters()).dtype
-    n_values = len(places) * run.n_patches * run.lens.shape.d_mlp
+    n_values = sum(len(run.patches_of(run.order[place])) for place in places) * run.lens.shape.d_mlp
     at_once = max(1, budget_bytes // (n_values * dtype.itemsize))
     result: dict[int, Tensor] = {}
     layers = run.layers
@@ -113,8 +113,8 @@ def calibrated(run: Run, *, progress: bool, budget_bytes: int = CALIBRATION_BYTE
     for group in tqdm(groups, desc="quantiles", unit="group of layers", disable=not progress, delay=2.0):
         kept: dict[int, list[Tensor]] = {layer: [] for layer in group}
 
-        def keep(layer: int, activation: Tensor, _: object, kept: dict[int, list[Tensor]] = kept) -> None:
-            kept[layer].append(activation.to(dtype))
+        def keep(layer: int, activation: Tensor, facts: BatchFacts, kept: dict[int, list[Tensor]] = kept) -> None:
+            kept[layer].append(activation[facts.is_patch].to(dtype))
 
         for pairs in run.batches(places, with_objects=False):
             readable = [pair for pair in pairs if pair.picture.pixels is not None]
@@ -123,7 +123,7 @@ def calibrated(run: Run, *, progress: bool, budget_bytes: int = CALIBRATION_BYTE
         for layer in group:
             if not kept[layer]:
                 raise ValueError(f"none of the first {len(places)} pictures can be read")
-            values = torch.cat([own.flatten(0, 1) for own in kept.pop(layer)])
+            values = torch.cat(kept.pop(layer))
             columns = values.split(1024, dim=1)
             result[layer] = torch.cat([thresholds_of(own, run.settings.levels) for own in columns], dim=1).cpu()
     return result
@@ -172,9 +172,9 @@ class Counter:
         sums: dict[int, Tensor] = {}
         on = self.run.settings.on
 
-        def seen(layer: int, activation: Tensor, facts: object) -> None:
-            self.state.layers[layer].add(activation, facts, self.thresholds[layer], on)  # type: ignore[arg-type]
-            sums[layer] = sums.get(layer, 0) + moments(activation)
+        def seen(layer: int, activation: Tensor, facts: BatchFacts) -> None:
+            self.state.layers[layer].add(activation, facts, self.thresholds[layer], on)
+            sums[layer] = sums.get(layer, 0) + moments(activation, facts.is_patch)
 
         for pairs in self.run.batches(_places(self.run, chunk)):
             readable = [pair for pair in pairs if pair.picture.pixels is not None]

@@ -1,7 +1,7 @@
 """The tables of an atlas: Parquet files whose columns say what they hold."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from lens_multimodal.analysis.decoding import decode_neurons, driving_tokens
 from lens_multimodal.atlas.across_inputs import recurrence_table
 from lens_multimodal.atlas.atlas_reading import TABLES
 from lens_multimodal.atlas.chunk_pass import Run
-from lens_multimodal.atlas.layer_tally import NO_PATCH, SHARE, LayerTally
+from lens_multimodal.atlas.layer_tally import LONGEST, NO_PATCH, SHARE, LayerTally
 from lens_multimodal.atlas.selectivity_measures import Measures, measures, p_values
 from lens_multimodal.atlas.state import State, all_moments, read_thresholds
 from lens_multimodal.files import write_atomically
+from lens_multimodal.image.geometry import Box
+from lens_multimodal.image.layout import ImageLayout
+from lens_multimodal.runs.opened_pictures import layout_of
 
 N_WORDS = 10
 PER_NEURON, PER_CONCEPT = 5, 50
@@ -59,8 +62,9 @@ COLUMNS: dict[str, dict[str, str]] = {
         "file": "name of the picture's file",
         "width": "of the picture, in pixels",
         "height": "of the picture, in pixels",
-        "patch_row": "row of the image patch, from the top",
-        "patch_col": "column of the image patch, from the left",
+        "image_pos": "image position that shows the image patch, from 0 within the image",
+        "patch_row": "row of the image patch in its grid, from the top",
+        "patch_col": "column of the image patch in its grid, from the left",
         "left": "edge of the image patch in the picture, in pixels",
         "top": "the same",
         "right": "the same",
@@ -114,7 +118,7 @@ def write_tables(run: Run, home: Path, state: State, *, found: pd.DataFrame | No
         raise ValueError(f"none of the {len(run.order)} pictures can be read; the first: {state.failed[0]['error']}")
     thresholds = read_thresholds(home)
     assert thresholds is not None
-    n_patches = int(state.n_pictures.sum()) * run.n_patches
+    n_patches = int(state.n_patches)
     of_layers: dict[int, Measures] = {}
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
     for layer, tally in state.layers.items():
@@ -203,13 +207,12 @@ def _nothing_found() -> pd.DataFrame:
 
 
 def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
-    n_patches, (_, grid_w) = run.n_patches, run.lens.images.patch_grid
     neuron, rank = np.nonzero((tally.top_patch != NO_PATCH).numpy())
     code = tally.top_patch.numpy()[neuron, rank]
-    place, patch = code // n_patches, code % n_patches
+    place, image_pos = code // LONGEST, code % LONGEST
     ids, widths, heights = (np.array([getattr(s, name) for s in run.order]) for name in ("id", "width", "height"))
     files = np.array([s.path.name for s in run.order], dtype=object)
-    boxes = run.boxes(zip(widths[place].tolist(), heights[place].tolist(), patch.tolist(), strict=True))
+    patches = _image_patches(run, zip(place.tolist(), image_pos.tolist(), strict=True))
     return pd.DataFrame(
         {
             "layer": layer,
@@ -220,11 +223,29 @@ def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
             "file": files[place],
             "width": widths[place],
             "height": heights[place],
-            "patch_row": patch // grid_w,
-            "patch_col": patch % grid_w,
-            **{name: [getattr(box, name) for box in boxes] for name in ("left", "top", "right", "bottom")},
+            "image_pos": image_pos,
+            "patch_row": [row for row, _, _ in patches],
+            "patch_col": [col for _, col, _ in patches],
+            **{name: [getattr(box, name) for *_, box in patches] for name in ("left", "top", "right", "bottom")},
         }
     )
+
+
+def _image_patches(run: Run, wanted: Iterable[tuple[int, int]]) -> list[tuple[int, int, Box]]:
+    """Row, column and box of image positions. Args: wanted: place of the picture in the run, and position."""
+    layouts: dict[int, ImageLayout] = {}
+    known: dict[tuple[int, int], tuple[int, int, Box]] = {}
+    found = []
+    for place, index in wanted:
+        if place not in layouts:
+            layouts[place] = layout_of(run.order[place], run.lens.images)
+        if (place, index) not in known:
+            cell, box = layouts[place].place(index), layouts[place].box(index)
+            assert cell is not None
+            assert box is not None
+            known[place, index] = *cell[1:], box
+        found.append(known[place, index])
+    return found
 
 
 def _neuron_concepts(categories: Sequence[str], layer: int, own: Measures) -> pd.DataFrame:

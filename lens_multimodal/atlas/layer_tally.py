@@ -17,6 +17,9 @@ SHARE = 64
 NO_PATCH = torch.iinfo(torch.int64).max
 """Fills a neuron's list of best pictures where it has fewer."""
 
+LONGEST = 2**20
+"""More than the positions of any image."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchFacts:
@@ -24,6 +27,11 @@ class BatchFacts:
 
     place: Int[Tensor, " picture"]
     """Of each picture in the run."""
+    index: Int[Tensor, "picture patch"]
+    """Which of its image's positions shows each patch, ascending."""
+    is_patch: Bool[Tensor, "picture patch"]
+    """False where a picture has fewer patches than another one of the batch; its activations are minus infinity
+    there."""
     columns: Int[Tensor, " column"]
     """The categories that appear in the batch, as columns of the tallies."""
     share: Float[Tensor, "picture patch column"]
@@ -56,7 +64,7 @@ class LayerTally:
     top_value: Float[Tensor, "neuron rank"]
     """The largest activation of each of the best pictures, best first."""
     top_patch: Int[Tensor, "neuron rank"]
-    """The picture's place times the number of patches, plus the patch."""
+    """The picture's place times `LONGEST`, plus the image position."""
 
     @classmethod
     def empty(
@@ -85,7 +93,6 @@ class LayerTally:
         on: int,
     ) -> None:
         """Count one batch. Args: on: the level above which a neuron is on."""
-        n_patches = activation.shape[1]
         even = facts.place % 2 == 0
         self.positive += (activation > 0).sum(dim=(0, 1))
         covered = facts.share.any(dim=-1)
@@ -97,9 +104,8 @@ class LayerTally:
             if level == on:
                 self._count_on(is_on, even, facts)
         value = activation.amax(dim=1)
-        patch = torch.arange(n_patches, device=activation.device)[:, None]
-        first = torch.where(activation == value[:, None], patch, n_patches).amin(dim=1)
-        self._keep_best(value.T, (facts.place[:, None] * n_patches + first).T)
+        first = torch.where(activation == value[:, None], facts.index[..., None], LONGEST).amin(dim=1)
+        self._keep_best(value.T, (facts.place[:, None] * LONGEST + first).T)
 
     def _count_on(self, is_on: Bool[Tensor, "picture patch neuron"], even: Tensor, facts: BatchFacts) -> None:
         """The halves, the pictures and the permutation control."""
@@ -135,9 +141,11 @@ class LayerTally:
 COUNTS = ("inside", "above", "positive", "inside_half", "above_half", "shifted", "pictures_on")
 
 
-def moments(activation: Float[Tensor, "picture patch neuron"]) -> Float[Tensor, "2 neuron"]:
+def moments(
+    activation: Float[Tensor, "picture patch neuron"], is_patch: Bool[Tensor, "picture patch"]
+) -> Float[Tensor, "2 neuron"]:
     """Sums of activations and of their squares, in float64."""
-    wide = activation.double()
+    wide = activation.double().masked_fill_(~is_patch[..., None], 0)
     return torch.stack([wide.sum(dim=(0, 1)), wide.square().sum(dim=(0, 1))])
 
 

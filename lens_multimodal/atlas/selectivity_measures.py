@@ -1,8 +1,9 @@
 """From counts to measures of selectivity: intersection over union, average precision, permutation control, recurrence.
 
 Everything is measured on image patches: a neuron's mask over a picture is the union of the patches where it is on, and
-a category's is the area it covers. For patches of equal size the intersection over union is that of the pixels
-(Bau et al. 2017, section 2.2, without interpolation between patches).
+a category's is the area it covers. Each patch counts once, whatever its size, and where a model reads a picture in
+several grids the patches of all of them count. For one grid of patches of equal size the intersection over union is
+that of the pixels (Bau et al. 2017, section 2.2, without interpolation between patches).
 """
 
 from dataclasses import dataclass

@@ -31,6 +31,7 @@ class State:
     pictures: Int[Tensor, "half category"]
     """Pictures with a patch at least half covered by a category."""
     n_pictures: Int[Tensor, " half"]
+    n_patches: Int[Tensor, ""]
     chunks: list[int] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
 
@@ -53,6 +54,7 @@ class State:
             parts=torch.zeros(2, c, dtype=torch.int64),
             pictures=torch.zeros(2, c, dtype=torch.int64),
             n_pictures=torch.zeros(2, dtype=torch.int64),
+            n_patches=torch.tensor(0),
         )
 
     @classmethod
@@ -74,10 +76,12 @@ class State:
                 self.failed.append({"image_id": scene.id, "file": scene.path.name, "error": pair.picture.error})
             else:
                 self.n_pictures[pair.place % 2] += 1
+                self.n_patches += len(pair.patches)
 
     def save(self, home: Path, rank: int) -> None:
         tensors = {f"{n}.{name}": t.cpu() for n, own in self.layers.items() for name, t in own.tensors().items()}
-        tensors |= {"parts": self.parts, "pictures": self.pictures, "n_pictures": self.n_pictures}
+        tensors |= {"parts": self.parts, "pictures": self.pictures}
+        tensors |= {"n_pictures": self.n_pictures, "n_patches": self.n_patches}
         about = {"state": json.dumps({"chunks": self.chunks, "failed": self.failed, "layers": list(self.layers)})}
         with write_atomically(home / STATES / f"r{rank}.safetensors", durable=True) as partial:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=about)
@@ -92,6 +96,7 @@ def merged(home: Path, run: Run) -> State:
         total.parts += state.parts
         total.pictures += state.pictures
         total.n_pictures += state.n_pictures
+        total.n_patches += state.n_patches
         total.chunks += state.chunks
         total.failed += state.failed
     total.chunks.sort()
@@ -146,6 +151,7 @@ def _read(path: Path) -> State:
         parts=tensors["parts"],
         pictures=tensors["pictures"],
         n_pictures=tensors["n_pictures"],
+        n_patches=tensors["n_patches"],
         chunks=about["chunks"],
         failed=about["failed"],
     )

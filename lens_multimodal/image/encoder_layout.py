@@ -101,23 +101,6 @@ class EncoderLayouts:
         return measured_layout(found[:n_positions], scales, width=width, height=height)
 
 
-def shared_grid(layouts: Mapping[tuple[int, int], ImageLayout]) -> tuple[int, int]:
-    """Rows and columns of the one grid that pictures of all these sizes have.
-
-    Raises: ValueError if they have different grids, several, or none.
-    """
-    only = [own.only_grid if own.is_placed else None for own in layouts.values()]
-    first, *others = {None if grid is None else (grid.grid_h, grid.grid_w) for grid in only}
-    if others or first is None:
-        found = (", ".join(f"{g.grid_h} x {g.grid_w}" for g in own.grids) or "none" for own in layouts.values())
-        sizes = [f"{width} x {height} pixels: {own}" for (width, height), own in zip(layouts, found, strict=True)]
-        raise ValueError(
-            f"this model does not read every picture as the same single grid of image patches ({'; '.join(sizes)}); a "
-            f"processor that cuts no tiles (do_image_splitting=False, crop_to_patches=False) may help"
-        )
-    return first
-
-
 def _shape(inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
     """All of an encoder's input except the colours."""
     others = sorted((name, value) for name, value in inputs.items() if name != "pixel_values")

@@ -82,12 +82,26 @@ class ImageLayout:
         return bool(self.grids) and all(grid.geometry is not None for grid in self.grids)
 
     @property
+    def geometries(self) -> list[ImageGeometry]:
+        """Where the patches of every grid lie in the picture.
+
+        Raises: ValueError unless it is known of all of them.
+        """
+        known = [grid.geometry for grid in self.grids if grid.geometry is not None]
+        if not known or len(known) < len(self.grids):
+            raise ValueError(
+                f"it is not known which place in the picture each of the {self.n_positions} positions of this image "
+                f"shows (patch grids: {self.shapes}), so nothing can be drawn over the picture"
+            )
+        return known
+
+    @property
     def picture_size(self) -> tuple[int, int]:
         """Width and height in pixels of the picture.
 
         Raises: ValueError for an image whose places in a picture are not known.
         """
-        return self._geometries[0].width, self._geometries[0].height
+        return self.geometries[0].width, self.geometries[0].height
 
     @property
     def shapes(self) -> str:
@@ -112,6 +126,20 @@ class ImageLayout:
         assert grid.geometry is not None
         box = grid.geometry.patch_box(row, col)
         return box if box.area else None
+
+    @cached_property
+    def shown(self) -> tuple[int, ...]:
+        """The positions that show a part of the picture, ascending: all that have a box.
+
+        Raises: ValueError for an image whose places in a picture are not known.
+        """
+        found = []
+        for grid, geometry in zip(self.grids, self.geometries, strict=True):
+            down = [geometry.patch_box(row, 0) for row in range(grid.grid_h)]
+            across = [geometry.patch_box(0, col) for col in range(grid.grid_w)]
+            cells = [box.bottom > box.top and own.right > own.left for box in down for own in across]
+            found += [index for index, is_shown in zip(grid.indices, cells, strict=True) if is_shown]
+        return tuple(sorted(found))
 
     def name(self, index: int) -> str:
         """What a position shows, in words."""
@@ -146,20 +174,9 @@ class ImageLayout:
             geometry.to_picture(
                 values[torch.tensor(grid.indices, device=values.device)].reshape(grid.grid_h, grid.grid_w)
             )
-            for grid, geometry in zip(self.grids, self._geometries, strict=True)
+            for grid, geometry in zip(self.grids, self.geometries, strict=True)
         ]
         return torch.stack(maps).nanmean(dim=0)
-
-    @property
-    def _geometries(self) -> list[ImageGeometry]:
-        """Of every grid. Raises: ValueError unless all are known."""
-        known = [grid.geometry for grid in self.grids if grid.geometry is not None]
-        if not known or len(known) < len(self.grids):
-            raise ValueError(
-                f"it is not known which place in the picture each of the {self.n_positions} positions of this image "
-                f"shows (patch grids: {self.shapes}), so nothing can be drawn over the picture"
-            )
-        return known
 
     @cached_property
     def _places(self) -> dict[int, tuple[PatchGrid, int, int]]:

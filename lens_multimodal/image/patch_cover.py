@@ -39,10 +39,8 @@ def covered_positions(layout: ImageLayout, seg_mask: Bool[np.ndarray, "height wi
     Raises: ValueError for a mask of another size than the picture, or an image without a place in a picture.
     """
     shares = torch.zeros(layout.n_positions)
-    for grid in layout.grids:
-        if grid.geometry is None:
-            raise ValueError("it is not known which part of the picture each image position shows")
-        shares[list(grid.indices)] = covered_share(grid.geometry, seg_mask).flatten()
+    for grid, geometry in zip(layout.grids, layout.geometries, strict=True):
+        shares[list(grid.indices)] = covered_share(geometry, seg_mask).flatten()
     return shares
 
 

@@ -101,14 +101,6 @@ class ImageEmbedder(ABC):
     def n_positions(self, width: int, height: int) -> int:
         """How many vectors a picture of `width` by `height` pixels takes. Threads may call this likewise."""
 
-    @property
-    @abstractmethod
-    def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of the one grid of image patches that every picture has.
-
-        Raises: ValueError if pictures of other sizes have other grids, several, or none.
-        """
-
     @abstractmethod
     def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> Hooks | None:
         """Put hooks on a TransformerLens model's forward pass, where its images need more than their vectors."""
@@ -195,16 +187,6 @@ class EncoderAndProjection(ImageEmbedder):
     def _n_positions(self) -> int:
         with torch.no_grad():
             return self.projection(torch.zeros(1, self.vision.n_patches, self.vision.d_vision)).shape[1]
-
-    @property
-    @override
-    def patch_grid(self) -> tuple[int, int]:
-        if self._n_positions != self.vision.n_patches:
-            raise ValueError(
-                f"the projection gives {self._n_positions} vectors for each picture and the encoder has "
-                f"{self.vision.n_patches} image patches: activations cannot be assigned to image patches"
-            )
-        return self.vision.grid_h, self.vision.grid_w
 
     @override
     def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lens_multimodal.files import write_atomically
-from lens_multimodal.image.encoder_layout import EncoderLayouts, EncoderLock, shared_grid
+from lens_multimodal.image.encoder_layout import EncoderLayouts, EncoderLock
 from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.forward_arguments import ForwardArguments
 from lens_multimodal.prompt.image_embedder import EncodedImage, EncoderInput, ImageEmbedder
@@ -28,9 +28,6 @@ from lens_multimodal.transformer.to_hugging_face import unwrapped
 
 INSTRUCTION = "Describe the picture in one sentence."
 """The question that asks an instruction-tuned model for a caption."""
-
-SEVERAL_SIZES = ((640, 480), (480, 640), (1024, 512))
-"""Widths and heights of pictures by which it is seen whether all pictures have one grid."""
 
 
 class VisionTower(ImageEmbedder):
@@ -160,11 +157,6 @@ class VisionTower(ImageEmbedder):
     @override
     def n_positions(self, width: int, height: int) -> int:
         return self._texts.ids(self.placeholder, ((width, height),)).count(self.image_token_id)
-
-    @property
-    @override
-    def patch_grid(self) -> tuple[int, int]:
-        return shared_grid({size: self.layout(*size, n_positions=self.n_positions(*size)) for size in SEVERAL_SIZES})
 
     @override
     def layout(self, width: int, height: int, *, n_positions: int) -> ImageLayout:

@@ -1,65 +1,22 @@
 """The page in a real browser: a picture, a word, neurons, ablation, patching; every answer is taken from the page."""
 
-import threading
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from lens_multimodal.atlas import Atlas
 from lens_multimodal.explorer import create_app
-from lens_multimodal.explorer.server import address, listen, make_server
 from tests.browser import chromium, needs_browser
+from tests.explorer.browsing import CONTRAST, Tab, served
 from tests.explorer.conftest import atlas_with_site, fingerprint
 from tests.lenses import picture, random_lens
 from tests.models import MODEL_CLASSES
 
 pytestmark = needs_browser
-
-PATIENCE_S = 600
-
-
-class Tab:
-    """A user's actions on the page."""
-
-    def __init__(self, driver, url: str) -> None:
-        self.driver, self.url = driver, url
-
-    def open(self) -> None:
-        self.driver.get(self.url)
-        self.until(lambda: self.all("#look-caption .word"))
-
-    def all(self, selector: str):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def one(self, selector: str):
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def text(self, selector: str) -> str:
-        return self.one(selector).text
-
-    def until(self, condition):
-        return WebDriverWait(self.driver, PATIENCE_S).until(lambda _: condition())
-
-    def click(self, selector: str, index: int = 0) -> None:
-        element = self.all(selector)[index]
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
-
-    def drop(self, file: Path) -> None:
-        """Choose a file, which is also what happens when one is dropped."""
-        self.one("#file").send_keys(str(file))
-
-    def share(self, selector: str) -> float:
-        return float(self.one(selector).get_attribute("data-share"))
-
-    def complaints(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser")]
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +36,8 @@ def atlas(lens, tmp_path_factory) -> Atlas:
 
 @pytest.fixture(scope="module")
 def url(lens, atlas):
-    listening = listen("127.0.0.1", 0)
-    server = make_server(create_app(lens, atlas=atlas))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield address(listening)
-    server.should_exit = True
-    thread.join(60)
-    listening.close()
+    with served(create_app(lens, atlas=atlas)) as where:
+        yield where
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +209,7 @@ def test_patching_between_two_pictures(tab):
     assert tab.share(group + ".after") == pytest.approx(clean, rel=1e-3), "all image patches, all layers"
 
     tab.click("#patch-none")
-    tab.until(lambda: "Choose image patches" in tab.text("#patch-caption"))
+    tab.until(lambda: "Choose image positions" in tab.text("#patch-caption"))
     tab.click("#slot-b button.cell", 4)
     tab.until(lambda: tab.all("#patch-bars .after"))
     assert tab.text("#patch-count").startswith("1 of 9")
@@ -317,29 +268,3 @@ def test_text_is_readable_and_nothing_is_wider_than_the_window(tab, theme, width
     cut = "const at = arguments[0].getBoundingClientRect(); return at.right <= innerWidth && at.width > 40"
     assert tab.driver.execute_script(cut, tab.one("#neurons-table input[type=range]"))
     tab.driver.set_window_size(1360, 1000)
-
-
-CONTRAST = """
-const colour = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
-const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-  .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-const behind = (node) => {
-  for (let at = node; at; at = at.parentElement) {
-    const found = colour(getComputedStyle(at).backgroundColor);
-    if (found.length === 3 && getComputedStyle(at).backgroundColor.startsWith("rgb(")) return found;
-  }
-  return colour(getComputedStyle(document.body).backgroundColor);
-};
-const poor = [];
-for (const node of document.querySelectorAll("body *")) {
-  const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-  if (!own || !node.offsetParent || node.closest("noscript, option")) continue;
-  const [a, b] = [light(colour(getComputedStyle(node).color)), light(behind(node))];
-  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  const name = `${node.tagName}.${node.className} ${node.textContent.trim().slice(0, 20)}`;
-  if (ratio < 4.5) poor.push(`${name}: ${ratio.toFixed(2)}`);
-}
-return poor;
-"""
-"""Every text whose contrast with what is behind it is below 4.5 to 1 (WCAG AA)."""
