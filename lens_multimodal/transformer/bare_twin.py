@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from operator import is_
 from types import MethodType
 from typing import Any
 
@@ -72,7 +73,7 @@ class BareTwin:
         the bridge now but would not act in the twin, as `WatchedModules.look` finds it."""
         changed, obstacle = self._watched.look()
         for now, then in self._settings:
-            changed = changed or len(now) != len(then) or any(now.get(name) is not then[name] for name in then)
+            changed = changed or len(now) != len(then) or not all(map(is_, map(now.get, then), then.values()))
         return changed, obstacle
 
     def layout(self) -> tuple[torch.device, list[torch.dtype]]:

@@ -1,11 +1,10 @@
-"""Whether the modules of a model are unchanged, and whether anybody has a hook on them.
-
-The check runs before every forward pass, over a thousand modules, so it looks only at dictionaries.
-"""
+"""Whether the modules of a model are unchanged, and whether anybody has a hook on them."""
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain, repeat
+from operator import is_, itemgetter
 from typing import Any, TypeVar
 
 from torch import nn
@@ -14,6 +13,7 @@ from torch.nn.modules import module as of_all_modules
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS_OF = itemgetter(*HOOKS)
 HOOK_FIELDS = (
     *HOOKS, "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
 )  # fmt: skip
@@ -51,6 +51,7 @@ class WatchedModules:
 
     def __init__(self, modules: Iterable[tuple[str, nn.Module, str]]) -> None:
         self._modules = [_Watched(path, module, part) for path, module, part in modules]
+        self._quiet: _Quiet | None = None
 
     def look(self) -> tuple[bool, str | None]:
         """Whether submodules, classes or settings have changed since they were first seen; and an obstacle: something
@@ -61,20 +62,81 @@ class WatchedModules:
         """
         if any(vars(of_all_modules)[name] for name in _GLOBAL_HOOKS):
             return False, "a hook is on all modules of this process"
-        changed = False
-        for watched in self._modules:  # one loop: most of its time goes into fetching dictionaries from memory
-            fields = watched.fields or vars(watched.module())
-            if (
-                fields["_forward_hooks"]
-                or fields["_forward_pre_hooks"]
-                or fields["_backward_hooks"]
-                or fields["_backward_pre_hooks"]
-                or "forward" in fields
-                or (watched.part != HOOK_POINT and watched.may_act(fields))
-            ) and (found := watched.obstacle(fields)):
-                return changed, found
-            changed = changed or (watched.part != HOOK_POINT and watched.changed(fields))
-        return changed, None
+        if self._quiet is not None and self._quiet.is_as_before():
+            return _look(self._quiet.others)
+        found = _look(self._modules)
+        if found == (False, None):
+            self._quiet = _Quiet(self._modules, () if self._quiet is None else self._quiet.others)
+        return found
+
+
+def _look(modules: Iterable["_Watched"]) -> tuple[bool, str | None]:
+    changed = False
+    for watched in modules:
+        fields = watched.fields or vars(watched.module())
+        if obstacle := watched.obstacle(fields):
+            return changed, obstacle
+        changed = changed or (watched.part != HOOK_POINT and watched.changed(fields))
+    return changed, None
+
+
+class _Quiet:
+    """Modules without any hook, as a look found them unchanged and free of obstacles.
+
+    The check runs before every forward pass, over hundreds of modules with thousands of fields, so it leaves all loops
+    to functions written in C.
+
+    Attributes: others: those that have hooks or had some, to be looked at one by one, and the model itself.
+    """
+
+    def __init__(self, modules: list["_Watched"], others: Collection["_Watched"]) -> None:
+        self.others = [
+            watched
+            for watched in modules
+            if watched.part == MODEL
+            or watched in others
+            or any(watched.taken_along.values())
+            or any(_HOOKS_OF(watched.fields))
+        ]
+        rest = [watched for watched in modules if watched not in self.others]
+        self._all = [watched.fields for watched in rest]
+        inner = [watched for watched in rest if watched.part != HOOK_POINT]
+        self._inner = [watched.fields for watched in inner]
+        self._modules = [watched.module() for watched in inner]
+        self._kinds = [watched.kind for watched in inner]
+        self._children = [watched.children for watched in inner]
+        self._wrappers = [watched.fields for watched in inner if watched.part == WRAPPER]
+        self._originals = [watched.fields for watched in inner if watched.part != WRAPPER]
+        copied = [watched for watched in inner if watched.part == COPIED]
+        self._copied, self._n_fields = [watched.fields for watched in copied], [watched.n_fields for watched in copied]
+        with_settings = [watched for watched in inner if watched.attributes]
+        self._with_settings = [watched.fields for watched in with_settings]
+        names = [[name for name, _ in watched.attributes] for watched in with_settings]
+        self._settings_of = [itemgetter(*own, own[0]) for own in names]  # of one name alone it would give no tuple
+        self._settings = [
+            value for watched in with_settings for _, value in (*watched.attributes, watched.attributes[0])
+        ]
+
+    def is_as_before(self) -> bool:
+        """False is not the last word: the modules may differ in a way that does not matter."""
+        try:
+            return not (
+                any(chain.from_iterable(map(_HOOKS_OF, self._all)))
+                or any(map(dict.__contains__, self._all, repeat("forward")))
+                or any(map(dict.__contains__, self._inner, repeat("generate")))
+                or any(map(dict.__contains__, self._inner, repeat("_compiled_call_impl")))
+                or any(map(itemgetter("_parameters"), self._wrappers))
+                or any(map(itemgetter("training"), self._originals))
+                or list(map(type, self._modules)) != self._kinds
+                or list(map(itemgetter("_modules"), self._inner)) != self._children
+                or list(map(len, self._copied)) != self._n_fields
+                or not all(map(is_, self._settings_now(), self._settings))
+            )
+        except KeyError:  # a field is gone
+            return False
+
+    def _settings_now(self) -> Iterator[Any]:
+        return chain.from_iterable(map(itemgetter.__call__, self._settings_of, self._with_settings))
 
 
 class _Watched:
@@ -101,25 +163,17 @@ class _Watched:
             return True
         return any(fields.get(name) is not value for name, value in self.attributes)
 
-    def may_act(self, fields: dict[str, Any]) -> bool:
-        """Faster than `obstacle`, and true wherever that finds anything other than a hook or a forward method."""
-        return bool(
-            fields["training"]
-            or "generate" in fields
-            or fields.get("_compiled_call_impl") is not None
-            or (self.part == WRAPPER and fields["_parameters"])
-        )
-
     def obstacle(self, fields: dict[str, Any]) -> str | None:
-        if any(name in fields and not _is_harmless(fields[name]) for name in ("forward", "generate")):
+        own = [fields[name] for name in ("forward", "generate") if name in fields]
+        if not all(map(_is_harmless, own)):
             return f"{self.path} has a method of its own in place of its class's"
         if fields.get("_compiled_call_impl") is not None:
             return f"{self.path} is compiled"
         if self.part == WRAPPER and fields["_parameters"]:
             return f"{self.path} has weights of its own"
-        for name in HOOKS:
+        if any(hooks := _HOOKS_OF(fields)):
             allowed = _ALLOWED.get(self.part, _is_harmless)
-            if not all(map(allowed, fields[name].values())):
+            if not all(allowed(hook) for of_kind in hooks for hook in of_kind.values()):
                 return f"a hook is on {self.path}"
         if fields["training"] and self.part in (COPIED, SHARED):
             return "the model is in training mode"

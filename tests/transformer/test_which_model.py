@@ -297,6 +297,7 @@ OTHER_CODE = {
     "a backward hook": lambda m: m.hooks(bwd_hooks=[("blocks.1.mlp.hook_post", only_look)]),
     "a permanent hook": permanent,
     "a PyTorch hook on a wrapper": lambda m: removed(m.blocks[1].mlp.register_forward_hook(half)),
+    "a PyTorch hook on a hook point": lambda m: removed(m.blocks[2].mlp.out.hook_out.register_forward_hook(half)),
     "a PyTorch hook on a Hugging Face module": lambda m: removed(
         m.original_model.model.layers[1].mlp.original_component.register_forward_hook(half)
     ),
