@@ -44,7 +44,7 @@ class Projection(nn.Module):
         try:
             with torch.no_grad():
                 out = linear(blank)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise ValueError(
                 f"the projection {type(linear).__name__} does not take the encoder's features of width "
                 f"d_vision={d_vision}: {error}"

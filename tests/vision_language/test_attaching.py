@@ -71,34 +71,6 @@ def test_a_bridge_around_the_whole_model(llava):
     assert_close(lens.logits(lens.prompt(noise(0), " a dog")).detach(), expected, rtol=0, atol=1e-4)
 
 
-def test_both_parts_can_be_replaced(llava):
-    from tests.lenses import encoder, linear
-
-    model, processor = llava
-    lens = attach_vision(model, vision=encoder(), projection=linear(), processor=processor)
-    assert lens.vision.n_patches == lens.prompt(noise(0), " a dog").image_pos.shape[1]
-    assert type(lens.model.original_model).__name__ == "LlamaForCausalLM"
-
-
-def test_another_encoder_keeps_the_models_own_projector(llava):
-    from tests.lenses import Sizes, encoder
-
-    model, processor = llava
-    own = model.model.multi_modal_projector
-    sizes = Sizes(height=32, width=32, d_vision=16, depth=1)
-    lens = attach_vision(model, vision=encoder(sizes=sizes), processor=processor)
-    assert lens.projection.linear is own
-    prompt = lens.prompt(noise(0), " a dog")
-    ids, vectors = prompt.tokens[0], own(lens.vision.features([noise(0)]))[0]
-    embedded = model.get_input_embeddings()(ids.masked_fill(prompt.image_mask[0], 0))
-    embedded = embedded.masked_scatter(prompt.image_mask[0][:, None], vectors)
-    expected = model(inputs_embeds=embedded[None]).logits
-    assert_close(lens.logits(prompt).detach(), expected.detach(), **EXACT)
-    with torch.no_grad():
-        expected = own(lens.vision.features([noise(0)]))[0]
-    assert_close(lens.prompt(noise(0)).spans[0][0].image.soft_prompt.vectors, expected, **EXACT)
-
-
 def another_projector(model):
     """A random map of the features that this model's own projector takes."""
     widths = [layer.in_features for layer in projector_of(model).modules() if isinstance(layer, torch.nn.Linear)]
