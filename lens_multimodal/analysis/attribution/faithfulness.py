@@ -26,6 +26,7 @@ from lens_multimodal.analysis.attribution.attribution_inputs import (
 from lens_multimodal.analysis.attribution.neuron_attribution import reduce_positions
 from lens_multimodal.analysis.attribution.scores import COMPARED, read_score
 from lens_multimodal.analysis.effects.by_row import Replaced, replaced_neurons
+from lens_multimodal.analysis.rank_correlation import rank_correlation
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions, PositionSet, read_positions
 from lens_multimodal.arguments.targets import Targets
@@ -88,16 +89,7 @@ def faithfulness(
     Raises: ValueError, TypeError as `neuron_attribution`; ValueError for fewer than two neurons.
     Cost: one forward row per neuron, and `2 * n_points` per score.
     """
-    chosen: dict[str, Score] = (
-        {name: read_score(score) for name, score in scores.items()}
-        if isinstance(scores, Mapping)
-        else {name: read_score(name) for name in scores}
-    )
-    if not chosen or {TRUE_EFFECT, RANDOM_ORDER} & set(chosen):
-        raise ValueError(
-            f"expected at least one score to compare, none named {TRUE_EFFECT} or {RANDOM_ORDER} (those are always "
-            f"there), got {list(chosen)}"
-        )
+    chosen = _read_scores(scores)
     if n_points < 2:
         raise ValueError(f"n_points must be at least 2, got {n_points}")
     inputs = inputs_for_targets(model, tokens, target, positions, attention_mask=attention_mask)
@@ -120,26 +112,17 @@ def faithfulness(
         d_mlp=transformer.shape(model).d_mlp,
         batch_size=batch_size,
     )
-    effects = comparison.effects()
-    columns = {name: values.flatten()[flat] for name, values in by_score.items()}
-    orders = {
-        **{name: values.argsort(descending=True, stable=True) for name, values in columns.items()},
-        TRUE_EFFECT: effects.argsort(descending=True, stable=True),
-        RANDOM_ORDER: torch.randperm(len(flat), generator=generator),
+    values = {
+        **{name: scored.flatten()[flat] for name, scored in by_score.items()},
+        TRUE_EFFECT: comparison.effects(),
+        RANDOM_ORDER: -torch.randperm(len(flat), generator=generator).argsort(),
     }
+    orders = {name: of_neurons.argsort(descending=True, stable=True) for name, of_neurons in values.items()}
     curves = comparison.curves(orders, n_points)
-    table = pd.DataFrame(
-        {
-            "layer": (flat // comparison.d_mlp).numpy(),
-            "neuron": (flat % comparison.d_mlp).numpy(),
-            "effect": effects.numpy(),
-            **{name: values.numpy() for name, values in columns.items()},
-        }
-    )
     ends = curves[(curves["score"] == RANDOM_ORDER) & (curves["kind"] == "deletion")]["value"]
     return Faithfulness(
-        summary=_summary(table, orders, curves, k),
-        neurons=table,
+        summary=_summary(values, orders, curves, k),
+        neurons=comparison.table(values[TRUE_EFFECT], {name: values[name] for name in by_score}),
         curves=curves,
         target=inputs.targets[0][0].label,
         clean_value=float(ends.iloc[0]),
@@ -158,6 +141,16 @@ class _Comparison:
     flat: Int[Tensor, " neuron"]
     d_mlp: int
     batch_size: int
+
+    def table(self, effects: Tensor, scores: Mapping[str, Tensor]) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "layer": (self.flat // self.d_mlp).numpy(),
+                "neuron": (self.flat % self.d_mlp).numpy(),
+                "effect": effects.numpy(),
+                **{name: values.numpy() for name, values in scores.items()},
+            }
+        )
 
     def effects(self) -> Float[Tensor, " neuron"]:
         ablations = [self._ablated(self.flat[i : i + 1]) for i in range(len(self.flat))]
@@ -185,6 +178,16 @@ class _Comparison:
         layers = flat // self.d_mlp
         by_layer = {int(layer): flat[layers == layer] % self.d_mlp for layer in layers.unique()}
         return replaced_neurons(by_layer, self.positions)
+
+
+def _read_scores(scores: Sequence[str] | Mapping[str, str | Score]) -> dict[str, Score]:
+    named = scores if isinstance(scores, Mapping) else {name: name for name in scores}
+    if not named or {TRUE_EFFECT, RANDOM_ORDER} & set(named):
+        raise ValueError(
+            f"expected at least one score to compare, none named {TRUE_EFFECT} or {RANDOM_ORDER} (those are always "
+            f"there), got {list(named)}"
+        )
+    return {name: read_score(score) for name, score in named.items()}
 
 
 def _reduced(inputs: AttributionInputs, score: Score, reduce: str) -> Float[Tensor, "layer d_mlp"]:
@@ -216,16 +219,13 @@ def _candidates(by_score: Mapping[str, Tensor], n_neurons: int, generator: torch
     return torch.cat([torch.tensor(top, dtype=torch.long), drawn]).sort().values
 
 
-def _summary(table: pd.DataFrame, orders: Mapping[str, Tensor], curves: pd.DataFrame, k: int) -> pd.DataFrame:
+def _summary(values: Mapping[str, Tensor], orders: Mapping[str, Tensor], curves: pd.DataFrame, k: int) -> pd.DataFrame:
     strongest = set(orders[TRUE_EFFECT][:k].tolist())
     rows = []
     for name, order in orders.items():
-        position = pd.Series(np.empty(len(order)))
-        position.iloc[order.numpy()] = -np.arange(len(order), dtype=float)
-        values = table[name] if name in table else table["effect"] if name == TRUE_EFFECT else position
         row: dict[str, Any] = {
             "score": name,
-            "spearman": values.rank().corr(table["effect"].rank()),
+            "spearman": rank_correlation(values[name], values[TRUE_EFFECT]),
             "top_k_overlap": len(strongest & set(order[:k].tolist())) / k,
         }
         for kind in ("deletion", "insertion"):

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_multimodal.analysis.rank_correlation import rank_correlation
 from lens_multimodal.notebook import ShownInNotebooks
 
 
@@ -40,12 +41,13 @@ class PatchSweep(ShownInNotebooks):
     @property
     def correlation(self) -> float:
         """Pearson correlation over cells of the estimate with the effect; NaN if one of them is constant."""
-        return float(self._cells().corr().iloc[0, 1])
+        cells = pd.DataFrame({"effect": _column(self.effect), "estimate": _column(self.estimate)})
+        return float(cells.corr().iloc[0, 1])
 
     @property
     def rank_correlation(self) -> float:
         """Spearman correlation over cells of the estimate with the effect; NaN if one of them is constant."""
-        return float(self._cells().rank().corr().iloc[0, 1])
+        return rank_correlation(self.effect.flatten(), self.estimate.flatten())
 
     def table(self) -> pd.DataFrame:
         """One row for each cell: its labels, `patched`, `effect`, `recovered`, `estimate`."""
@@ -53,9 +55,6 @@ class PatchSweep(ShownInNotebooks):
         return rows.assign(
             **{name: _column(getattr(self, name)) for name in ("patched", "effect", "recovered", "estimate")}
         )
-
-    def _cells(self) -> pd.DataFrame:
-        return pd.DataFrame({"effect": _column(self.effect), "estimate": _column(self.estimate)})
 
 
 def _column(values: Tensor) -> Any:

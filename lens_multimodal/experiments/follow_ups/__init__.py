@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from lens_multimodal.analysis import Logit
+from lens_multimodal.analysis.rank_correlation import rank_correlation
 from lens_multimodal.experiments.experiment import Experiment
 from lens_multimodal.experiments.follow_ups.object_regions import REGIONS, region_rows
 from lens_multimodal.experiments.shared import picture_statistics as stats
@@ -189,14 +190,14 @@ def _scores(context: Context[FollowUpsSettings], noun: SaidNoun) -> Iterator[Row
             score=GRADIENT_FREE,
         )
         both = picture.ranked[0].merge(other, on=["layer", "neuron"], suffixes=("", "_other"))
-        ranks = both[["attribution", "attribution_other"]].rank()
+        own, others = (torch.tensor(both[column].to_numpy()) for column in ("attribution", "attribution_other"))
         best = other.head(picture.settings.top_k)
         yield {
             "image_id": picture.scene.id,
             "noun": noun.name,
             "score": GRADIENT_FREE,
             "where": where,
-            "spearman": float(ranks.iloc[:, 0].corr(ranks.iloc[:, 1])),
+            "spearman": rank_correlation(own, others),
             "n_compared": len(both),
             "overlap": len(set(pairs_of(best)) & top) / len(top),
             "mean_layer": float(best["layer"].mean()),

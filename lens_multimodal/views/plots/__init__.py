@@ -1,6 +1,7 @@
 """Numbers in, figures out: nothing here runs a model, shows or saves anything."""
 
 from lens_multimodal.views.plots.ablation_curve import ablation_bands, ablation_curve
+from lens_multimodal.views.plots.estimated_effects import estimate_scatter
 from lens_multimodal.views.plots.heat_map import depth_map, head_map, sweep_map
 from lens_multimodal.views.plots.layer_bars import attribution_scatter, layer_histogram
 from lens_multimodal.views.plots.neuron_card_figures import (
@@ -15,7 +16,6 @@ from lens_multimodal.views.plots.over_picture import (
     values_over_picture,
 )
 from lens_multimodal.views.plots.overlay import heat_over_picture
-from lens_multimodal.views.plots.patching_agreement import estimate_scatter
 
 __all__ = [
     "ablation_bands",

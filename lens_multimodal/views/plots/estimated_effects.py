@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Shaped
 from torch import Tensor
 
+from lens_multimodal.analysis.rank_correlation import rank_correlation
 from lens_multimodal.views.plots.labels import escaped
 from lens_multimodal.views.plots.theme import BLUE, TEXT, themed
 
@@ -48,11 +47,7 @@ def estimate_scatter(
     )
     return themed(
         figure,
-        title=f"{escaped(title)} (rank correlation {_rank_correlation(x, y):.2f})",
+        title=f"{escaped(title)} (rank correlation {rank_correlation(effect, estimate):.2f})",
         xaxis={"title": "measured"},
         yaxis={"title": "estimated"},
     )
-
-
-def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    return float(pd.Series(x).rank().corr(pd.Series(y).rank())) if len(x) > 1 else float("nan")
