@@ -99,7 +99,10 @@ def _pairs(units: Any, kind: str, name: str) -> list[tuple[int, int]]:
         missing = [column for column in ("layer", kind) if column not in units.columns]
         if missing:
             raise ArgumentValueError(f"the table has columns {list(units.columns)} and lacks {missing}", name)
-        found: Iterable[Any] = zip(units["layer"], units[kind], strict=True)
+        columns = units["layer"], units[kind]
+        if all(map(_holds_integers, columns)):  # thousands of neurons, thousands of times: one by one takes seconds
+            return list(zip(*(column.tolist() for column in columns), strict=True))
+        found: Iterable[Any] = zip(*columns, strict=True)
     elif isinstance(units, Mapping):
         found = [(layer, unit) for layer, indices in units.items() for unit in _items(indices)]
     elif isinstance(units, str) or not isinstance(units, Iterable):
@@ -111,6 +114,11 @@ def _pairs(units: Any, kind: str, name: str) -> list[tuple[int, int]]:
     else:
         found = units
     return [_pair(item, kind, name) for item in found]
+
+
+def _holds_integers(column: Any) -> bool:
+    """Whether the type of a table's column alone says that every value is an integer."""
+    return isinstance(column, pd.Series) and isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu"
 
 
 def _pair(item: Any, kind: str, name: str) -> tuple[int, int]:

@@ -127,8 +127,7 @@ class Faithfulness(Experiment[FaithfulnessSettings]):
             scores=_scores(settings, seed, picture.batch_size),
             n_neurons=settings.n_neurons,
             n_points=settings.n_points,
-            # Each batch of ablations carries one clean row as well.
-            batch_size=max(1, picture.batch_size - 1),
+            batch_size=picture.batch_size,
             seed=seed,
         )
         table = found.summary.assign(

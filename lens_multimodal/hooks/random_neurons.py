@@ -30,5 +30,5 @@ def random_neurons_like(model: nn.Module, neurons: Neurons, generator: torch.Gen
                 "neurons",
             )
         drawn = candidates[torch.randperm(len(candidates), generator=generator)[: len(given)]]
-        rows.extend((layer, int(neuron)) for neuron in drawn)
+        rows.extend((layer, neuron) for neuron in drawn.tolist())
     return pd.DataFrame(rows, columns=["layer", "neuron"])

@@ -72,7 +72,7 @@ from lens_multimodal.transformer.residual_stream import (
     written_scale,
 )
 from lens_multimodal.transformer.running import end_tokens, generate, logits_of
-from lens_multimodal.transformer.sizes import ModelShape, device, shape
+from lens_multimodal.transformer.sizes import ModelShape, device, rows_at_once, shape
 from lens_multimodal.transformer.weights import (
     b_u,
     config,

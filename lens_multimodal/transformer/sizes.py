@@ -7,6 +7,12 @@ from torch import nn
 
 from lens_multimodal.transformer.weights import config, w_e, w_out
 
+FITS_THE_CACHE = 2 * 2**20
+"""Bytes of a layer's MLP activations up to which passes on a CPU are fastest; with more, they wait for main memory."""
+
+FILLS_A_PRODUCT = 256
+"""Positions from which a CPU's matrix products are as fast as they get."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -43,3 +49,15 @@ def shape(model: nn.Module) -> ModelShape:
 def device(model: nn.Module) -> torch.device:
     """The device that token ids must be on: that of the embedding table."""
     return w_e(model).device
+
+
+def rows_at_once(model: nn.Module, n_pos: int, *, most: int) -> int:
+    """How many rows of a prompt one forward pass takes best: on a CPU as many as its cache holds, else all.
+
+    Args: most: the limit, given by memory.
+    """
+    weights = w_out(model, 0)
+    if weights.device.type != "cpu":
+        return most
+    fitting = FITS_THE_CACHE // (n_pos * weights.shape[0] * weights.element_size())
+    return min(most, max(fitting, -(-FILLS_A_PRODUCT // n_pos)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.attribution_inputs import AttributionInputs, Receive, inputs_for_targets
 from lens_multimodal.analysis.attribution.graph import check_finite_targets
-from lens_multimodal.analysis.effects.by_row import Replaced, batches, distinct, logits_by_row, replaced_neurons
+from lens_multimodal.analysis.effects.by_row import Replaced, distinct, logits_by_row, replaced_neurons
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions, read_positions
 from lens_multimodal.arguments.targets import ResolvedTarget, Targets, first_read
@@ -108,16 +108,11 @@ def ablated_effects(
     batch_size: int = 32,
     attention_mask: Tensor | None = None,
 ) -> Float[Tensor, "target ablation"]:
-    """Clean value of each target minus its value under each ablation.
-
-    The clean value is taken from a row of the same batch, so that rounding does not depend on the batch.
-    """
-    parts = []
-    for batch in batches(len(ablations), batch_size):
-        rows = [[], *ablations[batch]]
-        values = values_by_row(model, tokens, targets, rows, batch_size=len(rows), attention_mask=attention_mask)
-        parts.append(values[:, :1] - values[:, 1:])
-    return torch.cat(parts, dim=1)
+    """Value of each target in the untouched prompt minus its value under each ablation."""
+    values = values_by_row(
+        model, tokens, targets, [[], *ablations], batch_size=batch_size, attention_mask=attention_mask
+    )
+    return values[:, :1] - values[:, 1:]
 
 
 def values_by_row(

@@ -141,10 +141,8 @@ def replaced_neurons(neurons: ByLayer | None, positions: PositionSet) -> list[Re
     if neurons is None:
         return []
     if isinstance(neurons, pd.DataFrame):
-        neurons = {
-            int(layer): torch.from_numpy(group["neuron"].to_numpy(dtype=np.int64, copy=True))
-            for layer, group in neurons.groupby("layer")
-        }
+        layers, units = neurons["layer"].to_numpy(), neurons["neuron"].to_numpy(dtype=np.int64)
+        neurons = {layer: torch.from_numpy(units[layers == layer]) for layer in np.unique(layers).tolist()}
     return [
         Replaced(name=transformer.mlp_post(layer), positions=positions, units=units) for layer, units in neurons.items()
     ]
@@ -182,21 +180,29 @@ def logits_by_row(
 ) -> Iterator[Float[Tensor, "row pos_from_first d_vocab"]]:
     """Run rows in batches, each with its own units replaced.
 
+    All batches have the same size, the last one with repeated rows, since rounding depends on the size: rows that
+    compute the same give the same numbers in any of them.
+
     Args:
         tokens: one prompt for each row, or one for all rows.
         rows: what each row has replaced.
+        batch_size: at most this many rows in a pass; fewer on a CPU where that is faster.
         first: as in `transformer.logits_of`.
         to: what units are replaced with.
     Yields: the logits of the rows of one batch.
     """
     passes = transformer.passes_of(model)
     names = _names(rows)
-    for batch in batches(len(rows), batch_size):
-        prompts, mask = (_rows_of(values, len(rows), batch) for values in (tokens, attention_mask))
-        hooks = hooks_by_row(rows[batch], passes=passes, to=to)
+    n_batches = -(-len(rows) // transformer.rows_at_once(model, tokens.shape[1], most=batch_size))
+    size = -(-len(rows) // max(1, n_batches))
+    for batch in batches(len(rows), size):
+        own = list(range(len(rows)))[batch]
+        filled = own + own[-1:] * (size - len(own))
+        prompts, mask = (_rows_of(values, len(rows), filled) for values in (tokens, attention_mask))
+        hooks = hooks_by_row([rows[row] for row in filled], passes=passes, to=to)
         with torch.no_grad(), transformer.running_alike(model, names):
             logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first, hooks=hooks)
-        yield logits
+        yield logits[: len(own)]
 
 
 def hooks_by_row(
@@ -280,9 +286,9 @@ def _names(rows: Sequence[Sequence[Replaced]]) -> set[str]:
     return {part.name for replaced in rows for part in replaced}
 
 
-def _rows_of(values: Any, n_rows: int, batch: slice) -> Any:
-    """Rows of a batch of a tensor that has one row for each or one for all; None as it is."""
-    return None if values is None else values.expand(n_rows, -1)[batch].clone()
+def _rows_of(values: Any, n_rows: int, rows: list[int]) -> Any:
+    """Some rows of a tensor that has one row for each or one for all; None as it is."""
+    return None if values is None else values.expand(n_rows, -1)[rows]
 
 
 def batches(n_rows: int, size: int) -> Iterator[slice]:
