@@ -64,7 +64,7 @@ def load_vision(folder: Path = FOLDER) -> VisionEncoder:
 
 
 def read_vision_config(folder: Path = FOLDER) -> dict[str, Any]:
-    """The arguments of timm's `Beit`, under `beit`, and the preprocessing."""
+    """The arguments of timm's `Beit`, under `beit`, the preprocessing, and the limit of `tiny.familiarity`."""
     config: dict[str, Any] = json.loads((folder / "vision.json").read_text())
     return config
 

@@ -11,6 +11,7 @@ plain backgrounds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,7 +23,10 @@ from torch.nn.functional import normalize
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.pictures import as_picture
 from lens_multimodal.prompt.image_embedder import EncoderAndProjection, ImageEmbedder
-from lens_multimodal.tiny import ENCODER_NAME, scenes_folder
+from lens_multimodal.tiny import ENCODER_NAME, read_vision_config, scenes_folder
+
+UNFAMILIAR_BEYOND = "unfamiliar_beyond"
+"""Where `vision.json` records the limit."""
 
 EXCEEDED = 0.01
 """Share of the sample scenes that lie beyond the limit."""
@@ -48,13 +52,9 @@ class Familiarity:
 
     @classmethod
     def of_scenes(cls, encoder: VisionEncoder) -> "Familiarity":
-        """Measured on the sample scenes: one pass of the encoder over half of them."""
-        files = sorted((scenes_folder() / "images").iterdir())[::EVERY]
-        patches = _patches(encoder, [as_picture(file) for file in files])
-        left_out = [
-            _distance(own, torch.cat([patches[:index], patches[index + 1 :]])) for index, own in enumerate(patches)
-        ]
-        return cls(encoder=encoder, patches=patches, limit=float(torch.stack(left_out).quantile(1 - EXCEEDED)))
+        """For the trio's own encoder, whose limit is recorded beside its weights: one pass over half the scenes."""
+        limit = float(read_vision_config()[UNFAMILIAR_BEYOND])
+        return cls(encoder=encoder, patches=_patches(encoder, _measured(scenes_folder())), limit=limit)
 
     def distances(self, pictures: Sequence[Image.Image]) -> Float[Tensor, " picture"]:
         """Of each picture, in the limit: 1 is as far as 1 in 100 sample scenes."""
@@ -71,6 +71,20 @@ def familiarity_of(images: ImageEmbedder) -> Familiarity | None:
     if not isinstance(images, EncoderAndProjection) or images.vision.name != ENCODER_NAME:
         return None
     return Familiarity.of_scenes(images.vision)
+
+
+def measured_limit(encoder: VisionEncoder, scenes: Path) -> float:
+    """The distance that 1 in 100 sample scenes exceeds when it is compared with the others.
+
+    Args: scenes: a folder as `scenes_folder` gives it.
+    """
+    patches = _patches(encoder, _measured(scenes))
+    left_out = [_distance(own, torch.cat([patches[:index], patches[index + 1 :]])) for index, own in enumerate(patches)]
+    return float(torch.stack(left_out).quantile(1 - EXCEEDED))
+
+
+def _measured(scenes: Path) -> list[Image.Image]:
+    return [as_picture(file) for file in sorted((scenes / "images").iterdir())[::EVERY]]
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from lens_multimodal.files import digest_of_file
 from lens_multimodal.image.preprocessing import Preprocessing
+from lens_multimodal.tiny import load_vision, read_vision_config
+from lens_multimodal.tiny.familiarity import UNFAMILIAR_BEYOND, measured_limit
 from recipes.tiny.projection import load_language_model
 from recipes.tiny.samples import WITHOUT
 from recipes.tiny.settings import Settings
@@ -72,6 +74,9 @@ def _pack(settings: Settings, work: Path) -> dict[str, Any]:
         shutil.copytree(work / "samples" / name, packed / "scenes" / name)
     for name in ("instances.json", "captions.json"):
         _compact(work / "samples" / name, packed / "scenes" / name)
+    config = read_vision_config(packed)
+    config[UNFAMILIAR_BEYOND] = measured_limit(load_vision(packed), packed / "scenes")
+    write_json(packed / "vision.json", config)
     (packed / "DATA_LICENSES").write_text(data_licences(work))
     (packed / "training_pictures.txt").write_text("\n".join(training_pictures(work)) + "\n")
     size = sum(f.stat().st_size for f in packed.rglob("*") if f.is_file())
