@@ -43,7 +43,7 @@ def logits_of(
     """
     check_token_ids(model, tokens)
     with _chosen(model, hooks) as chosen:
-        return _logits(chosen, tokens, attention_mask, first)
+        return _logits(chosen, tokens, attention_mask, first, bare=chosen is not model)
 
 
 @contextmanager
@@ -54,12 +54,15 @@ def _chosen(model: nn.Module, hooks: Sequence[NamedHook]) -> Iterator[Any]:
         yield chosen
 
 
-def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, first: int) -> Tensor:
+def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, first: int, *, bare: bool) -> Tensor:
     if attention_mask is None:
         attention_mask = torch.ones_like(tokens)
     if is_bridge(model):
-        own = {} if bool(attention_mask.all()) else {"attention_mask": attention_mask.to(tokens.device)}
-        if first and _keeps_logits(getattr(model.original_model.forward, "__func__", None)):  # type: ignore[union-attr]
+        own: dict[str, Any] = {} if bool(attention_mask.all()) else {"attention_mask": attention_mask.to(tokens.device)}
+        known = _arguments(getattr(model.original_model.forward, "__func__", None))  # type: ignore[union-attr]
+        if bare and torch.is_grad_enabled() and "use_cache" in known:
+            own["use_cache"] = False  # a cache copies keys and values, and the graph would keep the copies
+        if first and "logits_to_keep" in known:
             return model(tokens, return_type="logits", logits_to_keep=tokens.shape[1] - first, **own)
         return model(tokens, return_type="logits", **own)[:, first:]
     attention_mask = attention_mask.to(tokens.device)
@@ -70,9 +73,9 @@ def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, fir
 
 
 @cache
-def _keeps_logits(forward: Callable[..., Any] | None) -> bool:
-    """Whether a Hugging Face model can leave out the logits of earlier positions."""
-    return forward is not None and "logits_to_keep" in signature(forward).parameters
+def _arguments(forward: Callable[..., Any] | None) -> frozenset[str]:
+    """The names of the arguments that a Hugging Face model takes."""
+    return frozenset() if forward is None else frozenset(signature(forward).parameters)
 
 
 @runs_alone
