@@ -78,7 +78,7 @@ def _targets(bench: Workbench, n: int) -> Figure:
         absent=absent,
         more=_memory(bench, tokens, embedded, targets) if n == 1 else {},
     )
-    return replace(figure, aims=figure.aims_beside("transformers + PyTorch hooks", BESIDE, 1.15))
+    return replace(figure, aims=figure.aims_beside("transformers + PyTorch hooks", BESIDE, 1.05))
 
 
 def _batch(bench: Workbench) -> Figure:
@@ -110,7 +110,7 @@ def _batch(bench: Workbench) -> Figure:
     share = floor.flops / timings[OURS].median / bench.ceilings["matmul FLOP/s"]
     of_ceiling = Aim(text="share of the measured matrix product ceiling", value=round(share, 3), limit=0.45,
                      at_most=False)  # fmt: skip
-    beside = figure.aims_beside("transformers + PyTorch hooks", BESIDE, 1.15)
+    beside = figure.aims_beside("transformers + PyTorch hooks", BESIDE, 1.05)
     return replace(figure, aims=(*beside, of_ceiling) if bench.on_gpu else beside)
 
 

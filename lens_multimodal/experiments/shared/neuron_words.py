@@ -34,8 +34,9 @@ class NeuronWords:
 
     def decode(self, neurons: pd.DataFrame) -> None:
         """Decode those neurons of a table that are not known yet, all together."""
-        new = neurons[["layer", "neuron"]][self._ids[self._rows(neurons), 0] == NOT_DECODED].drop_duplicates()
-        if len(new):
+        unknown = self._ids[self._rows(neurons), 0] == NOT_DECODED
+        if unknown.any():
+            new = neurons[["layer", "neuron"]][unknown].drop_duplicates()
             found = decode_neurons(self.model, new, top_k=TOKENS_CHECKED)
             rows = self._rows(found)
             self._ids[rows] = np.array(found["token_ids"].tolist(), dtype=np.int32)
