@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lens_multimodal.analysis import decode_neurons, effects_of, neuron_activations, receptive_field
+from lens_multimodal.analysis import decode_neurons, neuron_activations, receptive_field
+from lens_multimodal.analysis.effects.by_row import captions_without, read_without
 from lens_multimodal.attach import attach_vision
 from lens_multimodal.data import Scene, read_coco
-from lens_multimodal.hooks import ablate, random_neurons_like
+from lens_multimodal.hooks import random_neurons_like
 from lens_multimodal.lens import VisionLens
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.short_report import short_report
@@ -103,17 +104,24 @@ def _neurons_at(lens: VisionLens, scene: CaptionedScene, prompt: ImagePrompt, po
     top = [ranked.head(count) for count in COUNTS]
     random = [random_neurons_like(lens.model, neurons, generator) for neurons in top]
     some, some_random = ranked.head(TOP_WRITING), random_neurons_like(lens.model, ranked.head(TOP_WRITING), generator)
-    hooks = [ablate(lens.model, neurons, positions=prompt.at(positions)) for neurons in [*top, *random]]
-    effects = effects_of(lens.model, prompt.tokens, hooks, lens.text.token_id(word))
-    left = [1 + float(effect.relative_probability_change) for effect in effects]
+    predicted = [(prompt.tokens.shape[1] - 1, lens.text.token_id(word))]
+    ablated = [None, *top, *random]
+    reading = read_without(
+        lens.model, prompt.tokens, predicted, ablated, positions=prompt.at(positions), batch_size=len(ablated)
+    )
+    whole, *left = reading.probability[:, 0].tolist()
+    caption, caption_random = _captions_without(lens, scene, [top[-1], random[-1]], positions)
     return NeuronsAt(
         neurons=first,
         fields=tuple(receptive_field(values, prompt.spans[0][0].image.layout) for values in activations),
         n_writing=_n_writing(lens, some, scene.noun),
         n_writing_random=_n_writing(lens, some_random, scene.noun),
-        probability_left={"top": left[: len(COUNTS)], "random": left[len(COUNTS) :]},
-        caption=_caption_without(lens, scene, top[-1], positions),
-        caption_random=_caption_without(lens, scene, random[-1], positions),
+        probability_left={
+            "top": [after / whole for after in left[: len(COUNTS)]],
+            "random": [after / whole for after in left[len(COUNTS) :]],
+        },
+        caption=caption,
+        caption_random=caption_random,
     )
 
 
@@ -123,11 +131,20 @@ def _n_writing(lens: VisionLens, neurons: pd.DataFrame, noun: str) -> int:
     return sum(noun in [token.strip().lower() for token in own] for own in tokens)
 
 
-def _caption_without(lens: VisionLens, scene: CaptionedScene, neurons: pd.DataFrame, positions: str) -> str:
+def _captions_without(
+    lens: VisionLens, scene: CaptionedScene, without: Sequence[pd.DataFrame], positions: str
+) -> list[str]:
     prompt = lens.prompt(scene.picture)
-    (caption,) = lens.generate(prompt, hooks=ablate(lens.model, neurons, positions=prompt.at(positions)))
+    captions = captions_without(
+        lens,
+        prompt.tokens.expand(len(without), -1),
+        without,
+        positions=prompt.at(positions),
+        max_new_tokens=20,
+        batch_size=len(without),
+    )
     lens.forget(prompt)
-    return caption
+    return captions
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """`ablate`: how far a word drops without its neurons, compared with random neurons."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +11,10 @@ from lens_multimodal.cli.neuron_list import NeuronsFrom, given_neurons
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lens_multimodal.lens import VisionLens
-    from lens_multimodal.prompt.image_prompt import ImagePrompt
+COLUMNS = [
+    "neurons", "draw", "count", "probability_before", "probability_after", "relative_probability_change", "rank_after",
+    "kl", "caption_after",
+]  # fmt: skip
 
 
 def ablate(
@@ -60,19 +61,20 @@ def ablate(
     target = options.as_token(word)
     prompt = options.prompt_for(lens, picture, word, text, prepend_bos)
     if given is None:
-        ranked = lens.neurons(prompt, target, positions=positions.value, top_k=counts[-1])
-        _check_control(ranked, counts[-1], lens.shape.d_mlp)
-        chosen = [ranked.head(count) for count in counts]
+        given = lens.neurons(prompt, target, positions=positions.value, top_k=counts[-1])
+        _check_control(given, counts[-1], lens.shape.d_mlp)
     else:
-        chosen = [given]
-
-    import pandas as pd
-
+        counts = []
     free = lens.prompt(picture, prepend_bos=prepend_bos)
-    rows = [
-        row for some in chosen for row in _rows(lens, free, prompt, target, some, positions.value, random_draws, seed)
-    ]
-    output.write(pd.DataFrame(rows), title=f"Ablation, positions {positions.value}, {word!r} in {picture}")
+
+    from lens_multimodal.analysis import CaptionCase, caption_effects_against_random
+
+    case = CaptionCase(
+        prompt=free, neurons=given, positions=positions.value, target=lens.text.token_id(target), read=prompt
+    )
+    found = caption_effects_against_random(lens, [case], counts=counts or None, n_random=random_draws, seed=seed)
+    rows = found.assign(neurons=found["chosen"].map({True: "chosen", False: "random"}), count=found["n_neurons"])
+    output.write(rows[COLUMNS], title=f"Ablation, positions {positions.value}, {word!r} in {picture}")
 
 
 def _check_control(ranked: "pd.DataFrame", wanted: int, d_mlp: int) -> None:
@@ -85,42 +87,3 @@ def _check_control(ranked: "pd.DataFrame", wanted: int, d_mlp: int) -> None:
             f"--top {wanted}: at most {most} here, because the control needs as many other neurons of the same layers "
             f"(layers have {d_mlp:,} neurons)"
         )
-
-
-def _rows(
-    lens: "VisionLens",
-    free: "ImagePrompt",
-    prompt: "ImagePrompt",
-    target: str,
-    chosen: Any,
-    positions: str,
-    random_draws: int,
-    seed: int,
-) -> Iterator[dict[str, Any]]:
-    """One row for the chosen neurons, then one for each draw of random neurons.
-
-    The word is scored after `prompt`; `free` is captioned.
-    """
-    import torch
-
-    from lens_multimodal.analysis import effect_of
-    from lens_multimodal.hooks import ablate as ablation
-    from lens_multimodal.hooks import random_neurons_like
-
-    generator = torch.Generator().manual_seed(seed)
-    drawn = (random_neurons_like(lens.model, chosen, generator) for _ in range(random_draws))
-    for draw, neurons in enumerate([chosen, *drawn]):
-        hooks = ablation(lens.model, neurons, positions=prompt.at(positions))
-        effect = effect_of(lens.model, prompt.tokens, hooks, lens.text.token_id(target))
-        (caption,) = lens.generate(free, hooks=ablation(lens.model, neurons, positions=free.at(positions)))
-        yield {
-            "neurons": "random" if draw else "chosen",
-            "draw": draw,
-            "count": len(neurons),
-            "probability_before": float(effect.probability_before),
-            "probability_after": float(effect.probability_after),
-            "relative_probability_change": float(effect.relative_probability_change),
-            "rank_after": int(effect.rank_after),
-            "kl": float(effect.kl),
-            "caption_after": caption,
-        }
