@@ -177,6 +177,14 @@ def test_tokens_are_text(speaking):
     assert table["tokens"][0] == tuple(token_strings(speaking, table["token_ids"][0]))
 
 
+def test_texts_follow_a_tokenizer_that_learns_new_tokens(tmp_path):
+    model = wrapped_model("bridge", plain("gpt-j"), word_tokenizer(tmp_path))
+    new = len(model.tokenizer)
+    assert token_strings(model, [new, 0]) == [f"<{new}>", token_strings(model, [0])[0]]
+    model.tokenizer.add_tokens(["heron"])
+    assert token_strings(model, [new]) == ["heron"]
+
+
 def test_interpretable_neuron_is_found(speaking):
     """A neuron whose output row the unembedding reads as words is interpretable; another is not."""
     model = wrapped_model("bridge", plain("gpt-j"), speaking.tokenizer)

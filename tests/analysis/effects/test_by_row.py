@@ -1,10 +1,19 @@
+import numpy as np
+import pandas as pd
 import torch
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.effects.by_row import Replaced, distinct, hooks_by_row, replaced_neurons
+from lens_multimodal.analysis.effects.by_row import (
+    Replaced,
+    distinct,
+    hooks_by_row,
+    logits_by_row,
+    replaced_neurons,
+)
 from lens_multimodal.arguments.positions import read_positions
 from lens_multimodal.hooks import Resample
 from lens_multimodal.transformer import Passes
+from tests.analysis.reference import logits_with, model_of, neuron_readers, plain
 
 
 def run(hooks, activation):
@@ -77,3 +86,51 @@ def test_rows_are_equal_if_they_replace_the_same_units_in_any_order():
     different, index = distinct(rows)
     assert index == [0, 1, 1, 0, 2, 3, 4, 2]
     assert different == [rows[i] for i in (0, 1, 4, 5, 6)]
+
+
+def test_batches_have_one_size_and_rows_their_own_numbers(monkeypatch):
+    """Seven rows in batches of at most three: three batches of three, the last filled up, and no row too many."""
+    model = model_of("gpt-j", "bridge")
+    tokens = torch.randint(0, 60, (7, 9), generator=torch.Generator().manual_seed(3))
+    neurons = [
+        None,
+        *({layer: torch.tensor([unit])} for layer, unit in ((0, 3), (1, 5), (2, 7), (0, 9), (1, 2), (2, 4))),
+    ]
+    rows, sizes = [replaced_neurons(own, read_positions([1, 4])) for own in neurons], []
+    run_pass = transformer.logits_of
+
+    def counted(model, tokens, **settings):
+        sizes.append(len(tokens))
+        return run_pass(model, tokens, **settings)
+
+    monkeypatch.setattr(transformer, "logits_of", counted)
+    found = torch.cat(list(logits_by_row(model, tokens, rows, batch_size=3, first=8)))[:, 0]
+    assert sizes == [3, 3, 3]
+    for row, own in enumerate(neurons):
+        edits = {}
+        for layer, units in (own or {}).items():
+
+            def silence(activation, units=units):
+                activation[0, [1, 4], units] = 0
+                return activation
+
+            edits[neuron_readers(plain("gpt-j"))[layer]] = silence
+        expected = logits_with(plain("gpt-j"), tokens[row : row + 1], edits)[0, -1]
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_batch_is_larger_than_a_cache_holds_or_smaller_than_a_product_needs():
+    model = model_of("gpt-j", "bridge")
+    width = transformer.shape(model).d_mlp * transformer.w_out(model, 0).element_size()
+    assert transformer.rows_at_once(model, 40, most=10_000) == 2 * 2**20 // (40 * width)
+    assert transformer.rows_at_once(model, 40, most=5) == 5
+    assert transformer.rows_at_once(model, 10**6, most=5) == 1
+
+
+def test_neurons_of_a_table_keep_their_order_within_a_layer():
+    table = pd.DataFrame({"layer": [2, 0, 2], "neuron": np.array([7, 1, 3], dtype=np.int32)})
+    found = replaced_neurons(table, read_positions([1]))
+    assert [(part.name, part.units.tolist()) for part in found] == [
+        (transformer.mlp_post(0), [1]),
+        (transformer.mlp_post(2), [7, 3]),
+    ]
