@@ -26,6 +26,8 @@ from lens_multimodal.transformer.checked_hooks import fired_hooks
 from lens_multimodal.transformer.which_model import which_model
 
 TOP = 100
+WARM_UP = 3
+"""Runs before a graph is captured, which allocate what the libraries below need."""
 OURS, CAPTURED, PLAIN = "lens_multimodal", "captured", "transformers + PyTorch hooks"
 
 Run = Callable[[], Tensor]
@@ -36,7 +38,7 @@ def as_cuda_graph(run: Run) -> Run:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):
+        for _ in range(WARM_UP):
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -126,19 +128,31 @@ class CapturedAttribution:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.captured", description=__doc__)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--shape", choices=list(SHAPES), default="gpt-j")
-    parser.add_argument("--batch", type=int, action="append", help="pictures at once; default: 1 and 8")
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args(arguments)
-    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
-    ceilings = machine.ceilings(options.device, dtype)
-    bench = Workbench(
-        shape=options.shape, device=options.device, dtype=dtype, rounds=options.rounds, n_stream=0, ceilings=ceilings
-    )
+    options = parser("benchmarks.captured", __doc__).parse_args(arguments)
+    bench = workbench(options)
     for batch in options.batch or (1, 8):
         _compare(bench, batch)
+
+
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of a script that captures graphs."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--device", default="cuda")
+    made.add_argument("--shape", choices=list(SHAPES), default="gpt-j")
+    made.add_argument("--batch", type=int, action="append", help="pictures at once; may be given several times")
+    made.add_argument("--rounds", type=int, default=9)
+    return made
+
+
+def workbench(options: argparse.Namespace) -> Workbench:
+    """Models and inputs for these options."""
+    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    ceilings = machine.ceilings(options.device, dtype)
+    return Workbench(
+        shape=options.shape, device=options.device, dtype=dtype, rounds=options.rounds, n_stream=0, ceilings=ceilings
+    )
 
 
 def _compare(bench: Workbench, batch: int) -> None:
