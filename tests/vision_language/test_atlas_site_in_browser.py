@@ -4,6 +4,8 @@ import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
+from selenium.webdriver.support.ui import WebDriverWait
+
 from lens_multimodal import attach_vision
 from lens_multimodal.atlas import AtlasSettings, build_atlas
 from lens_multimodal.views.atlas import write_site
@@ -12,6 +14,9 @@ from tests.vision_language.models import build
 from tests.vision_language.pictures import scenes_of_several_sizes
 
 pytestmark = needs_browser
+
+EAGER = "for (const image of document.images) image.loading = 'eager'"
+LOADED = "return [...document.images].every((image) => image.complete)"
 
 OUTLINES = """
 return [...document.querySelectorAll(".pic")].map((place) => {
@@ -32,7 +37,7 @@ def test_from_the_index_to_each_neuron(family, tmp_path):
     settings = AtlasSettings(quantile=0.9, n_calibration=9, n_top=5)
     atlas = build_atlas(lens, scenes, tmp_path / "out", settings=settings, progress=False)
     index = write_site(atlas, scenes, n_neurons=10, progress=False)
-    with chromium(size="1000,2000") as browser:
+    with chromium(size="1000,800") as browser:
 
         def links(selector: str) -> list[str]:
             return [link.get_attribute("href") for link in browser.find_elements("css selector", selector)]
@@ -51,6 +56,8 @@ def test_from_the_index_to_each_neuron(family, tmp_path):
             browser.get(page)
             layer, neuron = map(int, browser.title.removeprefix("Layer ").split(", neuron "))
             rows = atlas.neuron(layer, neuron).patches
+            browser.execute_script(EAGER)
+            WebDriverWait(browser, 60).until(lambda _: browser.execute_script(LOADED))
             outlines = browser.execute_script(OUTLINES)
             assert len(outlines) == len(rows) == 5
             for (width, *corners), row in zip(outlines, rows.itertuples(), strict=True):
