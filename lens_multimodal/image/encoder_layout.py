@@ -96,13 +96,13 @@ class EncoderLayouts:
                     return touched_pixels(vectors, pixels, band=self._side)
                 return touched_patches(vectors, pixels, cells, side=self._side)
 
-        found = self._touched.get(_shape(inputs), touched)
+        found = self._touched.get(shape_of_input(inputs), touched)
         scales = tile_scales(painted, width=width, height=height)
         return measured_layout(found[:n_positions], scales, width=width, height=height)
 
 
-def _shape(inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """All of an encoder's input except the colours."""
+def shape_of_input(inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """All of an encoder's input except the colours, to tell inputs of the same shape."""
     others = sorted((name, value) for name, value in inputs.items() if name != "pixel_values")
     return inputs["pixel_values"].shape, *((name, value.shape, _digest(value)) for name, value in others)
 

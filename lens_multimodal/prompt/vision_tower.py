@@ -18,6 +18,7 @@ from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.prompt.forward_arguments import ForwardArguments
 from lens_multimodal.prompt.image_embedder import EncodedImage, EncoderInput, ImageEmbedder
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, Piece
+from lens_multimodal.prompt.pictures_in_one_pass import PicturesInOnePass
 from lens_multimodal.prompt.placeholders import with_images
 from lens_multimodal.prompt.processor_texts import ProcessorTexts
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
@@ -46,6 +47,7 @@ class VisionTower(ImageEmbedder):
         self.image_token_id: int = model.config.image_token_id
         self.sample = sample
         self._encoder = EncoderLock()
+        self._together = PicturesInOnePass(self._vectors_of)
         self._texts = ProcessorTexts(processor, model.config, n_vectors=self._n_vectors)
 
     @property
@@ -96,15 +98,16 @@ class VisionTower(ImageEmbedder):
 
     @override
     def encoded_of(self, inputs: Sequence[EncoderInput]) -> list[EncodedImage]:
+        given = [own for own in inputs if not isinstance(own, Tensor)]
         with self._encoder:
-            return [
-                EncodedImage(
-                    vectors=self._vectors_of(own),
-                    forward_arguments={name: value for name, value in own.items() if name != "pixel_values"},
-                )
-                for own in inputs
-                if not isinstance(own, Tensor)
-            ]
+            found = self._together.vectors(given)
+        return [
+            EncodedImage(
+                vectors=vectors,
+                forward_arguments={name: value for name, value in own.items() if name != "pixel_values"},
+            )
+            for vectors, own in zip(found, given, strict=True)
+        ]
 
     @override
     def on_forward(self, model: nn.Module, virtual_tokens: VirtualTokens) -> ForwardArguments | None:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoProcessor
 
 from lens_multimodal import attach_vision
 from lens_multimodal.cli import main
@@ -44,11 +45,11 @@ def data(tmp_path):
 
 
 def saved(family, tmp_path):
-    """A model's folder, and the same model and processor as they are."""
+    """A model's folder, the same model, and the processor of the folder, in the backend that it is loaded in."""
     model, processor = build(family, tmp_path / "built")
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    return tmp_path / "model", model, processor
+    return tmp_path / "model", model, AutoProcessor.from_pretrained(tmp_path / "model")
 
 
 def loss_of(family, plain, processor, lens):
