@@ -6,7 +6,7 @@ LOWEST := $(VENV)/lowest
 INSTALL := $(PYTHON) constraints/install.py
 # One process per core, one thread each: faster than one process with two threads. Bytecode is kept whatever the caller's
 # settings: a fresh environment has none, and many tests start a Python of their own.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 # What leans on other packages; the rest of the suite cannot differ between their releases.
 LEANING := tests/transformer tests/decoders tests/vision_language tests/image tests/prompt tests/arguments tests/hooks tests/analysis tests/train \
 	tests/tiny tests/store tests/atlas tests/experiments tests/data tests/views tests/cli tests/explorer \

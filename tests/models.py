@@ -60,10 +60,11 @@ MLP_OUT = {
 
 
 def random_language_model(
-    layout: str = "gpt-j", *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype = torch.float32
+    layout: str = "gpt-j", *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype = torch.float32, n_layers: int = 3
 ) -> PreTrainedModel:
     """A Hugging Face causal language model with large random weights, so that inputs matter."""
     config = LAYOUTS[layout].__class__.from_dict(LAYOUTS[layout].to_dict())
+    config.num_hidden_layers = n_layers
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).to(dtype).eval()

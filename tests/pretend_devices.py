@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 PRETEND = "fpga"
 
@@ -118,11 +118,15 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         with _Everywhere():
             return function.decompose(*args, **kwargs)
     named = kwargs.get("device")
-    device = torch.device(named) if named is not None else place_of(function, args, kwargs)
+    leaves, structure = tree_flatten((args, kwargs))
+    if named is None and not any(isinstance(leaf, Elsewhere) for leaf in leaves):
+        return function(*args, **kwargs)
+    device = torch.device(named) if named is not None else place_of(function, leaves)
     pretended = _is_pretended(device)
+    inner = [leaf.numbers if isinstance(leaf, Elsewhere) else leaf for leaf in leaves]
+    inner_args, inner_kwargs = tree_unflatten(inner, structure)
     if named is not None and pretended:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
-    inner_args, inner_kwargs = tree_map_only(Elsewhere, lambda t: t.numbers, (args, kwargs))
+        inner_kwargs = {**inner_kwargs, "device": torch.device("cpu")}
     found = function(*inner_args, **inner_kwargs)
     if not pretended:
         return found
@@ -149,12 +153,12 @@ def _is_pretended(device: Any) -> bool:
     return device.type in (PRETEND, BENEATH) and device.index is not None
 
 
-def place_of(function: Any, args: Any, kwargs: dict[str, Any]) -> torch.device:
-    """The one device of an operation's tensors.
+def place_of(function: Any, leaves: list[Any]) -> torch.device:
+    """The one device of an operation's tensors, which are among the leaves of its arguments.
 
     Raises: DevicesMixed.
     """
-    tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors:
         return torch.device("cpu")
     if function in COPIES:

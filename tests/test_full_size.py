@@ -1,8 +1,8 @@
 """GPT-J-6B's true width with BEiT-large through everything: a few of its 28 layers on a CPU in bounded memory, all of
 them on a GPU.
 
-A CPU without arithmetic for bfloat16 emulates it, more than ten times slower than float32. It gets fewer layers in
-float32; bfloat16 itself is covered there by the small models of the other tests.
+A CPU without arithmetic for bfloat16 emulates it, more than ten times slower than float32. It gets float32 here;
+bfloat16 itself is covered there by the small models of the other tests.
 """
 
 import json
@@ -21,10 +21,8 @@ LIMIT = 24 * 2**30
 
 @pytest.mark.slow
 def test_a_slice_of_gpt_j_runs_through_everything():
-    dtype, n_layers, least, most = (
-        ("bfloat16", 4, 3.0e9, 3.4e9) if has_bfloat16_arithmetic() else ("float32", 2, 4.3e9, 4.7e9)
-    )
-    found = through_everything("cpu", dtype, n_layers)
+    dtype, least, most = ("bfloat16", 2.15e9, 2.35e9) if has_bfloat16_arithmetic() else ("float32", 4.3e9, 4.7e9)
+    found = through_everything("cpu", dtype, n_layers=2)
     weights = found["weights"]
     assert least < weights < most
     assert found["peak"] < LIMIT

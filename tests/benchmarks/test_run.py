@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.figure import OURS, Aim, Figure, compare
-from benchmarks.figures import FIGURES
+from benchmarks.figures import FIGURES, start_up
 from benchmarks.figures.precision import agreement
 from benchmarks.report import as_figure, as_json, as_table
 from benchmarks.timing import interleaved
@@ -18,8 +18,10 @@ CEILINGS = {"matmul FLOP/s": 1e11, "copy bytes/s": 1e10}
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_one_command(tmp_path, capsys):
+def test_one_command(tmp_path, capsys, monkeypatch):
     names = [name for name in FIGURES if name not in ("growth", "decoding")]
+    few = {OURS: start_up.CONTENDERS[OURS], "import of torch": start_up.CONTENDERS["import of torch"]}
+    monkeypatch.setattr(start_up, "CONTENDERS", few)
     chosen = [part for name in names for part in ("--only", name)]
     main(["--shape", "tiny", "--rounds", "1", "--pictures", "32", "--out", str(tmp_path), *chosen])
     shown = capsys.readouterr().out
@@ -29,7 +31,7 @@ def test_one_command(tmp_path, capsys):
     assert result["ceilings"]["matmul FLOP/s"] > 1e9
     figures = {figure["name"]: figure for figure in result["figures"]}
     for name in ("attaching", "caption", "attribution, 1 target", "attribution, 32 targets", "discovery",
-                 "ablation curve", "activation patching", "stream", "precision"):  # fmt: skip
+                 "ablation curve", "activation patching", "stream", "precision", "start-up"):  # fmt: skip
         assert name in figures
         assert name in shown
     for figure in result["figures"]:
@@ -44,6 +46,11 @@ def test_one_command(tmp_path, capsys):
     assert figures["stream"]["more"]["soft prompts held at the end"] <= 64
     assert (path.with_suffix(".html")).read_text().count("milliseconds") >= 5
     assert "aim:" in path.with_suffix(".txt").read_text()
+
+
+@pytest.mark.parametrize("contender", start_up.CONTENDERS)
+def test_every_contender_of_the_start_up_runs(contender):
+    exec(start_up.CONTENDERS[contender], {})
 
 
 @pytest.mark.slow

@@ -1,14 +1,18 @@
 """The command line called in-process, and a picture with a word that the trio says of it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from lens_multimodal import VisionLens, attach_vision
 from lens_multimodal.cli import main
+from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.tiny import scenes_folder
+from lens_multimodal.tiny.familiarity import Familiarity
 
 
 class Ended(NamedTuple):
@@ -32,6 +36,25 @@ def run(capsys) -> Callable[..., Ended]:
         return Ended(ended.value.code or 0, captured.out, captured.err)
 
     return run_command
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scenes_measured_once() -> Iterator[None]:
+    """Every command opens the trio and measures its scenes: the same weights give the same measure."""
+    measured: list[tuple[torch.Tensor, Familiarity]] = []
+    measure = Familiarity.of_scenes
+
+    def of_scenes(encoder: VisionEncoder) -> Familiarity:
+        weights = torch.nn.utils.parameters_to_vector(encoder.parameters()).detach()
+        for known, familiarity in measured:
+            if torch.equal(known, weights):
+                return replace(familiarity, encoder=encoder)
+        measured.append((weights, measure(encoder)))
+        return measured[-1][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Familiarity, "of_scenes", of_scenes)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -27,13 +27,13 @@ def layout(request) -> str:
 
 @pytest.fixture
 def plain(layout) -> nn.Module:
-    return random_language_model(layout)
+    return random_language_model(layout, n_layers=1)
 
 
 @pytest.fixture
 def seeing(layout) -> nn.Module:
     """The same weights, with virtual tokens on the embedding and an image among them."""
-    model = random_language_model(layout)
+    model = random_language_model(layout, n_layers=1)
     model.bank = VirtualTokens(model.get_input_embeddings(), d_vocab=D_VOCAB, d_model=D_MODEL)  # type: ignore[assignment]
     return model
 
