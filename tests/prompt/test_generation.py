@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lens_multimodal import Sampling, transformer
+from lens_multimodal.hooks import ablate
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 from tests.lenses import CASES, each_case, hugging_face, inputs_embeds, picture, random_prompt
@@ -216,6 +217,54 @@ def test_hooks_work_during_generation(lens_of):
         with lens.model.hooks(fwd_hooks=[(transformer.mlp_post(layer), silence) for layer in range(3)]):
             assert lens.generate(prompt) != plain
         assert lens.generate(prompt) == plain
+
+
+@pytest.mark.parametrize("positions", [None, [0, 2, 7], slice(9, None)], ids=["everywhere", "of the prompt", "new"])
+def test_hooks_of_one_generation_equal_pytorch_hooks_of_transformers(lens_of, positions):
+    neurons = [(layer, neuron) for layer in range(3) for neuron in range(0, 40, 2)]
+    model = hugging_face("gpt-j", torch.float64)
+    start = 0
+
+    def without(_module, args):
+        nonlocal start
+        (activation,) = args
+        changed = activation.clone()
+        at = torch.arange(start, start + activation.shape[1])
+        if positions is not None:
+            inside = range(1000)[positions] if isinstance(positions, slice) else positions
+            at = torch.tensor([i for i in at.tolist() if i in inside], dtype=torch.long)
+        changed[:, at - start, ::2] = 0
+        return (changed,)
+
+    def count(_module, _args, output):
+        nonlocal start
+        start += output.shape[1]
+
+    for kind in MODEL_CLASSES:
+        lens = lens_of("gpt-j", kind, torch.float64)
+        prompt = random_prompt(lens, [6, -3], seed=8)
+        handles = [block.mlp.fc_out.register_forward_pre_hook(without) for block in model.transformer.h]
+        handles.append(model.transformer.ln_f.register_forward_hook(count))
+        start, plain = 0, lens.generate_ids(prompt, max_new_tokens=N_NEW)
+        ids = model.generate(
+            inputs_embeds=inputs_embeds(model, prompt), attention_mask=torch.ones(1, 9), max_new_tokens=N_NEW,
+            do_sample=False, eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+        for handle in handles:
+            handle.remove()
+        hooks = ablate(lens.model, neurons, positions=positions)
+        found = generation.generate(lens.model, prompt, max_new_tokens=N_NEW, stop_ids=[], hooks=hooks)
+        assert found == ids.tolist()
+        assert lens.generate_ids(prompt, max_new_tokens=N_NEW) == plain
+        assert found != generation.generate(lens.model, prompt, max_new_tokens=N_NEW, stop_ids=[])
+
+
+def test_hooks_of_one_generation_are_checked(lens_of):
+    for kind in MODEL_CLASSES:
+        lens = lens_of("gpt-j", kind)
+        prompt = random_prompt(lens, [6, -3], seed=8)
+        with pytest.raises(ValueError, match=r"hook_pots'.*blocks\.0\.mlp\.hook_post"):
+            lens.generate(prompt, hooks=[("blocks.0.mlp.hook_pots", print)])
 
 
 def test_recording_is_checked(lens_of):
