@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from lens_multimodal.image.encoder import VisionEncoder
     from lens_multimodal.image.preprocessing import Preprocessing
     from lens_multimodal.lens import VisionLens
-    from lens_multimodal.prompt.generation import Sampling
     from lens_multimodal.prompt.image_prompt import ImagePrompt
     from lens_multimodal.prompt.projection import Projection, load_linear, save_linear
     from lens_multimodal.transformer.hooked_transformer import hooked_gpt_j
+    from lens_multimodal.transformer.sampling import Sampling
 
 find_views_in("lens_multimodal.views.notebook")
 
@@ -67,7 +67,7 @@ _HOMES = {
     "image.encoder": ("VisionEncoder",),
     "image.preprocessing": ("Preprocessing",),
     "lens": ("VisionLens",),
-    "prompt.generation": ("Sampling",),
+    "transformer.sampling": ("Sampling",),
     "prompt.image_prompt": ("ImagePrompt",),
     "prompt.projection": ("Projection", "load_linear", "save_linear"),
     "transformer.hooked_transformer": ("hooked_gpt_j",),

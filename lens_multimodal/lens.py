@@ -24,11 +24,11 @@ from lens_multimodal.neuron_card import NeuronCard, neuron_card
 from lens_multimodal.notebook import ShownInNotebooks
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.captioning_model import CaptioningModel
-from lens_multimodal.prompt.generation import Sampling
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 from lens_multimodal.prompt.other_vectors import with_other_vectors
 from lens_multimodal.prompt.virtual_tokens import attached_to
 from lens_multimodal.prompt.vision_tower import VisionTower
+from lens_multimodal.transformer.sampling import Sampling
 
 
 class VisionLens(CaptioningModel, ShownInNotebooks):

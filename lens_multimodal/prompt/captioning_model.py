@@ -13,7 +13,6 @@ from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.pictures import Picture, as_picture, as_pictures, picture_batches
 from lens_multimodal.prompt import generation
 from lens_multimodal.prompt.building import PromptBuilder
-from lens_multimodal.prompt.generation import GeneratedActivations, Sampling
 from lens_multimodal.prompt.image_embedder import ImageEmbedder, pair_of
 from lens_multimodal.prompt.image_prompt import PROMPT, EmbeddedImage, ImagePrompt
 from lens_multimodal.prompt.makers import Makers
@@ -21,6 +20,7 @@ from lens_multimodal.prompt.projection import Projection
 from lens_multimodal.prompt.tokenizer import PromptTokenizer
 from lens_multimodal.prompt.virtual_tokens import VirtualTokens
 from lens_multimodal.transformer.checked_hooks import NamedHooks
+from lens_multimodal.transformer.sampling import Sampling
 
 BATCH_SIZE = 32
 """Pictures that `CaptioningModel.caption` runs at once."""
@@ -163,7 +163,7 @@ class CaptioningModel:
 
     def generate_with_activations(
         self, prompt: ImagePrompt, names: Sequence[str], *, max_new_tokens: int = 20
-    ) -> GeneratedActivations:
+    ) -> generation.GeneratedActivations:
         """Greedy generation of one row, with the activations at the named hook points that led to every new token."""
         return generation.generate_with_activations(
             self.model, prompt, names=names, max_new_tokens=max_new_tokens, **self._stops

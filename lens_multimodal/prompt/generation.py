@@ -1,7 +1,7 @@
 """Generation: TransformerLens' own `generate` with its key-value cache, over groups of rows of equal length."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -11,47 +11,6 @@ from lens_multimodal import transformer
 from lens_multimodal.arguments.boundary import read_integer
 from lens_multimodal.prompt.image_prompt import ImagePrompt
 
-LOWEST_TEMPERATURE = 0.01
-"""Logits of hundreds divided by less leave the range of 16-bit floats."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen; the default is greedy.
-
-    Raises: ValueError for numbers outside their range, for top_k, top_p or a temperature without sampling, and for
-        beams with it.
-    """
-
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    num_beams: int = 1
-    repetition_penalty: float = 1.0
-    """Positive logits of words that the prompt or the text so far holds are divided by it, negative ones multiplied."""
-    frequency_penalty: float = 0.0
-    """What a word's logit, divided by the temperature, loses for each time that the prompt or the text so far holds it.
-    Image positions do not count as words in either."""
-
-    def __post_init__(self) -> None:
-        transformer.check_penalties(self.repetition_penalty, self.frequency_penalty)
-        if not self.do_sample and (self.top_k, self.top_p, self.temperature) != (None, None, 1.0):
-            raise ValueError("top_k, top_p and temperature choose among samples: set do_sample=True with them")
-        if not LOWEST_TEMPERATURE <= self.temperature < float("inf"):
-            raise ValueError(
-                f"the temperature must be finite and at least {LOWEST_TEMPERATURE}, got {self.temperature}; the "
-                f"most likely token is taken without do_sample"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if self.do_sample and self.num_beams > 1:
-            raise ValueError(f"beam search does not sample: use either do_sample or num_beams={self.num_beams}")
-        if self.num_beams < 1:
-            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
-
 
 def generate(
     model: nn.Module,
@@ -60,7 +19,7 @@ def generate(
     max_new_tokens: int,
     stop_ids: Sequence[int],
     last_ids: Sequence[int] = (),
-    sampling: Sampling | None = None,
+    sampling: transformer.Sampling | None = None,
     hooks: Sequence[transformer.NamedHook] = (),
 ) -> list[list[int]]:
     """New token ids of each row, up to the first stop token.
@@ -71,12 +30,12 @@ def generate(
     Args:
         stop_ids: tokens that end a row.
         last_ids: those of them that still belong to it, such as ".\\n"; the others are left out.
+        sampling: None for greedy.
         hooks: act in every pass. Rows of another length are another generation, with the same hooks.
     Raises:
         ValueError: the prompt and the new tokens do not fit into the model's context.
         HookDidNotFire: as `transformer.fired_hooks`.
     """
-    sampling = sampling or Sampling()
     n_ctx = transformer.shape(model).n_ctx
     max_new_tokens = read_integer(max_new_tokens, "max_new_tokens")
     if max_new_tokens < 1:
@@ -97,8 +56,8 @@ def generate(
             tokens,
             max_new_tokens=max_new_tokens,
             stop_ids=list(stop_ids),
+            sampling=sampling or transformer.GREEDY,
             hooks=hooks,
-            **asdict(sampling),
         )
         for row, ids in zip(rows, out[:, length:].tolist(), strict=True):
             new[row] = _until(ids, set(stop_ids), kept=set(last_ids))

@@ -49,7 +49,7 @@ from lens_multimodal.transformer.hook_names import (
     resid_post,
     resid_pre,
 )
-from lens_multimodal.transformer.losses_and_penalties import check_penalties, count_as_before, count_words_alone
+from lens_multimodal.transformer.losses_and_penalties import count_as_before, count_words_alone
 from lens_multimodal.transformer.model_class import (
     attention_is_left_to_hugging_face,
     class_name,
@@ -72,6 +72,7 @@ from lens_multimodal.transformer.residual_stream import (
     written_scale,
 )
 from lens_multimodal.transformer.running import end_tokens, generate, logits_of
+from lens_multimodal.transformer.sampling import GREEDY, Sampling
 from lens_multimodal.transformer.sizes import ModelShape, device, rows_at_once, shape
 from lens_multimodal.transformer.weights import (
     b_u,

@@ -15,6 +15,7 @@ from lens_multimodal.transformer.losses_and_penalties import penalise, penalised
 from lens_multimodal.transformer.model_class import is_bridge
 from lens_multimodal.transformer.one_at_a_time import runs_alone
 from lens_multimodal.transformer.residual_stream import unembed_normed
+from lens_multimodal.transformer.sampling import GREEDY, Sampling
 from lens_multimodal.transformer.sizes import shape
 from lens_multimodal.transformer.token_ids import check_token_ids
 from lens_multimodal.transformer.weights import config
@@ -86,46 +87,39 @@ def generate(
     *,
     max_new_tokens: int,
     stop_ids: Sequence[int],
-    do_sample: bool = False,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    num_beams: int = 1,
-    repetition_penalty: float = 1.0,
-    frequency_penalty: float = 0.0,
+    sampling: Sampling = GREEDY,
     hooks: Sequence[NamedHook] = (),
 ) -> Int[Tensor, "batch pos_and_new"]:
     """TransformerLens' own generation with the key-value cache, over rows of equal length without padding.
 
     Args:
-        repetition_penalty, frequency_penalty: as in `penalise`; `transformers` applies them to the log-probabilities of
-            beams.
+        sampling: `transformers` applies its penalties to the log-probabilities of beams.
         hooks: act in this generation alone, in the pass over the prompt and in that over each new token.
     Raises: ValueError for beams on a model class that has none, and for a `HookedTransformer`'s prompt that both
         begins and ends with its padding token; as `fired_hooks`.
     """
     check_token_ids(model, tokens)
-    penalties = {"repetition": repetition_penalty, "frequency": frequency_penalty}
+    penalties = {"repetition": sampling.repetition_penalty, "frequency": sampling.frequency_penalty}
     with _chosen(model, hooks) as chosen:
-        if num_beams > 1:
+        if sampling.num_beams > 1:
             return _beam_search(
                 chosen,
                 tokens,
                 max_new_tokens=max_new_tokens,
                 stop_ids=stop_ids,
-                num_beams=num_beams,
+                num_beams=sampling.num_beams,
                 penalties=penalties,
             )
-        with penalised(chosen, temperature=temperature, **penalties):
+        with penalised(chosen, temperature=sampling.temperature, **penalties):
             return chosen.generate(
                 tokens,
                 max_new_tokens=max_new_tokens,
                 stop_at_eos=bool(stop_ids),
                 eos_token_id=list(stop_ids) or None,
-                do_sample=do_sample,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
+                do_sample=sampling.do_sample,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
                 use_past_kv_cache=True,
                 prepend_bos=False,
                 return_type="tokens",

@@ -25,7 +25,7 @@ from lens_multimodal.analysis import (
     position_attribution,
 )
 from lens_multimodal.hooks import ablate, add_vector, scale
-from lens_multimodal.prompt.generation import Sampling
+from lens_multimodal.transformer.sampling import Sampling
 from lens_multimodal.transformer.which_model import running_on, why_hooked
 from tests.decoders.cases import TOKEN, Case, case, difference, each_family, image_vectors, layers
 from tests.lenses import make_lens, random_prompt

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lens_multimodal import attach_vision, transformer
+from lens_multimodal import Sampling, attach_vision, transformer
 from lens_multimodal.analysis import neuron_attribution
 from lens_multimodal.prompt.forward_arguments import NoForwardArguments
 from lens_multimodal.prompt.virtual_tokens import UnknownImageTokens
@@ -124,7 +124,9 @@ def test_prompts_of_unequal_length_are_generated_from(pair):
 def test_beams_are_hugging_faces_own(pair):
     prompt = pair.lens.prompt(noise(0), TEXT)
     expected = new_tokens(pair, f"IMAGE{TEXT}", [noise(0)], num_beams=3)
-    found = transformer.generate(pair.lens.model, prompt.tokens, max_new_tokens=8, stop_ids=[], num_beams=3)
+    found = transformer.generate(
+        pair.lens.model, prompt.tokens, max_new_tokens=8, stop_ids=[], sampling=Sampling(num_beams=3)
+    )
     assert found[0, -8:].tolist() == expected
 
 
@@ -170,7 +172,9 @@ def test_nothing_stays_on_the_model(pair):
     for use in (
         lambda: pair.lens.logits(prompt),
         lambda: transformer.generate(model, prompt.tokens, max_new_tokens=3, stop_ids=[]),
-        lambda: transformer.generate(model, prompt.tokens[:1], max_new_tokens=3, stop_ids=[], num_beams=2),
+        lambda: transformer.generate(
+            model, prompt.tokens[:1], max_new_tokens=3, stop_ids=[], sampling=Sampling(num_beams=2)
+        ),
         stopped,
     ):
         use()
