@@ -45,6 +45,14 @@ class Tab:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
 
+    def patch_between(self, first: int, second: int) -> None:
+        """Choose two pictures of the gallery to patch from one into the other."""
+        self.click("#tab-between")
+        self.click("#gallery button", first)
+        self.until(lambda: self.all("#slot-a .word"))
+        self.click("#gallery button", second)
+        self.until(lambda: self.all("#patch-bars .after"))
+
     def drop(self, file: Path) -> None:
         """Choose a file, which is also what happens when one is dropped."""
         self.one("#file").send_keys(str(file))

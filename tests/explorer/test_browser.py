@@ -199,11 +199,7 @@ def test_another_word_or_place_starts_afresh(tab):
 
 
 def test_patching_between_two_pictures(tab):
-    tab.click("#tab-between")
-    tab.click("#gallery button", 0)
-    tab.until(lambda: tab.all("#slot-a .word"))
-    tab.click("#gallery button", 5)
-    tab.until(lambda: tab.all("#patch-bars .after"))
+    tab.patch_between(0, 5)
     group = "#patch-bars .group:first-child "
     clean, corrupted = tab.share(group + ".random"), tab.share(group + ".before")
     assert tab.share(group + ".after") == pytest.approx(clean, rel=1e-3), "all image patches, all layers"

@@ -115,11 +115,7 @@ def test_positions_are_chosen_by_keyboard_in_every_grid_and_outside_of_them(open
     layout = layout_of(lens, scenes[0])
     fine, coarse = layout.grids
     apart = [index for index in range(layout.n_positions) if layout.box(index) is None]
-    tab.click("#tab-between")
-    tab.click("#gallery button", 0)
-    tab.until(lambda: tab.all("#slot-a .word"))
-    tab.click("#gallery button", 3)
-    tab.until(lambda: tab.all("#patch-bars .after"))
+    tab.patch_between(0, 3)
     group = "#patch-bars .group:first-child "
     assert tab.share(group + ".after") == pytest.approx(tab.share(group + ".random"), rel=1e-3), "all positions"
     assert tab.text("#patch-count") == f"{layout.n_positions} of {layout.n_positions} image positions"
@@ -182,9 +178,6 @@ def test_text_is_readable_and_nothing_is_wider_than_the_window(opened, theme, wi
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert tab.driver.execute_script(wide) <= 0
     assert tab.driver.execute_script(CONTRAST) == []
-    tab.click("#tab-between")
-    tab.click("#gallery button", 0)
-    tab.click("#gallery button", 3)
-    tab.until(lambda: tab.all("#patch-bars .after"))
+    tab.patch_between(0, 3)
     assert tab.driver.execute_script(wide) <= 0
     assert tab.driver.execute_script(CONTRAST) == []
