@@ -21,6 +21,10 @@ needs_browser = [
 ]
 
 
+TOO_WIDE = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+"""By how many pixels a page is wider than its window."""
+
+
 @contextmanager
 def chromium(*, size: str, logs: str = "browser") -> Iterator[Any]:
     """A browser with an empty profile.

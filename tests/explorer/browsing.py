@@ -14,6 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from lens_multimodal.explorer.server import address, listen, make_server
+from tests.browser import TOO_WIDE
 
 PATIENCE_S = 600
 
@@ -44,6 +45,16 @@ class Tab:
         element = self.all(selector)[index]
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
+
+    def ask_about_the_first_word(self) -> None:
+        """Choose the caption's first word and wait for its neurons."""
+        self.click("#look-caption .word")
+        self.until(lambda: self.all("#neurons-table tbody tr"))
+
+    def check_that_text_is_readable(self) -> None:
+        """Nothing is wider than the window, and every text stands out from what is behind it."""
+        assert self.driver.execute_script(TOO_WIDE) <= 0
+        assert self.driver.execute_script(CONTRAST) == []
 
     def patch_between(self, first: int, second: int) -> None:
         """Choose two pictures of the gallery to patch from one into the other."""

@@ -11,7 +11,7 @@ from selenium.webdriver.support.ui import Select
 from lens_multimodal.atlas import Atlas
 from lens_multimodal.explorer import create_app
 from tests.browser import chromium, needs_browser
-from tests.explorer.browsing import CONTRAST, Tab, served
+from tests.explorer.browsing import Tab, served
 from tests.explorer.conftest import atlas_with_site, fingerprint
 from tests.lenses import picture, random_lens
 from tests.models import MODEL_CLASSES
@@ -60,8 +60,7 @@ def test_from_a_dropped_picture_to_an_ablated_neuron(tab, lens, tmp_path):
     caption = lens.caption(picture(5))
     shown = "A picture of " + caption
     tab.until(lambda: "".join(tab.text("#look-caption").split()) == "".join(shown.split()))
-    tab.click("#look-caption .word")
-    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    tab.ask_about_the_first_word()
     prompt = lens.prompt(picture(5))
     expected = lens.neurons(prompt, int(lens.logits(prompt)[0, -1].argmax()), top_k=20)
     rows = [row.get_attribute("data-neuron") for row in tab.all("#neurons-table tbody tr")]
@@ -85,8 +84,7 @@ def test_from_a_dropped_picture_to_an_ablated_neuron(tab, lens, tmp_path):
 
 
 def test_what_the_atlas_says_and_its_pages(tab, atlas):
-    tab.click("#look-caption .word")
-    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    tab.ask_about_the_first_word()
     linked = 0
     for row in tab.all("#neurons-table tbody tr"):
         layer, neuron = map(int, row.get_attribute("data-neuron").split("."))
@@ -120,8 +118,7 @@ def test_what_the_atlas_says_and_its_pages(tab, atlas):
 
 
 def test_scaling_by_the_keyboard_and_pointing_at_a_neuron(tab):
-    tab.click("#look-caption .word")
-    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    tab.ask_about_the_first_word()
     slider = tab.one("#neurons-table input[type=range]")
     tab.driver.execute_script("arguments[0].focus()", slider)
     assert not tab.one("#look-picture .field").get_attribute("hidden")
@@ -146,8 +143,7 @@ def ticked(tab) -> list[str]:
 
 
 def test_what_is_changed_stays_when_more_rows_are_shown_and_no_click_is_lost(tab):
-    tab.click("#look-caption .word")
-    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    tab.ask_about_the_first_word()
     tab.driver.execute_script(SLOW_RANKING)
     tab.click("#neurons-table input[type=checkbox]", 2)
     tab.until(lambda: "1 neuron changed" in tab.text("#why-bars"))
@@ -180,8 +176,7 @@ def test_what_is_changed_stays_when_more_rows_are_shown_and_no_click_is_lost(tab
 
 
 def test_another_word_or_place_starts_afresh(tab):
-    tab.click("#look-caption .word")
-    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    tab.ask_about_the_first_word()
     image = [row.get_attribute("data-neuron") for row in tab.all("#neurons-table tbody tr")]
     tab.driver.execute_script(SLOW_RANKING)
     tab.click("#ablate-all")
@@ -256,11 +251,8 @@ def test_the_gallery_filters_and_the_theme_stays(tab):
 def test_text_is_readable_and_nothing_is_wider_than_the_window(tab, theme, width):
     tab.driver.set_window_size(width, 1000)
     tab.driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
-    tab.click("#look-caption .word")
-    tab.until(lambda: tab.all("#neurons-table tbody tr"))
-    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert tab.driver.execute_script(wide) <= 0
-    assert tab.driver.execute_script(CONTRAST) == []
+    tab.ask_about_the_first_word()
+    tab.check_that_text_is_readable()
     cut = "const at = arguments[0].getBoundingClientRect(); return at.right <= innerWidth && at.width > 40"
     assert tab.driver.execute_script(cut, tab.one("#neurons-table input[type=range]"))
     tab.driver.set_window_size(1360, 1000)

@@ -12,7 +12,7 @@ from lens_multimodal import attach_vision
 from lens_multimodal.explorer import create_app
 from lens_multimodal.hooks import patch_resid_pre, record
 from tests.browser import chromium, needs_browser
-from tests.explorer.browsing import CONTRAST, Tab, served
+from tests.explorer.browsing import Tab, served
 from tests.vision_language.models import build
 from tests.vision_language.pictures import scenes_of_several_sizes
 
@@ -88,8 +88,7 @@ def test_each_cell_lies_where_its_position_looks(opened):
 def test_the_position_of_each_neuron_is_outlined(opened):
     _, lens, scenes, tab = opened
     tab.open()
-    tab.click("#look-caption .word")
-    tab.until(lambda: tab.all("#neurons-table tbody tr"))
+    tab.ask_about_the_first_word()
     prompt = lens.prompt(scenes[0].path)
     found = lens.neurons(prompt, int(lens.logits(prompt)[0, -1].argmax()), top_k=20)
     (span,) = prompt.spans[0]
@@ -173,11 +172,7 @@ def test_text_is_readable_and_nothing_is_wider_than_the_window(opened, theme, wi
     tab.driver.set_window_size(width, 1000)
     tab.open()
     tab.driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
-    tab.click("#look-caption .word")
-    tab.until(lambda: tab.all("#neurons-table tbody tr"))
-    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert tab.driver.execute_script(wide) <= 0
-    assert tab.driver.execute_script(CONTRAST) == []
+    tab.ask_about_the_first_word()
+    tab.check_that_text_is_readable()
     tab.patch_between(0, 3)
-    assert tab.driver.execute_script(wide) <= 0
-    assert tab.driver.execute_script(CONTRAST) == []
+    tab.check_that_text_is_readable()

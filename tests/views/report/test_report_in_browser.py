@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from lens_multimodal.views.report import page
-from tests.browser import chromium, needs_browser
+from tests.browser import TOO_WIDE, chromium, needs_browser
 from tests.experiments.test_report import report, summary
 
 pytestmark = needs_browser
 
-TOO_WIDE = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 OPENED = "return [...document.querySelectorAll('details')].map(details => details.open)"
 
 
