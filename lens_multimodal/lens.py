@@ -221,16 +221,7 @@ class VisionLens(CaptioningModel, ShownInNotebooks):
                 raise ValueError("a vision-language model is saved whole, to a folder of its own")
             self.images.save(Path(folder))
             return
-        saved_lens.save(
-            Path(folder),
-            name=self.name,
-            model=self.model,
-            tokenizer=self.tokenizer,
-            vision=self.vision,
-            projection=self.projection,
-            without=without,
-            overwrite=overwrite,
-        )
+        saved_lens.save(self, Path(folder), without=without, overwrite=overwrite)
 
     def __enter__(self) -> "VisionLens":
         return self

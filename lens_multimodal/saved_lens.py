@@ -26,6 +26,7 @@ from lens_multimodal.files import check_folder_name, digest_of_file, outside, wr
 from lens_multimodal.image import encoder_config
 from lens_multimodal.image.encoder import VisionEncoder
 from lens_multimodal.image.preprocessing import Preprocessing
+from lens_multimodal.prompt.captioning_model import CaptioningModel
 from lens_multimodal.prompt.projection import Projection, load_linear, save_projector
 from lens_multimodal.transformer.loading import in_class, load_causal_lm
 from lens_multimodal.transformer.to_hugging_face import to_hugging_face
@@ -40,26 +41,13 @@ _ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_att
 """Implementations that transformers contains; it would download code for any other name."""
 
 
-def save(
-    folder: Path,
-    *,
-    name: str,
-    model: nn.Module,
-    tokenizer: Any,
-    vision: VisionEncoder,
-    projection: Projection,
-    without: Collection[str] = (),
-    overwrite: bool = False,
-) -> None:
+def save(lens: CaptioningModel, folder: Path, *, without: Collection[str] = (), overwrite: bool = False) -> None:
     """Write a lens; the folder appears whole or not at all.
 
     Args:
+        lens: its model has unprocessed weights, its encoder was built by timm, its projection is an `nn.Linear`; the
+            last two may be left out.
         folder: created by this call.
-        name: for display.
-        model: a TransformerLens model with unprocessed weights.
-        tokenizer: may be None.
-        vision: an encoder built by timm, unless left out.
-        projection: with an `nn.Linear`, unless left out.
         without: parts to leave out ("vision", "projection" or both), to be passed to `attach_vision` on loading.
         overwrite: replace a lens saved there before.
 
@@ -67,24 +55,14 @@ def save(
         FileExistsError: the folder holds something else, or a lens and `overwrite` is False.
         ValueError: a part that cannot be saved, or a folder whose name is not UTF-8; the error says what to do.
     """
-    check_folder_name(folder)
     unknown = set(without) - set(OPTIONAL)
     if unknown or isinstance(without, str):
         raise ValueError(f"without takes a list of {' and '.join(OPTIONAL)}, got {without!r}")
-    if folder.exists() and not (overwrite and is_saved_lens(folder)) and (folder.is_file() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"{str(folder)!r} exists"
-            + (": pass overwrite=True to replace the lens in it" if is_saved_lens(folder) else " and holds no lens")
-        )
+    _check_free(folder, overwrite)
+    model, tokenizer, vision = lens.model, lens.tokenizer, lens.vision
     language_model = to_hugging_face(model)
     described = None if "vision" in without else _describe(vision)
-    linear = projection.linear
-    if "projection" not in without and not isinstance(linear, nn.Linear):
-        raise ValueError(
-            f"only an nn.Linear can be saved as projection, the lens has a {type(linear).__name__}: save it yourself, "
-            f"save the lens with save_pretrained(folder, without=['projection']), and load it with "
-            f"attach_vision(folder, projection=...)"
-        )
+    linear = None if "projection" in without else _linear(lens.projection)
     with write_atomically(folder) as partial:
         partial.mkdir()
         language_model.save_pretrained(partial / "language")
@@ -94,12 +72,12 @@ def save(
             (partial / "vision.json").write_text(json.dumps(described, indent=1) + "\n")
             state = {k: v.detach().cpu().contiguous().clone() for k, v in vision.module.state_dict().items()}
             save_file(state, partial / "vision.safetensors")
-        if isinstance(linear, nn.Linear) and "projection" not in without:
+        if linear is not None:
             save_projector(linear, partial)
         shape = transformer.shape(model)
         card = {
             "format": FORMAT,
-            "name": name,
+            "name": lens.name,
             "lens_multimodal": lens_multimodal.__version__,
             "transformer_lens": version("transformer-lens"),
             "weight_processing": "none",
@@ -250,6 +228,26 @@ def _check_card(card: dict[str, Any], folder: Path) -> None:
         )
     if foreign := outside(card["files"]):
         raise ValueError(f"{where}: it names files outside its folder: {', '.join(foreign[:5])}")
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Raise FileExistsError for a folder that must not be replaced, ValueError for a name that is not UTF-8."""
+    check_folder_name(folder)
+    if folder.exists() and not (overwrite and is_saved_lens(folder)) and (folder.is_file() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"{str(folder)!r} exists"
+            + (": pass overwrite=True to replace the lens in it" if is_saved_lens(folder) else " and holds no lens")
+        )
+
+
+def _linear(projection: Projection) -> nn.Linear:
+    if not isinstance(projection.linear, nn.Linear):
+        raise ValueError(
+            f"only an nn.Linear can be saved as projection, the lens has a {type(projection.linear).__name__}: save it "
+            f"yourself, save the lens with save_pretrained(folder, without=['projection']), and load it with "
+            f"attach_vision(folder, projection=...)"
+        )
+    return projection.linear
 
 
 def _describe(vision: VisionEncoder) -> dict[str, Any]:
