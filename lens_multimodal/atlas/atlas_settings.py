@@ -18,7 +18,7 @@ SAVE_EVERY = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasSettings:
-    """The settings that decide an atlas' numbers; one atlas is made with one of them.
+    """The settings that decide an atlas' numbers.
 
     Raises: ArgumentValueError for values outside their range.
     """

@@ -49,10 +49,10 @@ class Run:
     categories: Sequence[str]
     settings: AtlasSettings
     layers: tuple[int, ...]
-    """Those of the settings."""
+    """The layers of the settings, by number."""
 
     def check_places(self) -> None:
-        """Raise ValueError if the model's image positions show no place in the picture; the first one tells."""
+        """Raise ValueError if the model's image positions show no place in the first picture."""
         try:
             self.patches_of(self.order[0])
         except ValueError as error:

@@ -28,7 +28,7 @@ class BatchFacts:
     place: Int[Tensor, " picture"]
     """Of each picture in the run."""
     index: Int[Tensor, "picture patch"]
-    """Which of its image's positions shows each patch, ascending."""
+    """The image position that shows each patch, ascending."""
     is_patch: Bool[Tensor, "picture patch"]
     """False where a picture has fewer patches than another one of the batch; its activations are minus infinity
     there."""

@@ -52,9 +52,9 @@ def device(model: nn.Module) -> torch.device:
 
 
 def rows_at_once(model: nn.Module, n_pos: int, *, most: int) -> int:
-    """How many rows of a prompt one forward pass takes best: on a CPU as many as its cache holds, else all.
+    """The number of rows with which forward passes are fastest: on a CPU as many as fit its cache, elsewhere `most`.
 
-    Args: most: the limit, given by memory.
+    Args: most: the largest number that memory allows.
     """
     weights = w_out(model, 0)
     if weights.device.type != "cpu":

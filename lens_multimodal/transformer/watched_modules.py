@@ -1,4 +1,4 @@
-"""Whether the modules of a model are unchanged, and whether anybody has a hook on them."""
+"""Whether the modules of a model are unchanged, and whether they have hooks."""
 
 import weakref
 from collections import OrderedDict
@@ -118,7 +118,7 @@ class _Quiet:
         ]
 
     def is_as_before(self) -> bool:
-        """False is not the last word: the modules may differ in a way that does not matter."""
+        """False if anything differs, even in a way that does not matter."""
         try:
             return not (
                 any(chain.from_iterable(map(_HOOKS_OF, self._all)))

@@ -29,6 +29,9 @@ IRREGULAR_PAST = dict(
     )
 )
 
+HISSING = ("s", "x", "z", "ch", "sh")
+"""Endings that take an `e` before the `s`."""
+
 DOUBLING = frozenset(
     word_list(
         """
@@ -57,11 +60,7 @@ def with_article(noun: str) -> str:
 
 def plural(noun: str) -> str:
     """The regular plural; irregular ones are in the knowledge table."""
-    if noun.endswith(("s", "x", "z", "ch", "sh")):
-        return noun + "es"
-    if noun.endswith("y") and noun[-2] not in "aeiou":
-        return noun[:-1] + "ies"
-    return noun + "s"
+    return _with_s(noun, HISSING)
 
 
 def third_person(phrase: str) -> str:
@@ -94,26 +93,29 @@ def _inflect(phrase: str, exceptions: dict[str, str], rule: Callable[[str], str]
 
 
 def _third(verb: str) -> str:
-    if verb.endswith(("s", "x", "z", "ch", "sh", "o")):
-        return verb + "es"
-    if verb.endswith("y") and verb[-2] not in "aeiou":
-        return verb[:-1] + "ies"
-    return verb + "s"
+    return _with_s(verb, (*HISSING, "o"))
+
+
+def _with_s(word: str, before_es: tuple[str, ...]) -> str:
+    if word.endswith(before_es):
+        return word + "es"
+    return word[:-1] + "ies" if _ends_in_consonant_y(word) else word + "s"
 
 
 def _past(verb: str) -> str:
-    if verb in DOUBLING:
-        return verb + verb[-1] + "ed"
     if verb.endswith("e"):
         return verb + "d"
-    if verb.endswith("y") and verb[-2] not in "aeiou":
-        return verb[:-1] + "ied"
-    return verb + "ed"
+    return verb[:-1] + "ied" if _ends_in_consonant_y(verb) else _doubled(verb) + "ed"
 
 
 def _gerund(verb: str) -> str:
-    if verb in DOUBLING:
-        return verb + verb[-1] + "ing"
-    if verb.endswith("e") and not verb.endswith(("ee", "oe", "ye")):
-        return verb[:-1] + "ing"
-    return verb + "ing"
+    silent_e = verb.endswith("e") and not verb.endswith(("ee", "oe", "ye"))
+    return verb[:-1] + "ing" if silent_e else _doubled(verb) + "ing"
+
+
+def _ends_in_consonant_y(word: str) -> bool:
+    return word.endswith("y") and word[-2] not in "aeiou"
+
+
+def _doubled(verb: str) -> str:
+    return verb + verb[-1] if verb in DOUBLING else verb
