@@ -94,7 +94,12 @@ class _Computed:
         with torch.no_grad():
             padded = model(tokens, return_type="logits", attention_mask=mask)[mask.bool()]
             cached = few_logits(model.original_model)
-        return cls(logits=[logits, padded, cached], activations=kept, gradients=dict(zip(kept, gradients, strict=True)))
+        # Detached, so that what is computed with them later saves nothing for a backward pass.
+        return cls(
+            logits=[logits.detach(), padded, cached],
+            activations={name: activation.detach() for name, activation in kept.items()},
+            gradients=dict(zip(kept, gradients, strict=True)),
+        )
 
     def agrees(self, other: "_Computed", name: str, *, shown_only: bool) -> bool:
         """Whether a hook point has the same activation, and the same gradient unless it is shown only."""
