@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lens_multimodal.analysis import ablation_effects
 from lens_multimodal.experiments.score_faithfulness import Faithfulness, FaithfulnessSettings
 from tests.experiments.planted import plain_trio
 from tests.experiments.reference import ranks
@@ -28,6 +29,21 @@ def test_rank_correlation_and_ends_are_the_plain_ones(world):
     assert table["all_ablated_value"].iloc[0] == pytest.approx(gone, rel=1e-6)
     best = [set(np.argsort(-values, kind="stable")[:12].tolist()) for values in (effects, scores)]
     assert table.loc["activation_x_gradient", "top_k_overlap"] == pytest.approx(len(best[0] & best[1]) / 12)
+
+
+def test_neurons_without_an_effect_have_none_in_any_batch(world):
+    """The last rows of a batch round in another way, which must not rank neurons that change nothing."""
+    picture = world.picture(0)
+    noun = picture.nouns[0]
+    every = [(layer, neuron) for layer in range(3) for neuron in range(40)]
+    without = set()
+    for batch_size in (1, 31, 32, 128):
+        table = ablation_effects(
+            world.lens.model, picture.until(noun), noun.token, every, picture.image_pos, batch_size=batch_size
+        )
+        without.add(tuple(np.flatnonzero(table["effect"] == 0)))
+    assert len(without) == 1
+    assert len(without.pop()) >= 40, "in the last layer image positions reach no other"
 
 
 def test_integrated_gradients_are_for_some_pictures_only(world):

@@ -108,11 +108,17 @@ def ablated_effects(
     batch_size: int = 32,
     attention_mask: Tensor | None = None,
 ) -> Float[Tensor, "target ablation"]:
-    """Value of each target in the untouched prompt minus its value under each ablation."""
+    """Value of each target in the untouched prompt minus its value under each ablation.
+
+    A difference within the rounding of the target is zero. Matrix products round the last rows of a batch in another
+    way, so neurons without any effect would otherwise be ranked by their places in the batch.
+    """
     values = values_by_row(
         model, tokens, targets, [[], *ablations], batch_size=batch_size, attention_mask=attention_mask
     )
-    return values[:, :1] - values[:, 1:]
+    clean = values[:, :1]
+    effects = clean - values[:, 1:]
+    return effects.masked_fill(effects.abs() <= 4 * torch.finfo(values.dtype).eps * clean.abs(), 0)
 
 
 def values_by_row(
