@@ -36,5 +36,5 @@ def image_neurons(
     table.attrs.update(found.attrs)
     if isinstance(positions, str):
         table.attrs["positions"] = positions
-    only = spans[0].image if len(spans) == 1 else None
-    return NeuronTable.of(table.drop(columns=["target", "rank"]), image=only)
+    only = spans[0] if len(spans) == 1 else None
+    return NeuronTable.of(table.drop(columns=["target", "rank"]), span=only)

@@ -12,10 +12,10 @@ from lens_multimodal.views.plots.neuron_card_figures import (
 from lens_multimodal.views.plots.over_picture import (
     attention_over_picture,
     layers_over_picture,
-    receptive_field_over_picture,
     values_over_picture,
 )
 from lens_multimodal.views.plots.overlay import heat_over_picture
+from lens_multimodal.views.plots.receptive_field_outline import receptive_field_over_picture
 
 __all__ = [
     "ablation_bands",

@@ -1,4 +1,4 @@
-"""Numbers laid over the picture: one per image patch, by layer, by head, or a receptive field.
+"""Numbers laid over the picture: one per image patch, by layer or by head.
 
 The picture is shown in grey, so that colour shows only the numbers. Cells lie where the image patches lie in the
 original picture (`ImageGeometry`), cropping included.
@@ -6,29 +6,24 @@ original picture (`ImageGeometry`), cropping included.
 
 from collections.abc import Sequence
 
-import numpy as np
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
 from lens_multimodal.image.geometry import ImageGeometry
+from lens_multimodal.image.layout import ImageLayout
 from lens_multimodal.views.plots.labels import escaped, token_list
-from lens_multimodal.views.plots.theme import BLUE, colour_bar, colour_scale, themed
-
-LONGEST_SIDE = 336
-"""Pixels of the embedded picture."""
-
-MOST_SAMPLES = 160
-"""Pixels of a receptive field along its longer side; larger ones are sampled, so that a figure stays small."""
+from lens_multimodal.views.plots.picture_under_axes import draw_under
+from lens_multimodal.views.plots.theme import colour_bar, colour_scale, themed
 
 
 def values_over_picture(
     picture: Image.Image,
-    values: Float[Tensor, "grid_h grid_w"],
-    geometry: ImageGeometry,
+    values: Float[Tensor, "grid_h grid_w"] | Float[Tensor, " image_pos"],
+    geometry: ImageGeometry | ImageLayout,
     *,
     label: str = "activation",
     signed: bool = False,
@@ -37,17 +32,26 @@ def values_over_picture(
     """One value for each image patch over the picture: a neuron's activation, attribution by position, attention.
 
     Args:
-        values: by image patch; signed values are centred on zero.
-        geometry: where the patches lie on this picture.
-        words: one text for each patch, row by row, shown on hovering (such as its decoded tokens).
+        values: by image patch, or by position of the image; signed values are centred on zero.
+        geometry: where the patches lie on this picture; or, for values by position, the image's layout. Each of its
+            grids has a panel of its own, and all share one colour scale.
+        words: one text for each value, row by row, shown on hovering (such as its decoded tokens).
 
     Raises: ValueError for another picture, grid or number of words.
     """
-    _check(picture, values.shape, geometry)
-    figure = go.Figure()
-    figure.add_trace(_cells(values, geometry, label=label, signed=signed, words=words))
-    _under(figure, picture)
-    return themed(figure, title=f"{escaped(label.capitalize())} over the picture", height=460, width=520)
+    panels = _panels(values, geometry, words)
+    for own, grid, _ in panels:
+        _check(picture, own.shape, grid)
+    titles = [f"{grid.grid_h} x {grid.grid_w}" for _, grid, _ in panels] if len(panels) > 1 else None
+    figure = make_subplots(cols=len(panels), subplot_titles=titles, horizontal_spacing=0.03)
+    shown = torch.cat([own.flatten() for own, _, _ in panels])
+    for column, (own, grid, own_words) in enumerate(panels, start=1):
+        cells = _cells(own, grid, label=label, signed=signed, words=own_words, like=shown)
+        figure.add_trace(cells.update(showscale=column == len(panels)), row=1, col=column)
+        draw_under(figure, picture, axis=column)
+    return themed(
+        figure, title=f"{escaped(label.capitalize())} over the picture", height=460, width=160 + 360 * len(panels)
+    )
 
 
 def layers_over_picture(
@@ -74,7 +78,7 @@ def layers_over_picture(
     for index, layer in enumerate(layers):
         cells = _cells(values[index], geometry, label=label, signed=signed, words=None, like=values)
         figure.add_trace(cells.update(visible=index == shown, name=f"layer {layer}"))
-    _under(figure, picture)
+    draw_under(figure, picture)
     slider = _slider(layers, shown, n_each=1)
     return themed(figure, title=f"{escaped(label.capitalize())} by layer", height=520, width=520, sliders=[slider])
 
@@ -119,7 +123,7 @@ def attention_over_picture(
             cells.update(visible=index == shown, name=f"layer {layer}, head {head}", showscale=head == 0)
             figure.add_trace(cells, row=row + 1, col=column + 1)
     for head in range(n_heads):
-        _under(figure, picture, axis=head + 1, side=160)
+        draw_under(figure, picture, axis=head + 1, side=160)
     return themed(
         figure,
         title="Attention to the image, by layer and head",
@@ -130,46 +134,23 @@ def attention_over_picture(
     )
 
 
-def receptive_field_over_picture(
-    picture: Image.Image,
-    heat: Float[Tensor, "height width"],
-    threshold: float | int,
-    *,
-    seg_mask: Shaped[np.ndarray, "height width"] | None = None,
-) -> go.Figure:
-    """A neuron's upsampled activation with the outline of its receptive field, and of an object if one is given.
-
-    Args:
-        heat, threshold: of `analysis.ReceptiveField`.
-        seg_mask: an object's pixels, outlined in blue.
-
-    Raises: ValueError for sizes other than the picture's.
-    """
-    for name, shape in (("heat map", heat.shape), ("object", heat.shape if seg_mask is None else seg_mask.shape)):
-        if tuple(shape) != (picture.height, picture.width):
-            raise ValueError(f"the {name} is {list(shape)}, the picture {[picture.height, picture.width]}")
-    every = -(-max(picture.size) // MOST_SAMPLES)
-    values = heat.detach().cpu().float().numpy()[every // 2 :: every, every // 2 :: every]
-    at = {
-        "x": np.arange(picture.width)[every // 2 :: every] + 0.5,
-        "y": np.arange(picture.height)[every // 2 :: every] + 0.5,
-    }
-    figure = go.Figure(
-        go.Heatmap(
-            z=values,
-            **at,
-            hovertemplate="x %{x:.0f}, y %{y:.0f}<br>activation %{z:.4g}<extra></extra>",
-            colorbar=colour_bar("activation"),
-            **colour_scale(signed=False),
+def _panels(
+    values: Tensor, place: ImageGeometry | ImageLayout, words: Sequence[str] | None
+) -> list[tuple[Tensor, ImageGeometry, Sequence[str] | None]]:
+    """The values by row and column, the geometry and the words of each grid."""
+    if isinstance(place, ImageGeometry):
+        return [(values, place, words)]
+    for what, given in (("value", values), ("text", words)):
+        if given is not None and len(given) != place.n_positions:
+            raise ValueError(f"expected one {what} for each of {place.n_positions} positions, got {len(given)}")
+    return [
+        (
+            values[list(grid.indices)].reshape(grid.grid_h, grid.grid_w),
+            geometry,
+            words and [words[index] for index in grid.indices],
         )
-    )
-    figure.add_trace(_outline(np.nan_to_num(values, nan=float(np.nanmin(values))), at, threshold, None, "field"))
-    if seg_mask is not None:
-        figure.add_trace(
-            _outline(seg_mask[every // 2 :: every, every // 2 :: every].astype(np.float32), at, 0.5, BLUE, "object")
-        )
-    _under(figure, picture)
-    return themed(figure, title="Receptive field over the picture", height=460, width=520)
+        for grid, geometry in zip(place.grids, place.geometries, strict=True)
+    ]
 
 
 def _cells(
@@ -207,50 +188,6 @@ def _cells(
         colorbar=colour_bar(label),
         **limits,
         colorscale=colour_scale(signed=signed)["colorscale"],
-    )
-
-
-def _outline(
-    values: np.ndarray, at: dict[str, np.ndarray], level: float | int, colour: str | None, name: str
-) -> go.Contour:
-    return go.Contour(
-        z=values,
-        **at,
-        contours={"start": level, "end": level, "size": 1, "coloring": "none"},
-        line={"color": colour or "#ffffff", "width": 3},
-        hoverinfo="skip",
-        showlegend=False,
-        name=name,
-    )
-
-
-def _under(figure: go.Figure, picture: Image.Image, *, axis: int = 1, side: int = LONGEST_SIDE) -> None:
-    """Draw the picture in grey under the axes with this number; pixels are square, rows count downwards."""
-    number = "" if axis == 1 else str(axis)
-    grey = picture.convert("L")
-    grey.thumbnail((side, side))
-    figure.add_layout_image(
-        source=grey,
-        xref=f"x{number}",
-        yref=f"y{number}",
-        x=0,
-        y=0,
-        sizex=picture.width,
-        sizey=picture.height,
-        sizing="stretch",
-        layer="below",
-    )
-    hidden = {"showgrid": False, "zeroline": False, "showticklabels": False, "ticks": ""}
-    figure.update_layout(
-        {
-            f"xaxis{number}": {"range": [0, picture.width], "constrain": "domain", **hidden},
-            f"yaxis{number}": {
-                "range": [picture.height, 0],
-                "scaleanchor": f"x{number}",
-                "constrain": "domain",
-                **hidden,
-            },
-        }
     )
 
 
