@@ -48,7 +48,8 @@ class FitSettings:
     """Of the projected vectors, during training only."""
     gradient_clipping: float = 1.0
     prompt: str = ""
-    """Text between the image and its caption; LiMBeR uses none."""
+    """Text between the image and its caption; LiMBeR uses none. A caption follows it as it is: after "A picture of" it
+    should begin with a space."""
     precision: str = "no"
     """`no`, `bf16` or `fp16`: mixed precision. The projection's weights and its optimizer stay float32."""
     seed: int = 0

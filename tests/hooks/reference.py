@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from lens_multimodal import transformer
+from lens_multimodal.hooks import record
 from tests.models import LAYOUTS, MLP_OUT, MODEL_CLASSES, random_language_model, wrapped_model
 
 CASES = [
@@ -46,6 +48,12 @@ def hugging_face(layout: str, dtype: torch.dtype = torch.float64) -> PreTrainedM
 def wrapped(layout: str, kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     """The same weights under a TransformerLens model class."""
     return wrapped_model(kind, hugging_face(layout, dtype))
+
+
+def record_hooked(model: nn.Module, prompt: Tensor, names: list[str]) -> dict[str, Tensor]:
+    """Activations of a pass through TransformerLens, to the bit; bare modules may round in another way."""
+    with transformer.running_on(model, "hooked"):
+        return record(model, prompt, names)
 
 
 def tokens(*, seed: int = 0, batch: int = 2, pos: int = 9) -> Tensor:

@@ -11,7 +11,16 @@ from lens_multimodal.hooks import (
     record,
 )
 from tests.hooks import reference
-from tests.hooks.reference import CASES, assert_close, assert_different, input_edited, output_edited, put, wrapped
+from tests.hooks.reference import (
+    CASES,
+    assert_close,
+    assert_different,
+    input_edited,
+    output_edited,
+    put,
+    record_hooked,
+    wrapped,
+)
 
 cases = pytest.mark.parametrize(("layout", "kind"), CASES)
 NAMES = [
@@ -30,7 +39,7 @@ def run(model, prompt, hooks):
 @cases
 def test_patching_everything_gives_the_other_run_and_patching_itself_changes_nothing(layout, kind):
     model, prompt, other = wrapped(layout, kind), reference.tokens(), reference.tokens(seed=1)
-    clean, own = record(model, other, NAMES), record(model, prompt, NAMES)
+    clean, own = record(model, other, NAMES), record_hooked(model, prompt, NAMES)
     assert_close(run(model, prompt, patch_resid_pre(model, [0], run=clean)), reference.logits(layout, other))
     itself = [
         *patch_resid_pre(model, None, run=own, positions=[1, 4]),
@@ -127,7 +136,7 @@ def test_a_transformer_lens_cache_serves_as_run(kind):
     model, prompt, other = wrapped("gpt-j", kind), reference.tokens(), reference.tokens(seed=1)
     _, cache = model.run_with_cache(other)
     hooks = patch_neurons(model, [(0, 1), (2, 5)], run=cache)
-    expected = run(model, prompt, patch_neurons(model, [(0, 1), (2, 5)], run=record(model, other, NAMES)))
+    expected = run(model, prompt, patch_neurons(model, [(0, 1), (2, 5)], run=record_hooked(model, other, NAMES)))
     assert torch.equal(run(model, prompt, hooks), expected)
     with pytest.raises(ValueError, match=r"\[9, 40\].*\[batch, pos, 40\]"):
         patch_neurons(model, [(0, 1)], run=model.run_with_cache(other[:1], remove_batch_dim=True)[1])

@@ -78,8 +78,10 @@ def test_heads_to_heads_and_sender_unchanged_changes_nothing(layout, kind):
     model, prompt = wrapped(layout, kind), reference.tokens()
     ends = dict(sender_heads=[(0, 0), (1, 1)], receiver_heads=[(2, 0), (2, 1)])
     plain = run(model, prompt, [])
-    own = record(model, prompt, [transformer.head_z(layer) for layer in range(3)])
-    unchanged = run(model, prompt, patch_path(model, prompt, to=Resample(own), **ends))
+    own = reference.record_hooked(model, prompt, [transformer.head_z(layer) for layer in range(3)])
+    with transformer.running_on(model, "hooked"):
+        paths = patch_path(model, prompt, to=Resample(own), **ends)
+    unchanged = run(model, prompt, paths)
     torch.testing.assert_close(unchanged, plain, rtol=0, atol=1e-12)
     moved = run(model, prompt, patch_path(model, prompt, to=Resample(other_run(model)), **ends))
     assert_different(moved, plain)

@@ -100,7 +100,7 @@ class BruteForce:
 
     def clear(self, neuron) -> bool:
         """Whether no other activation lies within rounding of any threshold."""
-        return all(np.sort(np.abs(self.flat[:, neuron] - own[neuron]))[1] > 1e-6 for own in self.thresholds.values())
+        return all(np.sort(np.abs(self.flat[:, neuron] - own[neuron]))[1] > 1e-5 for own in self.thresholds.values())
 
 
 @pytest.fixture(
