@@ -150,11 +150,25 @@ def moments(
 
 
 def thresholds_of(values: Float[Tensor, "patch neuron"], levels: Sequence[float]) -> Float[Tensor, "level neuron"]:
-    """For each level q the smallest of the values with at most a share 1 - q of them strictly above it."""
+    """For each level q, a threshold with a share of at most 1 - q of the values above it, and as many as possible.
+
+    It lies halfway between the smallest value above it and the next one, and where no value may be above it, as far
+    from the largest: another pass over the same pictures, which may round in another way, then has the same values
+    above it.
+    """
     ordered = values.sort(dim=0, descending=True).values
     n = len(values)
-    # In exact arithmetic 1 - 0.9 of ten values is one value; in floating point it is a little less.
-    return torch.stack([ordered[min(n - 1, int((1 - level) * n + 1e-9))] for level in levels])
+    found = []
+    for level in levels:
+        # In exact arithmetic 1 - 0.9 of ten values is one value; in floating point it is a little less.
+        n_above = min(n - 1, int((1 - level) * n + 1e-9))
+        if n_above == 0:
+            found.append(ordered[0] + (ordered[0] - ordered[min(1, n - 1)]) / 2)
+            continue
+        above, below = ordered[n_above - 1], ordered[n_above]
+        halfway = below + (above - below) / 2
+        found.append(torch.where(halfway < above, halfway, below))
+    return torch.stack(found)
 
 
 def _whole(total: Float[Tensor, "..."]) -> Int[Tensor, "..."]:

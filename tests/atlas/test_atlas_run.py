@@ -243,6 +243,13 @@ def test_thresholds_leave_at_most_their_share_above():
     values = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
     for level, threshold in zip((0.5, 0.9, 0.995), thresholds_of(values, (0.5, 0.9, 0.995)), strict=True):
         assert ((values > threshold).sum(0) == round((1 - level) * 200)).all()
+        ordered = values.sort(0, descending=True).values
+        n_above = round((1 - level) * 200)
+        torch.testing.assert_close(threshold, ordered[n_above - 1 : n_above + 1].mean(0))
+    neighbours = torch.tensor([[1.0], [1 - 2**-8]], dtype=torch.bfloat16)
+    assert (neighbours > thresholds_of(neighbours, (0.5,))).sum() == 1, "no number lies between them"
+    largest = thresholds_of(values, (0.999,))[0]
+    torch.testing.assert_close(largest - values.max(0).values, (values.max(0).values - ordered[1]) / 2)
     tied = thresholds_of(torch.ones(10, 1), (0.9,))
     assert (torch.ones(10) > tied).sum() == 0
 

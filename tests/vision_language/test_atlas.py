@@ -53,7 +53,9 @@ class BruteForce:
         self.levels = sorted({*LEVELS, QUANTILE})
         calibration = np.concatenate(self.activation[:N_CALIBRATION])
         ordered = np.sort(calibration, axis=0)[::-1]
-        self.thresholds = {q: ordered[min(len(ordered) - 1, int((1 - q) * len(ordered) + 1e-9))] for q in self.levels}
+        n_above = {q: int((1 - q) * len(ordered) + 1e-9) for q in self.levels}
+        above_all = ordered[0] + (ordered[0] - ordered[1]) / 2
+        self.thresholds = {q: ordered[n - 1 : n + 1].mean(axis=0) if n else above_all for q, n in n_above.items()}
 
     def _shares(self, layout, shown, scene, of) -> np.ndarray:
         """What `of`'s rectangles, stretched to `scene`, cover of each patch, in parts of 64."""
@@ -99,8 +101,8 @@ class BruteForce:
         return float(np.mean(found))
 
     def clear(self, neuron) -> bool:
-        """Whether no other activation lies within rounding of any threshold."""
-        return all(np.sort(np.abs(self.flat[:, neuron] - own[neuron]))[1] > 1e-5 for own in self.thresholds.values())
+        """Whether no activation lies within rounding of any threshold."""
+        return all(np.abs(self.flat[:, neuron] - own[neuron]).min() > 1e-5 for own in self.thresholds.values())
 
 
 @pytest.fixture(
