@@ -75,7 +75,8 @@ def test_the_reference_shows_every_public_name(site):
     for page, module in of_page.items():
         assert not set(module.__all__) - shown[page], page
     assert not set(train.__all__) - shown["data-and-training"]
-    of_lens = {name for name in dir(lens_multimodal.VisionLens) if not name.startswith("_")}
+    # nnsight, a rival in the benchmarks, gives every object of its process a method `save`.
+    of_lens = {name for name in set(dir(lens_multimodal.VisionLens)) - set(dir(object)) if not name.startswith("_")}
     shown_of_lens = re.findall(
         r'id="lens_multimodal\.VisionLens\.(\w+)"', (site / "reference" / "lens.html").read_text()
     )
