@@ -16,8 +16,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
 
 .PHONY: demo test lint types tests tests-lowest browser docs tiny lock clean
 
+# One thread: two need little less time, and more than ten times as much where another program keeps a core busy.
 demo: $(VENV)/ready-for-demo
-	$(BIN)/python -m lens_multimodal.demo --out out/demo.html
+	OMP_NUM_THREADS=1 $(BIN)/python -m lens_multimodal.demo --out out/demo.html
 
 test: lint types tests tests-lowest
 
