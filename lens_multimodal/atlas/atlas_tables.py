@@ -16,7 +16,7 @@ from lens_multimodal.analysis.decoding import decode_neurons, driving_tokens
 from lens_multimodal.atlas.across_inputs import recurrence_table
 from lens_multimodal.atlas.atlas_reading import TABLES
 from lens_multimodal.atlas.chunk_pass import Run
-from lens_multimodal.atlas.layer_tally import LONGEST, NO_PATCH, SHARE, LayerTally
+from lens_multimodal.atlas.layer_tally import LONGEST, NO_PICTURE, SHARE, LayerTally
 from lens_multimodal.atlas.selectivity_measures import Measures, measures, p_values
 from lens_multimodal.atlas.state import State, all_moments, read_thresholds
 from lens_multimodal.files import write_atomically
@@ -207,7 +207,7 @@ def _nothing_found() -> pd.DataFrame:
 
 
 def _patches(run: Run, layer: int, tally: LayerTally) -> pd.DataFrame:
-    neuron, rank = np.nonzero((tally.top_patch != NO_PATCH).numpy())
+    neuron, rank = np.nonzero((tally.top_patch != NO_PICTURE).numpy())
     code = tally.top_patch.numpy()[neuron, rank]
     place, image_pos = code // LONGEST, code % LONGEST
     ids, widths, heights = (np.array([getattr(s, name) for s in run.order]) for name in ("id", "width", "height"))

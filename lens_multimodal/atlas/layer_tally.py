@@ -14,7 +14,7 @@ from torch import Tensor
 SHARE = 64
 """Covered shares of a patch are counted in parts of this many, so that sums are exact."""
 
-NO_PATCH = torch.iinfo(torch.int64).max
+NO_PICTURE = torch.iinfo(torch.int64).max
 """Fills a neuron's list of best pictures where it has fewer."""
 
 LONGEST = 2**20
@@ -82,7 +82,7 @@ class LayerTally:
             shifted=zeros(n_neurons, n_categories),
             pictures_on=zeros(2, n_neurons, n_categories),
             top_value=torch.full((n_neurons, n_top), -torch.inf, device=device),
-            top_patch=torch.full((n_neurons, n_top), NO_PATCH, dtype=torch.int64, device=device),
+            top_patch=torch.full((n_neurons, n_top), NO_PICTURE, dtype=torch.int64, device=device),
         )
 
     def add(

@@ -124,14 +124,14 @@ def captions_without(
     where = read_positions(positions)
     rows = [replaced_neurons(neurons, where) for neurons in without]
     passes, names, captions = transformer.passes_of(lens.model), _names(rows), []
-    for batch in batches(len(rows), batch_size):
-        prompt = ImagePrompt(
-            tokens=tokens[batch],
-            attention_mask=torch.ones_like(tokens[batch]),
-            spans=tuple(() for _ in tokens[batch]),
-        )
-        hooks = hooks_by_row(rows[batch], passes=passes, to=to)
-        with transformer.running_alike(lens.model, names):
+    with transformer.running_alike(lens.model, names):
+        for batch in batches(len(rows), batch_size):
+            prompt = ImagePrompt(
+                tokens=tokens[batch],
+                attention_mask=torch.ones_like(tokens[batch]),
+                spans=tuple(() for _ in tokens[batch]),
+            )
+            hooks = hooks_by_row(rows[batch], passes=passes, to=to)
             captions += lens.generate(prompt, max_new_tokens=max_new_tokens, hooks=hooks)
     return captions
 
@@ -180,8 +180,8 @@ def logits_by_row(
 ) -> Iterator[Float[Tensor, "row pos_from_first d_vocab"]]:
     """Run rows in batches, each with its own units replaced.
 
-    All batches have the same size, the last one with repeated rows, since rounding depends on the size: rows that
-    compute the same give the same numbers in any of them.
+    All batches have the same size, the last one with repeated rows, since rounding depends on the size. It can also
+    depend on a row's place in its batch.
 
     Args:
         tokens: one prompt for each row, or one for all rows.
@@ -196,8 +196,8 @@ def logits_by_row(
     n_batches = -(-len(rows) // transformer.rows_at_once(model, tokens.shape[1], most=batch_size))
     size = -(-len(rows) // max(1, n_batches))
     for batch in batches(len(rows), size):
-        own = list(range(len(rows)))[batch]
-        filled = own + own[-1:] * (size - len(own))
+        own = range(len(rows))[batch]
+        filled = [*own, *[own[-1]] * (size - len(own))]
         prompts, mask = (_rows_of(values, len(rows), filled) for values in (tokens, attention_mask))
         hooks = hooks_by_row([rows[row] for row in filled], passes=passes, to=to)
         with torch.no_grad(), transformer.running_alike(model, names):

@@ -5,9 +5,8 @@ from typing import Any
 import pandas as pd
 
 from lens_multimodal.analysis.neuron_table import NeuronTable
-from lens_multimodal.image.geometry import Box
 from lens_multimodal.views.html import data_uri, fragment
-from lens_multimodal.views.notebook.embedded_pictures import SIDE, sprite
+from lens_multimodal.views.notebook.embedded_pictures import SIDE, Sprite, sprite
 from lens_multimodal.views.notebook.shown import html_of
 
 MOST_ROWS = 25
@@ -30,6 +29,7 @@ def neuron_table_html(table: NeuronTable) -> str | None:
         _row(index, row, largest, further, table)
         for index, row in zip(table.index[:MOST_ROWS], table.head(MOST_ROWS).to_dict("records"), strict=True)
     ]
+    shows_patches = has_place and any(row["sprite"] for row in rows)
     return fragment(
         "neurons.html",
         count=f"{len(table):,}",
@@ -38,18 +38,14 @@ def neuron_table_html(table: NeuronTable) -> str | None:
         has_attribution=has_attribution,
         has_place=has_place,
         further=further,
-        uri=data_uri(table.picture, side=SIDE) if table.picture is not None and has_place else None,
+        uri=data_uri(table.picture, side=SIDE) if shows_patches and table.picture is not None else None,
         left_out=max(0, len(table) - MOST_ROWS),
     )
 
 
 def _row(index: Any, row: dict[Any, Any], largest: float, further: list[Any], table: NeuronTable) -> dict[str, Any]:
     attribution = float(row.get("attribution", 0.0))
-    place, box = _place(row, table)
-    cut = None
-    if table.picture is not None and table.layout is not None and box is not None:
-        width, height = table.layout.picture_size
-        cut = sprite(box, width=width, height=height)
+    place, cut = _place(row, table)
     words = row.get("tokens", ())
     return {
         "index": index,
@@ -65,11 +61,15 @@ def _row(index: Any, row: dict[Any, Any], largest: float, further: list[Any], ta
     }
 
 
-def _place(row: dict[Any, Any], table: NeuronTable) -> tuple[str, Box | None]:
+def _place(row: dict[Any, Any], table: NeuronTable) -> tuple[str, Sprite | None]:
     """What a row's position shows, in words and as a part of the picture."""
     if table.layout is not None and row.get("pos") in table.image_pos:
         index = table.image_pos.index(row["pos"])
-        return table.layout.name(index), table.layout.box(index)
+        name, box = table.layout.name(index), table.layout.box(index)
+        if table.picture is None or box is None:
+            return name, None
+        width, height = table.layout.picture_size
+        return name, sprite(box, width=width, height=height)
     if "row" not in row or "col" not in row:
         return "", None
     return f"row {row['row']}, column {row['col']}" if int(row["row"]) >= 0 else "at a word", None
