@@ -101,7 +101,9 @@ class InterruptedAt:
     def __exit__(self, *_: object) -> None:
         sys.settrace(self.before)
 
-    def _entered(self, _frame: FrameType, _event: str, _argument: object) -> None:
+    def _entered(self, frame: FrameType, _event: str, _argument: object) -> None:
+        if frame.f_code.co_name == "<genexpr>":  # also entered when it is freed, where Python swallows what is raised
+            return
         self.calls += 1
         if self.calls == self.n:
             sys.settrace(self.before)
