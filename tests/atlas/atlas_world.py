@@ -1,11 +1,8 @@
-"""Pictures with dogs and cats, a random lens and an atlas of them; run as a program, to be killed."""
+"""Pictures with dogs and cats, a random lens and an atlas of them."""
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from lens_multimodal import VisionLens
 from lens_multimodal.atlas import Atlas, AtlasSettings, build_atlas
@@ -54,8 +51,3 @@ def run_atlas(home: Path, out: Path) -> Atlas:
 
 def bytes_of(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "tables").iterdir())}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    run_atlas(Path(sys.argv[1]), Path(sys.argv[2]))

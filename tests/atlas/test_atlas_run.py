@@ -1,8 +1,6 @@
 """An atlas does not depend on interruptions and processes, finds a planted neuron, and refuses what it cannot do."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from lens_multimodal.data import Scene, SceneObject, pictures_as_scenes
 from lens_multimodal.files import SettingsChanged
 from tests.atlas.atlas_world import atlas_of, bytes_of, run_atlas, world_scenes
 from tests.experiments import planted
-from tests.killed import killed_until_done
+from tests.forked import assert_finished, killed_until_done, two_forked
 from tests.lenses import random_lens
 from tests.models import wrapped_model
 
@@ -164,18 +162,14 @@ def test_few_bytes_for_the_quantiles_change_nothing(lens, scenes, whole, tmp_pat
 @pytest.mark.slow
 def test_killed_again_and_again_gives_the_same_tables(home, whole, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "tests.atlas.atlas_world", str(home), str(out)]
-    kills = killed_until_done(command, lambda: len(list((out / "moments").glob("0*"))), seed=1)
+    kills = killed_until_done(lambda: run_atlas(home, out), lambda: len(list((out / "moments").glob("0*"))), seed=1)
     assert kills >= 2
     assert bytes_of(out) == bytes_of(whole.folder)
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_tables_of_one(home, whole, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    call = [*launcher, "-m", "tests.atlas.atlas_world", str(home), str(tmp_path / "two")]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert_finished(two_forked(lambda: run_atlas(home, tmp_path / "two")))
     assert bytes_of(tmp_path / "two") == bytes_of(whole.folder)
 
 

@@ -4,9 +4,6 @@ The command that the documentation gives, `accelerate launch -m lens_multimodal 
 Without a GPU, accelerate starts several processes only with `--multi_gpu`.
 """
 
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,32 +15,10 @@ from lens_multimodal.cli import main
 from lens_multimodal.experiments.stream.parts import read_parts
 from tests.experiments.stream_world import make_scenes, run_probe
 from tests.experiments.test_stream import bytes_of
+from tests.forked import free_port, kill, two_forked
 
 COUNT = 14
-SECONDS = 0.5
-
-
-def launch(home: Path, out: Path, *, processes: int = 2) -> subprocess.Popen[bytes]:
-    """As `torchrun` and `accelerate launch` do."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *launcher, "-m", "tests.experiments.stream_world", str(home), str(out), str(SECONDS)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
-
-
-def kill_all(launcher: subprocess.Popen[bytes]) -> None:
-    """Kill the launcher and its workers, which have sessions of their own and would continue without it."""
-    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    assert len(workers) == 2
-    for pid in (launcher.pid, *map(int, workers)):
-        os.kill(pid, signal.SIGKILL)
-    launcher.communicate()
-
-
-def free_port() -> int:
-    """Newer releases of accelerate find a port themselves when given 0; older ones wait there forever."""
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
+SECONDS = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +37,10 @@ def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_and_both_wrote(home: Path, alone: Path, tmp_path: Path) -> None:
-    started = launch(home, tmp_path / "out")
-    _, said = started.communicate()
-    assert started.returncode == 0, said.decode()[-3000:]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    world = ["-m", "tests.experiments.stream_world", str(home), str(tmp_path / "out"), str(SECONDS)]
+    done = subprocess.run([sys.executable, *launcher, *world], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert bytes_of(tmp_path / "out") == bytes_of(alone)
     writers = {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / "out")}
     assert writers == {"0", "1"}
@@ -73,11 +49,11 @@ def test_two_processes_equal_one_and_both_wrote(home: Path, alone: Path, tmp_pat
 @pytest.mark.slow
 def test_two_killed_processes_are_continued_by_one(home: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    started = launch(home, out)
+    started = two_forked(lambda: run_probe(home, out, seconds=SECONDS, count=COUNT))
     while len(read_parts(out)) < 2:
-        assert started.poll() is None, started.communicate()[1].decode()[-3000:]
+        assert all(child.is_alive() for child in started)
         time.sleep(0.01)
-    kill_all(started)
+    kill(*started)
     done = sum(len(part.done) for part in read_parts(out))
     assert 0 < done < COUNT
     assert not (out / "tables" / "probe.pictures.parquet").exists()

@@ -1,7 +1,5 @@
 """`reproduce` from end to end on the embedded trio, and what it refuses."""
 
-import subprocess
-import sys
 import time
 from html import unescape
 from pathlib import Path
@@ -11,10 +9,12 @@ import pytest
 
 from lens_multimodal.experiments import EXPERIMENTS, Experiment, Results, SettingsChanged
 from lens_multimodal.experiments.shared.picture_state import PictureSettings
+from lens_multimodal.experiments.stream import Batching
 from lens_multimodal.experiments.stream.parts import read_parts
 from lens_multimodal.reproduction import all_settings, chosen, reproduce
 from lens_multimodal.views.report import write_report
 from tests.experiments.test_stream import bytes_of
+from tests.forked import forked, kill
 
 
 def test_the_registry_names_finished_experiments_with_frozen_settings() -> None:
@@ -93,23 +93,14 @@ def test_the_tiny_trio_on_its_scenes(tmp_path: Path) -> None:
         Results(out)
 
 
-RUN = """
-import sys
-from lens_multimodal.reproduction import reproduce
-from lens_multimodal.experiments.stream import Batching
-reproduce(out=sys.argv[1], limit=2, progress=False, batching=Batching(pictures=1))
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_and_restarted_run_gives_equal_bytes(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    child = subprocess.Popen([sys.executable, "-c", RUN, str(out)], stderr=subprocess.PIPE)
+    child = forked(lambda: reproduce(out=out, limit=2, progress=False, batching=Batching(pictures=1)))
     while not read_parts(out):
-        assert child.poll() is None, child.communicate()[1].decode()[-3000:]
+        assert child.is_alive()
         time.sleep(0.01)
-    child.kill()
-    child.communicate()
+    kill(child)
     assert len(read_parts(out)) == 1
     assert not (out / "tables").exists()
     continued = reproduce(out=out, limit=2, progress=False)

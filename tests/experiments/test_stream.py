@@ -1,14 +1,11 @@
 """Rows survive kills at any moment, changed settings, bad pictures and full memory; the bytes are always equal."""
 
 import json
-import multiprocessing
-import os
 import random
 import re
 import shutil
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +22,7 @@ from lens_multimodal.experiments.stream.frames import as_arrow, joined
 from lens_multimodal.experiments.stream.parts import read_parts, write_part
 from lens_multimodal.experiments.stream.streaming import Batching, in_order
 from tests.experiments.stream_world import Probe, ProbeSettings, make_scenes
+from tests.forked import forked, kill
 from tests.lenses import random_lens
 
 COUNT = 14
@@ -70,22 +68,9 @@ def bytes_of(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in [*(out / "tables").iterdir(), out / "errors.jsonl"]}
 
 
-def in_child(work: Callable[[], None]) -> multiprocessing.Process:
-    """Start work in a forked process: it needs no imports, so a kill hits it at work."""
-    child = multiprocessing.get_context("fork").Process(target=work, daemon=True)
-    child.start()
-    return child
-
-
 def n_parts(out: Path) -> int:
     """Number of finished parts: the progress of a run, whatever the speed of the machine."""
     return len(list((out / "parts").glob("[!.]*")))
-
-
-def kill(child: multiprocessing.Process) -> None:
-    assert child.pid is not None
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +113,14 @@ def test_killed_at_random_moments_and_started_again_the_tables_are_equal_to_the_
         out = tmp_path / f"trial_{trial}"
         for _ in range(6):
             wanted = n_parts(out) + rng.randint(0, 3)
-            child = in_child(lambda out=out: run(lens, scenes, out, probe=slow, pictures=2))
+            child = forked(lambda out=out: run(lens, scenes, out, probe=slow, pictures=2))
             while n_parts(out) < wanted and child.is_alive():
                 time.sleep(0.001)
             child.join(timeout=rng.uniform(0, 0.05))
             if child.exitcode is None:
                 kill(child)
                 cut_short += 1
-        child = in_child(lambda out=out: run(lens, scenes, out, probe=slow, pictures=2))
+        child = forked(lambda out=out: run(lens, scenes, out, probe=slow, pictures=2))
         child.join()
         assert child.exitcode == 0
         assert bytes_of(out) == bytes_of(tmp_path / "whole")

@@ -1,10 +1,7 @@
-"""Random pictures, a random lens and a store of them; run as a program, to be killed."""
+"""Random pictures, a random lens and a store of them."""
 
 import os
-import sys
 from pathlib import Path
-
-import torch
 
 from lens_multimodal import VisionLens
 from lens_multimodal.data import Scene
@@ -27,8 +24,3 @@ def store_of(lens: VisionLens, scenes: list[Scene], out: Path, **options: object
 
 def bytes_of(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "shards").iterdir()) if path.name[0] != "."}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    run_store(Path(sys.argv[1]), Path(sys.argv[2]))

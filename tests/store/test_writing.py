@@ -1,8 +1,6 @@
 """Stored rows are those of the plain Hugging Face model at the requested positions, whatever interrupted the run."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from lens_multimodal.data import Scene, SceneObject
 from lens_multimodal.files import SettingsChanged
 from lens_multimodal.store import Activations, StoreSettings, estimate_activations
 from tests.experiments.stream_world import make_scenes
-from tests.killed import killed_until_done
+from tests.forked import assert_finished, killed_until_done, two_forked
 from tests.lenses import SQUARE, hugging_face, inputs_embeds, random_lens
 from tests.models import MLP_OUT, MODEL_CLASSES
 from tests.store.store_world import AT, bytes_of, run_store, store_of
@@ -254,8 +252,7 @@ def test_killed_again_and_again_gives_the_same_bytes(home, tmp_path):
     make_scenes(home, 23)
     run_store(home, tmp_path / "whole")
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "tests.store.store_world", str(home), str(out)]
-    kills = killed_until_done(command, lambda: len(list((out / "shards").glob("*"))), seed=0)
+    kills = killed_until_done(lambda: run_store(home, out), lambda: len(list((out / "shards").glob("*"))), seed=0)
     assert kills >= 2
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
 
@@ -264,8 +261,5 @@ def test_killed_again_and_again_gives_the_same_bytes(home, tmp_path):
 def test_two_processes_write_the_bytes_of_one(home, tmp_path):
     make_scenes(home, 23)
     run_store(home, tmp_path / "one")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    call = [*launcher, "-m", "tests.store.store_world", str(home), str(tmp_path / "two")]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert_finished(two_forked(lambda: run_store(home, tmp_path / "two")))
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")

@@ -1,8 +1,6 @@
 """Two processes, as torchrun and `accelerate launch` start them, equal one process with the same global batch."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from safetensors.torch import load_file
 from lens_multimodal import VisionLens
 from lens_multimodal.data import CaptionedPicture
 from lens_multimodal.train import FitSettings, batches_of, fit_projection
+from tests.forked import assert_finished, two_forked
 from tests.lenses import SQUARE, linear, picture, random_lens
 
 CAPTIONS = [" dog", " big cat", " red boat sea", " sun", " key hat", " oak tree", " fish", " big red cup", "", " sea"]
@@ -37,12 +36,10 @@ def fit(home: Path, folder: Path, *, batch_size: int, accumulation: int) -> Visi
     return lens
 
 
-def main() -> None:
+def fit_beside_another(home: Path, accumulation: int) -> None:
     """One of the two processes; the other starts from another random map, which must not matter."""
     from accelerate import PartialState
 
-    home, accumulation = Path(sys.argv[1]), int(sys.argv[2])
-    torch.set_num_threads(1)
     rank = PartialState(cpu=True).process_index
     own = home / f"words_{rank}"
     lens = random_lens(own)
@@ -57,10 +54,7 @@ def main() -> None:
 def test_two_processes_equal_one(accumulation: int, tmp_path: Path) -> None:
     for number in range(len(CAPTIONS)):
         picture(number).save(tmp_path / f"{number}.png")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launch, "-m", "tests.train.test_processes", str(tmp_path), str(accumulation)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert_finished(two_forked(lambda: fit_beside_another(tmp_path, accumulation)))
     one = fit(tmp_path, tmp_path / "one", batch_size=8, accumulation=1).projection.linear
     ranks = [torch.load(tmp_path / f"rank_{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(ranks[0]["weight"], ranks[1]["weight"])
@@ -73,7 +67,3 @@ def test_two_processes_equal_one(accumulation: int, tmp_path: Path) -> None:
     ]
     assert [r["step"] for r in logs[0]] == [1, 2, 3, 4]
     assert [r["loss"] for r in logs[0]] == pytest.approx([r["loss"] for r in logs[1]], rel=1e-5)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ for each batch of interventions, not one for each intervention.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -180,8 +181,8 @@ def logits_by_row(
 ) -> Iterator[Float[Tensor, "row pos_from_first d_vocab"]]:
     """Run rows in batches, each with its own units replaced.
 
-    All batches have the same size, the last one with repeated rows, since rounding depends on the size. It can also
-    depend on a row's place in its batch.
+    Rounding depends on the size of a batch and on a row's place in it, so the same row can differ in its last digits
+    from batch to batch.
 
     Args:
         tokens: one prompt for each row, or one for all rows.
@@ -193,16 +194,11 @@ def logits_by_row(
     """
     passes = transformer.passes_of(model)
     names = _names(rows)
-    n_batches = -(-len(rows) // transformer.rows_at_once(model, tokens.shape[1], most=batch_size))
-    size = -(-len(rows) // max(1, n_batches))
-    for batch in batches(len(rows), size):
-        own = range(len(rows))[batch]
-        filled = [*own, *[own[-1]] * (size - len(own))]
-        prompts, mask = (_rows_of(values, len(rows), filled) for values in (tokens, attention_mask))
-        hooks = hooks_by_row([rows[row] for row in filled], passes=passes, to=to)
+    for batch in batches(len(rows), transformer.rows_at_once(model, tokens.shape[1], most=batch_size)):
+        prompts, mask = (_rows_of(values, len(rows), batch) for values in (tokens, attention_mask))
+        hooks = hooks_by_row(rows[batch], passes=passes, to=to)
         with torch.no_grad(), transformer.running_alike(model, names):
-            logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first, hooks=hooks)
-        yield logits[: len(own)]
+            yield transformer.logits_of(model, prompts, attention_mask=mask, first=first, hooks=hooks)
 
 
 def hooks_by_row(
@@ -286,11 +282,13 @@ def _names(rows: Sequence[Sequence[Replaced]]) -> set[str]:
     return {part.name for replaced in rows for part in replaced}
 
 
-def _rows_of(values: Any, n_rows: int, rows: list[int]) -> Any:
+def _rows_of(values: Any, n_rows: int, batch: slice) -> Any:
     """Some rows of a tensor that has one row for each or one for all; None as it is."""
-    return None if values is None else values.expand(n_rows, -1)[rows]
+    return None if values is None else values.expand(n_rows, -1)[batch]
 
 
-def batches(n_rows: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size` rows."""
-    return (slice(start, start + size) for start in range(0, n_rows, size))
+def batches(n_rows: int, most: int) -> Iterator[slice]:
+    """As few consecutive slices of at most `most` rows as possible, of sizes that differ by one at most."""
+    n_batches = -(-n_rows // most)
+    edges = [n_rows * batch // max(1, n_batches) for batch in range(n_batches + 1)]
+    return (slice(*pair) for pair in pairwise(edges))

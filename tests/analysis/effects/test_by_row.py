@@ -1,10 +1,12 @@
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.effects.by_row import (
     Replaced,
+    batches,
     distinct,
     hooks_by_row,
     logits_by_row,
@@ -88,8 +90,18 @@ def test_rows_are_equal_if_they_replace_the_same_units_in_any_order():
     assert different == [rows[i] for i in (0, 1, 4, 5, 6)]
 
 
-def test_batches_have_one_size_and_rows_their_own_numbers(monkeypatch):
-    """Seven rows in batches of at most three: three batches of three, the last filled up, and no row too many."""
+@pytest.mark.parametrize(
+    ("n_rows", "most", "sizes"), [(0, 4, []), (1, 4, [1]), (4, 4, [4]), (5, 4, [2, 3]), (11, 2, [1, 2, 2, 2, 2, 2])]
+)
+def test_batches_are_few_and_even(n_rows, most, sizes):
+    rows = list(range(n_rows))
+    found = [rows[batch] for batch in batches(n_rows, most)]
+    assert [row for batch in found for row in batch] == rows
+    assert [len(batch) for batch in found] == sizes
+
+
+def test_rows_have_their_own_numbers_in_any_batch(monkeypatch):
+    """Seven rows in batches of at most three."""
     model = model_of("gpt-j", "bridge")
     tokens = torch.randint(0, 60, (7, 9), generator=torch.Generator().manual_seed(3))
     neurons = [
@@ -105,7 +117,7 @@ def test_batches_have_one_size_and_rows_their_own_numbers(monkeypatch):
 
     monkeypatch.setattr(transformer, "logits_of", counted)
     found = torch.cat(list(logits_by_row(model, tokens, rows, batch_size=3, first=8)))[:, 0]
-    assert sizes == [3, 3, 3]
+    assert sizes == [2, 2, 3]
     for row, own in enumerate(neurons):
         edits = {}
         for layer, units in (own or {}).items():
