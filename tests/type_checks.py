@@ -2,8 +2,9 @@
 
 `jaxtyping.jaxtyped` binds the arguments of each call to the signature and checks them twice, and has a function inside
 another compiled anew at each call of the outer one. Together that was a third of the suite's processor time. Here
-beartype checks a function directly, once a call, within jaxtyping's context, in which named axes must agree; functions
-inside others go through jaxtyping, but are compiled once. Importing this module puts it in place.
+beartype checks a function directly, once a call; where arrays are named, within jaxtyping's context, in which their
+axes must agree. Functions inside others go through jaxtyping, but are compiled once. Importing this module puts it in
+place.
 """
 
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import partial, wraps
 from inspect import isgeneratorfunction
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
@@ -32,7 +33,8 @@ def jaxtyped(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     if "<locals>" in thing.__qualname__ or isgeneratorfunction(thing):
         return jaxtyped_slowly(thing, typechecker=typechecker)
     stated = thing.__annotations__
-    thing.__annotations__ = {name: _resolved(hint, sys.modules[thing.__module__]) for name, hint in stated.items()}
+    hints = {name: _resolved(hint, sys.modules[thing.__module__]) for name, hint in stated.items()}
+    thing.__annotations__ = hints
     checked_alone = checks(thing)
     thing.__annotations__ = stated
     if checked_alone is thing:  # it states nothing to check
@@ -42,10 +44,23 @@ def jaxtyped(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         if jaxtyping.config.jaxtyping_disable:
             return thing(*args, **kwargs)
+        return checked_alone(*args, **kwargs)
+
+    @wraps(thing)
+    def call_with_axes(*args: Any, **kwargs: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable:
+            return thing(*args, **kwargs)
         with jaxtyped_slowly("context"):
             return checked_alone(*args, **kwargs)
 
-    return call
+    return call_with_axes if any(map(_names_axes, hints.values())) else call
+
+
+def _names_axes(hint: Any) -> bool:
+    """Whether an array type of jaxtyping is anywhere in a type."""
+    if isinstance(hint, list):  # the arguments of a Callable
+        return any(map(_names_axes, hint))
+    return isinstance(hint, type(jaxtyping.Shaped[Any, ""])) or any(map(_names_axes, get_args(hint)))
 
 
 def _resolved(hint: Any, module: Any) -> Any:

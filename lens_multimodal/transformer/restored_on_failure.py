@@ -39,26 +39,25 @@ class _Snapshot:
         self._lists: dict[int, tuple[list[Any], list[Any]]] = {}
         self._sets: dict[int, tuple[set[Any], set[Any]]] = {}
         self._tensors: dict[int, tuple[Tensor, Tensor, bool]] = {}
-        waiting: list[Any] = list(roots)
-        while waiting:
-            waiting.extend(self._remember(waiting.pop()))
+        self._remember(list(roots))
 
-    def _remember(self, value: Any) -> list[Any]:
-        """Remember one value, unless it is remembered already; returns the values inside it."""
-        if isinstance(value, self._with_attributes):
-            value = vars(value)
-        key = id(value)
-        if isinstance(value, dict) and key not in self._dictionaries:
-            self._dictionaries[key] = value, dict(value)
-            return list(value.values())
-        if isinstance(value, list) and key not in self._lists:
-            self._lists[key] = value, list(value)
-            return value
-        if isinstance(value, set) and key not in self._sets:
-            self._sets[key] = value, set(value)
-        if isinstance(value, Tensor) and key not in self._tensors:
-            self._tensors[key] = value, value.data, value.requires_grad
-        return []
+    def _remember(self, waiting: list[Any]) -> None:
+        """Remember values and what is inside them, each once."""
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, self._with_attributes):
+                value = vars(value)
+            key = id(value)
+            if isinstance(value, dict) and key not in self._dictionaries:
+                self._dictionaries[key] = value, dict(value)
+                waiting += value.values()
+            elif isinstance(value, list) and key not in self._lists:
+                self._lists[key] = value, list(value)
+                waiting += value
+            elif isinstance(value, set) and key not in self._sets:
+                self._sets[key] = value, set(value)
+            elif isinstance(value, Tensor) and key not in self._tensors:
+                self._tensors[key] = value, value.data, value.requires_grad
 
     def restore(self) -> None:
         for dictionary, entries in self._dictionaries.values():
