@@ -3,8 +3,8 @@
 `jaxtyping.jaxtyped` binds the arguments of each call to the signature and checks them twice, and has a function inside
 another compiled anew at each call of the outer one. Together that was a third of the suite's processor time. Here
 beartype checks a function directly, once a call; where arrays are named, within jaxtyping's context, in which their
-axes must agree. Functions inside others go through jaxtyping, but are compiled once. Importing this module puts it in
-place.
+axes must agree. Functions inside others are checked only if they name arrays; they go through jaxtyping, but are
+compiled once. Importing this module puts it in place.
 """
 
 import sys
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import partial, wraps
 from inspect import isgeneratorfunction
+from types import CodeType
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
@@ -30,10 +31,11 @@ def jaxtyped(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
         if is_dataclass(thing) and "__init__" in vars(thing):
             thing.__init__ = jaxtyped(thing.__init__, typechecker=typechecker)
         return thing
-    if "<locals>" in thing.__qualname__ or isgeneratorfunction(thing):
-        return jaxtyped_slowly(thing, typechecker=typechecker)
-    stated = thing.__annotations__
-    hints = {name: _resolved(hint, sys.modules[thing.__module__]) for name, hint in stated.items()}
+    inside_another = "<locals>" in thing.__qualname__
+    if inside_another or isgeneratorfunction(thing):
+        checked_at_all = not inside_another or _names_axes_inside(thing)
+        return jaxtyped_slowly(thing, typechecker=typechecker) if checked_at_all else thing
+    stated, hints = thing.__annotations__, _hints(thing)
     thing.__annotations__ = hints
     checked_alone = checks(thing)
     thing.__annotations__ = stated
@@ -54,6 +56,22 @@ def jaxtyped(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
             return checked_alone(*args, **kwargs)
 
     return call_with_axes if any(map(_names_axes, hints.values())) else call
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types that are meant by the annotations of a function."""
+    return {name: _resolved(hint, sys.modules[function.__module__]) for name, hint in function.__annotations__.items()}
+
+
+def _names_axes_inside(function: Callable[..., Any]) -> bool:
+    """Whether a function inside another names arrays, found out once for all that are made from the same code."""
+    code = function.__code__
+    if code not in _known_to_name_axes:
+        _known_to_name_axes[code] = any(map(_names_axes, _hints(function).values()))
+    return _known_to_name_axes[code]
+
+
+_known_to_name_axes: dict[CodeType, bool] = {}
 
 
 def _names_axes(hint: Any) -> bool:
