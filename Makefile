@@ -20,7 +20,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
 demo: $(VENV)/ready-for-demo
 	OMP_NUM_THREADS=1 $(BIN)/python -m lens_multimodal.demo --out out/demo.html
 
-test: lint types tests tests-lowest
+# mypy needs one core for most of a minute, so it runs beside the tests.
+test: lint
+	$(MAKE) -j 2 types tests
+	$(MAKE) tests-lowest
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

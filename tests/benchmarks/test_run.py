@@ -22,6 +22,7 @@ def test_one_command(tmp_path, capsys, monkeypatch):
     names = [name for name in FIGURES if name not in ("growth", "decoding")]
     few = {OURS: start_up.CONTENDERS[OURS], "import of torch": start_up.CONTENDERS["import of torch"]}
     monkeypatch.setattr(start_up, "CONTENDERS", few)
+    monkeypatch.setitem(interleaved.__kwdefaults__, "warm_up", 0)
     chosen = [part for name in names for part in ("--only", name)]
     main(["--shape", "tiny", "--rounds", "1", "--pictures", "32", "--out", str(tmp_path), *chosen])
     shown = capsys.readouterr().out

@@ -96,7 +96,9 @@ class Chosen:
         if sys.argv[1:]:
             items[:] = [item for item in items if item.nodeid.split("::")[0] in sys.argv]
 
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *(["--collect-only"] if not sys.argv[1:] else [])], [Chosen()]))
+quick = ["--assert=plain", "-o", "addopts=--strict-markers"]  # neither asserts nor functions are rewritten
+how = ["-q", "-p", "no:cacheprovider", *quick, *([] if sys.argv[1:] else ["--collect-only"])]
+sys.exit(pytest.main(how, [Chosen()]))
 """
 
 
