@@ -43,9 +43,9 @@ def check_differentiable(model: nn.Module) -> None:
                     f"the model was made under torch.inference_mode (parameter {name}), so nothing can be "
                     f"differentiated through it; make it outside, torch.no_grad is fine"
                 )
-        if isinstance(module, nn.Dropout) and module.training and module.p > 0:
+        if module.training and (share := _dropped(module)):
             name = next(name for name, own in model.named_modules() if own is module)
-            raise ValueError(f"dropout is on ({name}, p={module.p}): attributions would be random; call model.eval()")
+            raise ValueError(f"dropout is on ({name}, p={share}): attributions would be random; call model.eval()")
 
 
 def check_finite_targets(values: Sequence[Float[Tensor, " row"]], activations: Mapping[str, Tensor]) -> None:
@@ -62,6 +62,14 @@ def check_finite_targets(values: Sequence[Float[Tensor, " row"]], activations: M
         f"the target is infinite or not a number{dtype} ({where}); check the weights and the image "
         f"vectors, or run the model in float32"
     )
+
+
+def _dropped(module: nn.Module) -> float:
+    """The share that a module of Hugging Face or PyTorch drops in training mode, itself or by a function it calls."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return float(module.p)
+    shares = [value for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]
+    return max(shares, default=0.0)
 
 
 def _modules(model: nn.Module) -> Iterator[nn.Module]:
