@@ -71,10 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     explained = in_order_shown([explain(lens, scene) for scene in right])
     for one in explained[:MOST_SHOWN]:
         left, best = one.image.probability_left, one.last.neurons.iloc[0]
+        written = ", ".join(map(repr, best.tokens[:6]))
         sys.stdout.write(
             f"{one.word!r}: without the top {COUNTS[-1]} neurons where the picture is read, {left['top'][-1]:.0%} of "
             f"its probability is left (random: {left['random'][-1]:.0%}) and the caption is {one.image.caption!r}; "
-            f"where the word is predicted, layer {best.layer}, neuron {best.neuron} writes{''.join(best.tokens[:6])}\n"
+            f"where the word is predicted, layer {best.layer}, neuron {best.neuron} writes {written}\n"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     report = options.out.with_name(f"{options.out.stem}_report.html")

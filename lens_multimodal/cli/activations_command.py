@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lens_multimodal.cli import options
+from lens_multimodal.cli import options, several_processes
 from lens_multimodal.cli.data_set_run import WHOLE, Data, DataSetRun, warn_of_failures
 
 
@@ -46,6 +46,8 @@ def activations(
     from lens_multimodal.prompt.image_prompt import PROMPT
 
     scenes = run.scenes(data)
+    if not run.estimate and several_processes.run_in(run.processes):
+        return
     lens = lens_options.open()
     settings = store.StoreSettings(
         at=at,

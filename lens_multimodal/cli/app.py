@@ -63,7 +63,8 @@ def _run(given: list[str]) -> NoReturn:
         with warnings.catch_warnings():
             if not debug:
                 _quiet()
-            application()(args=[a for a in own if a != "--debug"] + given[len(own) :], prog_name="lens-multimodal")
+            arguments = [a for a in own if a != "--debug"] + given[len(own) :]
+            application()(args=arguments, prog_name="lens-multimodal", obj=given)
     except SystemExit as ended:
         if ended.code == EXIT_INTERRUPTED:
             typer.echo("interrupted; what was written is kept, and train and reproduce continue from it", err=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lens_multimodal.cli import options
+from lens_multimodal.cli import options, several_processes
 from lens_multimodal.cli.data_set_run import WHOLE, Data, DataSetRun, warn_of_failures
 
 
@@ -42,6 +42,8 @@ def atlas(
     from lens_multimodal.views.atlas import write_site
 
     scenes = run.scenes(data)
+    if not run.estimate and several_processes.run_in(run.processes):
+        return
     lens = lens_options.open()
     settings = AtlasSettings(
         layers=layer or None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lens_multimodal.cli import several_processes
+
 if TYPE_CHECKING:
     from lens_multimodal.data import Scene
 
@@ -23,6 +25,8 @@ class DataSetRun:
     for_pictures: Annotated[
         int | None, typer.Option(min=1, help="With --estimate: plan for a data set of this many pictures like these.")
     ] = None
+
+    processes: several_processes.Processes = 1
 
     def scenes(self, folder: Path) -> "Sequence[Scene]":
         """The scenes of a folder in COCO's format, or the pictures of any other folder.

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_multimodal.cli import options
+from lens_multimodal.cli import options, several_processes
 
 
 def reproduce(
@@ -21,13 +21,14 @@ def reproduce(
     settings: Annotated[
         Path | None, typer.Option(help="A JSON file with settings by experiment. Default: the paper's.")
     ] = None,
+    processes: several_processes.Processes = 1,
     lens_options: options.LensOptions = options.TINY,
 ) -> None:
     """Run the paper's experiments and write a report. After an interruption, the same command continues.
 
     [bold]Examples[/bold]
 
-    lens-multimodal reproduce --limit 20
+    lens-multimodal reproduce --limit 20 --processes 2
 
     lens-multimodal reproduce --data coco/val2017 --only causal --only discovery --out out/coco
 
@@ -36,6 +37,8 @@ def reproduce(
     from lens_multimodal.reproduction import reproduce
 
     given = None if settings is None else read_settings(settings)
+    if several_processes.run_in(processes):
+        return
     lens = lens_options.open()
     results = reproduce(lens, data=data, only=only or None, limit=limit, out=out, seed=seed, settings=given)
     if options.is_first_process():

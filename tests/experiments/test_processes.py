@@ -64,23 +64,37 @@ def test_two_killed_processes_are_continued_by_one(home: Path, alone: Path, tmp_
 
 
 @pytest.mark.slow
-def test_the_command_under_accelerate_launch_equals_itself_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_in_two_processes_equals_itself_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["reproduce", "--only", "projection", "--only", "follow_ups", "--limit", "2", "--out"]
+    """As `accelerate launch` starts it, and with `--processes`."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = ["reproduce", "--only", "projection", "--limit", "2"]
     port = ["--main_process_port", str(free_port())]
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *port]
-    call = [sys.executable, *launcher, "-m", "lens_multimodal", *command, str(tmp_path / "two")]
+    call = [sys.executable, *launcher, "-m", "lens_multimodal", *command, "--out", str(tmp_path / "launched")]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("report: ") == 1, "every process said it"
-    with pytest.raises(SystemExit) as ended:
-        main([*command, str(tmp_path / "one")])
-    assert not ended.value.code
-    assert capsys.readouterr().out.count("report: ") == 1
-    one, two = (
-        {path.name: path.read_bytes() for path in (tmp_path / out / "tables").iterdir()} for out in ("one", "two")
+    for name, more in (("own", ["--processes", "2"]), ("alone", [])):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *more, "--out", str(tmp_path / name)])
+        assert not ended.value.code
+        assert capfd.readouterr().out.count("report: ") == 1
+    launched, own, alone = (
+        {path.name: path.read_bytes() for path in (tmp_path / out / "tables").iterdir()}
+        for out in ("launched", "own", "alone")
     )
-    assert len(one) == 5
-    assert one == two
-    assert {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / "two")} == {"0", "1"}
+    assert alone
+    assert launched == alone
+    assert own == alone
+    for out in ("launched", "own"):
+        assert {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / out)} == {"0", "1"}
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "--limit", "2", "--processes", "2", "--model", "no-such-model", "--out", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "error: " in capfd.readouterr().err

@@ -1,0 +1,52 @@
+"""`--processes`: one command as several processes that share its pictures, without a launcher."""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processes that share the pictures on this machine: one for each GPU, or on a CPU for each core."
+    ),
+]
+
+
+def run_in(processes: int) -> bool:
+    """Run this command in several processes; returns False if one is enough or this is one of them.
+
+    Raises: typer.Exit with the exit code of the first process that failed; the others are ended.
+    """
+    if processes == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return False
+    from torch.multiprocessing import ProcessExitedException, start_processes
+
+    arguments = click.get_current_context().find_root().obj
+    try:
+        start_processes(_run_one, (processes, _free_port(), arguments), nprocs=processes, start_method="spawn")
+    except ProcessExitedException as ended:
+        raise typer.Exit(ended.exit_code) from None
+    return True
+
+
+def _run_one(rank: int, processes: int, port: int, arguments: Sequence[str]) -> None:
+    """The command in one of the processes, which find each other as those of `torchrun` do."""
+    import torch
+
+    from lens_multimodal.cli.app import main
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in own.items()})
+    main(arguments)
+
+
+def _free_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])
