@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := $(VENV)/lowest
 INSTALL := $(PYTHON) constraints/install.py
-# One process per core, one thread each: faster than one process with two threads. Bytecode is kept whatever the caller's
-# settings: a fresh environment has none, and many tests start a Python of their own.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
-# What leans on other packages; the rest of the suite cannot differ between their releases.
+# Processes of one thread are faster than threads; a third one on two cores works while another waits for a browser or a
+# child. Bytecode is kept whatever the caller's settings: a fresh environment has none, and many tests start a Python of
+# their own.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+# What leans on other packages; the rest of the suite cannot differ between their releases, nor can what GPT-J's width needs.
 LEANING := tests/transformer tests/decoders tests/vision_language tests/image tests/prompt tests/arguments tests/hooks tests/analysis tests/train \
 	tests/tiny tests/store tests/atlas tests/experiments tests/data tests/views tests/cli tests/explorer \
-	tests/package/test_versions.py tests/test_*.py
+	tests/package/test_versions.py $(filter-out tests/test_full_size.py, $(wildcard tests/test_*.py))
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --group build \
 	--no-emit-package httpx2-jsfetch --no-annotate --custom-compile-command "make lock" pyproject.toml
 

@@ -24,6 +24,7 @@ from lens_multimodal.cli import (
     train_command,
 )
 from lens_multimodal.cli.option_groups import with_groups
+from lens_multimodal.cli.several_processes import command_line
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -63,8 +64,8 @@ def _run(given: list[str]) -> NoReturn:
         with warnings.catch_warnings():
             if not debug:
                 _quiet()
-            arguments = [a for a in own if a != "--debug"] + given[len(own) :]
-            application()(args=arguments, prog_name="lens-multimodal", obj=given)
+            command_line.set(tuple(given))
+            application()(args=[a for a in own if a != "--debug"] + given[len(own) :], prog_name="lens-multimodal")
     except SystemExit as ended:
         if ended.code == EXIT_INTERRUPTED:
             typer.echo("interrupted; what was written is kept, and train and reproduce continue from it", err=True)

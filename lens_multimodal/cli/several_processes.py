@@ -3,9 +3,9 @@
 import os
 import socket
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Annotated
 
-import click
 import typer
 
 Processes = Annotated[
@@ -14,6 +14,9 @@ Processes = Annotated[
         min=1, help="Processes that share the pictures on this machine: one for each GPU, or on a CPU for each core."
     ),
 ]
+
+command_line: ContextVar[Sequence[str]] = ContextVar("command_line")
+"""The arguments of the command that runs."""
 
 
 def run_in(processes: int) -> bool:
@@ -25,9 +28,8 @@ def run_in(processes: int) -> bool:
         return False
     from torch.multiprocessing import ProcessExitedException, start_processes
 
-    arguments = click.get_current_context().find_root().obj
     try:
-        start_processes(_run_one, (processes, _free_port(), arguments), nprocs=processes, start_method="spawn")
+        start_processes(_run_one, (processes, _free_port(), command_line.get()), nprocs=processes, start_method="spawn")
     except ProcessExitedException as ended:
         raise typer.Exit(ended.exit_code) from None
     return True
