@@ -41,9 +41,19 @@ def _run_one(rank: int, processes: int, port: int, arguments: Sequence[str]) -> 
 
     from lens_multimodal.cli.app import main
 
+    # Together no more threads than before: with more than cores, they would wait for each other most of the time.
+    threads = max(1, torch.get_num_threads() // processes)
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # or else accelerate sets its own number
+    own = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     os.environ.update({name: str(value) for name, value in own.items()})
     main(arguments)
 
