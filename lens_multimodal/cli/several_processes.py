@@ -2,8 +2,10 @@
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
+from runpy import run_module
 from typing import Annotated
 
 import typer
@@ -39,8 +41,6 @@ def _run_one(rank: int, processes: int, port: int, arguments: Sequence[str]) -> 
     """The command in one of the processes, which find each other as those of `torchrun` do."""
     import torch
 
-    from lens_multimodal.cli.app import main
-
     # Together no more threads than before: with more than cores, they would wait for each other most of the time.
     threads = max(1, torch.get_num_threads() // processes)
     if "OMP_NUM_THREADS" not in os.environ:
@@ -55,7 +55,8 @@ def _run_one(rank: int, processes: int, port: int, arguments: Sequence[str]) -> 
         "MASTER_PORT": port,
     }
     os.environ.update({name: str(value) for name, value in own.items()})
-    main(arguments)
+    sys.argv[1:] = arguments
+    run_module("lens_multimodal", run_name="__main__")
 
 
 def _free_port() -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal.transformer.checked_hooks import NamedHook, fired_hooks
+from lens_multimodal.transformer.differentiable import check_differentiable
 from lens_multimodal.transformer.losses_and_penalties import penalise, penalised
 from lens_multimodal.transformer.model_class import is_bridge
 from lens_multimodal.transformer.one_at_a_time import runs_alone
@@ -40,10 +41,12 @@ def logits_of(
         first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
             vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
         hooks: act in this pass alone.
-    Raises: as `fired_hooks`.
+    Raises: as `fired_hooks`; as `check_differentiable` if gradients are recorded under hooks.
     """
     check_token_ids(model, tokens)
     with _chosen(model, hooks) as chosen:
+        if chosen is model and hooks and torch.is_grad_enabled():  # a twin was differentiated when it was compared
+            check_differentiable(model)
         return _logits(chosen, tokens, attention_mask, first, bare=chosen is not model)
 
 
@@ -60,7 +63,7 @@ def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, fir
         attention_mask = torch.ones_like(tokens)
     if is_bridge(model):
         own: dict[str, Any] = {} if bool(attention_mask.all()) else {"attention_mask": attention_mask.to(tokens.device)}
-        known = _arguments(getattr(model.original_model.forward, "__func__", None))  # type: ignore[union-attr]
+        known = _arguments(model.original_model)  # type: ignore[arg-type]
         if bare and torch.is_grad_enabled() and "use_cache" in known:
             own["use_cache"] = False  # a cache copies keys and values, and the graph would keep the copies
         if first and "logits_to_keep" in known:
@@ -73,10 +76,31 @@ def _logits(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None, fir
     return model(tokens, return_type="logits", attention_mask=attention_mask)[:, first:]
 
 
+@contextmanager
+def _last_position_unembedded(bare: nn.Module) -> Iterator[None]:
+    """Within the block, a model of bare modules gives the logits of the last position alone, all that generation reads.
+
+    TransformerLens' generation unembeds every position of the prompt.
+    """
+    if "logits_to_keep" not in _arguments(bare):
+        yield
+        return
+    vars(bare)["forward"] = partial(bare.forward, logits_to_keep=1)
+    try:
+        yield
+    finally:
+        del vars(bare)["forward"]
+
+
+def _arguments(model: nn.Module) -> frozenset[str]:
+    """The names of the arguments that a Hugging Face model's own forward pass takes; none if it was replaced."""
+    forward = getattr(model.forward, "__func__", None)
+    return frozenset() if forward is None or "forward" in vars(model) else _parameters(forward)
+
+
 @cache
-def _arguments(forward: Callable[..., Any] | None) -> frozenset[str]:
-    """The names of the arguments that a Hugging Face model takes."""
-    return frozenset() if forward is None else frozenset(signature(forward).parameters)
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(signature(function).parameters)
 
 
 @runs_alone
@@ -110,7 +134,8 @@ def generate(
                 num_beams=sampling.num_beams,
                 penalties=penalties,
             )
-        with penalised(chosen, temperature=sampling.temperature, **penalties):
+        last_alone = nullcontext() if chosen is model else _last_position_unembedded(chosen.original_model)
+        with last_alone, penalised(chosen, temperature=sampling.temperature, **penalties):
             return chosen.generate(
                 tokens,
                 max_new_tokens=max_new_tokens,

@@ -492,3 +492,26 @@ def test_a_copied_model_makes_a_twin_of_its_own(lens):
     agree(lens)
     lens.detach()
     assert not [name for name in vars(lens.model) if "twin" in name]
+
+
+def test_generation_on_bare_modules_unembeds_the_last_position_alone(lens, monkeypatch):
+    tokens = random_prompt(lens, [6, -4]).tokens
+    d_vocab, forward, unembedded = lens.shape.d_vocab, torch.nn.Linear.forward, []
+
+    def counted(self, values):
+        if self.out_features == d_vocab:
+            unembedded.append(values.shape[1])
+        return forward(self, values)
+
+    def generated():
+        return transformer.generate(lens.model, tokens, max_new_tokens=3, stop_ids=[])
+
+    with lens.running_on("hooked"):
+        expected = generated()
+    with lens.running_on("bare"):
+        generated()  # after the comparison of both ways
+        monkeypatch.setattr(torch.nn.Linear, "forward", counted)
+        assert torch.equal(generated(), expected)
+        assert unembedded == [1, 1, 1]
+        transformer.logits_of(lens.model, tokens)
+    assert unembedded[3:] == [tokens.shape[1]]

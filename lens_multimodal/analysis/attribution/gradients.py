@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.attribution_inputs import AttributionInputs, Receive
 from lens_multimodal.analysis.attribution.graph import (
-    check_differentiable,
     check_finite_targets,
     gradients_on,
     start_graph,
@@ -132,7 +131,6 @@ def each_gradient(
         ValueError: the model cannot be differentiated here (made under inference mode, or dropout is on).
         FloatingPointError: the target or a gradient is infinite or not a number.
     """
-    check_differentiable(model)
     kept: dict[Key, Tensor] = {}
     inputs: list[Tensor] = []
     extremes: dict[str, Tensor] = {}

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.attribution.graph import check_differentiable, gradients_on, start_graph
+from lens_multimodal.analysis.attribution.graph import gradients_on, start_graph
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.units import Layers, read_layers
 
@@ -92,7 +92,6 @@ def estimate_attribution(
         )
     if n_pos > sizes.n_ctx:
         raise ValueError(f"a prompt of {n_pos} positions is longer than the model's context of {sizes.n_ctx}")
-    check_differentiable(model)
     found = read_layers(model, layers)
     lengths = [length for length in PROBE_LENGTHS if length <= sizes.n_ctx]
     counted = [saved_bytes(model, length, layers=found) for length in lengths]
