@@ -23,7 +23,7 @@ def forked(work: Callable[[], object], **environment: str) -> ForkProcess:
 
 def two_forked(work: Callable[[], object]) -> list[ForkProcess]:
     """Start work in two processes that know of each other, as `torchrun` does."""
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [forked(work, RANK=rank, LOCAL_RANK=rank, **together) for rank in ("0", "1")]
 
 

@@ -25,7 +25,6 @@ class DataSetRun:
     for_pictures: Annotated[
         int | None, typer.Option(min=1, help="With --estimate: plan for a data set of this many pictures like these.")
     ] = None
-
     processes: several_processes.Processes = 1
 
     def scenes(self, folder: Path) -> "Sequence[Scene]":

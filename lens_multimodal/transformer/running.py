@@ -85,17 +85,19 @@ def _last_position_unembedded(bare: nn.Module) -> Iterator[None]:
     if "logits_to_keep" not in _arguments(bare):
         yield
         return
+    own = {name: value for name, value in vars(bare).items() if name == "forward"}
     vars(bare)["forward"] = partial(bare.forward, logits_to_keep=1)
     try:
         yield
     finally:
         del vars(bare)["forward"]
+        vars(bare).update(own)
 
 
 def _arguments(model: nn.Module) -> frozenset[str]:
-    """The names of the arguments that a Hugging Face model's own forward pass takes; none if it was replaced."""
+    """The names of the arguments that a Hugging Face model takes; none if its forward pass is no method."""
     forward = getattr(model.forward, "__func__", None)
-    return frozenset() if forward is None or "forward" in vars(model) else _parameters(forward)
+    return frozenset() if forward is None else _parameters(forward)
 
 
 @cache

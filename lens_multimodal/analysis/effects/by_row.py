@@ -198,7 +198,8 @@ def logits_by_row(
         prompts, mask = (_rows_of(values, len(rows), batch) for values in (tokens, attention_mask))
         hooks = hooks_by_row(rows[batch], passes=passes, to=to)
         with torch.no_grad(), transformer.running_alike(model, names):
-            yield transformer.logits_of(model, prompts, attention_mask=mask, first=first, hooks=hooks)
+            logits = transformer.logits_of(model, prompts, attention_mask=mask, first=first, hooks=hooks)
+        yield logits
 
 
 def hooks_by_row(

@@ -116,7 +116,11 @@ def test_rows_have_their_own_numbers_in_any_batch(monkeypatch):
         return run_pass(model, tokens, **settings)
 
     monkeypatch.setattr(transformer, "logits_of", counted)
-    found = torch.cat(list(logits_by_row(model, tokens, rows, batch_size=3, first=8)))[:, 0]
+    parts = []
+    for part in logits_by_row(model, tokens, rows, batch_size=3, first=8):
+        assert torch.is_grad_enabled(), "the caller's setting between two batches"
+        parts.append(part)
+    found = torch.cat(parts)[:, 0]
     assert sizes == [2, 2, 3]
     for row, own in enumerate(neurons):
         edits = {}
