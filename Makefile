@@ -4,10 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := $(VENV)/lowest
 INSTALL := $(PYTHON) constraints/install.py
-# Processes of one thread are faster than threads; a third one on two cores works while another waits for a browser or a
-# child. Bytecode is kept whatever the caller's settings: a fresh environment has none, and many tests start a Python of
-# their own.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+# One process per core, one thread each: faster than one process with two threads, and than three processes. Bytecode is
+# kept whatever the caller's settings: a fresh environment has none, and many tests start a Python of their own.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 # What leans on other packages; the rest of the suite cannot differ between their releases, nor can what GPT-J's width needs.
 LEANING := tests/transformer tests/decoders tests/vision_language tests/image tests/prompt tests/arguments tests/hooks tests/analysis tests/train \
 	tests/tiny tests/store tests/atlas tests/experiments tests/data tests/views tests/cli tests/explorer \
