@@ -4,12 +4,13 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
+
+from lens_multimodal.cli.several_processes import free_port
 
 MOST_KILLS = 3
 
@@ -64,13 +65,6 @@ def killed_until_done(work: Callable[[], object], progress: Callable[[], int], *
         if child.exitcode == 0:
             return kills
         assert child.exitcode == -signal.SIGKILL, "the work failed; it says above why"
-
-
-def free_port() -> int:
-    """Newer releases of accelerate find a port themselves when given 0; older ones wait there forever."""
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
 
 
 def _run(work: Callable[[], object], environment: dict[str, str]) -> None:

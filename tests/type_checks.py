@@ -31,10 +31,10 @@ def jaxtyped(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
         if is_dataclass(thing) and "__init__" in vars(thing):
             thing.__init__ = jaxtyped(thing.__init__, typechecker=typechecker)
         return thing
-    inside_another = "<locals>" in thing.__qualname__
-    if inside_another or isgeneratorfunction(thing):
-        checked_at_all = not inside_another or _names_axes_inside(thing)
-        return jaxtyped_slowly(thing, typechecker=typechecker) if checked_at_all else thing
+    if "<locals>" in thing.__qualname__:
+        return jaxtyped_slowly(thing, typechecker=typechecker) if _names_axes_inside(thing) else thing
+    if isgeneratorfunction(thing):
+        return jaxtyped_slowly(thing, typechecker=typechecker)
     stated, hints = thing.__annotations__, _hints(thing)
     thing.__annotations__ = hints
     checked_alone = checks(thing)

@@ -31,7 +31,7 @@ def run_in(processes: int) -> bool:
     from torch.multiprocessing import ProcessExitedException, start_processes
 
     try:
-        start_processes(_run_one, (processes, _free_port(), command_line.get()), nprocs=processes, start_method="spawn")
+        start_processes(_run_one, (processes, free_port(), command_line.get()), nprocs=processes, start_method="spawn")
     except ProcessExitedException as ended:
         raise typer.Exit(ended.exit_code) from None
     return True
@@ -41,9 +41,9 @@ def _run_one(rank: int, processes: int, port: int, arguments: Sequence[str]) -> 
     """The command in one of the processes, which find each other as those of `torchrun` do."""
     import torch
 
-    # Together no more threads than before: with more than cores, they would wait for each other most of the time.
-    threads = max(1, torch.get_num_threads() // processes)
     if "OMP_NUM_THREADS" not in os.environ:
+        # Together no more threads than before: with more than cores, they would wait for each other most of the time.
+        threads = max(1, torch.get_num_threads() // processes)
         torch.set_num_threads(threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)  # or else accelerate sets its own number
     own = {
@@ -59,7 +59,8 @@ def _run_one(rank: int, processes: int, port: int, arguments: Sequence[str]) -> 
     run_module("lens_multimodal", run_name="__main__")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return int(asked.getsockname()[1])

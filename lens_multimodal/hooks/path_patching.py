@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
@@ -68,7 +69,8 @@ def patch_path(
 
     seen: dict[str, list[Tensor]] = {}
     hooks = [*observe(names, into=seen), *hold, *replace_senders]
-    transformer.logits_of(model, tokens, attention_mask=attention_mask, hooks=hooks)
+    with torch.no_grad():
+        transformer.logits_of(model, tokens, attention_mask=attention_mask, hooks=hooks)
     return receivers.replaced(model, Resample({name: values[0] for name, values in seen.items()}))
 
 

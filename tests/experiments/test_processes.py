@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from lens_multimodal.cli import main
+from lens_multimodal.cli.several_processes import free_port
 from lens_multimodal.experiments.stream.parts import read_parts
 from tests.experiments.stream_world import make_scenes, run_probe
 from tests.experiments.test_stream import bytes_of
-from tests.forked import free_port, kill, two_forked
+from tests.forked import kill, two_forked
 
 COUNT = 14
 SECONDS = 0.2
@@ -70,7 +71,7 @@ def test_the_command_in_two_processes_equals_itself_alone(
     """As `accelerate launch` starts it, and with `--processes`."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     command = ["reproduce", "--only", "projection", "--limit", "2"]
-    port = ["--main_process_port", str(free_port())]
+    port = ["--main_process_port", str(free_port())]  # given 0, older releases of accelerate wait forever
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *port]
     call = [sys.executable, *launcher, "-m", "lens_multimodal", *command, "--out", str(tmp_path / "launched")]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
