@@ -14,7 +14,7 @@ from lens_multimodal.atlas.layer_tally import SHARE, BatchFacts
 from lens_multimodal.data import Scene
 from lens_multimodal.precision import wide
 from lens_multimodal.prompt.captioning_model import CaptioningModel
-from lens_multimodal.runs.ahead import ahead
+from lens_multimodal.runs.background_threads import ahead
 from lens_multimodal.runs.opened_pictures import (
     OpenedPicture,
     covered_by_objects,

@@ -18,7 +18,7 @@ from lens_multimodal.arguments.boundary import ArgumentValueError, public
 from lens_multimodal.data import Scene
 from lens_multimodal.files import write_atomically
 from lens_multimodal.prompt.captioning_model import CaptioningModel
-from lens_multimodal.runs.ahead import Background, ahead
+from lens_multimodal.runs.background_threads import Background, ahead
 from lens_multimodal.runs.claim import claim_over
 from lens_multimodal.runs.disk_full import disk_full
 from lens_multimodal.runs.opened_pictures import OpenedPicture, open_picture

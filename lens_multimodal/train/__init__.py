@@ -3,8 +3,8 @@
 from lens_multimodal.train.batches import batches_of, batches_of_stream
 from lens_multimodal.train.evaluation import captions_of
 from lens_multimodal.train.fit import BatchesFrom, FitSettings, fit_projection
+from lens_multimodal.train.initialisation import start_like_embeddings
 from lens_multimodal.train.loss import CaptionBatch, token_losses
-from lens_multimodal.train.start import start_like_embeddings
 
 __all__ = [
     "BatchesFrom",

@@ -42,7 +42,7 @@ def check_hook_names(model: nn.Module, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def fired_hooks(model: nn.Module, hooks: Sequence[NamedHook]) -> Iterator[None]:
+def fired_hooks(model: nn.Module, hooks: NamedHooks) -> Iterator[None]:
     """`model.hooks(fwd_hooks=hooks)` with known names, and an error on exit if one of them never ran.
 
     Other threads that run this model through the library wait until the block ends.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lens_multimodal.transformer.checked_hooks import NamedHook, fired_hooks
+from lens_multimodal.transformer.checked_hooks import NamedHooks, fired_hooks
 from lens_multimodal.transformer.differentiable import check_differentiable
 from lens_multimodal.transformer.losses_and_penalties import penalise, penalised
 from lens_multimodal.transformer.model_class import is_bridge
@@ -30,7 +30,7 @@ def logits_of(
     *,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
     first: int = 0,
-    hooks: Sequence[NamedHook] = (),
+    hooks: NamedHooks = (),
 ) -> Float[Tensor, "batch pos_from_first d_vocab"]:
     """One forward pass, through the model or its bare twin: `which_model`.
 
@@ -51,7 +51,7 @@ def logits_of(
 
 
 @contextmanager
-def _chosen(model: nn.Module, hooks: Sequence[NamedHook]) -> Iterator[Any]:
+def _chosen(model: nn.Module, hooks: NamedHooks) -> Iterator[Any]:
     """The model to run: this one or its bare twin, with the hooks on it."""
     chosen = which_model(model, [name for name, _ in hooks])
     with fired_hooks(chosen, hooks) if hooks else nullcontext():
@@ -114,7 +114,7 @@ def generate(
     max_new_tokens: int,
     stop_ids: Sequence[int],
     sampling: Sampling = GREEDY,
-    hooks: Sequence[NamedHook] = (),
+    hooks: NamedHooks = (),
 ) -> Int[Tensor, "batch pos_and_new"]:
     """TransformerLens' own generation with the key-value cache, over rows of equal length without padding.
 

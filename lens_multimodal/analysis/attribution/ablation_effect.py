@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.attribution_inputs import AttributionInputs, Receive, inputs_for_targets
-from lens_multimodal.analysis.attribution.graph import check_finite_targets
+from lens_multimodal.analysis.attribution.autograd_graph import check_finite_targets
 from lens_multimodal.analysis.effects.by_row import Replaced, distinct, logits_by_row, replaced_neurons
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.positions import Positions, read_positions

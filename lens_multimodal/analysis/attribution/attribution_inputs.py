@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from lens_multimodal.analysis.attribution.graph import normal_tensor
+from lens_multimodal.analysis.attribution.autograd_graph import normal_tensor
 from lens_multimodal.arguments.boundary import ArgumentValueError
 from lens_multimodal.arguments.positions import Positions, positions_in
 from lens_multimodal.arguments.targets import ResolvedTarget, Targets, read_targets

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.attribution_inputs import AttributionInputs, Receive
-from lens_multimodal.analysis.attribution.graph import check_finite_targets, gradients_on
+from lens_multimodal.analysis.attribution.autograd_graph import check_finite_targets, gradients_on
 from lens_multimodal.arguments.targets import first_read
 from lens_multimodal.precision import wide
 

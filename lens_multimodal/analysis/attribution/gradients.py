@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.attribution_inputs import AttributionInputs, Receive
-from lens_multimodal.analysis.attribution.graph import (
+from lens_multimodal.analysis.attribution.autograd_graph import (
     check_finite_targets,
     gradients_on,
     start_graph,

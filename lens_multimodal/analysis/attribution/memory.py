@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lens_multimodal import transformer
-from lens_multimodal.analysis.attribution.graph import gradients_on, start_graph
+from lens_multimodal.analysis.attribution.autograd_graph import gradients_on, start_graph
 from lens_multimodal.arguments.boundary import public
 from lens_multimodal.arguments.units import Layers, read_layers
 

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from lens_multimodal import transformer
 from lens_multimodal.analysis.attribution.ablation_effect import values_by_row
+from lens_multimodal.analysis.attribution.autograd_graph import normal_tensor
 from lens_multimodal.analysis.attribution.gradients import each_gradient
-from lens_multimodal.analysis.attribution.graph import normal_tensor
 from lens_multimodal.analysis.effects.by_row import Replaced, batches
 from lens_multimodal.analysis.patching.pairs import Pair
 from lens_multimodal.analysis.patching.patch_sweep import PatchSweep

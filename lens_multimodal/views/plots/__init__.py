@@ -3,6 +3,7 @@
 from lens_multimodal.views.plots.ablation_curve import ablation_bands, ablation_curve
 from lens_multimodal.views.plots.estimated_effects import estimate_scatter
 from lens_multimodal.views.plots.heat_map import depth_map, head_map, sweep_map
+from lens_multimodal.views.plots.heat_over_picture import heat_over_picture
 from lens_multimodal.views.plots.layer_bars import attribution_scatter, layer_histogram
 from lens_multimodal.views.plots.neuron_card_figures import (
     activation_figure,
@@ -14,7 +15,6 @@ from lens_multimodal.views.plots.over_picture import (
     layers_over_picture,
     values_over_picture,
 )
-from lens_multimodal.views.plots.overlay import heat_over_picture
 from lens_multimodal.views.plots.receptive_field_outline import receptive_field_over_picture
 
 __all__ = [
