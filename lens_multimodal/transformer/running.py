@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lens_multimodal.transformer.checked_hooks import NamedHooks, fired_hooks
-from lens_multimodal.transformer.differentiable import check_differentiable
 from lens_multimodal.transformer.losses_and_penalties import penalise, penalised
 from lens_multimodal.transformer.model_class import is_bridge
 from lens_multimodal.transformer.one_at_a_time import runs_alone
+from lens_multimodal.transformer.pass_checks import check_before_pass
 from lens_multimodal.transformer.residual_stream import unembed_normed
 from lens_multimodal.transformer.sampling import GREEDY, Sampling
 from lens_multimodal.transformer.sizes import shape
@@ -41,19 +41,22 @@ def logits_of(
         first: logits are wanted from this position on; where that can be, earlier ones are not unembedded. With a
             vocabulary of 50,400 the logits of an image's 196 positions take more memory than anything else.
         hooks: act in this pass alone.
-    Raises: as `fired_hooks`; as `check_differentiable` if gradients are recorded under hooks.
+    Raises: as `fired_hooks` and `check_before_pass`.
     """
     check_token_ids(model, tokens)
     with _chosen(model, hooks) as chosen:
-        if chosen is model and hooks and torch.is_grad_enabled():  # a twin was differentiated when it was compared
-            check_differentiable(model)
         return _logits(chosen, tokens, attention_mask, first, bare=chosen is not model)
 
 
 @contextmanager
 def _chosen(model: nn.Module, hooks: NamedHooks) -> Iterator[Any]:
-    """The model to run: this one or its bare twin, with the hooks on it."""
+    """The model to run: this one or its bare twin, with the hooks on it.
+
+    A twin is out of training, and was differentiated when it was compared.
+    """
     chosen = which_model(model, [name for name, _ in hooks])
+    if chosen is model:
+        check_before_pass(model, differentiated=bool(hooks) and torch.is_grad_enabled())
     with fired_hooks(chosen, hooks) if hooks else nullcontext():
         yield chosen
 
@@ -122,7 +125,7 @@ def generate(
         sampling: `transformers` applies its penalties to the log-probabilities of beams.
         hooks: act in this generation alone, in the pass over the prompt and in that over each new token.
     Raises: ValueError for beams on a model class that has none, and for a `HookedTransformer`'s prompt that both
-        begins and ends with its padding token; as `fired_hooks`.
+        begins and ends with its padding token; as `fired_hooks` and `check_before_pass`.
     """
     check_token_ids(model, tokens)
     penalties = {"repetition": sampling.repetition_penalty, "frequency": sampling.frequency_penalty}

@@ -128,26 +128,6 @@ def test_model_made_in_inference_mode_is_refused():
         neuron_attribution(model, PROMPT, 8)
 
 
-def test_dropout_is_refused():
-    model = wrapped_model("bridge", plain("gpt-2"))
-    neuron_attribution(model, PROMPT, 8)
-    model.original_model.train()
-    with pytest.raises(ValueError, match=r"dropout .*model\.eval"):
-        neuron_attribution(model, PROMPT, 8)
-
-
-@pytest.mark.parametrize(("layout", "setting"), [("llama", "attention_dropout"), ("opt", "dropout")])
-def test_dropout_by_a_function_is_refused(layout, setting):
-    """No `nn.Dropout` is in these models: their modules call `torch.nn.functional.dropout`."""
-    language_model = random_language_model(layout)
-    setattr(language_model.config, setting, 0.3)
-    model = wrapped_model("bridge", language_model)
-    neuron_attribution(model, PROMPT, 8)
-    model.original_model.train()
-    with pytest.raises(ValueError, match=r"dropout .*p=0\.3.*model\.eval"):
-        neuron_attribution(model, PROMPT, 8)
-
-
 def test_outer_hooks_are_seen():
     model = model_of("gpt-j", "bridge")
     name = transformer.mlp_post(0)

@@ -1,23 +1,32 @@
-"""Whether a model can be differentiated through, before a pass that does."""
+"""Whether a pass through a model can be trusted, before it runs."""
 
 from collections.abc import Iterator
 
 from torch import nn
 
 
-def check_differentiable(model: nn.Module) -> None:
-    """Raise ValueError for a model made under inference mode, or one whose dropout is switched on."""
+def check_before_pass(model: nn.Module, *, differentiated: bool) -> None:
+    """Raise ValueError if dropout is switched on.
+
+    Args:
+        differentiated: the model is differentiated through, so raise also if it was made under inference mode.
+    """
     for module in _modules(model):
-        for parameter in module._parameters.values():
-            if parameter is not None and parameter.is_inference():
-                name = next(name for name, own in model.named_parameters() if own is parameter)
-                raise ValueError(
-                    f"the model was made under torch.inference_mode (parameter {name}), so nothing can be "
-                    f"differentiated through it; make it outside, torch.no_grad is fine"
-                )
         if module.training and (share := _dropped(module)):
             name = next(name for name, own in model.named_modules() if own is module)
-            raise ValueError(f"dropout is on ({name}, p={share}): gradients would be random; call model.eval()")
+            raise ValueError(f"dropout is on ({name}, p={share}): results would be random; call model.eval()")
+        if differentiated:
+            _check_differentiable(module, model)
+
+
+def _check_differentiable(module: nn.Module, model: nn.Module) -> None:
+    for parameter in module._parameters.values():
+        if parameter is not None and parameter.is_inference():
+            name = next(name for name, own in model.named_parameters() if own is parameter)
+            raise ValueError(
+                f"the model was made under torch.inference_mode (parameter {name}), so nothing can be "
+                f"differentiated through it; make it outside, torch.no_grad is fine"
+            )
 
 
 def _dropped(module: nn.Module) -> float:
