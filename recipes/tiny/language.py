@@ -30,7 +30,7 @@ from recipes.tiny.stage import device, load_checkpoint, run_once, save_checkpoin
 from recipes.tiny.text import read_documents
 
 DECAY_SHARE = 0.4
-CYCLE_ENDS = (2400, 4000)
+CYCLE_ENDS = (2400, 4000, 9000)
 """Steps at which the learning rate reaches zero before the last step."""
 CHECKPOINT_SECONDS = 150
 HELD_OUT_EVERY = 200

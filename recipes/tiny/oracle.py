@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from lens_multimodal import VisionLens, attach_vision
+from lens_multimodal.files import digest_of_file
 from lens_multimodal.image.encoder import Preprocessing, VisionEncoder
 from lens_multimodal.train import CaptionBatch
 from recipes.tiny.evaluate.captions import nouns_in
@@ -67,7 +68,13 @@ class GivenFeatures(VisionEncoder):
 
 def run(settings: Settings, work: Path) -> dict[str, Any]:
     """Train a projection on oracle features; report how often captions of new scenes name the noun."""
-    fixed = {**settings.of("projection"), "noise": NOISE, "oracle steps": STEPS, "oracle batch": BATCH}
+    fixed = {
+        **settings.of("projection"),
+        "language": digest_of_file(work / "language" / "model" / "model.safetensors"),
+        "noise": NOISE,
+        "oracle steps": STEPS,
+        "oracle batch": BATCH,
+    }
     return run_once(work / "oracle", fixed, lambda: _measure(settings, work))
 
 

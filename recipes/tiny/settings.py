@@ -47,7 +47,7 @@ class Language:
     rotary_dim: int = 16
     n_ctx: int = 256
     batch: int = 8
-    steps: int = 9000
+    steps: int = 48_829
     learning_rate: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.1
