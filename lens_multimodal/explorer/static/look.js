@@ -9,8 +9,8 @@ const PAUSE_MS = 120;
 
 const WHERE = {
   image: `The paper’s ranking: the neurons that turn image patches into the word. It found them in the middle layers of a model
-    of 6 billion parameters. Small models do this work in their first layers, so the words these neurons write need not be about
-    the picture.`,
+    of 6 billion parameters. In small models many of them lie in the first layer, and the words they write need not be about the
+    picture.`,
   last: `The neurons active when the word is chosen (Pan et al. 2024). In small models as well, many of them write the word
     itself. They need not read the picture: they may fire before this word in any sentence.`,
 };
