@@ -204,7 +204,7 @@ def test_on_the_trio(tmp_path):
         truth = BruteForce(lens, scenes, 3, lens.model.original_model)
         rng = np.random.default_rng(0)
         checked = 0
-        for neuron in rng.choice(lens.shape.d_mlp, 40, replace=False):
+        for neuron in rng.choice(lens.shape.d_mlp, 50, replace=False):
             if not clear_of_rounding(truth, neuron, 0.98, 1000):
                 continue
             checked += 1

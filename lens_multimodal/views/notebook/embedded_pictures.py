@@ -11,7 +11,7 @@ from torch import Tensor
 from lens_multimodal.analysis.receptive_fields import ReceptiveField
 from lens_multimodal.atlas import DrivingPicture
 from lens_multimodal.image.geometry import Box, ImageGeometry
-from lens_multimodal.views.plots.heat_over_picture import heat_over_picture
+from lens_multimodal.views.plots.heated_picture import heat_over_picture
 
 SIDE = 224
 """Pixels of the longer side of a picture on the page."""

@@ -3,7 +3,7 @@
 from lens_multimodal.views.plots.ablation_curve import ablation_bands, ablation_curve
 from lens_multimodal.views.plots.estimated_effects import estimate_scatter
 from lens_multimodal.views.plots.heat_map import depth_map, head_map, sweep_map
-from lens_multimodal.views.plots.heat_over_picture import heat_over_picture
+from lens_multimodal.views.plots.heated_picture import heat_over_picture
 from lens_multimodal.views.plots.layer_bars import attribution_scatter, layer_histogram
 from lens_multimodal.views.plots.neuron_card_figures import (
     activation_figure,
