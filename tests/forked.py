@@ -9,10 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
+from threading import RLock
+
+from tqdm import tqdm
 
 from lens_multimodal.cli.several_processes import free_port
 
 MOST_KILLS = 3
+tqdm.set_lock(RLock())  # its own is shared with forked processes: one killed while it holds the lock would stop them all
 
 
 def forked(work: Callable[[], object], **environment: str) -> ForkProcess:
