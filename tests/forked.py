@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lens_multimodal.cli.several_processes import free_port
 
 MOST_KILLS = 3
-tqdm.set_lock(RLock())  # its own is shared with forked processes: one killed while it holds the lock would stop them all
+tqdm.set_lock(RLock())  # its own is shared with forked processes, and one killed while it holds the lock stops all
 
 
 def forked(work: Callable[[], object], **environment: str) -> ForkProcess:
