@@ -7,12 +7,10 @@ INSTALL := $(PYTHON) constraints/install.py
 # One process per core, one thread each: faster than one process with two threads, and than three processes. Bytecode is
 # kept whatever the caller's settings: a fresh environment has none, and many tests start a Python of their own.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
-# What leans on other packages. The rest does not depend on their releases: forms of arguments, the explorer's own
-# scripts in a browser, recipes, benchmarks, pages, and the memory of GPT-J's width.
-LEANING := tests/transformer tests/decoders tests/vision_language tests/image tests/prompt tests/hooks tests/analysis tests/train \
-	tests/tiny tests/store tests/atlas tests/experiments tests/data tests/views tests/cli tests/explorer \
-	tests/package/test_versions.py $(filter-out tests/test_full_size.py, $(wildcard tests/test_*.py)) \
-	--ignore=tests/explorer/test_browser.py --ignore=tests/vision_language/test_explorer_in_browser.py
+# What does not lean on the releases of other packages: forms of arguments, the explorer's own scripts in a browser,
+# recipes, benchmarks, pages, random inputs, the package itself, and the memory of GPT-J's width.
+LEANING_ON_NONE := $(addprefix --ignore=tests/, arguments benchmarks demos docs fuzz recipes test_full_size.py explorer/test_browser.py \
+	vision_language/test_explorer_in_browser.py) --ignore-glob='*/tests/package/test_[!v]*'
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --group build \
 	--no-emit-package httpx2-jsfetch --no-annotate --custom-compile-command "make lock" pyproject.toml
 
@@ -40,7 +38,7 @@ tests: $(VENV)/ready browser
 # The same tests on the lowest releases that are allowed, laid over the newest; torch is the same. TransformerLens 3 is
 # the one with both HookedTransformer and TransformerBridge.
 tests-lowest: $(LOWEST)/ready browser
-	PYTHONPATH=$(CURDIR)/$(LOWEST) $(PYTEST) $(LEANING)
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(PYTEST) $(LEANING_ON_NONE)
 
 # Root on Debian gets the browser of the tests of pages from Debian; elsewhere those tests are skipped, in capitals.
 browser:
