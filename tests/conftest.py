@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+import tests.type_checks  # noqa: F401  before the package, whose functions it checks; a folder's conftest may import that
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

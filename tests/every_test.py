@@ -6,7 +6,6 @@ import jaxtyping
 import pytest
 import torch
 
-import tests.type_checks  # noqa: F401  before the package, whose functions it checks
 from lens_multimodal import VisionLens
 from tests.lenses import make_lens
 from tests.tokenizers import make_tokenizer
