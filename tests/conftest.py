@@ -11,5 +11,5 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # also in the processes that test
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no" or config.option.collectonly:
+    if hasattr(config, "workerinput") or not config.getoption("tx", None) or config.option.collectonly:
         config.pluginmanager.import_plugin("tests.every_test")
