@@ -21,9 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays, so the garbage collector need not look through it: that took a third of the time."""
+    """What is imported stays, so the garbage collector need not look through it: that took a third of the time.
+
+    It looks through what the tests make less often than usual: that took a twelfth.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5000, 10, 40)
 
 
 def pytest_unconfigure() -> None:

@@ -67,7 +67,7 @@ def test_figures_and_cards_stay_in_the_export(tmp_path, monkeypatch):
     with chromium(size="1100,900") as browser:
         browser.get(page.as_uri())
         drawn = ".js-plotly-plot .scatterlayer .point, .js-plotly-plot canvas"
-        assert WebDriverWait(browser, 120).until(lambda at: at.find_elements("css selector", drawn))
+        assert WebDriverWait(browser, 600).until(lambda at: at.find_elements("css selector", drawn))
         card = browser.find_element("css selector", ".lens-multimodal")
         assert "Layer 0, neuron 3" in card.text
         pictures = card.find_elements("tag name", "img")

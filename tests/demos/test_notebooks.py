@@ -1,4 +1,4 @@
-"""Every demo runs from top to bottom, without a display or a network, within its time.
+"""Every demo runs from top to bottom, without a display or a network.
 
 They share a kernel, whose names are cleared before each: a kernel of its own would import everything anew.
 """
@@ -13,9 +13,6 @@ nbformat = pytest.importorskip("nbformat")
 
 DEMOS = Path(__file__).parents[2] / "demos"
 NOTEBOOKS = sorted(DEMOS.glob("*.ipynb"))
-
-CPU_SECONDS = 300
-"""Of one notebook; counted as processor time, which does not depend on what else runs."""
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -38,14 +35,10 @@ def kernel():
 @pytest.mark.slow
 def test_it_runs_and_holds_what_it_asserts(notebook, kernel, tmp_path):
     client = pytest.importorskip("nbclient")
-    start = f"%reset -f\n%cd -q {tmp_path}\nimport time\ntime.process_time()"
-    end = "import time\n\ntime.process_time()"
-    notebook.cells = [nbformat.v4.new_code_cell(start), *notebook.cells, nbformat.v4.new_code_cell(end)]
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}"))
     run = client.NotebookClient(notebook, km=kernel, timeout=None, startup_timeout=3600)
     run.execute()
     run.kc.stop_channels()
-    before, after = (float(cell.outputs[-1]["data"]["text/plain"]) for cell in (notebook.cells[0], notebook.cells[-1]))
-    assert after - before < CPU_SECONDS
 
 
 def test_it_is_valid_and_small(notebook):

@@ -46,9 +46,9 @@ def test_the_page_is_served_and_opened_and_the_server_stops(lens, monkeypatch):
     monkeypatch.setattr(server, "make_server", lambda app: made.append(make(app)) or made[-1])
     thread = threading.Thread(target=explorer.serve, args=[lens], kwargs={"port": 0})
     thread.start()
-    assert started.wait(60)
+    assert started.wait(600)
     port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", opened[0])[1])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     connection.request("GET", "/")
     response = connection.getresponse()
     assert response.status == 200

@@ -160,7 +160,7 @@ def test_threads_end_with_the_batches(pictures: list[CaptionedPicture]) -> None:
     assert any(thread.name.startswith("pictures") for thread in own)
     batches.close()  # type: ignore[attr-defined]
     for thread in own:
-        thread.join(timeout=30)
+        thread.join(timeout=600)
         assert not thread.is_alive()
 
 

@@ -57,7 +57,7 @@ def test_from_the_index_to_each_neuron(family, tmp_path):
             layer, neuron = map(int, browser.title.removeprefix("Layer ").split(", neuron "))
             rows = atlas.neuron(layer, neuron).patches
             browser.execute_script(EAGER)
-            WebDriverWait(browser, 60).until(lambda _: browser.execute_script(LOADED))
+            WebDriverWait(browser, 600).until(lambda _: browser.execute_script(LOADED))
             outlines = browser.execute_script(OUTLINES)
             assert len(outlines) == len(rows) == 5
             for (width, *corners), row in zip(outlines, rows.itertuples(), strict=True):

@@ -50,9 +50,8 @@ class NeuronWords:
         """Whether each neuron of a table has a token that says one of some nouns, as `nouns.says` takes it."""
         ids, wanted = self._ids[self._known(neurons)], first_words(names)
         different, place = np.unique(ids, return_inverse=True)
-        for token in different.tolist():
-            if token not in self._said:
-                self._said[token] = said(*token_strings(self.model, [token]))
+        new = [token for token in different.tolist() if token not in self._said]
+        self._said |= zip(new, map(said, token_strings(self.model, new)), strict=True)
         hits = np.array([self._said[token] in wanted for token in different.tolist()], dtype=bool)
         return np.asarray(hits[place.reshape(ids.shape)].any(axis=1))
 
