@@ -1,6 +1,7 @@
 """Two processes give the tables of one, even if all are killed and another number of processes continues.
 
-The command that the documentation gives, `accelerate launch -m lens_multimodal reproduce`, runs the experiments.
+The command that the documentation gives, `accelerate launch -m lens_multimodal reproduce`, runs the experiments; it
+starts processes as `torchrun` does.
 Without a GPU, accelerate starts several processes only with `--multi_gpu`.
 """
 
@@ -16,7 +17,7 @@ from lens_multimodal.cli.several_processes import free_port
 from lens_multimodal.experiments.stream.parts import read_parts
 from tests.experiments.stream_world import make_scenes, run_probe
 from tests.experiments.test_stream import bytes_of
-from tests.forked import kill, two_forked
+from tests.forked import assert_finished, kill, two_forked
 
 COUNT = 14
 SECONDS = 0.2
@@ -38,10 +39,7 @@ def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_and_both_wrote(home: Path, alone: Path, tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    world = ["-m", "tests.experiments.stream_world", str(home), str(tmp_path / "out"), str(SECONDS)]
-    done = subprocess.run([sys.executable, *launcher, *world], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert_finished(two_forked(lambda: run_probe(home, tmp_path / "out", seconds=SECONDS, count=COUNT)))
     assert bytes_of(tmp_path / "out") == bytes_of(alone)
     writers = {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / "out")}
     assert writers == {"0", "1"}

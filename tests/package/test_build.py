@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     names = zipfile.ZipFile(built["wheel"]).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"lens_multimodal"}
-    tracked = {p.relative_to(ROOT).as_posix() for p in (ROOT / "lens_multimodal").rglob("*") if _shipped(p)}
+    tracked = {p.relative_to(ROOT).as_posix() for p in (ROOT / "lens_multimodal").rglob("*") if _shipped(p, ROOT)}
     assert tracked <= set(names)
     assert "lens_multimodal/py.typed" in names
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
@@ -76,36 +75,19 @@ def test_the_source_distribution_holds_no_leftovers(built):
     assert not [name for name in names if name.startswith(("out/", ".venv", "recipes/tiny/work"))]
 
 
-def test_the_tests_pass_from_the_unpacked_source_distribution(built, tmp_path, request):
-    """All of them are collected there; those that read other files of the repository are run."""
+def test_the_tests_pass_from_the_unpacked_source_distribution(built, tmp_path):
+    """All of them are there, to the byte; those that read other files of the repository are run."""
     with tarfile.open(built["sdist"]) as sdist:
         sdist.extractall(tmp_path, filter="data")
     (home,) = tmp_path.iterdir()
-    there = _collected(home, run=FROM_THE_SOURCE_DISTRIBUTION)
-    if there != {item.nodeid for item in request.session.items}:  # this run is of a part, or something is missing
-        assert there == _collected(ROOT)
+    assert _tests_of(home) == _tests_of(ROOT)
+    quick = ["--assert=plain", "-o", "addopts=--strict-markers"]  # neither asserts nor functions are rewritten
+    _run("-m", "pytest", "-q", "-p", "no:cacheprovider", *quick, *FROM_THE_SOURCE_DISTRIBUTION, cwd=home, path=home)
 
 
-COLLECT_AND_RUN = """
-import sys
-import pytest
-
-class Chosen:
-    def pytest_collection_modifyitems(self, items):
-        print(*(f"collected {item.nodeid}" for item in items), sep="\\n")
-        if sys.argv[1:]:
-            items[:] = [item for item in items if item.nodeid.split("::")[0] in sys.argv]
-
-quick = ["--assert=plain", "-o", "addopts=--strict-markers"]  # neither asserts nor functions are rewritten
-how = ["-q", "-p", "no:cacheprovider", *quick, *([] if sys.argv[1:] else ["--collect-only"])]
-sys.exit(pytest.main(how, [Chosen()]))
-"""
-
-
-def _collected(home: Path, *, run: Sequence[str] = ()) -> set[str]:
-    """The tests that are found in a folder, after those of some files have passed."""
-    lines = _run("-c", COLLECT_AND_RUN, *run, cwd=home, path=home).stdout.splitlines()
-    return {line.removeprefix("collected ") for line in lines if line.startswith("collected ")}
+def _tests_of(home: Path) -> dict[str, bytes]:
+    files = (path for path in (home / "tests").rglob("*") if _shipped(path, home))
+    return {path.relative_to(home).as_posix(): path.read_bytes() for path in files}
 
 
 def test_the_metadata_of_the_wheel(built):
@@ -140,8 +122,8 @@ print(json.dumps([lens_multimodal.__file__, lens.caption(picture)]))
     assert version.startswith("lens_multimodal ")
 
 
-def _shipped(path: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+def _shipped(path: Path, home: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(home).parts)
     return path.is_file() and path.suffix != ".pyc" and not hidden
 
 
