@@ -20,7 +20,6 @@ pytestmark = pytest.mark.slow
 
 FROM_THE_SOURCE_DISTRIBUTION = (
     "tests/package/test_dependencies.py",
-    "tests/package/test_imports.py",
     "tests/package/test_versions.py",
     "tests/benchmarks/test_peak_memory.py",
     "tests/data/test_folders.py",
