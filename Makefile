@@ -8,9 +8,9 @@ INSTALL := $(PYTHON) constraints/install.py
 # kept whatever the caller's settings: a fresh environment has none, and many tests start a Python of their own.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 # What does not lean on the releases of other packages: forms of arguments, the explorer's own scripts in a browser,
-# recipes, benchmarks, pages, random inputs, the package itself, and the memory of GPT-J's width.
+# recipes, benchmarks, pages, random inputs, the package itself, the memory of GPT-J's width, and the trio's figures.
 LEANING_ON_NONE := $(addprefix --ignore=tests/, arguments benchmarks demos docs fuzz recipes test_full_size.py explorer/test_browser.py \
-	vision_language/test_explorer_in_browser.py) --ignore-glob='tests/package/test_[!v]*'
+	vision_language/test_explorer_in_browser.py tiny/test_card.py tiny/test_demo.py) --ignore-glob='tests/package/test_[!v]*'
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --group build \
 	--no-emit-package httpx2-jsfetch --no-annotate --custom-compile-command "make lock" pyproject.toml
 
