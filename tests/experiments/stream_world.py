@@ -1,6 +1,7 @@
 """A small world for the engine: random pictures, a random lens, and an experiment that uses all kinds of cells."""
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,3 +116,8 @@ def run_probe(home: Path, out: Path, *, seconds: float = 0.0, count: int = 14) -
         batching=Batching(pictures=2),
         progress=False,
     )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_probe(Path(sys.argv[1]), Path(sys.argv[2]), seconds=float(sys.argv[3]))
