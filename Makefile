@@ -7,10 +7,10 @@ INSTALL := $(PYTHON) constraints/install.py
 # One process per core, one thread each: faster than one process with two threads, and than three processes. Bytecode is
 # kept whatever the caller's settings: a fresh environment has none, and many tests start a Python of their own.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
-# What does not lean on the releases of other packages: forms of arguments, the explorer's own scripts in a browser,
-# recipes, benchmarks, pages, random inputs, the package itself, the memory of GPT-J's width, and the trio's figures.
-LEANING_ON_NONE := $(addprefix --ignore=tests/, arguments benchmarks demos docs fuzz recipes test_full_size.py explorer/test_browser.py \
-	vision_language/test_explorer_in_browser.py tiny/test_card.py tiny/test_demo.py) --ignore-glob='tests/package/test_[!v]*'
+# What leans on no release of other packages: tests marked as `newest`, and these folders, of the package's own tests all
+# but those of versions and views.
+LEANING_ON_NONE := -m 'not newest' $(addprefix --ignore=tests/, arguments benchmarks demos docs fuzz recipes) \
+	--ignore-glob='tests/package/test_[!v]*'
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --group build \
 	--no-emit-package httpx2-jsfetch --no-annotate --custom-compile-command "make lock" pyproject.toml
 

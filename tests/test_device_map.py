@@ -30,7 +30,7 @@ BRIDGED = {
         UPPER: ["model.layers.2", "model.norm", "lm_head"],
     },
 }
-CASES = [*BRIDGED, *(["hooked"] if "hooked" in MODEL_CLASSES else [])]
+CASES = ["gpt-j", pytest.param("llama", marks=pytest.mark.newest), *(["hooked"] if "hooked" in MODEL_CLASSES else [])]
 
 TOKEN = 11
 NEURONS = [(0, 1), (1, 2), (2, 3)]

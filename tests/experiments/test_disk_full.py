@@ -47,6 +47,7 @@ cp -r "$1/out/run" "$1/saved"
 """
 
 
+@pytest.mark.newest
 @pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_run_loses_nothing(tmp_path: Path) -> None:
     if shutil.which("unshare") is None:

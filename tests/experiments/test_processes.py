@@ -91,6 +91,7 @@ def test_the_command_in_two_processes_equals_itself_alone(
         assert {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / out)} == {"0", "1"}
 
 
+@pytest.mark.newest
 @pytest.mark.slow
 def test_a_process_that_fails_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -93,6 +93,7 @@ def test_the_tiny_trio_on_its_scenes(tmp_path: Path) -> None:
         Results(out)
 
 
+@pytest.mark.newest
 @pytest.mark.slow
 def test_a_killed_and_restarted_run_gives_equal_bytes(tmp_path: Path) -> None:
     out = tmp_path / "out"

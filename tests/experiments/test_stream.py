@@ -101,6 +101,7 @@ def test_rows_do_not_depend_on_how_many_pictures_make_a_part(
         assert len(read_parts(out)) == -(-COUNT // pictures)
 
 
+@pytest.mark.newest
 @pytest.mark.slow
 def test_killed_at_random_moments_and_started_again_the_tables_are_equal_to_the_byte(
     lens: VisionLens, scenes: list[Scene], tmp_path: Path

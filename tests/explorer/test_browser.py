@@ -16,7 +16,7 @@ from tests.explorer.conftest import atlas_with_site, fingerprint
 from tests.lenses import picture, random_lens
 from tests.models import MODEL_CLASSES
 
-pytestmark = needs_browser
+pytestmark = [*needs_browser, pytest.mark.newest]
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,7 @@ def test_after_the_image_is_gone_the_copy_is_refused(lens, prompt):
         lens.logits(found)
 
 
+@pytest.mark.newest
 def test_a_spawned_process_refuses_it(prompt):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         said = pool.apply(other_logits, (prompt,))

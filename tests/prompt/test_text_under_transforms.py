@@ -145,6 +145,7 @@ def test_the_meta_device(layout):
 # --- graphs ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(plain, seeing, strict):
     def run(model: nn.Module) -> Tensor:
@@ -170,6 +171,7 @@ def test_graphs_that_leave_the_process_refuse_images(seeing, mixed):
             graph(mixed[:, :4])
 
 
+@pytest.mark.newest
 def test_compiled_text_and_images(plain, seeing, mixed, compiled):
     both_equal(lambda model: compiled(logits(model))(WORDS), plain, seeing)
     run = compiled(logits(seeing), dynamic=True)
@@ -180,12 +182,14 @@ def test_compiled_text_and_images(plain, seeing, mixed, compiled):
         run(mixed + 1000 * (mixed >= D_VOCAB))
 
 
+@pytest.mark.newest
 def test_compiled_by_inductor(seeing, mixed, compiled):
     run = compiled(seeing.get_input_embeddings(), backend="inductor")
     assert torch.equal(run(mixed), seeing.get_input_embeddings()(mixed))
     assert torch.equal(run(WORDS), seeing.get_input_embeddings()(WORDS))
 
 
+@pytest.mark.newest
 def test_compiled_training(plain, seeing, mixed, compiled):
     def gradients(model: nn.Module, run: Callable[[Tensor], Tensor], tokens: Tensor) -> dict[str, Tensor]:
         model.zero_grad()

@@ -76,6 +76,7 @@ def made_elsewhere(queue: multiprocessing.Queue) -> None:
     queue.put([bank.store(torch.randn(4, 3)).ids.tolist() for _ in range(3)])
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("way", ["fork", "spawn"])
 def test_ids_of_another_process_are_unknown(bank, way, tmp_path):
     if way not in multiprocessing.get_all_start_methods():

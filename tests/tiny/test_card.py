@@ -10,6 +10,8 @@ from recipes.tiny.evaluate.captions import caption_all, direct_decoding, naming,
 from recipes.tiny.evaluate.translation import translation
 from recipes.tiny.sample_scene import Scene, of_split, read_scenes
 
+pytestmark = pytest.mark.newest
+
 FIGURES = json.loads((tiny.FOLDER / "figures.json").read_text())
 KINDS = {"known": "train", "held_out_drawing": "held_out_drawing", "held_out_style": "held_out_style"}
 

@@ -9,6 +9,8 @@ import pytest
 from lens_multimodal import ablate, attach_vision, demo
 from lens_multimodal.analysis import decode_neurons, effect_of, top_neurons
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.mark.slow
 def test_the_page_is_complete_and_self_contained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

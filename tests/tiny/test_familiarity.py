@@ -11,6 +11,8 @@ from lens_multimodal.tiny import load_vision, scenes_folder
 from lens_multimodal.tiny.familiarity import EVERY, EXCEEDED, FALSE_ALARMS, Familiarity, familiarity_of, measured_limit
 from tests.lenses import make_lens
 
+pytestmark = pytest.mark.newest
+
 RANDOM = np.random.default_rng(0)
 
 

@@ -13,7 +13,7 @@ from tests.browser import chromium, needs_browser
 from tests.vision_language.models import build
 from tests.vision_language.pictures import scenes_of_several_sizes
 
-pytestmark = needs_browser
+pytestmark = [*needs_browser, pytest.mark.newest]
 
 EAGER = "for (const image of document.images) image.loading = 'eager'"
 LOADED = "return [...document.images].every((image) => image.complete)"

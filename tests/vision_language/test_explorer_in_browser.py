@@ -16,7 +16,7 @@ from tests.explorer.browsing import Tab, served
 from tests.vision_language.models import build
 from tests.vision_language.pictures import scenes_of_several_sizes
 
-pytestmark = needs_browser
+pytestmark = [*needs_browser, pytest.mark.newest]
 
 GRIDS = {"llava-next": ("6 \N{MULTIPLICATION SIGN} 8", 6), "llama-4": ("4 \N{MULTIPLICATION SIGN} 4", 4)}
 """The finest grid of a picture of 96 x 60 pixels, and how many positions show no part of it: row ends, or padding."""

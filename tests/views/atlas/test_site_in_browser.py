@@ -1,10 +1,12 @@
 """The search of the site in a real browser, from the disk."""
 
+import pytest
+
 from tests.atlas.atlas_world import atlas_of, world_scenes
 from tests.browser import chromium, needs_browser
 from tests.lenses import random_lens
 
-pytestmark = needs_browser
+pytestmark = [*needs_browser, pytest.mark.newest]
 
 
 def test_the_search_finds_words_categories_layers_and_names(tmp_path):
