@@ -1,5 +1,6 @@
 """A failure half way leaves a module as it was."""
 
+import gc
 import sys
 from types import FrameType
 from typing import Any
@@ -88,18 +89,23 @@ def test_a_failing_self_check_of_a_transformer_lens_model(kind, parts):
 
 
 class InterruptedAt:
-    """Raise KeyboardInterrupt when Python enters its n-th function, as Ctrl-C may at any moment."""
+    """Raise KeyboardInterrupt when Python enters its n-th function, as Ctrl-C may at any moment.
+
+    The garbage collector waits: it would call functions at moments of its own, and Python swallows what they raise.
+    """
 
     def __init__(self, n: int | None) -> None:
         self.n, self.calls = n, 0
 
     def __enter__(self) -> "InterruptedAt":
         self.before = sys.gettrace()
+        gc.disable()
         sys.settrace(self._entered)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(self.before)
+        gc.enable()
 
     def _entered(self, frame: FrameType, _event: str, _argument: object) -> None:
         if frame.f_code.co_name == "<genexpr>":  # also entered when it is freed, where Python swallows what is raised
