@@ -32,9 +32,15 @@ def red_square() -> np.ndarray:
     return mask
 
 
-def field(values: np.ndarray) -> np.ndarray:
-    heat = bilinear(values, 48, 48)
-    return heat > np.quantile(heat, 0.95)
+def assert_plain_overlap(iou: float, values: np.ndarray) -> None:
+    """The scene is symmetric: pixels that tie at the threshold but for rounding may be in the field or out of it."""
+    heat, square = bilinear(values, 48, 48), red_square()
+    threshold = np.quantile(heat, 0.95)
+    tied = np.isclose(heat, threshold, rtol=1e-5, atol=1e-7)
+    certain = (heat > threshold) & ~tied
+    lowest, highest = (overlap(certain | tied & side, square) for side in (~square, square))
+    assert highest - lowest < 0.05
+    assert lowest - 1e-6 <= iou <= highest + 1e-6
 
 
 def test_every_overlap_is_the_plain_one(rows, maps):
@@ -45,9 +51,9 @@ def test_every_overlap_is_the_plain_one(rows, maps):
         single = own[own["unit"] == "neuron"]
         assert 1 <= len(single) <= 3
         for row in single.itertuples():
-            assert row.iou == pytest.approx(overlap(field(maps[row.layer, :, :, row.neuron]), red_square()), abs=0.01)
+            assert_plain_overlap(row.iou, maps[row.layer, :, :, row.neuron])
         mean = np.mean([maps[r.layer, :, :, r.neuron] for r in single.itertuples()], axis=0)
-        assert own[own["unit"] == "mean"]["iou"].iloc[0] == pytest.approx(overlap(field(mean), red_square()), abs=0.01)
+        assert_plain_overlap(own[own["unit"] == "mean"]["iou"].iloc[0], mean)
 
 
 def test_maps_are_the_plain_activations(rows, maps):
