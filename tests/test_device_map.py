@@ -30,7 +30,8 @@ BRIDGED = {
         UPPER: ["model.layers.2", "model.norm", "lm_head"],
     },
 }
-CASES = ["gpt-j", pytest.param("llama", marks=pytest.mark.newest), *(["hooked"] if "hooked" in MODEL_CLASSES else [])]
+CASES = ["gpt-j", *(["hooked"] if "hooked" in MODEL_CLASSES else [])]
+each_case = pytest.mark.parametrize("lenses", CASES, indirect=True)
 
 TOKEN = 11
 NEURONS = [(0, 1), (1, 2), (2, 3)]
@@ -44,7 +45,7 @@ def devices():
         yield
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module")
 def lenses(request, tokenizers) -> tuple[VisionLens, VisionLens]:
     """The same weights spread over two devices and on one device."""
     layout = "gpt-j" if request.param == "hooked" else request.param
@@ -75,6 +76,7 @@ def _spread_hooked(tokenizer: object) -> nn.Module:
     return model
 
 
+@each_case
 def test_layers_lie_apart(lenses):
     spread, whole = lenses
     places = [str(transformer.w_out(spread.model, layer).device) for layer in LAYERS]
@@ -233,6 +235,7 @@ def swept(lens: VisionLens):
     ]
 
 
+@each_case
 @pytest.mark.parametrize(
     "what",
     [captions, scored, ranked, parts, decoded, swept, removed, pushed, patched, attended, edited],
@@ -245,6 +248,14 @@ def test_the_same_numbers(what, lenses):
     assert_same(what(spread), what(whole))
 
 
+@pytest.mark.parametrize("lenses", ["llama"], indirect=True)
+def test_the_same_numbers_with_gated_mlps_and_other_norms(lenses):
+    test_layers_lie_apart(lenses)
+    for what in (captions, scored, decoded):
+        assert_same(what(lenses[0]), what(lenses[1]))
+
+
+@each_case
 def test_an_encoder_on_a_device(lenses):
     spread, whole = lenses
     vision, projection = encoder(), linear()

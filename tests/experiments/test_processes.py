@@ -62,33 +62,54 @@ def test_two_killed_processes_are_continued_by_one(home: Path, alone: Path, tmp_
     assert len(made) == len(set(made)) == COUNT
 
 
+COMMAND = ["reproduce", "--only", "projection", "--limit", "2"]
+
+
+def reproduced(out: Path, *more: str) -> dict[str, bytes]:
+    with pytest.raises(SystemExit) as ended:
+        main([*COMMAND, *more, "--out", str(out)])
+    assert not ended.value.code
+    return tables_of(out)
+
+
+def tables_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
+
+
+def assert_written_by_two(out: Path, reproduced_alone: dict[str, bytes]) -> None:
+    assert tables_of(out) == reproduced_alone
+    assert {part.folder.name.split(".r")[1] for part in read_parts(out)} == {"0", "1"}
+
+
+@pytest.fixture(scope="module")
+def reproduced_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    tables = reproduced(tmp_path_factory.mktemp("reproduced") / "alone")
+    assert tables
+    return tables
+
+
 @pytest.mark.slow
-def test_the_command_in_two_processes_equals_itself_alone(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_accelerate_launch_equals_the_command_alone(
+    tmp_path: Path, reproduced_alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `accelerate launch` starts it, and with `--processes`."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = ["reproduce", "--only", "projection", "--limit", "2"]
     port = ["--main_process_port", str(free_port())]  # given 0, older releases of accelerate wait forever
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *port]
-    call = [sys.executable, *launcher, "-m", "lens_multimodal", *command, "--out", str(tmp_path / "launched")]
+    call = [sys.executable, *launcher, "-m", "lens_multimodal", *COMMAND, "--out", str(tmp_path)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("report: ") == 1, "every process said it"
-    for name, more in (("own", ["--processes", "2"]), ("alone", [])):
-        with pytest.raises(SystemExit) as ended:
-            main([*command, *more, "--out", str(tmp_path / name)])
-        assert not ended.value.code
-        assert capfd.readouterr().out.count("report: ") == 1
-    launched, own, alone = (
-        {path.name: path.read_bytes() for path in (tmp_path / out / "tables").iterdir()}
-        for out in ("launched", "own", "alone")
-    )
-    assert alone
-    assert launched == alone
-    assert own == alone
-    for out in ("launched", "own"):
-        assert {part.folder.name.split(".r")[1] for part in read_parts(tmp_path / out)} == {"0", "1"}
+    assert_written_by_two(tmp_path, reproduced_alone)
+
+
+@pytest.mark.newest
+@pytest.mark.slow
+def test_the_option_processes_equals_the_command_alone(
+    tmp_path: Path, reproduced_alone: dict[str, bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    reproduced(tmp_path, "--processes", "2")
+    assert capfd.readouterr().out.count("report: ") == 1
+    assert_written_by_two(tmp_path, reproduced_alone)
 
 
 @pytest.mark.newest

@@ -1,8 +1,9 @@
 """The explorer served and opened in a browser."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,14 @@ class Tab:
         self.click("#look-caption .word")
         self.until(lambda: self.all("#neurons-table tbody tr"))
 
-    def check_that_text_is_readable(self) -> None:
-        """Nothing is wider than the window, and every text stands out from what is behind it."""
-        assert self.driver.execute_script(TOO_WIDE) <= 0
-        assert self.driver.execute_script(CONTRAST) == []
+    def check_that_text_is_readable(self, *, widths: Sequence[int]) -> None:
+        """Nothing is wider than the window, and every text stands out from what is behind it, in both themes."""
+        for width, theme in product(widths, ("light", "dark")):
+            self.driver.set_window_size(width, 1000)
+            self.driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+            self.until(lambda width=width: self.driver.execute_script("return innerWidth") <= width)
+            assert self.driver.execute_script(TOO_WIDE) <= 0, (width, theme)
+            assert self.driver.execute_script(CONTRAST) == [], (width, theme)
 
     def patch_between(self, first: int, second: int) -> None:
         """Choose two pictures of the gallery to patch from one into the other."""

@@ -133,7 +133,7 @@ def test_no_hooked_transformer_in_transformer_lens_4(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory from /proc")
 def test_peak_host_memory(tmp_path):
-    """At most 1.2 times one shard and the model, for every format and precision; in both classes, where there are two.
+    """At most 1.2 times one shard and the model, for every format, converted or not, in every class.
 
     Besides, the check of a few logits needs the largest matrix in float32 where a processor has no bfloat16 arithmetic.
     """
@@ -159,11 +159,9 @@ def test_peak_host_memory(tmp_path):
 
 
 CASES = [
-    (kind, form, dtype)
-    for kind in ("bridge", "hooked")
-    for form in (FORMATS if kind == "bridge" else ("safetensors", "sharded bin"))  # both are made of the loaded weights
-    for dtype in (torch.float32, torch.bfloat16)
-    if kind == "bridge" or "hooked" in MODEL_CLASSES
+    *(("bridge", form, torch.float32) for form in FORMATS),
+    *(("bridge", form, torch.bfloat16) for form in ("sharded safetensors", "old bin")),
+    *(("hooked", form, torch.bfloat16) for form in ("safetensors", "sharded bin") if "hooked" in MODEL_CLASSES),
 ]
 
 

@@ -42,7 +42,7 @@ DIRECT = ("direct_effect", "local_direct_effect", "activation_x_decoded")
 EXACT = 3e-6
 
 
-def everything(case: Case, n_new: int = 5) -> dict[str, torch.Tensor]:
+def everything(case: Case, n_new: int = 3) -> dict[str, torch.Tensor]:
     """What the library computes on a lens: logits, attribution, effects and generated tokens."""
     lens, model, tokens = case.lens, case.lens.model, case.prompt.tokens
     (image,) = (span.image for span in case.prompt.spans[0])

@@ -165,14 +165,10 @@ def test_positions_are_chosen_by_keyboard_in_every_grid_and_outside_of_them(open
     tab.complaints()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1360, 400])
-def test_text_is_readable_and_nothing_is_wider_than_the_window(opened, theme, width):
+def test_text_is_readable_and_nothing_is_wider_than_the_window(opened):
     *_, tab = opened
-    tab.driver.set_window_size(width, 1000)
     tab.open()
-    tab.driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
     tab.ask_about_the_first_word()
-    tab.check_that_text_is_readable()
+    tab.check_that_text_is_readable(widths=(1360, 400))
     tab.patch_between(0, 3)
-    tab.check_that_text_is_readable()
+    tab.check_that_text_is_readable(widths=(1360, 400))

@@ -26,8 +26,7 @@ def browser():
         yield browser
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 700])
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (700, "dark")])
 def test_a_folded_figure_opens_at_the_width_of_the_page(browser, path, width, scheme):
     browser.set_window_size(width, 900)
     media = [{"name": "prefers-color-scheme", "value": scheme}]
