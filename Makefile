@@ -20,8 +20,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
 demo: $(VENV)/ready-for-demo
 	OMP_NUM_THREADS=1 $(BIN)/python -m lens_multimodal.demo --out out/demo.html
 
-# mypy needs one core for most of a minute, so it runs beside the tests.
-test: lint
+# What waits for other machines goes together; mypy needs one core for most of a minute, so it runs beside the tests.
+test:
+	$(MAKE) -j 2 $(LOWEST)/ready browser
+	$(MAKE) lint
 	$(MAKE) -j 2 types tests
 	$(MAKE) tests-lowest
 
@@ -36,9 +38,10 @@ tests: $(VENV)/ready browser
 	$(PYTEST)
 
 # The same tests on the lowest releases that are allowed, laid over the newest; torch is the same. TransformerLens 3 is
-# the one with both HookedTransformer and TransformerBridge.
+# the one with both HookedTransformer and TransformerBridge. Types are not checked at run time here, so these tests
+# have the package as users have it.
 tests-lowest: $(LOWEST)/ready browser
-	PYTHONPATH=$(CURDIR)/$(LOWEST) $(PYTEST) $(LEANING_ON_NONE)
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(PYTEST) --jaxtyping-packages= $(LEANING_ON_NONE)
 
 # Root on Debian gets the browser of the tests of pages from Debian; elsewhere those tests are skipped, in capitals.
 browser:

@@ -225,6 +225,7 @@ def given(lens):
 
 
 GIVEN_TO: dict[str, dict[str, Any]] = {
+    "faithfulness": {"n_neurons": 40, "n_points": 4},
     "patch_path": {"sender_neurons": [(0, 3)], "receiver_neurons": [(1, 5), (2, 6)], "receiver_heads": [(2, 0)]},
     "neuron_attribution_by_row": {"tokens": ROWS},
     "VisionLens.show": {"neuron": (1, 4), "pictures": [picture(1)]},

@@ -196,6 +196,7 @@ def test_the_estimate_counts_the_ablations(made, monkeypatch):
     assert slowly.seconds > n_rows / len(asked[0].neurons)
 
 
+@pytest.mark.newest
 @pytest.mark.slow
 def test_after_a_real_run_on_the_trio(tmp_path):
     with attach_vision() as lens:

@@ -11,7 +11,7 @@ from lens_multimodal import ablate, transformer
 from lens_multimodal.hooks import add_vector, freeze_attention, patch_resid_pre
 from lens_multimodal.transformer import passes_of
 from tests.lenses import each_case
-from tests.models import D_VOCAB, random_language_model, wrapped_model
+from tests.models import D_VOCAB, MODEL_CLASSES, random_language_model, wrapped_model
 
 N_PROMPT, N_NEW = 5, 6
 
@@ -150,9 +150,9 @@ def test_frozen_patterns_of_one_position(model_of):
         model(prompt(1))
 
 
-@each_case
-def test_the_model_is_watched_for_as_long_as_hooks_live(layout, kind):
-    model = wrapped_model(kind, random_language_model(layout))
+@pytest.mark.parametrize("kind", MODEL_CLASSES)
+def test_the_model_is_watched_for_as_long_as_hooks_live(kind):
+    model = wrapped_model(kind, random_language_model("gpt-j"))
 
     def watching() -> int:
         return sum(
