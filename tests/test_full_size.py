@@ -1,7 +1,7 @@
 """GPT-J-6B's true width with BEiT-large through everything: a few of its 28 layers on a CPU in bounded memory, all of
 them on a GPU.
 
-A CPU without arithmetic for bfloat16 emulates it, more than ten times slower than float32. It gets float32 here;
+A CPU without arithmetic for bfloat16 emulates it, up to more than ten times slower than float32. It gets float32 here;
 bfloat16 itself is covered there by the small models of the other tests.
 """
 
@@ -47,10 +47,10 @@ def has_bfloat16_arithmetic() -> bool:
         matrix = torch.ones(256, 256, dtype=dtype)
         matrix @ matrix  # the first product sets things up
         began = time.process_time()
-        for _ in range(4):
+        for _ in range(16):
             matrix @ matrix
         seconds[dtype] = time.process_time() - began
-    return seconds[torch.bfloat16] < 4 * seconds[torch.float32]
+    return seconds[torch.bfloat16] < 1.5 * seconds[torch.float32]
 
 
 def through_everything(device: str, dtype: str, n_layers: int) -> dict[str, Any]:

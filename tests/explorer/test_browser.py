@@ -128,13 +128,20 @@ def test_scaling_by_the_keyboard_and_pointing_at_a_neuron(tab):
     tab.until(lambda: tab.all("#why-bars .after"))
 
 
-SLOW_RANKING = """
+HELD_RANKING = """
 const plain = window.fetch;
+window.held = [];
 window.fetch = async (path, options) => {
-  if (path === "/api/why") await new Promise((go) => setTimeout(go, 1500));
+  if (path === "/api/why") await new Promise((go) => window.held.push(go));
   return window.failing ? new Response('{"error": "on purpose"}', {status: 503}) : plain(path, options);
 };
 """
+
+
+def release_ranking(tab) -> None:
+    """Let the questions pass that the page has asked; wait for the first."""
+    tab.until(lambda: tab.driver.execute_script("return window.held.length"))
+    tab.driver.execute_script("window.held.splice(0).forEach((go) => go())")
 
 
 def ticked(tab) -> list[str]:
@@ -144,7 +151,7 @@ def ticked(tab) -> list[str]:
 
 def test_what_is_changed_stays_when_more_rows_are_shown_and_no_click_is_lost(tab):
     tab.ask_about_the_first_word()
-    tab.driver.execute_script(SLOW_RANKING)
+    tab.driver.execute_script(HELD_RANKING)
     tab.click("#neurons-table input[type=checkbox]", 2)
     tab.until(lambda: "1 neuron changed" in tab.text("#why-bars"))
     (own,) = ticked(tab)
@@ -153,6 +160,7 @@ def test_what_is_changed_stays_when_more_rows_are_shown_and_no_click_is_lost(tab
     count.select_by_visible_text("50")
     tab.click("#neurons-table input[type=checkbox]", 4)  # of the rows still shown
     assert "50" in tab.text("#neurons-status")
+    release_ranking(tab)
     tab.until(lambda: len(tab.all("#neurons-table tbody tr")) == 50)
     assert len(ticked(tab)) == 2
     assert own in ticked(tab)
@@ -160,16 +168,19 @@ def test_what_is_changed_stays_when_more_rows_are_shown_and_no_click_is_lost(tab
 
     count.select_by_visible_text("100")
     tab.click("#ablate-all")
+    release_ranking(tab)
     tab.until(lambda: "100 neurons changed" in tab.text("#why-bars"))
     assert len(ticked(tab)) == 100
 
     count.select_by_visible_text("10")
+    release_ranking(tab)
     tab.until(lambda: "90 of the changed" in tab.text("#neurons-status"))
     assert len(ticked(tab)) == 10
     assert "100 neurons changed" in tab.text("#why-bars")
 
     tab.driver.execute_script("window.failing = true")
     count.select_by_visible_text("20")
+    release_ranking(tab)
     tab.until(lambda: tab.one("#error").is_displayed())
     tab.until(lambda: count.first_selected_option.text == "10")
     assert len(tab.all("#neurons-table tbody tr")) == 10
@@ -178,12 +189,13 @@ def test_what_is_changed_stays_when_more_rows_are_shown_and_no_click_is_lost(tab
 def test_another_word_or_place_starts_afresh(tab):
     tab.ask_about_the_first_word()
     image = [row.get_attribute("data-neuron") for row in tab.all("#neurons-table tbody tr")]
-    tab.driver.execute_script(SLOW_RANKING)
+    tab.driver.execute_script(HELD_RANKING)
     tab.click("#ablate-all")
     tab.until(lambda: "20 neurons changed" in tab.text("#why-bars"))
     note = tab.text("#where-note")
     tab.click("input[name=where][value=last]")
     assert tab.one("#neurons-table tbody").get_property("inert"), "rows of another question cannot be clicked"
+    release_ranking(tab)
     tab.until(lambda: tab.text("#where-note") != note)
     assert ticked(tab) == []
     assert not tab.all("#why-bars .after")

@@ -131,7 +131,7 @@ def test_interrupted_anywhere(layout, parts):
     parts = {"vision": encoder(), "projection": linear(), "tokenizer": parts["tokenizer"]}
     model = given_model(layout)
     before = [state_of(module) for module in (model, parts["vision"], parts["projection"])]
-    moments = [round(n_calls * share / 24) for share in range(1, 24)]
+    moments = [round(n_calls * share / 16) for share in range(1, 16)]
     for moment in moments:
         with pytest.raises(KeyboardInterrupt), InterruptedAt(moment):
             attach(model)
