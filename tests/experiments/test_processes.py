@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from lens_multimodal.cli import main
-from lens_multimodal.cli.several_processes import free_port
+from lens_multimodal.cli.several_processes import command_line, free_port, run_in
 from lens_multimodal.experiments.stream.parts import read_parts
 from tests.experiments.stream_world import make_scenes, run_probe
 from tests.experiments.test_stream import bytes_of
@@ -115,7 +116,10 @@ def test_the_option_processes_equals_the_command_alone(
 @pytest.mark.newest
 @pytest.mark.slow
 def test_a_process_that_fails_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["reproduce", "--limit", "2", "--processes", "2", "--model", "no-such-model", "--out", str(tmp_path)])
-    assert ended.value.code == 1
+    """Both run a command that fails at once: `reproduce` itself finds such a mistake before it starts processes."""
+    before = command_line.set(["caption", str(tmp_path / "absent.png")])
+    with pytest.raises(typer.Exit) as ended:
+        run_in(processes=2)
+    command_line.reset(before)
+    assert ended.value.exit_code == 1
     assert "error: " in capfd.readouterr().err

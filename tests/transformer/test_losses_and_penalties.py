@@ -146,7 +146,7 @@ def test_greedy_tokens_under_penalties(lens_of, layout, kind):
 
     lens = lens_of(layout, kind, torch.float64)
     changed = 0
-    for seed in range(4):
+    for seed in range(2):
         prompt = random_prompt(lens, [-2, 6, -4], seed=seed)
         free = greedy_by_transformers(layout, prompt, 8, repetition=1.0, frequency=0.0)
         for repetition, frequency in ((1.7, 0.0), (1.0, 3.0), (0.6, 1.0)):
@@ -163,7 +163,7 @@ def test_greedy_tokens_under_penalties(lens_of, layout, kind):
                         use_past_kv_cache=use_past_kv_cache,
                     )  # fmt: skip
                     assert found == expected
-    assert changed > 6
+    assert changed > 3
     assert "forward" not in vars(lens.model)
 
 
