@@ -13,20 +13,9 @@ from lens_multimodal.explorer import create_app
 from tests.browser import chromium, needs_browser
 from tests.explorer.browsing import Tab, served
 from tests.explorer.conftest import atlas_with_site, fingerprint
-from tests.lenses import picture, random_lens
-from tests.models import MODEL_CLASSES
+from tests.lenses import picture
 
 pytestmark = [*needs_browser, pytest.mark.newest]
-
-
-@pytest.fixture(scope="module")
-def lens(tmp_path_factory):
-    """Captions of this random lens have several words for the first sample scenes.
-
-    On TransformerLens 3 its model is a `HookedTransformer`, on 4 a `TransformerBridge`.
-    """
-    kind = "hooked" if "hooked" in MODEL_CLASSES else "bridge"
-    return random_lens(tmp_path_factory.mktemp("lens"), kind=kind)
 
 
 @pytest.fixture(scope="module")

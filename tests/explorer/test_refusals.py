@@ -8,18 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from lens_multimodal import VisionLens
 from lens_multimodal.explorer import Limits, create_app
 from lens_multimodal.explorer.uploads import read_upload
 from lens_multimodal.image.pictures import NotAPicture, PictureTooLarge
 from tests.explorer.conftest import LIMITS, TEXT, Page, in_format, png
-from tests.lenses import picture, random_lens
-
-
-@pytest.fixture(scope="module")
-def lens(tmp_path_factory) -> VisionLens:
-    """Under one model class: what is refused does not depend on it."""
-    return random_lens(tmp_path_factory.mktemp("lens"))
+from tests.lenses import picture
 
 
 def refused(response, status: int, *parts: str) -> None:

@@ -22,6 +22,8 @@ from tests.vision_language.models import build
 from tests.vision_language.pictures import scenes_of_several_sizes
 from tests.vision_language.test_data_sets import LAYER, TEXT, neurons_on_pixels
 
+pytestmark = pytest.mark.newest
+
 QUANTILE, N_CALIBRATION, N_TOP, N_SCENES = 0.8, 7, 3, 13
 SETTINGS = AtlasSettings(
     layers=[LAYER], text=TEXT, batch_size=5, pictures_per_chunk=4, quantile=QUANTILE, n_calibration=N_CALIBRATION,

@@ -10,6 +10,8 @@ from lens_multimodal.reproduction import reproduce
 from lens_multimodal.tiny import scenes_folder
 from tests.vision_language.models import build
 
+pytestmark = pytest.mark.newest
+
 SETTINGS = {
     "picture": {"max_new_tokens": 3, "top_k": 8, "n_ranked": 40},
     "causal": {"counts": (2, 4), "caption_counts": (2,)},

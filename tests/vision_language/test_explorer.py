@@ -14,6 +14,8 @@ from tests.explorer.conftest import LIMITS, Page, png
 from tests.vision_language.conftest import AYA_NEEDS, noise, wrong_here
 from tests.vision_language.models import build
 
+pytestmark = pytest.mark.newest
+
 TEXT = " what is"
 TILES = ["llava-next", "llava-onevision", "internvl", "idefics3", "smolvlm", "mistral3", "aya", "llama-4", "qwen2.5-vl"]
 

@@ -15,6 +15,8 @@ from tests.vision_language.conftest import Pair, noise
 from tests.vision_language.models import build
 from tests.vision_language.test_data_sets import losses_on_pixels
 
+pytestmark = pytest.mark.newest
+
 CAPTIONS = (": the red sun", ": a dog")
 """Blanks before a caption in a file are left out, so these begin with a colon."""
 

@@ -17,14 +17,13 @@ from lens_multimodal.image.geometry import ImageGeometry
 from lens_multimodal.views.atlas import write_site
 from tests.atlas.atlas_world import atlas_of, world_scenes
 from tests.lenses import random_lens
-from tests.models import MODEL_CLASSES
 from tests.views.notebook.html_reader import assert_self_contained, read
 
 
-@pytest.fixture(scope="module", params=MODEL_CLASSES)
-def made(request, tmp_path_factory) -> tuple[VisionLens, list[Scene], Path]:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[VisionLens, list[Scene], Path]:
     home = tmp_path_factory.mktemp("atlas")
-    lens = random_lens(home, kind=request.param)
+    lens = random_lens(home)
     scenes = world_scenes(home / "pictures")
     atlas = atlas_of(lens, scenes, home / "out", layers=[1])
     write_site(atlas, scenes, n_neurons=10, progress=False)
