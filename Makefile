@@ -20,7 +20,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
 demo: $(VENV)/ready-for-demo
 	OMP_NUM_THREADS=1 $(BIN)/python -m lens_multimodal.demo --out out/demo.html
 
-# What waits for other machines goes together; mypy needs one core for most of a minute, so it runs beside the tests.
+# Packages and the browser are fetched at once. mypy needs one core for most of a minute, so it runs beside the tests.
 test:
 	$(MAKE) -j 2 $(LOWEST)/ready browser
 	$(MAKE) lint

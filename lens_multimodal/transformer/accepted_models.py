@@ -178,24 +178,15 @@ def _leave_vision_alone(adapter: Any) -> None:
 @torch.no_grad()
 def few_logits(language_model: Any) -> Tensor:
     """Logits of four tokens, and of the last one again after the key-value cache of the others."""
-    whole = language_model(input_ids=_few_tokens(language_model), use_cache=False).logits
-    return torch.cat([whole, *logits_after_cache(language_model)], dim=1)
-
-
-@torch.no_grad()
-def logits_after_cache(language_model: Any) -> list[Tensor]:
-    """Logits of the last of four tokens after the key-value cache of the others; none for a model without a cache."""
-    tokens = _few_tokens(language_model)
+    table: Tensor = language_model.get_input_embeddings().weight
+    tokens = torch.arange(1, 5, device=table.device)[None] % len(table)
+    whole = language_model(input_ids=tokens, use_cache=False).logits
     cache = getattr(language_model(input_ids=tokens[:, :-1], use_cache=True), "past_key_values", None)
     if cache is None:
-        return []
+        return whole
     mask = torch.ones_like(tokens)
-    return [language_model(input_ids=tokens[:, -1:], past_key_values=cache, attention_mask=mask, use_cache=True).logits]
-
-
-def _few_tokens(language_model: Any) -> Tensor:
-    table: Tensor = language_model.get_input_embeddings().weight
-    return torch.arange(1, 5, device=table.device)[None] % len(table)
+    step = language_model(input_ids=tokens[:, -1:], past_key_values=cache, attention_mask=mask, use_cache=True).logits
+    return torch.cat([whole, step], dim=1)
 
 
 def untrained(model: nn.Module, *, tokenizer: Any) -> nn.Module:

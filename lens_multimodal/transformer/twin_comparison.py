@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_multimodal.transformer.accepted_models import logits_after_cache
+from lens_multimodal.transformer.accepted_models import few_logits
 from lens_multimodal.transformer.agreement import SAME_OPERATIONS, relative_difference
 from lens_multimodal.transformer.bare_hook_points import SCALE
 from lens_multimodal.transformer.bare_twin import BareTwin
@@ -35,7 +35,7 @@ def compare(bridge: Any, twin: BareTwin) -> Comparison:
         # These hooks override the caller's own hooks on saved tensors, which may count what the caller's pass saves.
         with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
             found, expected = (_Computed.by(model, names) for model in (twin.model, bridge))
-        off = max(_steps(*pair) for pair in zip(found.logits, expected.logits, strict=True))
+        off = max(map(_steps, found.logits, expected.logits))
     except Exception as error:  # the model itself is then used, and may fail or not
         return Comparison(differs=f"its bare modules could not be compared with it ({type(error).__name__}: {error})")
     if not off <= 1:
@@ -67,7 +67,7 @@ class _Computed:
     """What one model computes."""
 
     logits: list[Tensor]
-    """Without padding, with padding and, if the model has one, after a cache."""
+    """Without padding, with padding and with a cache."""
     activations: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor | None]
     """None for an activation that the pass only shows, such as the scale of a norm."""
@@ -93,10 +93,10 @@ class _Computed:
         gradients = torch.autograd.grad((logits * weights).sum(), list(kept.values()), allow_unused=True)
         with torch.no_grad():
             padded = model(tokens, return_type="logits", attention_mask=mask)[mask.bool()]
-            cached = logits_after_cache(model.original_model)
+            cached = few_logits(model.original_model)
         # Detached, so that what is computed with them later saves nothing for a backward pass.
         return cls(
-            logits=[logits.detach(), padded, *cached],
+            logits=[logits.detach(), padded, cached],
             activations={name: activation.detach() for name, activation in kept.items()},
             gradients=dict(zip(kept, gradients, strict=True)),
         )

@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-import typer
 
 from lens_multimodal.cli import main
-from lens_multimodal.cli.several_processes import command_line, free_port, run_in
+from lens_multimodal.cli.several_processes import free_port
 from lens_multimodal.experiments.stream.parts import read_parts
 from tests.experiments.stream_world import make_scenes, run_probe
 from tests.experiments.test_stream import bytes_of
@@ -70,23 +69,17 @@ def reproduced(out: Path, *more: str) -> dict[str, bytes]:
     with pytest.raises(SystemExit) as ended:
         main([*COMMAND, *more, "--out", str(out)])
     assert not ended.value.code
-    return tables_of(out)
-
-
-def tables_of(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
+    return bytes_of(out)
 
 
 def assert_written_by_two(out: Path, reproduced_alone: dict[str, bytes]) -> None:
-    assert tables_of(out) == reproduced_alone
+    assert bytes_of(out) == reproduced_alone
     assert {part.folder.name.split(".r")[1] for part in read_parts(out)} == {"0", "1"}
 
 
 @pytest.fixture(scope="module")
 def reproduced_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    tables = reproduced(tmp_path_factory.mktemp("reproduced") / "alone")
-    assert tables
-    return tables
+    return reproduced(tmp_path_factory.mktemp("reproduced") / "alone")
 
 
 @pytest.mark.slow
@@ -116,10 +109,7 @@ def test_the_option_processes_equals_the_command_alone(
 @pytest.mark.newest
 @pytest.mark.slow
 def test_a_process_that_fails_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Both run a command that fails at once: `reproduce` itself finds such a mistake before it starts processes."""
-    before = command_line.set(["caption", str(tmp_path / "absent.png")])
-    with pytest.raises(typer.Exit) as ended:
-        run_in(processes=2)
-    command_line.reset(before)
-    assert ended.value.exit_code == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "--limit", "2", "--processes", "2", "--model", "no-such-model", "--out", str(tmp_path)])
+    assert ended.value.code == 1
     assert "error: " in capfd.readouterr().err

@@ -52,12 +52,15 @@ class Tab:
         self.click("#look-caption .word")
         self.until(lambda: self.all("#neurons-table tbody tr"))
 
+    def resize(self, width: int) -> None:
+        self.driver.set_window_size(width, 1000)
+        self.until(lambda: self.driver.execute_script("return innerWidth") == width)
+
     def check_that_text_is_readable(self, *, widths: Sequence[int]) -> None:
         """Nothing is wider than the window, and every text stands out from what is behind it, in both themes."""
         for width, theme in product(widths, ("light", "dark")):
-            self.driver.set_window_size(width, 1000)
+            self.resize(width)
             self.driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
-            self.until(lambda width=width: self.driver.execute_script("return innerWidth") <= width)
             assert self.driver.execute_script(TOO_WIDE) <= 0, (width, theme)
             assert self.driver.execute_script(CONTRAST) == [], (width, theme)
 

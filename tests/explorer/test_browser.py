@@ -252,5 +252,5 @@ def test_text_is_readable_and_nothing_is_wider_than_the_window(tab):
     tab.check_that_text_is_readable(widths=(1360, 700, 400))
     cut = "const at = arguments[0].getBoundingClientRect(); return at.right <= innerWidth && at.width > 40"
     for width in (400, 700, 1360):
-        tab.driver.set_window_size(width, 1000)
+        tab.resize(width)
         assert tab.driver.execute_script(cut, tab.one("#neurons-table input[type=range]")), width
